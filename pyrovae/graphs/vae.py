@@ -1,0 +1,53 @@
+"""The variational autoencoder z -> x, given c.
+
+p(x, z | c) = p(x | z, c) p(z | c)      the model
+q(z | x, c)                             the guide
+"""
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.conditional import register
+
+__all__ = ["VAE"]
+
+
+class VAE(nn.Module):
+    """Three parts as two Pyro programs (Kingma & Welling 2014, figure 1). Sites: "z" with shape (B, D), "x" with shape (B, *event).
+
+    `SVI(vae.model, vae.guide, ...)` trains it, and so does `pyrovae.fit`.
+
+    Args:
+        prior: p(z | c), called with the context.
+        posterior: q(z | x, c), called with the data and the context.
+        likelihood: p(x | z, c), called with the latent and the context.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import likelihoods, nets, posteriors, priors
+        >>> vae = VAE(priors.StandardNormal(2), posteriors.DiagonalNormal(nets.MLP(6, [8], 4)), likelihoods.Bernoulli(nets.MLP(2, [8], 6)))
+        >>> vae.model(torch.zeros(5, 6)).shape
+        torch.Size([5, 6])
+    """
+
+    def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
+
+    def model(self, x: Tensor, *c: Tensor) -> Tensor:
+        """z ~ p(z | c), x ~ p(x | z, c)."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(*c))
+            return pyro.sample("x", self.likelihood(z, *c), obs=x)
+
+    def guide(self, x: Tensor, *c: Tensor) -> Tensor:
+        """z ~ q(z | x, c)."""
+        register(self)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.posterior(x, *c))
+
+    def check(self, x: Tensor, *c: Tensor) -> None:
+        """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
+        if hasattr(self.likelihood, "check"):
+            self.likelihood.check(x)

@@ -1,0 +1,60 @@
+"""What a fit did: one row an epoch, in nats a datum."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+__all__ = ["History"]
+
+
+@dataclass
+class History:
+    """The record of a `pyrovae.fit`: lists with one entry an epoch, in nats a datum; elbo = reconstruction - kl, at beta = 1.
+
+    Attributes:
+        elbo, reconstruction, kl: means over the epoch's training rows, as the weights moved; NaN under an objective of
+            Pyro's own, which reports its loss only.
+        loss: what was minimized, a row.
+        weight: the KL's weight at the epoch's end.
+        learning_rate: of the first parameter group, during the epoch.
+        seconds: wall time of the epoch, validation included.
+        validation_elbo, validation_reconstruction, validation_kl: on the validation data, under eval(), at beta = 1; empty without.
+        seed: of the random stream of the fit.
+        data: fingerprint of the training data.
+        best_epoch: the epoch (from 1) whose weights were kept, None for the last.
+        stopped: why it ended.
+    """
+
+    elbo: list[float] = field(default_factory=list)
+    reconstruction: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    validation_elbo: list[float] = field(default_factory=list)
+    validation_reconstruction: list[float] = field(default_factory=list)
+    validation_kl: list[float] = field(default_factory=list)
+    seed: int | None = None
+    data: str | None = None
+    best_epoch: int | None = None
+    stopped: str = "not started"
+
+    @property
+    def epoch(self) -> list[int]:
+        """The epochs that ran, from 1."""
+        return list(range(1, len(self.loss) + 1))
+
+    def append(self, **row: float) -> None:
+        """Add one epoch."""
+        for name, value in row.items():
+            getattr(self, name).append(value)
+
+    def to_dict(self) -> dict:
+        """Return it as plain lists and numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "History":
+        """Make it from what `to_dict` returned; keys of a later version are passed over."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in known})

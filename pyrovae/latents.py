@@ -1,0 +1,124 @@
+"""What the latents hold: KL of each dimension, active units, mutual information, and whether the posterior has collapsed.
+
+I_q(x; z) = E_x KL( q(z | x) || q(z) ),   q(z) = (1 / N) sum_n q(z | x_n)      (Hoffman & Johnson 2016)
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyrovae import traces
+from pyrovae.batches import Array, as_tensors, kind, take
+
+__all__ = ["LatentSummary", "active_units", "kl_per_dimension", "latent_summary", "mutual_information"]
+
+_ROWS = 1024
+_PAIRS_AT_ONCE = 1 << 22  # values of a block of the N x N x D table behind q(z)
+_INFORMATION = 0.1  # nats; below it the latents say next to nothing of x
+
+
+class LatentSummary(NamedTuple):
+    """What one latent site holds.
+
+    Attributes:
+        kl_per_dimension: mean over the rows, in nats, with shape (D,); None where q or p does not factorize over dimensions.
+        active: units whose posterior mean moves with x, with shape (D,).
+        mutual_information: I_q(x; z) in nats; at most log N.
+        warning: what is wrong, in words, or None.
+    """
+
+    kl_per_dimension: Tensor | None
+    active: Tensor
+    mutual_information: float
+    warning: str | None
+
+
+def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:  # noqa: ANN401
+    """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
+
+    Raises:
+        ValueError: if q or p does not factorize over the dimensions with a known KL: there is no KL of one dimension then.
+    """
+    total, data = 0, as_tensors((x, *c))
+    with traces.evaluation(graph):
+        for batch in minibatches(graph, data):
+            p, q = traces.run(graph.model, graph.guide, *batch)
+            total = total + _kl_of_factors(q.nodes[site]["fn"], p.nodes[site]["fn"], site).sum(0)
+    return total / len(data[0])
+
+
+def active_units(graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str = "z") -> Tensor:  # noqa: ANN401
+    """Return which units have Var_x( E_q[z_d | x] ) above the threshold, with shape (D,) (Burda et al. 2016, section 5.1.2)."""
+    with traces.evaluation(graph):
+        means = torch.cat([mean(posterior(graph, batch, site)) for batch in minibatches(graph, as_tensors((x, *c)))])
+    return means.var(0, correction=0) > threshold
+
+
+def mutual_information(graph: Any, x: Array, *c: Array, site: str = "z", seed: int | None = 0) -> float:  # noqa: ANN401
+    """Estimate I_q(x; z) = E log q(z | x) - log q(z) by one draw a row, in nats.
+
+    With N rows the aggregate posterior q(z) is a mixture of N, so the figure cannot exceed log N: give enough of them.
+    The work grows as N^2; two thousand rows are plenty for most latents.
+    """
+    data = as_tensors((x, *c))
+    with traces.evaluation(graph, seed):
+        fn = posterior(graph, take(data, slice(None), *kind(graph, data)), site)
+        z = fn.sample()  # (N, D)
+        block = max(1, _PAIRS_AT_ONCE // z.numel())
+        log_q = torch.cat([fn.log_prob(part.unsqueeze(1)).logsumexp(1) for part in z.split(block)]) - math.log(len(z))
+        return (fn.log_prob(z) - log_q).mean().item()
+
+
+def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:  # noqa: ANN401
+    """Return all of this module's figures together, with a warning where the posterior has collapsed onto the prior."""
+    try:
+        kl = kl_per_dimension(graph, x, *c, site=site)
+    except ValueError:
+        kl = None
+    active = active_units(graph, x, *c, site=site)
+    information = mutual_information(graph, x[:2000], *(part[:2000] for part in c), site=site)
+    return LatentSummary(kl, active, information, _warning(active, information))
+
+
+def mean(fn: Distribution, draws: int = 256) -> Tensor:
+    """Return a distribution's mean, by its draws where no formula is known (a flow's)."""
+    try:
+        value = fn.mean
+    except NotImplementedError:
+        value = None
+    return fn.sample((draws,)).mean(0) if value is None or value.isnan().any() else value
+
+
+def _warning(active: Tensor, information: float) -> str | None:
+    if active.any() and information >= _INFORMATION:
+        return None
+    return (
+        f"posterior collapse: {int(active.sum())} of {len(active)} units are active and the latents hold {information:.2f} nats about x. "
+        "Warm the KL up (beta=objectives.warm_up(0.25)), lower beta, or weaken the likelihood's network"
+    )
+
+
+def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> Distribution:  # noqa: ANN401
+    trace = poutine.trace(graph.guide).get_trace(*batch)
+    if site not in trace.nodes:
+        raise ValueError(f'the guide has no site "{site}", it has {[s["name"] for s in traces.sites(trace, observed=False)]}')
+    return trace.nodes[site]["fn"]
+
+
+def _kl_of_factors(q: Distribution, p: Distribution, site: str) -> Tensor:
+    """Return KL(q_d || p_d) with shape (B, D), for distributions that are independent over their last axis."""
+    try:
+        if not q.event_shape == p.event_shape == q.base_dist.batch_shape[-1:]:
+            raise NotImplementedError
+        return kl_divergence(q.base_dist, p.base_dist)
+    except (AttributeError, NotImplementedError):
+        raise ValueError(f'site "{site}": {type(q).__name__} and {type(p).__name__} do not factorize into dimensions with a known KL') from None
+
+
+def minibatches(graph: object, data: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    return [take(data, slice(start, start + _ROWS), *kind(graph, data)) for start in range(0, len(data[0]), _ROWS)]

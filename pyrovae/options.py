@@ -1,0 +1,178 @@
+"""What `pyrovae fit` can be told: the choices as enumerations, and every option once, as a field of `Settings`.
+
+Words end here: `pyrovae.recipes` turns each choice into a constructor. Nothing heavy is imported, so `--help` is quick.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Posterior", "Prior", "Settings", "command",
+]  # fmt: skip
+
+
+class Network(StrEnum):
+    """Encoder and decoder."""
+
+    MLP = "mlp"
+    CONV = "conv"
+    RESIDUAL = "residual"
+
+
+class Activation(StrEnum):
+    """Non-linearity between layers."""
+
+    RELU = "relu"
+    TANH = "tanh"
+    ELU = "elu"
+    GELU = "gelu"
+    SILU = "silu"
+    SOFTPLUS = "softplus"
+
+
+class Prior(StrEnum):
+    """p(z)."""
+
+    STANDARD_NORMAL = "standard-normal"
+    FLAT = "flat"
+
+
+class Posterior(StrEnum):
+    """q(z | x)."""
+
+    DIAGONAL_NORMAL = "diagonal-normal"
+    POINT = "point"
+
+
+class Likelihood(StrEnum):
+    """p(x | z)."""
+
+    BERNOULLI = "bernoulli"
+    CONTINUOUS_BERNOULLI = "continuous-bernoulli"
+    GAUSSIAN = "gaussian"
+    BINOMIAL = "binomial"
+    DISCRETIZED_LOGISTIC = "discretized-logistic"
+    CATEGORICAL = "categorical"
+    POISSON = "poisson"
+
+
+class Objective(StrEnum):
+    """Estimator of the ELBO."""
+
+    SGVB_A = "sgvb-a"
+    SGVB_B = "sgvb-b"
+
+
+class Optimizer(StrEnum):
+    """Optimizer of torch."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+    ADAMAX = "adamax"
+    ADAGRAD = "adagrad"
+    RMSPROP = "rmsprop"
+    SGD = "sgd"
+
+
+def _widths(given: list[str] | None) -> list[int] | None:
+    """Read widths given as repeated options, as comma lists, or as both."""
+    if not given:
+        return None
+    try:
+        widths = [int(part) for text in given for part in str(text).split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{','.join(given)} is no list of widths; write e.g. 500 or 512,256") from None
+    if min(widths) < 1:
+        raise typer.BadParameter(f"{min(widths)} is no width; expected at least 1")
+    return widths
+
+
+def _option(help_text: str, *names: str, panel: str, **more: object) -> object:
+    """Make an option with its help, in a panel of the help page."""
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+DATA, PARTS, TRAINING, RUN = "Data", "Parts", "Training", "The run"
+BY_KIND = "chosen by the data's kind"
+
+DataDir = Annotated[
+    Path | None, _option("Folder with torchvision's data sets.", envvar="PYROVAE_DATA", panel=DATA, show_envvar=True)
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option of `pyrovae fit`; None is left to the data's kind."""
+
+    data: Annotated[
+        str, typer.Argument(help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
+    ]
+    output: Annotated[Path | None, _option("Folder of the run [default: runs/DATA].", "--output", "-o", panel=RUN)] = None
+    data_dir: DataDir = None
+    validation: Annotated[
+        float | None,
+        _option("Share of the training rows held out for validation; 0 trains on all [default: a tenth, at most 5000].",
+                min=0, max=0.9, panel=DATA),
+    ] = None  # fmt: skip
+    test: Annotated[
+        float, _option("Share held out for testing where the data bring no test part.", min=0.001, max=0.9, panel=DATA)
+    ] = 0.2
+    binarize: Annotated[
+        bool | None, _option(f"Draw each grey value in [0, 1] as 0 or 1, anew at every visit [default: {BY_KIND}].", panel=DATA)
+    ] = None
+    condition: Annotated[bool, _option("Give the label to every part, as one-hot context c.", panel=DATA)] = False
+    denoise: Annotated[
+        float, _option("Noise on what the encoder sees in training, in units of the data's deviation.", min=0, panel=DATA)
+    ] = 0.0
+    latents: Annotated[int | None, _option(f"Size of z [default: {BY_KIND}].", min=1, panel=PARTS)] = None
+    hidden: Annotated[
+        list[str] | None,
+        _option(f"Widths of the hidden layers (conv: channels), repeated or as 512,256 [default: {BY_KIND}].",
+                callback=_widths, panel=PARTS),
+    ] = None  # fmt: skip
+    network: Annotated[Network | None, _option(f"Encoder and decoder [default: {BY_KIND}].", panel=PARTS)] = None
+    activation: Annotated[Activation | None, _option(f"Non-linearity [default: {BY_KIND}].", panel=PARTS)] = None
+    prior: Annotated[Prior, _option("p(z).", panel=PARTS)] = Prior.STANDARD_NORMAL
+    posterior: Annotated[Posterior, _option("q(z | x).", panel=PARTS)] = Posterior.DIAGONAL_NORMAL
+    likelihood: Annotated[Likelihood | None, _option(f"p(x | z) [default: {BY_KIND}].", panel=PARTS)] = None
+    sigma: Annotated[
+        float | None, _option("Deviation of the Gaussian likelihood [default: learned].", min=1e-6, panel=PARTS)
+    ] = None
+    objective: Annotated[Objective, _option("Estimator of the ELBO.", panel=TRAINING)] = Objective.SGVB_B
+    beta: Annotated[float, _option("Weight of the KL term.", min=0, panel=TRAINING)] = 1.0
+    warm_up: Annotated[
+        float, _option("Fraction of training over which the weight rises from 0.", min=0, max=1, panel=TRAINING)
+    ] = 0.0
+    draws: Annotated[int, _option("Draws of z for each datum and step.", min=1, panel=TRAINING)] = 1
+    epochs: Annotated[int | None, _option(f"Passes over the training rows [default: {BY_KIND}].", min=1, panel=TRAINING)] = None
+    batch_size: Annotated[int | None, _option(f"Rows a step [default: {BY_KIND}].", min=1, panel=TRAINING)] = None
+    optimizer: Annotated[Optimizer, _option("Optimizer.", panel=TRAINING)] = Optimizer.ADAM
+    learning_rate: Annotated[float, _option("Step size.", min=1e-9, panel=TRAINING)] = 1e-3
+    clip_norm: Annotated[float | None, _option("Bound on the gradient's norm.", min=1e-9, panel=TRAINING)] = None
+    patience: Annotated[
+        int | None, _option("Stop after so many epochs without a better validation ELBO.", min=1, panel=TRAINING)
+    ] = None
+    seed: Annotated[int, _option("Seed of splits, initial weights and training.", min=0, panel=RUN)] = 0
+    samples: Annotated[int, _option("Importance samples for log p(x); 0 leaves it out.", min=0, panel=RUN)] = 1000
+    test_images: Annotated[int, _option("Test rows that log p(x) is estimated on.", min=1, panel=RUN)] = 1000
+    device: Annotated[str, _option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
+    resume: Annotated[bool, _option("Go on with the interrupted run in the output folder.", "--resume", panel=RUN)] = False
+    overwrite: Annotated[bool, _option("Write into the output folder whatever it holds.", "--overwrite", panel=RUN)] = False
+    quiet: Annotated[bool, _option("Print nothing but errors.", "--quiet", "-q", panel=RUN)] = False
+
+
+def command(run: Callable[[Settings], None]) -> Callable[..., None]:
+    """Make a function of `Settings` a function of its fields, so that Typer offers each as an option."""
+
+    def fit(**options: object) -> None:
+        run(Settings(**options))
+
+    fit.__signature__ = inspect.signature(Settings)
+    fit.__doc__ = run.__doc__
+    return fit

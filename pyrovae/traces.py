@@ -1,0 +1,118 @@
+"""What one run of (guide, model) says, site by site: the ground that objectives and evaluation stand on.
+
+    ELBO = sum over observed sites of log p(x | ...)  -  sum over latent sites of KL(q(z | ...) || p(z | ...))
+
+Everything is read from Pyro's traces, so it serves every graph, one that a user wrote this morning too.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from pyrovae.conditional import held
+
+__all__ = ["Site", "analytic_kl", "check_sites", "evaluation", "log_prob", "run", "sampled_kl", "sites"]
+
+Site = dict  # a node of a Pyro trace: name, fn, value, scale, mask, is_observed, ...
+Program = Callable[..., object]
+
+
+def run(model: Program, guide: Program, *batch: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
+    """Draw the latents from the guide, run the model on them, and return both traces (model's, guide's)."""
+    q = poutine.trace(guide).get_trace(*batch)
+    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*batch)
+    return p, q
+
+
+def sites(trace: poutine.Trace, observed: bool) -> list[Site]:
+    """Return the observed or the latent sample sites of a trace, in their order; a plate's own site is neither."""
+    return [
+        site
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and site["is_observed"] is observed and not site_is_subsample(site)
+    ]
+
+
+def log_prob(site: Site) -> Tensor:
+    """Return the log density of a site's value, scaled and masked as its plates say, with the site's batch shape."""
+    return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+
+
+def sampled_kl(q: Site, p: Site | None) -> Tensor:
+    """Return log q(z) - log p(z) at the drawn z: KL(q || p) by one draw (AEVB, eq. 6). Without p: log q(z) of an auxiliary site."""
+    return log_prob(q) if p is None else log_prob(q) - log_prob(p)
+
+
+def analytic_kl(q: Site, p: Site | None) -> Tensor:
+    """Return KL(q || p) in closed form where one is known (AEVB, eq. 7 and appendix B), else by the one draw."""
+    if p is None:
+        return sampled_kl(q, p)
+    try:
+        return scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
+    except NotImplementedError:
+        return sampled_kl(q, p)
+
+
+def check_sites(p: poutine.Trace, q: poutine.Trace) -> None:
+    """Refuse a pair of programs whose bound would be wrong or not differentiable.
+
+    Raises:
+        ValueError: if a latent of the model is missing in the guide, or a guide's site has no reparameterized draw.
+    """
+    for site in sites(p, observed=False):
+        if site["name"] not in q.nodes:
+            raise ValueError(f'site "{site["name"]}": latent in the model but absent from the guide. Sample it in the guide under the same name')
+    for site in sites(q, observed=False):
+        fn: Distribution = site["fn"]
+        if not fn.has_rsample:
+            raise ValueError(
+                f'site "{site["name"]}": {type(fn).__name__} has no reparameterized draw, which SGVB needs. '
+                "Use a reparameterizable posterior, or objective=pyro.infer.Trace_ELBO() (score function)"
+            )
+
+
+@contextmanager
+def evaluation(graph: object, seed: int | None = 0) -> Iterator[None]:
+    """Context for looking at a graph without touching it: eval(), no gradients, own random stream, store left alone.
+
+    On leaving, every module is back in its own mode and the global random state is what it was.
+
+    Args:
+        graph: the graph; its modules are switched to eval().
+        seed: of the stream used inside; None continues the global stream (and leaves it moved on).
+    """
+    modules = list(graph.modules()) if isinstance(graph, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        with torch.no_grad(), held(graph), pyro.validation_enabled(False), random_stream(seed, cuda_devices(graph)):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def cuda_devices(graph: object) -> list[int]:
+    """Return the indices of the CUDA devices on which the graph's parameters lie."""
+    tensors = graph.parameters() if isinstance(graph, nn.Module) else ()
+    return sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+
+
+@contextmanager
+def random_stream(seed: int | None, devices: list[int]) -> Iterator[None]:
+    """Context with a random stream of its own; None leaves the global one in use."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

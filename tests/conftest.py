@@ -1,0 +1,30 @@
+"""What every test starts from: an empty parameter store, Pyro's validation on, a fixed random state."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace):
+    doctest_namespace.update(torch=torch, nn=torch.nn)
+
+
+@pytest.fixture
+def shared_data():
+    """The folder of real data (`PYROVAE_DATA`, or shared/data beside the checkout)."""
+    if not (SHARED_DATA / "MNIST").is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}: set PYROVAE_DATA to a torchvision root")
+    return SHARED_DATA
