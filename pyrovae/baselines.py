@@ -9,9 +9,9 @@ it comes closer to log P(x), as importance sampling does for a variational autoe
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -62,7 +62,22 @@ def gaussian_mixture(
     return _choose(_mixtures, (train, validation, test), whole, draws, seed)
 
 
-def _choose(candidates: Any, parts: tuple[np.ndarray, ...], whole: bool, draws: int, seed: int) -> Baseline:
+class Density(Protocol):
+    """What scikit-learn's densities have in common."""
+
+    def fit(self, x: np.ndarray) -> "Density":
+        """Fit to rows."""
+        ...
+
+    def score_samples(self, x: np.ndarray) -> np.ndarray:
+        """Return log p of each row."""
+        ...
+
+
+Candidates = Callable[[int, int, int], Iterator[tuple[str, Density]]]  # rows, dimensions, seed -> (what, density) ...
+
+
+def _choose(candidates: Candidates, parts: tuple[np.ndarray, ...], whole: bool, draws: int, seed: int) -> Baseline:
     """Fit every candidate and judge the one that explains the validation rows best."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -78,15 +93,15 @@ def _choose(candidates: Any, parts: tuple[np.ndarray, ...], whole: bool, draws: 
     return Baseline(_score(model, test, whole, draws, rng), what)
 
 
-def _score(model: Any, x: np.ndarray, whole: bool, draws: int, rng: np.random.Generator) -> float:
+def _score(model: Density, x: np.ndarray, whole: bool, draws: int, rng: np.random.Generator) -> float:
     """Return the mean of log p over rows; over their unit cells where values are whole."""
     if not whole:
-        return float(model.score(x))
+        return float(model.score_samples(x).mean())
     log_p = [model.score_samples(x + rng.random(x.shape)) for _ in range(draws)]
     return float((np.logaddexp.reduce(log_p) - np.log(draws)).mean())
 
 
-def _pcas(n: int, d: int, seed: int) -> Iterator[tuple[str, Any]]:
+def _pcas(n: int, d: int, seed: int) -> Iterator[tuple[str, Density]]:
     """Yield probabilistic PCAs of rising size, none so large that no noise is left."""
     from sklearn.decomposition import PCA
 
@@ -94,7 +109,7 @@ def _pcas(n: int, d: int, seed: int) -> Iterator[tuple[str, Any]]:
         yield f"{k} components", PCA(k, svd_solver="full", random_state=seed)
 
 
-def _mixtures(n: int, d: int, seed: int) -> Iterator[tuple[str, Any]]:
+def _mixtures(n: int, d: int, seed: int) -> Iterator[tuple[str, Density]]:
     """Yield mixtures of rising size, with at least two rows for each component."""
     from sklearn.mixture import GaussianMixture
 

@@ -5,9 +5,7 @@ together from any of them, from this library's or from a user's.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from itertools import count
 from weakref import WeakKeyDictionary, finalize
 
@@ -85,12 +83,15 @@ def _forget(name: str) -> None:
         del store[key]
 
 
-@contextmanager
-def held(graph: object) -> Iterator[None]:
-    """Context in which the caller holds the parameters of `graph` itself and Pyro's store is not asked."""
-    graphs = graph.modules() if isinstance(graph, nn.Module) else ()
-    token = _held.set(_held.get() | {id(module) for module in graphs})
-    try:
-        yield
-    finally:
-        _held.reset(token)
+class held:  # noqa: N801 (a context manager, used like a function)
+    """Context in which the caller holds the parameters of `graph` itself and Pyro's store is not asked. It can be entered again."""
+
+    def __init__(self, graph: object) -> None:
+        self._ids = frozenset(id(module) for module in graph.modules()) if isinstance(graph, nn.Module) else frozenset()
+        self._tokens: list[Token] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_held.set(_held.get() | self._ids))
+
+    def __exit__(self, *_: object) -> None:
+        _held.reset(self._tokens.pop())

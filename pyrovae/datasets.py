@@ -4,15 +4,21 @@ Every loader returns a `Dataset`: images with shape (N, C, H, W), vectors with s
 `label_names`. Values come as they are stored; `Kind` says what they mean and so which likelihood fits them.
 """
 
+from __future__ import annotations
+
 import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
 
 __all__ = ["Dataset", "Kind", "array", "digits", "fashion_mnist", "image_folder", "kind_of", "mnist"]
 
@@ -22,11 +28,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 class Kind(Enum):
     """What the values of a data set are."""
 
-    BINARY = "binary"  # 0 or 1
-    COUNTS = "counts"  # 0, 1, 2, ...
-    UNIT = "unit"  # in [0, 1]: grey values, often binarized at each visit
-    LEVELS = "levels"  # 0, 1, ..., 255
-    REAL = "real"  # any finite number
+    BINARY = "zeros and ones"
+    COUNTS = "counts"
+    UNIT = "grey values in [0, 1]"
+    LEVELS = "levels 0 to 255"
+    REAL = "real numbers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +64,18 @@ class Dataset:
         """Shape of one row: (C, H, W) or (D,)."""
         return self.x.shape[1:]
 
-    def hold_out(self, fraction: float, seed: int) -> "Dataset":
-        """Move a random part of the training rows (at least one) to the test rows, which must be empty before."""
-        if len(self.x) < 2:
-            raise ValueError(f"{self.name}: one row only, so none can be held out for testing; give at least 2 rows")
-        order = np.random.default_rng(seed).permutation(len(self.x))
-        cut = min(max(1, round(fraction * len(order))), len(order) - 1)
-        test, train = np.sort(order[:cut]), np.sort(order[cut:])
-        split = replace(self, x=self.x[train], x_test=self.x[test])
+    @property
+    def test_rows(self) -> int:
+        """Number of test rows."""
+        return 0 if self.x_test is None else len(self.x_test)
+
+    def hold_out(self, rows: np.ndarray) -> Dataset:
+        """Make those training rows the test rows; there must be none before."""
+        kept = np.delete(np.arange(len(self.x)), rows)
+        split = replace(self, x=self.x[kept], x_test=self.x[rows])
         if self.labels is None:
             return split
-        return replace(split, labels=self.labels[train], labels_test=self.labels[test])
+        return replace(split, labels=self.labels[kept], labels_test=self.labels[rows])
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:
@@ -80,12 +87,10 @@ def digits(test_fraction: float = 0.2) -> Dataset:
     from sklearn.model_selection import train_test_split
 
     source = load_digits()
-    x = source.images.astype(np.float32)[:, None]
-    x, x_test, labels, labels_test = train_test_split(
-        x, source.target, test_size=test_fraction, random_state=0, stratify=source.target
-    )
+    x, labels = source.images.astype(np.float32)[:, None], source.target
+    train, test = train_test_split(np.arange(len(x)), test_size=test_fraction, random_state=0, stratify=labels)
     names = tuple(str(name) for name in source.target_names)
-    return Dataset("digits", x, Kind.COUNTS, labels, x_test, labels_test, names, total_count=16)
+    return Dataset("digits", x[train], Kind.COUNTS, labels[train], x[test], labels[test], names, total_count=16)
 
 
 def mnist(root: str | Path | None = None) -> Dataset:
@@ -145,18 +150,19 @@ def image_folder(path: str | Path) -> Dataset:
     x = np.stack([_alike(file, _pixels(file), files[0], first) for file in files])
     names = tuple(sorted(set(classes)))
     labels = np.array([names.index(name) for name in classes]) if names else None
-    return Dataset(path.resolve().name, x, kind_of(x), labels, label_names=names)
+    kind = Kind.BINARY if x.max() <= 1 else Kind.LEVELS
+    return Dataset(path.resolve().name, x, kind, labels, label_names=names)
 
 
 def kind_of(x: np.ndarray) -> Kind:
-    """Say what values are by looking at them: whole or not, their range, and whether rows are 8-bit images."""
+    """Say what values are by looking at them: whole numbers up to 64 pass for counts, up to 255 for grey levels."""
     low, high = float(x.min()), float(x.max())
     whole = x.dtype.kind in "bui" or bool((x == np.round(x)).all())
-    if whole and low >= 0:
-        if high <= 1:
-            return Kind.BINARY
-        return Kind.LEVELS if high <= 255 and (x.ndim == 4 or x.dtype == np.uint8) else Kind.COUNTS
-    return Kind.UNIT if low >= 0 and high <= 1 else Kind.REAL
+    if not whole or low < 0:
+        return Kind.UNIT if low >= 0 and high <= 1 else Kind.REAL
+    if high <= 1:
+        return Kind.BINARY
+    return Kind.LEVELS if 64 < high <= 255 else Kind.COUNTS
 
 
 def _torchvision(source: str, name: str, root: str | Path | None) -> Dataset:
@@ -165,15 +171,12 @@ def _torchvision(source: str, name: str, root: str | Path | None) -> Dataset:
     folder = Path(root or os.environ.get("PYROVAE_DATA") or Path.home() / ".cache" / "pyrovae")
     train, test = (_present_or_downloaded(loader, folder, train=train) for train in (True, False))
 
-    def pixels(part: Any) -> np.ndarray:
-        return part.data.numpy()[:, None].astype(np.float32) / 255
-
-    labels, labels_test = train.targets.numpy(), test.targets.numpy()
-    names = tuple(name.split(" - ")[0] for name in train.classes)  # MNIST's are "0 - zero", ...
-    return Dataset(name, pixels(train), Kind.UNIT, labels, pixels(test), labels_test, names)
+    x, x_test = (part.data.numpy()[:, None].astype(np.float32) / 255 for part in (train, test))
+    names = tuple(label.split(" - ")[0] for label in train.classes)  # MNIST's are "0 - zero", ...
+    return Dataset(name, x, Kind.UNIT, train.targets.numpy(), x_test, test.targets.numpy(), names)
 
 
-def _import_torchvision() -> Any:
+def _import_torchvision() -> ModuleType:
     """Import torchvision.datasets, or say what an installation without a matching torchvision lacks."""
     try:
         import torchvision.datasets
@@ -186,7 +189,7 @@ def _import_torchvision() -> Any:
     return torchvision.datasets
 
 
-def _present_or_downloaded(loader: Callable[..., Any], folder: Path, *, train: bool) -> Any:
+def _present_or_downloaded(loader: Callable[..., MNIST], folder: Path, *, train: bool) -> MNIST:
     """Open a torchvision data set in `folder`, downloading it first where it is absent."""
     raw = folder / loader.__name__ / "raw"
     try:
@@ -232,8 +235,8 @@ def _rows(x: np.ndarray, place: str) -> np.ndarray:
     if x.dtype.kind == "f":
         _require_finite(x, place)
         x = x.astype(np.float32)
-    if x.dtype.kind == "b":
-        x = x.astype(np.uint8)
+    elif x.dtype != np.uint8:
+        x = x.astype(np.uint8 if x.dtype.kind == "b" else np.int64)
     return _channels_first(x)
 
 

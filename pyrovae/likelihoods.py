@@ -1,27 +1,30 @@
 """Likelihoods p(x | z, c): a network reads z (and c) and puts out the parameters of a distribution over x.
 
-Bernoulli                x in {0, 1}           logit l               ContinuousBernoulli   x in [0, 1]            logit l
-Gaussian                 x real                mean mu               HeteroscedasticGaussian  x real       mu, log sigma
-Binomial                 x in {0, ..., n}      logit l               Poisson               x in {0, 1, ...}     log rate r
-DiscretizedLogistic      x in {0, ..., L - 1}  location, log scale   Categorical           x in {0, ..., L - 1}  L logits
+Bernoulli                  x in {0, 1}             logit l
+ContinuousBernoulli        x in [0, 1]             logit l
+Gaussian                   x real                  mean mu
+HeteroscedasticGaussian    x real                  mean mu, log sigma
+Binomial                   x in {0, ..., n}        logit l
+Poisson                    x in {0, 1, 2, ...}     log rate r
+DiscretizedLogistic        x in {0, ..., L - 1}    location m, log scale s
+Categorical                x in {0, ..., L - 1}    L logits
 
-Parameters of which each value of x has several come as consecutive blocks on the first event axis of the network's output:
-(mu_1 ... mu_D, log sigma_1 ... log sigma_D) for vectors, blocks of channels for images.
+Several parameters of each value come as consecutive blocks along the first event axis of the network's output:
+(mu_1, ..., mu_D, log sigma_1, ..., log sigma_D) for vectors, blocks of channels for images.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from math import log, prod
-from typing import NamedTuple
 
 import numpy as np
 import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution, constraints
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae import distributions
+from pyrovae import distributions, supports
 from pyrovae.conditional import Conditional
+from pyrovae.supports import Support, fitting
 
 __all__ = [
     "Bernoulli",
@@ -33,75 +36,78 @@ __all__ = [
     "HeteroscedasticGaussian",
     "Likelihood",
     "Poisson",
-    "Support",
     "fitting",
 ]
 
 
-class Support(NamedTuple):
-    """A set of numbers: how to say it, and how to test for it."""
-
-    words: str
-    constraint: constraints.Constraint
-
-    def holds(self, x: Tensor) -> Tensor:
-        """Whether each value is a finite number of the set, elementwise."""
-        return self.constraint.check(x) & x.isfinite()
-
-
 class Likelihood(Conditional):
-    """p(x | z, c): what all likelihoods share, which is the shape of the event and the check of data against the support.
+    """p(x | z, c): what all likelihoods share, the axes of the event and the check of data against the support.
 
     Args:
         net: maps z (and c) to the parameters, with shape (*, *event), the first event axis longer by their number.
         event_dim: number of event axes; by default that of `net.shape_out`, and 1 for a network without that attribute.
-        parameters: how many parameters each value of x has.
 
-    Raises:
-        ValueError: if the network's output does not divide into so many parameters.
+    Attributes:
+        support: the values of x that have a density.
     """
 
-    def __init__(self, net: nn.Module, event_dim: int | None = None, parameters: int = 1) -> None:
+    support: Support
+
+    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
         super().__init__()
         self.net, self.event_dim = net, event_dim
         shape = getattr(net, "shape_out", None)
-        self._n = event_dim if event_dim is not None else len(shape or (1,))
-        if shape and shape[0] % parameters:
-            raise ValueError(
-                f"{type(self).__name__}: expected {parameters} parameters a value, got a network with {shape[0]} outputs on its "
-                f"first axis, {tuple(shape)}; give the network {parameters} outputs (or channels) for each of the data's"
-            )
-        self._event = (shape[0] // parameters, *shape[1:]) if shape else None
+        self._n = event_dim if event_dim is not None else 1 if shape is None else len(shape)
+        self._event = None if shape is None else tuple(shape)
 
-    @property
     @abstractmethod
-    def support(self) -> Support:
-        """The values of x that have a density."""
+    def forward(self, z: Tensor, *c: Tensor) -> Distribution:
+        """Return p(x | z, c), batch shape (*), event shape of one row of the data."""
 
     def check(self, x: Tensor | np.ndarray, name: str = "x") -> None:
-        """Refuse data that the likelihood does not explain. Looks at all values, a million at a time.
+        """Refuse data that the likelihood cannot explain.
 
         Args:
             x: data with shape (N, *event), of any real or integer type.
-            name: what to call the data in the error.
+            name: what the error calls the data.
 
         Raises:
-            ValueError: naming the first value off the support, where it is, how many there are, and likelihoods that fit.
+            ValueError: if the rows have another shape than the network puts out, or a value is off the support: the
+                first such value, where it is, how many there are, and the likelihoods that fit.
         """
-        place = type(self).__name__
+        place = f"likelihoods.{type(self).__name__}"
         if self._event is not None and tuple(x.shape[1:]) != self._event:
             raise ValueError(
-                f"{place}: expected rows of {name} with shape {self._event}, as the network puts out, got {name} with shape "
-                f"{tuple(x.shape)}; reshape the data, or build the network with that shape (features_out, shape_out)"
+                f"{place}: expected rows of {name} with shape {self._event}, as the network puts them out, got {name} "
+                f"with shape {tuple(x.shape)}; reshape the data, or build the network for that shape"
             )
-        found = _first_off(x, self.support)
-        if found is None:
+        off = self.support.first_off(x)
+        if off is not None:
+            raise ValueError(
+                f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} at row {off.row}, position "
+                f"{off.position} ({off.count} of {prod(x.shape)} values are off); {self._remedy(x)}"
+            )
+
+    def _remedy(self, x: Tensor | np.ndarray) -> str:
+        fit = fitting(x)
+        if not fit:
+            return "no likelihood fits NaN or infinite values: remove those rows, or fill the values in"
+        text = "such data fit " + ", ".join(f"likelihoods.{name}" for name in fit)
+        if self.support is supports.BINARY and fit[0] == "ContinuousBernoulli":
+            text += "; or make them binary by pyrovae.batches.binarize"
+        return text
+
+    def _divide(self, parameters: int) -> None:
+        """Note that each value of x has so many parameters: a ValueError if the network's output does not divide."""
+        if self._event is None:
             return
-        value, row, position, count = found
-        raise ValueError(
-            f"{place}: expected {name} to hold {self.support.words}, got {value:g} at row {row}, position {position} "
-            f"({count} of {prod(x.shape)} values are off); {_remedy(x, self)}"
-        )
+        first, *rest = self._event
+        if first % parameters:
+            raise ValueError(
+                f"likelihoods.{type(self).__name__}: expected {parameters} blocks on the first axis of the network's "
+                f"output, got the shape {self._event}; let it put out {parameters} features (or channels) for each of x"
+            )
+        self._event = (first // parameters, *rest)
 
 
 class Bernoulli(Likelihood):
@@ -117,13 +123,7 @@ class Bernoulli(Likelihood):
         torch.Size([5])
     """
 
-    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
-
-    @property
-    def support(self) -> Support:
-        """0 or 1."""
-        return Support("0 or 1", constraints.boolean)
+    support = supports.BINARY
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -133,7 +133,7 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """p(x | z) = prod_j e^(x_j l_j) l_j / (e^l_j - 1), for x in [0, 1] (Loaiza-Ganem & Cunningham 2019).
 
-    What the Bernoulli's loss means for grey values, once it integrates to one.
+    The Bernoulli's cross entropy for grey values, with what it lacks to be a density.
 
     Args:
         net: maps z (and c) to the logits l, with shape (*, *event).
@@ -145,13 +145,7 @@ class ContinuousBernoulli(Likelihood):
         torch.Size([5, 784])
     """
 
-    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
-
-    @property
-    def support(self) -> Support:
-        """[0, 1]."""
-        return Support("values in [0, 1]", constraints.unit_interval)
+    support = supports.UNIT
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -159,36 +153,33 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """p(x | z) = N(mu(z), sigma^2 I), with one sigma for all values, for real x.
+    """p(x | z) = N(mu(z), sigma^2 I), one sigma for all values, for real x.
 
-    A fixed sigma weighs the squared error against the KL (sigma^2 is the lambda of a beta-VAE); a learned one finds its place.
+    A fixed sigma weighs the squared error against the KL, 1 / (2 sigma^2) to 1; a learned one finds its own place.
 
     Args:
         net: maps z (and c) to the means mu, with shape (*, *event).
         sigma: standard deviation, in the unit of x.
-        learned: whether sigma is a parameter that starts at the given value.
+        learned: whether sigma is a parameter, which starts at the given value.
         event_dim: as for `Likelihood`.
 
     Raises:
         ValueError: if sigma is not positive.
 
     Example:
-        >>> p = Gaussian(nn.Linear(20, 784), sigma=0.1, learned=True)
+        >>> p = Gaussian(nn.Linear(20, 784), sigma=0.5, learned=True)
         >>> p.log_sigma.exp()
-        tensor(0.1000, grad_fn=<ExpBackward0>)
+        tensor(0.5000, grad_fn=<ExpBackward0>)
     """
+
+    support = supports.REAL
 
     def __init__(self, net: nn.Module, sigma: float = 1.0, learned: bool = False, event_dim: int | None = None) -> None:
         super().__init__(net, event_dim)
         if not 0 < sigma < float("inf"):
-            raise ValueError(f"Gaussian: expected a positive standard deviation sigma, got {sigma}; give it in the unit of the data")
+            raise ValueError(f"likelihoods.Gaussian: expected sigma > 0, got {sigma}; give it in the unit of the data")
         self.sigma, self.learned = sigma, learned
         self.log_sigma = nn.Parameter(torch.tensor(log(sigma))) if learned else None
-
-    @property
-    def support(self) -> Support:
-        """Real numbers."""
-        return Support("finite real numbers", constraints.real)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -197,31 +188,29 @@ class Gaussian(Likelihood):
 
 
 class HeteroscedasticGaussian(Likelihood):
-    """p(x | z) = N(mu(z), diag sigma(z)^2), sigma = floor + e^s from the network, for real x (Kingma & Welling 2014, eq. 12).
+    """p(x | z) = N(mu(z), diag sigma(z)^2), sigma = floor + e^s, for real x (Kingma & Welling 2014, eq. 12).
 
     Args:
         net: maps z (and c) to mu and s, two blocks along the first event axis.
-        floor: what sigma stays above, in the unit of x. Where a value never varies the density has no maximum without it.
+        floor: what sigma stays above, in the unit of x. Without it the density has no maximum where x never varies.
         event_dim: as for `Likelihood`.
 
     Raises:
-        ValueError: if the floor is negative.
+        ValueError: if the floor is negative, or the network's output is not two blocks.
 
     Example:
         >>> HeteroscedasticGaussian(nn.Linear(20, 2 * 784))(torch.zeros(5, 20)).event_shape
         torch.Size([784])
     """
 
-    def __init__(self, net: nn.Module, floor: float = 1e-3, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim, parameters=2)
-        if not 0 <= floor < float("inf"):
-            raise ValueError(f"HeteroscedasticGaussian: expected a floor of at least 0, got {floor}; give it in the unit of the data")
-        self.floor = floor
+    support = supports.REAL
 
-    @property
-    def support(self) -> Support:
-        """Real numbers."""
-        return Support("finite real numbers", constraints.real)
+    def __init__(self, net: nn.Module, floor: float = 1e-3, event_dim: int | None = None) -> None:
+        super().__init__(net, event_dim)
+        self._divide(2)
+        if not 0 <= floor < float("inf"):
+            raise ValueError(f"likelihoods.HeteroscedasticGaussian: expected floor >= 0, got {floor}; 0 leaves it out")
+        self.floor = floor
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -244,12 +233,7 @@ class Binomial(Likelihood):
 
     def __init__(self, net: nn.Module, total_count: int = 16, event_dim: int | None = None) -> None:
         super().__init__(net, event_dim)
-        self.total_count = total_count
-
-    @property
-    def support(self) -> Support:
-        """Whole numbers 0 to n."""
-        return _levels(self.total_count)
+        self.total_count, self.support = total_count, supports.levels(total_count)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -268,13 +252,7 @@ class Poisson(Likelihood):
         torch.Size([5, 64])
     """
 
-    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
-
-    @property
-    def support(self) -> Support:
-        """Whole numbers from 0."""
-        return Support("whole numbers from 0", constraints.nonnegative_integer)
+    support = supports.COUNTS
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -282,9 +260,9 @@ class Poisson(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """p(x | z) = prod_j of the mass of a logistic density in the bin of x_j, for grey levels x in {0, ..., L - 1}.
+    """p(x | z) = prod_j of a logistic density's mass in the bin of x_j, for grey levels x in {0, ..., L - 1}.
 
-    See `pyrovae.distributions.DiscretizedLogistic`; levels are mapped to [-1, 1], the scale of the network's outputs.
+    Locations and scales live on [-1, 1], onto which levels are mapped: see `pyrovae.distributions.DiscretizedLogistic`.
 
     Args:
         net: maps z (and c) to locations and log scales, two blocks along the first event axis.
@@ -297,13 +275,9 @@ class DiscretizedLogistic(Likelihood):
     """
 
     def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim, parameters=2)
-        self.levels = levels
-
-    @property
-    def support(self) -> Support:
-        """Whole numbers 0 to L - 1."""
-        return _levels(self.levels - 1)
+        super().__init__(net, event_dim)
+        self._divide(2)
+        self.levels, self.support = levels, supports.levels(levels - 1)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
@@ -312,10 +286,10 @@ class DiscretizedLogistic(Likelihood):
 
 
 class Categorical(Likelihood):
-    """p(x | z) = prod_j softmax(l_j)_(x_j), for levels x in {0, ..., L - 1} that need not lie near each other.
+    """p(x | z) = prod_j softmax(l_j)_(x_j), for levels x in {0, ..., L - 1}, however their probabilities lie.
 
     Args:
-        net: maps z (and c) to the logits, L blocks along the first event axis: one block of the data's shape for each level.
+        net: maps z (and c) to the logits, L blocks along the first event axis, one of the data's shape for each level.
         levels: L.
         event_dim: as for `Likelihood`.
 
@@ -325,96 +299,11 @@ class Categorical(Likelihood):
     """
 
     def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim, parameters=levels)
-        self.levels = levels
-
-    @property
-    def support(self) -> Support:
-        """Whole numbers 0 to L - 1."""
-        return _levels(self.levels - 1)
+        super().__init__(net, event_dim)
+        self._divide(levels)
+        self.levels, self.support = levels, supports.levels(levels - 1)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        logits = self.net(z, *c).unflatten(-self._n, (self.levels, -1)).movedim(-self._n - 1, -1)  # (*, *event, L)
-        return distributions.Levels(logits=logits).to_event(self._n)
-
-
-# ----------------------------------------------------------------------------------------------------- data and supports
-def fitting(x: Tensor | np.ndarray) -> tuple[str, ...]:
-    """Which likelihoods fit the data, the most fitting first; none if there are infinities or NaN.
-
-    Args:
-        x: data with shape (N, *event), of any real or integer type.
-
-    Example:
-        >>> fitting(np.array([[0, 1], [1, 1]]))
-        ('Bernoulli', 'Gaussian')
-        >>> fitting(torch.tensor([0.0, 0.5]))
-        ('ContinuousBernoulli', 'Gaussian')
-    """
-    low, high, whole = float("inf"), -float("inf"), True
-    for _, values in _chunks(x):
-        if not values.isfinite().all():
-            return ()
-        low, high = min(low, values.min().item()), max(high, values.max().item())
-        whole = whole and bool((values % 1 == 0).all())
-    if not whole:
-        return ("ContinuousBernoulli", "Gaussian") if 0 <= low and high <= 1 else ("Gaussian",)
-    if low < 0:
-        return ("Gaussian",)
-    return _fitting_counts(int(high))
-
-
-def _fitting_counts(high: int) -> tuple[str, ...]:
-    """Likelihoods for whole numbers from 0 to `high`: up to 64 they are taken for counts, up to 255 for grey levels."""
-    if high <= 1:
-        return ("Bernoulli", "Gaussian")
-    if high <= 64:
-        return (f"Binomial(total_count={high})", f"Categorical(levels={high + 1})", "Poisson", "Gaussian")
-    if high <= 255:
-        return ("DiscretizedLogistic", "Categorical", "Poisson", "Gaussian")
-    return ("Poisson", "Gaussian")
-
-
-def _levels(high: int) -> Support:
-    return Support(f"whole numbers from 0 to {high}", constraints.integer_interval(0, high))
-
-
-def _remedy(x: Tensor | np.ndarray, likelihood: Likelihood) -> str:
-    fit = fitting(x)
-    if not fit:
-        return "no likelihood fits NaN or infinite values: remove or fill in those rows"
-    text = f"such data fit likelihoods.{', likelihoods.'.join(fit)}"
-    if isinstance(likelihood, Bernoulli) and fit[0] == "ContinuousBernoulli":
-        text += "; or binarize the data by pyrovae.batches.binarize"
-    return text
-
-
-def _first_off(x: Tensor | np.ndarray, support: Support) -> tuple[float, int, tuple[int, ...], int] | None:
-    """The first value off the support, its row, its position in the row and how many there are; None if there are none."""
-    first, count = None, 0
-    for row, values in _chunks(x):
-        off = ~support.holds(values)
-        n = int(off.sum())
-        if n and first is None:
-            i, *position = (int(k) for k in off.nonzero()[0])
-            first = values[(i, *position)].item(), row + i, tuple(position)
-        count += n
-    return None if first is None else (*first, count)
-
-
-def _chunks(x: Tensor | np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows) of the data, about 2^20 values at a time, as uint8 or floating point."""
-    rows = max(1, 2**20 // max(1, prod(x.shape[1:])))
-    for start in range(0, len(x), rows):
-        yield start, _numbers(x[start : start + rows])
-
-
-def _numbers(x: Tensor | np.ndarray) -> Tensor:
-    if not isinstance(x, Tensor):
-        x = np.asarray(x)
-        x = torch.from_numpy(x.astype(x.dtype if x.dtype in (np.uint8, np.float32) else np.float64))
-    x = x.detach()
-    if x.dtype in (torch.uint8, torch.float32, torch.float64):
-        return x
-    return x.to(torch.float32 if x.is_floating_point() else torch.float64)
+        blocks = self.net(z, *c).unflatten(-self._n, (self.levels, -1))  # (*, L, *event)
+        return distributions.Levels(logits=blocks.movedim(-self._n - 1, -1)).to_event(self._n)

@@ -123,10 +123,10 @@ class Loop:
         if not math.isfinite(loss):
             checkpoint.set_random_state(before, self.devices)
             self.fail(f"the loss is {loss}: {self.culprit(batch, rows)}")
-        bound = self.svi.bound
-        terms = (bound.reconstruction.item(), bound.total_kl.item()) if bound else (math.nan, math.nan)
-        for i, term in enumerate((loss * len(rows), *terms)):
-            self.sums[i] += term
+        rec, kl = self.svi.bound.numbers() if self.svi.bound else (math.nan, math.nan)
+        self.sums[0] += loss * len(rows)
+        self.sums[1] += rec
+        self.sums[2] += kl
 
     def weight(self, position: int) -> float:
         """Set and return the KL's weight for a step of the epoch under way."""
@@ -172,8 +172,8 @@ class Loop:
         with traces.evaluation(self.graph):
             for start in range(0, len(self.held_out[0]), _VALIDATED_AT_ONCE):
                 bound = self.bound(take(self.held_out, slice(start, start + _VALIDATED_AT_ONCE), *self.kind))
-                total[0] += bound.reconstruction.item()
-                total[1] += bound.total_kl.item()
+                for i, term in enumerate(bound.numbers()):
+                    total[i] += term
         rec, kl = (term / len(self.held_out[0]) for term in total)
         return {"validation_elbo": rec - kl, "validation_reconstruction": rec, "validation_kl": kl}
 
@@ -275,6 +275,7 @@ class Loop:
             "random": checkpoint.random_state(self.devices),
             "weights": self.weights(),
             "best": self.best,
+            "kind of optimizer": type(self.svi.optim.torch).__name__,
             "optimizer": self.svi.optim.torch.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
         }
@@ -287,16 +288,16 @@ class Loop:
             ValueError: if it belongs to other data or another batch size, or its weights do not fit the graph.
         """
         history = History.from_dict(state["history"])
-        if history.data != self.history.data or state["batch_size"] != self.plan.batch_size:
-            raise ValueError(
-                f"resume: the checkpoint is of a fit on other data or with another batch size ({state['batch_size']}, here {self.plan.batch_size}). "
-                "Pass the same data and batch_size, or start anew without resume="
-            )
+        here = (self.history.data, self.plan.batch_size, type(self.svi.optim.torch).__name__)
+        names = ("data", "batch_size", "optimizer")
+        for name, was, now in zip(names, (history.data, state["batch_size"], state["kind of optimizer"]), here, strict=True):
+            if was != now:
+                raise ValueError(f"resume: the checkpoint is of a fit with another {name} ({was}, here {now}). Pass the same, or start anew without resume=")
         try:
             self.put(state["weights"])
             self.svi.optim.torch.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"resume: the checkpoint is of another graph or optimizer ({error}). Build the same ones") from error
+            raise ValueError(f"resume: the checkpoint is of a fit with another graph or optimizer ({error}). Build the same ones") from error
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history, self.position, self.sums = history, state["position"], state["sums"]

@@ -33,15 +33,9 @@ class Bound(NamedTuple):
     reconstruction: Tensor
     kl: dict[str, Tensor]
 
-    @property
-    def total_kl(self) -> Tensor:
-        """KL summed over the latent sites."""
-        return sum(self.kl.values(), torch.zeros_like(self.reconstruction))
-
-    @property
-    def elbo(self) -> Tensor:
-        """The bound at beta = 1."""
-        return self.reconstruction - self.total_kl
+    def numbers(self) -> tuple[float, float]:
+        """Return reconstruction and KL, summed over the latent sites, as numbers."""
+        return self.reconstruction.item(), sum(kl.item() for kl in self.kl.values())
 
 
 def warm_up(fraction: float, target: float = 1.0) -> Schedule:

@@ -5,15 +5,15 @@ Words end here: `pyrovae.recipes` turns each choice into a constructor. Nothing 
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 __all__ = [
-    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Posterior", "Prior", "Settings", "command",
+    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Part", "Posterior", "Prior", "Settings", "Settled", "command",
 ]  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class Likelihood(StrEnum):
     BERNOULLI = "bernoulli"
     CONTINUOUS_BERNOULLI = "continuous-bernoulli"
     GAUSSIAN = "gaussian"
+    HETEROSCEDASTIC_GAUSSIAN = "heteroscedastic-gaussian"
     BINOMIAL = "binomial"
     DISCRETIZED_LOGISTIC = "discretized-logistic"
     CATEGORICAL = "categorical"
@@ -80,6 +81,14 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+class Part(StrEnum):
+    """Which rows of a data set."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"
+
+
 def _widths(given: list[str] | None) -> list[int] | None:
     """Read widths given as repeated options, as comma lists, or as both."""
     if not given:
@@ -93,7 +102,7 @@ def _widths(given: list[str] | None) -> list[int] | None:
     return widths
 
 
-def _option(help_text: str, *names: str, panel: str, **more: object) -> object:
+def _option(help_text: str, *names: str, panel: str, **more: Any) -> Any:  # noqa: ANN401 (Typer's)
     """Make an option with its help, in a panel of the help page."""
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
@@ -111,38 +120,38 @@ class Settings:
     """Every option of `pyrovae fit`; None is left to the data's kind."""
 
     data: Annotated[
-        str, typer.Argument(help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
+        str, typer.Argument(metavar="DATA", help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
     ]
-    output: Annotated[Path | None, _option("Folder of the run [default: runs/DATA].", "--output", "-o", panel=RUN)] = None
+    output: Annotated[Path | None, _option("Folder of the run (default: runs/DATA).", "--output", "-o", panel=RUN)] = None
     data_dir: DataDir = None
     validation: Annotated[
         float | None,
-        _option("Share of the training rows held out for validation; 0 trains on all [default: a tenth, at most 5000].",
+        _option("Share of the training rows held out for validation; 0 trains on all (default: a tenth, at most 5000).",
                 min=0, max=0.9, panel=DATA),
     ] = None  # fmt: skip
     test: Annotated[
         float, _option("Share held out for testing where the data bring no test part.", min=0.001, max=0.9, panel=DATA)
     ] = 0.2
     binarize: Annotated[
-        bool | None, _option(f"Draw each grey value in [0, 1] as 0 or 1, anew at every visit [default: {BY_KIND}].", panel=DATA)
+        bool | None, _option(f"Draw each grey value in [0, 1] as 0 or 1, anew at every visit (default: {BY_KIND}).", panel=DATA)
     ] = None
     condition: Annotated[bool, _option("Give the label to every part, as one-hot context c.", panel=DATA)] = False
     denoise: Annotated[
         float, _option("Noise on what the encoder sees in training, in units of the data's deviation.", min=0, panel=DATA)
     ] = 0.0
-    latents: Annotated[int | None, _option(f"Size of z [default: {BY_KIND}].", min=1, panel=PARTS)] = None
+    latents: Annotated[int | None, _option(f"Size of z (default: {BY_KIND}).", min=1, panel=PARTS)] = None
     hidden: Annotated[
         list[str] | None,
-        _option(f"Widths of the hidden layers (conv: channels), repeated or as 512,256 [default: {BY_KIND}].",
+        _option(f"Widths of the hidden layers (conv: channels), repeated or as 512,256 (default: {BY_KIND}).",
                 callback=_widths, panel=PARTS),
     ] = None  # fmt: skip
-    network: Annotated[Network | None, _option(f"Encoder and decoder [default: {BY_KIND}].", panel=PARTS)] = None
-    activation: Annotated[Activation | None, _option(f"Non-linearity [default: {BY_KIND}].", panel=PARTS)] = None
+    network: Annotated[Network | None, _option(f"Encoder and decoder (default: {BY_KIND}).", panel=PARTS)] = None
+    activation: Annotated[Activation | None, _option(f"Non-linearity (default: {BY_KIND}).", panel=PARTS)] = None
     prior: Annotated[Prior, _option("p(z).", panel=PARTS)] = Prior.STANDARD_NORMAL
     posterior: Annotated[Posterior, _option("q(z | x).", panel=PARTS)] = Posterior.DIAGONAL_NORMAL
-    likelihood: Annotated[Likelihood | None, _option(f"p(x | z) [default: {BY_KIND}].", panel=PARTS)] = None
+    likelihood: Annotated[Likelihood | None, _option(f"p(x | z) (default: {BY_KIND}).", panel=PARTS)] = None
     sigma: Annotated[
-        float | None, _option("Deviation of the Gaussian likelihood [default: learned].", min=1e-6, panel=PARTS)
+        float | None, _option("Fixed deviation of the Gaussian likelihood, in units of the data's (default: learned).", min=1e-6, panel=PARTS)
     ] = None
     objective: Annotated[Objective, _option("Estimator of the ELBO.", panel=TRAINING)] = Objective.SGVB_B
     beta: Annotated[float, _option("Weight of the KL term.", min=0, panel=TRAINING)] = 1.0
@@ -150,8 +159,8 @@ class Settings:
         float, _option("Fraction of training over which the weight rises from 0.", min=0, max=1, panel=TRAINING)
     ] = 0.0
     draws: Annotated[int, _option("Draws of z for each datum and step.", min=1, panel=TRAINING)] = 1
-    epochs: Annotated[int | None, _option(f"Passes over the training rows [default: {BY_KIND}].", min=1, panel=TRAINING)] = None
-    batch_size: Annotated[int | None, _option(f"Rows a step [default: {BY_KIND}].", min=1, panel=TRAINING)] = None
+    epochs: Annotated[int | None, _option(f"Passes over the training rows (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
+    batch_size: Annotated[int | None, _option(f"Rows a step (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
     optimizer: Annotated[Optimizer, _option("Optimizer.", panel=TRAINING)] = Optimizer.ADAM
     learning_rate: Annotated[float, _option("Step size.", min=1e-9, panel=TRAINING)] = 1e-3
     clip_norm: Annotated[float | None, _option("Bound on the gradient's norm.", min=1e-9, panel=TRAINING)] = None
@@ -167,10 +176,41 @@ class Settings:
     quiet: Annotated[bool, _option("Print nothing but errors.", "--quiet", "-q", panel=RUN)] = False
 
 
+@dataclass(frozen=True)
+class Settled(Settings):
+    """Settings in which nothing is left open."""
+
+    validation: float = 0.1
+    binarize: bool = False
+    latents: int = 16
+    hidden: tuple[int, ...] = (400,)  # pyright: ignore[reportIncompatibleVariableOverride] (Typer reads words)
+    network: Network = Network.MLP
+    activation: Activation = Activation.RELU
+    likelihood: Likelihood = Likelihood.BERNOULLI
+    epochs: int = 50
+    batch_size: int = 128
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as words and numbers for JSON."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Settled":
+        """Make it from what `to_dict` returned."""
+        typed = {key: kind(content[key]) for key, kind in TYPES.items() if content.get(key) is not None}
+        return cls(**{**content, **typed})
+
+
+TYPES = {
+    "network": Network, "activation": Activation, "prior": Prior, "posterior": Posterior, "likelihood": Likelihood,
+    "objective": Objective, "optimizer": Optimizer, "output": Path, "data_dir": Path, "hidden": tuple,
+}  # fmt: skip
+
+
 def command(run: Callable[[Settings], None]) -> Callable[..., None]:
     """Make a function of `Settings` a function of its fields, so that Typer offers each as an option."""
 
-    def fit(**options: object) -> None:
+    def fit(**options: Any) -> None:  # noqa: ANN401 (Settings checks them)
         run(Settings(**options))
 
     fit.__signature__ = inspect.signature(Settings)

@@ -7,13 +7,16 @@ Pictures of data take arrays with shape (N, C, H, W) or (N, D), vectors being dr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    from pyrovae.history import History
 
 __all__ = ["curves", "images", "interpolations", "kl_per_unit", "latent_space", "manifold", "pairs", "png"]
 
@@ -21,12 +24,12 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b6b6b"  # Okabe 
 CLASSES = (  # Petroff (2021), 10 colours
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-MARKERS = "os^vD"  # the second ten classes take the next marker
+MARKERS = "os^vDPX"  # 7 and 10 have no common factor: 70 classes differ in colour or marker
 
 Limits = tuple[float, float]
 
 
-def curves(history: Any) -> Figure:
+def curves(history: History) -> Figure:
     """Draw the ELBO, its two terms and the weight of the KL over the epochs.
 
     Args:
@@ -38,11 +41,13 @@ def curves(history: Any) -> Figure:
     terms = (("ELBO", "elbo"), ("Reconstruction E[log p(x | z)]", "reconstruction"), ("KL(q(z | x) || p(z))", "kl"))
     for axis, (title, name) in zip(axes, terms, strict=True):
         _curve(axis, history, name)
+        _zoom(axis)
         axis.set(title=title, xlabel="epoch", ylabel="nats per datum")
     if history.best_epoch is not None:
         axes[0].axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
     _weight(axes[2], history)
-    axes[0].legend(frameon=False)
+    if axes[0].get_lines():
+        axes[0].legend(frameon=False)
     return figure
 
 
@@ -105,11 +110,11 @@ def manifold(grid: np.ndarray, limits: Limits | None = None) -> Figure:
     """Draw what a two-dimensional latent space decodes to, at the prior's quantiles.
 
     Args:
-        grid: Decoded grid with shape (steps, steps, *event), rows by the first latent, columns by the second.
+        grid: Decoded grid with shape (steps, steps, *event), as `pyrovae.manifold` gives it.
         limits: Values drawn black and white; by default the least and greatest in `grid`.
     """
     figure = interpolations(grid, limits)
-    figure.suptitle("Manifold: z1 rises downwards, z2 to the right, by the prior's quantiles")
+    figure.suptitle("Manifold: z1 rises to the right, z2 upwards, by the prior's quantiles")
     return figure
 
 
@@ -147,8 +152,9 @@ def kl_per_unit(kl: np.ndarray, threshold: float = 0.01) -> Figure:
     axis = figure.subplots()
     above = kl[order] > threshold
     for mask, colour, label in ((above, BLUE, "above"), (~above, ORANGE, "below")):
-        axis.bar(np.flatnonzero(mask), kl[order][mask], color=colour, label=f"{label} {threshold:g} nats: {mask.sum()}")
-    axis.axhline(threshold, color=GREY, lw=1, ls="--")
+        if mask.any():
+            axis.bar(np.flatnonzero(mask), kl[order][mask], color=colour, label=f"{mask.sum()} units {label}")
+    axis.axhline(threshold, color=GREY, lw=1, ls="--", label=f"{threshold:g} nats")
     if len(kl) <= 40:
         axis.set_xticks(np.arange(len(kl)), order)
     axis.set(title="KL per latent unit", xlabel="latent unit, sorted", ylabel="nats per datum", xmargin=0.02)
@@ -172,7 +178,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _curve(axis: Axes, history: Any, name: str) -> None:
+def _curve(axis: Axes, history: History, name: str) -> None:
     """Draw a term on training and validation data."""
     for prefix, label, colour in (("", "training", BLUE), ("validation_", "validation", ORANGE)):
         values = np.array([np.nan if v is None else v for v in getattr(history, prefix + name)], dtype=float)
@@ -183,7 +189,17 @@ def _curve(axis: Axes, history: Any, name: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _weight(axis: Axes, history: Any) -> None:
+def _zoom(axis: Axes) -> None:
+    """Leave out what lies below the curves after the first tenth of the epochs: the first ones would flatten the rest."""
+    curves = [np.asarray(line.get_ydata()) for line in axis.get_lines()]
+    values = np.concatenate([*(curve[len(curve) // 10 :] for curve in curves), [np.nan]])
+    if np.isfinite(values).any():
+        low, high = np.nanmin(values), np.nanmax(values)
+        margin = 0.06 * max(high - low, 1e-3)
+        axis.set_ylim(low - margin, high + margin)
+
+
+def _weight(axis: Axes, history: History) -> None:
     """Draw the weight of the KL on an axis of its own, where it is not simply 1."""
     if all(weight == 1 for weight in history.weight):
         return
@@ -245,7 +261,7 @@ def _lines(axis: Axes, x: np.ndarray, columns: int, limits: Limits) -> None:
     axis.set(xlim=(0, columns), ylim=(-(-len(x) // columns), 0))
 
 
-def _frame(column: int, row: int) -> Any:
+def _frame(column: int, row: int) -> Patch:
     """Return the frame of one cell."""
     from matplotlib.patches import Rectangle
 
@@ -281,9 +297,9 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence
     for k in np.unique(labels):
         mask = labels == k
         name = names[k] if k < len(names) else str(k)
-        marker = MARKERS[k // len(CLASSES) % len(MARKERS)]
-        axis.scatter(*points[mask].T, s=12, c=CLASSES[k % len(CLASSES)], marker=marker, alpha=0.75, lw=0, label=name)
-        axis.annotate(name, np.median(points[mask], 0), ha="center", va="center", fontsize=9, weight="bold",
+        axis.scatter(*points[mask].T, s=14, c=CLASSES[k % len(CLASSES)], marker=MARKERS[k % len(MARKERS)], alpha=0.75, lw=0, label=name)
+        x, y = np.median(points[mask], 0)
+        axis.annotate(str(name), (x, y), ha="center", va="center", fontsize=9, weight="bold",
                       bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75})  # fmt: skip
     columns = -(-len(np.unique(labels)) // 20)
     axis.legend(frameon=False, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)

@@ -9,6 +9,7 @@ from pyro.distributions import Distribution, constraints
 from torch import Tensor
 
 from pyrovae.conditional import Conditional
+from pyrovae.distributions import UnitNormal
 
 __all__ = ["Flat", "StandardNormal"]
 
@@ -35,7 +36,7 @@ class StandardNormal(Conditional):
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return N(0, I), batch shape (), event shape (D,)."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return UnitNormal(self.loc, self.scale).to_event(1)
 
 
 class Flat(Conditional):

@@ -6,20 +6,18 @@ All text is escaped; pictures are PNGs inside the page; the file is replaced in 
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrovae import plots
+from pyrovae import checkpoint, plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Report", "Row", "render", "write", "write_text"]
+__all__ = ["Picture", "Report", "Row", "render", "write"]
 
 CSS = """
 :root { color-scheme: light; }
@@ -44,6 +42,10 @@ class Row:
     name: str
     value: str
     note: str = ""
+
+    def line(self) -> str:
+        """Return it as a line for the terminal."""
+        return f"{self.name:<22} {self.value:<22} {self.note}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -93,34 +95,10 @@ def render(report: Report) -> str:
 
 def write(report: Report, path: str | Path) -> None:
     """Write the page to a file, in one step."""
-    write_text(render(report), path)
+    checkpoint.replace(Path(path), lambda file: file.write_text(render(report), encoding="utf-8"))
 
 
-def write_text(text: str, path: str | Path) -> None:
-    """Write a text file in one step: a crash half-way leaves the old file whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    """Return the process's file mode mask; mkstemp ignores it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _table(kind: str, rows: object) -> str:
+def _table(kind: str, rows: Iterable[str]) -> str:
     """Return table rows as a table."""
     return f'<table class="{kind}">\n' + "\n".join(rows) + "\n</table>"
 

@@ -71,6 +71,7 @@ class Step(SVI):
         self.parameters = parameters(graph, objective, *batch)
         super().__init__(graph.model, graph.guide, OneOptimizer(make_optimizer, self.parameters), loss=objective)
         self.graph, self.objective, self.clip_norm = graph, objective, clip_norm
+        self.held = held(graph)
         self.bound: Bound | None = None  # of the last step; None under an objective of Pyro's
 
     def step(self, *batch: Tensor, **_: object) -> float:
@@ -89,7 +90,7 @@ class Step(SVI):
 
     def _own_gradients(self, batch: tuple[Tensor, ...]) -> float:
         rows = len(batch[0])
-        with held(self.graph):
+        with self.held:
             self.bound = self.objective.bound(self.model, self.guide, *batch)
         loss = self.objective.weighted(self.bound, rows) / (self.objective.data_size or rows)
         value = loss.item()

@@ -27,18 +27,17 @@ Program = Callable[..., object]
 
 def run(model: Program, guide: Program, *batch: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
     """Draw the latents from the guide, run the model on them, and return both traces (model's, guide's)."""
-    q = poutine.trace(guide).get_trace(*batch)
-    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*batch)
-    return p, q
+    with poutine.trace() as q:
+        guide(*batch)
+    with poutine.trace() as p, poutine.replay(trace=q.trace):
+        model(*batch)
+    return p.trace, q.trace
 
 
 def sites(trace: poutine.Trace, observed: bool) -> list[Site]:
     """Return the observed or the latent sample sites of a trace, in their order; a plate's own site is neither."""
-    return [
-        site
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and site["is_observed"] is observed and not site_is_subsample(site)
-    ]
+    nodes = [site for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"] is observed]
+    return nodes if observed else [site for site in nodes if not site_is_subsample(site)]
 
 
 def log_prob(site: Site) -> Tensor:

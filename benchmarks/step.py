@@ -1,0 +1,192 @@
+"""The cost of one training step: plain PyTorch, plain Pyro SVI, and `pyrovae.fit`, interleaved in one process.
+
+The same network, data, minibatch size and fused Adam in all three; loading of minibatches included. Every round times a block of
+steps of each, in an order that rotates, and the figures are medians over rounds and medians of the ratios within a round: the
+machine's noise then falls on all three alike. `PyTorch, same density` is the hand-written step with this library's Bernoulli in place of
+torch's cross entropy: the difference to `fit` is what Pyro's handlers cost.
+
+    python benchmarks/step.py [--quick] [--json FILE]
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.nn import functional
+
+import pyrovae as pv
+from pyrovae.distributions import IndependentBernoulli
+
+SETTINGS = [{"hidden": 500, "batch": 100, "bound": 1.10}, {"hidden": 400, "batch": 1024, "bound": 1.03}]
+LATENTS, PIXELS, ROWS = 20, 784, 20_000
+
+
+def networks(hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return encoder and decoder, the same weights at each call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(PIXELS, hidden), nn.Tanh(), nn.Linear(hidden, 2 * LATENTS))
+        return encoder, nn.Sequential(nn.Linear(LATENTS, hidden), nn.Tanh(), nn.Linear(hidden, PIXELS))
+
+
+def minibatches(data: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield minibatches for ever, shuffled anew each epoch: the fastest way plain torch has for data in memory."""
+    while True:
+        for rows in torch.randperm(len(data)).split(size):
+            yield data[rows]
+
+
+Step = Callable[[], float]
+
+
+def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> Step:
+    """Hand-written PyTorch: SGVB B, one sample, fused Adam."""
+    encoder, decoder = networks(hidden)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
+    batches = minibatches(data, size)
+
+    def reconstruction(logits: Tensor, x: Tensor) -> Tensor:
+        if own_density:
+            return -IndependentBernoulli(dist.Bernoulli(logits=logits, validate_args=False), 1).log_prob(x).sum()
+        return functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+
+    def step() -> float:
+        x = next(batches)
+        mu, log_sigma = encoder(x).chunk(2, -1)
+        z = mu + log_sigma.exp() * torch.randn_like(mu)
+        kl = 0.5 * (mu.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum()
+        loss = (reconstruction(decoder(z), x) + kl) / len(x)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+class PyroVAE(nn.Module):
+    """The model as Pyro's tutorial writes it."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = networks(hidden)
+
+    def model(self, x: Tensor) -> None:
+        """z ~ N(0, I), x ~ Bernoulli."""
+        pyro.module(f"decoder-{id(self)}", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """z ~ q(z | x)."""
+        pyro.module(f"encoder-{id(self)}", self.encoder)
+        with pyro.plate("data", len(x)):
+            mu, log_sigma = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mu, log_sigma.exp()).to_event(1))
+
+
+def plain_pyro(data: Tensor, hidden: int, size: int) -> Step:
+    """Pyro's SVI with analytic KL and its own Adam, validation off."""
+    vae, batches = PyroVAE(hidden), minibatches(data, size)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+
+    def step() -> float:
+        with pyro.validation_enabled(False):
+            return svi.step(next(batches)) / size
+
+    return step
+
+
+def library(hidden: int) -> pv.VAE:
+    """The same model in this library."""
+    vae = pv.VAE(
+        pv.priors.StandardNormal(LATENTS),
+        pv.posteriors.DiagonalNormal(pv.nets.MLP(PIXELS, [hidden], 2 * LATENTS, activation=nn.Tanh)),
+        pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, [hidden], PIXELS, activation=nn.Tanh)),
+    )
+    encoder, decoder = networks(hidden)
+    targets = [*vae.posterior.parameters(), *vae.likelihood.parameters()]
+    for target, source in zip(targets, [*encoder.parameters(), *decoder.parameters()], strict=True):
+        target.data.copy_(source)
+    return vae
+
+
+def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int) -> float:
+    """Return seconds a step of one epoch of `fit` over so many minibatches: the loop's own clock, as the history tells it."""
+    history = pv.fit(vae, data[: steps * size], epochs=1, batch_size=size, progress=False)
+    return history.seconds[0] / steps
+
+
+def time_step(step: Step, steps: int) -> float:
+    """Return seconds a step."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
+    """Return seconds a step of each contestant, one a round."""
+    data = (torch.rand(ROWS, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
+    steps = max(2, min(len(data), 4000) // size)
+    hand, same, svi, vae = plain(data, hidden, size), plain(data, hidden, size, True), plain_pyro(data, hidden, size), library(hidden)
+    contestants: dict[str, Callable[[], float]] = {
+        "plain PyTorch": lambda: time_step(hand, steps),
+        "PyTorch, same density": lambda: time_step(same, steps),
+        "plain Pyro SVI": lambda: time_step(svi, steps),
+        "pyrovae.fit": lambda: time_fit(vae, data, size, steps),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(rounds + 1):
+        names = list(contestants)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            elapsed = contestants[name]()
+            if i:  # the first round warms up
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def table(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Return the median milliseconds of each, and the median over rounds of its ratio to plain PyTorch."""
+    base = seconds["plain PyTorch"]
+    return {
+        name: {"ms": 1e3 * statistics.median(own), "ratio": statistics.median(a / b for a, b in zip(own, base, strict=True))}
+        for name, own in seconds.items()
+    }
+
+
+def main() -> None:
+    """Run both settings and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few rounds only")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    report: dict = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
+        "settings": [],
+    }
+    print(report["machine"], report["versions"])
+    for setting in SETTINGS:
+        rows = table(compare(setting["hidden"], setting["batch"], 3 if arguments.quick else 25))
+        report["settings"].append({**setting, "figures": rows})
+        print(f"\n784-{setting['hidden']}-{LATENTS}, batch {setting['batch']} (bound {setting['bound']:.2f})")
+        for name, row in rows.items():
+            print(f"  {name:24s}{row['ms']:8.2f} ms  {row['ratio']:6.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Files that the command line writes: codes as .npy, .npz or .csv, data as .npy or as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from pyrovae import checkpoint, plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CODES", "PICTURES", "check", "codes", "data"]
+
+CODES = (".npy", ".npz", ".csv")
+PICTURES = (".png", ".npy")
+
+
+def check(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file name whose ending says nothing known, before any work is done."""
+    if path.suffix not in suffixes:
+        raise ValueError(f"--output {path}: expected a file that ends in {', '.join(suffixes)}")
+
+
+def codes(z: np.ndarray, labels: np.ndarray | None, names: tuple[str, ...], path: Path) -> None:
+    """Write codes with shape (N, D), and the label of each where the file can hold it."""
+    named = {} if labels is None else {"labels": np.array(names)[labels]}
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, z)
+    elif path.suffix == ".npz":
+        np.savez(buffer, allow_pickle=False, z=z, **named)
+    else:
+        _csv(z, named.get("labels"), buffer)
+    _write(buffer, path)
+
+
+def data(x: np.ndarray, path: Path, draw: Callable[[], Figure]) -> None:
+    """Write data in their stored unit, as an array or as the figure that `draw` makes of them."""
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, x)
+    else:
+        buffer.write(plots.png(draw()))
+    _write(buffer, path)
+
+
+def _csv(z: np.ndarray, labels: np.ndarray | None, file: IO[bytes]) -> None:
+    """Write a header z1, ..., zD (, label) and one line a row."""
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    header = [f"z{i + 1}" for i in range(z.shape[1])]
+    writer.writerow(header if labels is None else [*header, "label"])
+    for i, row in enumerate(z.tolist()):
+        writer.writerow(row if labels is None else [*row, labels[i]])
+    text.detach()
+
+
+def _write(buffer: io.BytesIO, path: Path) -> None:
+    """Write a file in one step."""
+    checkpoint.replace(path, lambda file: file.write_bytes(buffer.getvalue()))

@@ -1,0 +1,203 @@
+"""From the words of the command line to objects, with sensible choices by the data's kind.
+
+| kind                 | likelihood           | encoder sees            |
+|----------------------|----------------------|-------------------------|
+| 0 or 1               | Bernoulli            | x                       |
+| grey in [0, 1]       | ContinuousBernoulli, or Bernoulli of binarized x | x |
+| counts 0..n          | Binomial             | (x - mean) / deviation  |
+| counts without bound | Poisson              | (x - mean) / deviation  |
+| levels 0..255        | DiscretizedLogistic  | (x - mean) / deviation  |
+| real                 | Gaussian of (x - mean) / deviation, sigma learned | the same |
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import datasets, likelihoods, nets, objectives, posteriors, priors, traces
+from pyrovae.conditional import Standardized
+from pyrovae.datasets import Dataset, Kind
+from pyrovae.graphs import VAE, Denoising
+from pyrovae.options import Activation, Likelihood, Network, Objective, Optimizer, Posterior, Prior, Settings, Settled
+from pyrovae.preparation import Preparation
+
+__all__ = ["graph", "load", "objective", "optimizer", "settle"]
+
+Features = int | tuple[int, ...]
+
+EMBEDDED: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": lambda root: datasets.digits(),
+    "mnist": datasets.mnist,
+    "fashion-mnist": datasets.fashion_mnist,
+}
+BY_KIND = {
+    Kind.BINARY: Likelihood.BERNOULLI,
+    Kind.UNIT: Likelihood.CONTINUOUS_BERNOULLI,
+    Kind.COUNTS: Likelihood.POISSON,
+    Kind.LEVELS: Likelihood.DISCRETIZED_LOGISTIC,
+    Kind.REAL: Likelihood.GAUSSIAN,
+}
+# Kingma & Welling's setting (2014, section 5) with the notes' 20 latents; the digits' was chosen on their validation rows.
+NOTES = {"binarize": True, "hidden": (500,), "activation": Activation.TANH, "latents": 20, "batch_size": 100, "epochs": 20}
+BY_NAME: dict[str, dict[str, Any]] = {
+    "digits": {"hidden": (512,), "latents": 16, "batch_size": 32, "epochs": 60},
+    "mnist": NOTES,
+    "fashion-mnist": NOTES,
+}
+
+
+def load(data: str, data_dir: Path | None = None) -> Dataset:
+    """Load what DATA names: an embedded set, an array file or a folder of images."""
+    if data in EMBEDDED:
+        return EMBEDDED[data](data_dir)
+    path = Path(data)
+    if path.is_dir():
+        return datasets.image_folder(path)
+    if path.suffix in (".npy", ".npz"):
+        return datasets.array(path)
+    raise FileNotFoundError(
+        f"DATA is {data}: expected {', '.join(EMBEDDED)}, an .npy or .npz file, or a folder of images; there is no such folder"
+    )
+
+
+def settle(settings: Settings, data: Dataset) -> Settled:
+    """Fill in what was left to the data's kind."""
+    recipe = BY_NAME.get(settings.data, {})
+    bernoulli = settings.likelihood in (None, Likelihood.BERNOULLI)
+    binarize = recipe.get("binarize", False) and bernoulli if settings.binarize is None else settings.binarize
+    conv = Network.CONV if len(data.shape) == 3 and prod(data.shape[1:]) > 32 * 32 else Network.MLP
+    chosen = {
+        "likelihood": _fitting(data, binarize),
+        "network": conv,
+        "activation": Activation.RELU,
+        "latents": max(2, min(16, prod(data.shape) // 2)),
+        "batch_size": 128,
+        "epochs": 50,
+        "hidden": (400,),
+        "validation": min(0.1, 5000 / len(data.x)),
+    }
+    chosen |= recipe | {"binarize": binarize}
+    if (settings.network or chosen["network"]) is Network.CONV:
+        chosen["hidden"] = (32, 64, 64)
+    given = asdict(settings)
+    return Settled(**given | {key: value for key, value in chosen.items() if given[key] is None})
+
+
+def _fitting(data: Dataset, binarize: bool) -> Likelihood:
+    """Return the likelihood for the kind of data."""
+    if binarize:
+        return Likelihood.BERNOULLI
+    return BY_KIND[data.kind] if data.total_count is None else Likelihood.BINOMIAL
+
+
+# ---------------------------------------------------------------------------------------------------- building the parts
+def graph(settings: Settled, preparation: Preparation, x: Tensor) -> VAE | Denoising:
+    """Build the graph of the chosen parts, with initial weights by the seed.
+
+    Args:
+        settings: Settled settings.
+        preparation: Of the data.
+        x: Prepared training rows with shape (N, *event), whose mean and deviation scale the encoder's input.
+    """
+    context, d = len(preparation.classes), settings.latents
+    with traces.random_stream(settings.seed, []):
+        make_posterior, codes = _POSTERIORS[settings.posterior]
+        posterior = make_posterior(_encoder(settings, preparation.shape, codes * d, context))
+        likelihood = _likelihood(settings, preparation, functools.partial(_decoder, settings, preparation.shape, context))
+    x = x.float()
+    if preparation.total_count not in (None, 1) and set(preparation.scale) == {1.0}:
+        posterior = Standardized(posterior, x.mean().item(), x.std().item() or 1.0)
+    vae = VAE(_PRIORS[settings.prior](d), posterior, likelihood)
+    if not settings.denoise:
+        return vae
+    noise = settings.denoise * x.std().item()
+    return Denoising(vae, lambda rows: rows + noise * torch.randn_like(rows))
+
+
+def objective(settings: Settled) -> objectives.SGVB_A:
+    """Build the estimator of the ELBO."""
+    beta = objectives.warm_up(settings.warm_up, settings.beta) if settings.warm_up else settings.beta
+    return _OBJECTIVES[settings.objective](samples=settings.draws, beta=beta)
+
+
+def optimizer(settings: Settled) -> Callable[..., torch.optim.Optimizer]:
+    """Return what makes the optimizer of the parameters, fused where torch has it."""
+    return functools.partial(_OPTIMIZERS[settings.optimizer], lr=settings.learning_rate)
+
+
+_PRIORS = {Prior.STANDARD_NORMAL: priors.StandardNormal, Prior.FLAT: priors.Flat}
+_POSTERIORS = {Posterior.DIAGONAL_NORMAL: (posteriors.DiagonalNormal, 2), Posterior.POINT: (posteriors.Point, 1)}
+_OBJECTIVES = {Objective.SGVB_A: objectives.SGVB_A, Objective.SGVB_B: objectives.SGVB_B}
+_OPTIMIZERS = {
+    Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
+    Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),
+    Optimizer.ADAMAX: torch.optim.Adamax,
+    Optimizer.ADAGRAD: functools.partial(torch.optim.Adagrad, fused=True),
+    Optimizer.RMSPROP: torch.optim.RMSprop,
+    Optimizer.SGD: functools.partial(torch.optim.SGD, fused=True),
+}
+_ACTIVATIONS = {
+    Activation.RELU: nn.ReLU,
+    Activation.TANH: nn.Tanh,
+    Activation.ELU: nn.ELU,
+    Activation.GELU: nn.GELU,
+    Activation.SILU: nn.SiLU,
+    Activation.SOFTPLUS: nn.Softplus,
+}
+
+
+def _encoder(settings: Settled, shape: tuple[int, ...], features: int, context: int) -> nn.Module:
+    """Build the network from x (and c) to so many features."""
+    activation = _ACTIVATIONS[settings.activation]
+    if settings.network is Network.CONV:
+        return nets.ConvEncoder(_image(shape), features, settings.hidden, activation, context)
+    return _dense(settings, shape, features, activation, context)
+
+
+def _decoder(settings: Settled, shape: tuple[int, ...], context: int, parameters: int) -> nn.Module:
+    """Build the network from z (and c) to so many parameters a value of x."""
+    activation, out = _ACTIVATIONS[settings.activation], (parameters * shape[0], *shape[1:])
+    if settings.network is Network.CONV:
+        return nets.ConvDecoder(settings.latents, _image(out), settings.hidden, activation, context)
+    return _dense(settings, settings.latents, out, activation, context, backwards=True)
+
+
+def _dense(
+    settings: Settled, features_in: Features, features_out: Features, activation: type[nn.Module], context: int, backwards: bool = False
+) -> nn.Module:
+    """Build a fully connected network, plain or residual; the decoder's widths are the encoder's walked backwards."""
+    hidden = tuple(settings.hidden)[::-1] if backwards else tuple(settings.hidden)
+    if settings.network is Network.MLP:
+        return nets.MLP(features_in, hidden, features_out, activation, context)
+    if len(set(hidden)) > 1:
+        raise ValueError(f"--hidden {hidden}: the blocks of --network residual have one width; repeat it once a block, e.g. 256,256")
+    return nets.ResidualMLP(features_in, hidden[0], features_out, len(hidden), activation, context)
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse vectors where a convolution is asked for."""
+    if len(shape) != 3:
+        raise ValueError(f"--network conv needs images (C, H, W), but a row has shape {shape}; choose mlp or residual")
+    return shape
+
+
+def _likelihood(settings: Settled, preparation: Preparation, net: Callable[[int], nn.Module]) -> nn.Module:
+    """Build the likelihood over a network with as many outputs as it has parameters."""
+    levels = (preparation.total_count or 255) + 1
+    makers: dict[Likelihood, Callable[[], nn.Module]] = {
+        Likelihood.BERNOULLI: lambda: likelihoods.Bernoulli(net(1)),
+        Likelihood.CONTINUOUS_BERNOULLI: lambda: likelihoods.ContinuousBernoulli(net(1)),
+        Likelihood.GAUSSIAN: lambda: likelihoods.Gaussian(net(1), settings.sigma or 1.0, learned=settings.sigma is None),
+        Likelihood.HETEROSCEDASTIC_GAUSSIAN: lambda: likelihoods.HeteroscedasticGaussian(net(2)),
+        Likelihood.BINOMIAL: lambda: likelihoods.Binomial(net(1), levels - 1),
+        Likelihood.DISCRETIZED_LOGISTIC: lambda: likelihoods.DiscretizedLogistic(net(2), levels),
+        Likelihood.CATEGORICAL: lambda: likelihoods.Categorical(net(levels), levels),
+        Likelihood.POISSON: lambda: likelihoods.Poisson(net(1)),
+    }
+    return makers[settings.likelihood]()

@@ -1,0 +1,188 @@
+"""The registry of parts: one row each, which brings every contract test of `test_parts.py`.
+
+A row names the part, how it is made, the shapes of what its forward takes (without leading axes), and the shape of an event
+of the distribution that it returns (of the output, for a network). Networks are small and smooth, so that gradients can be
+checked by finite differences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import likelihoods, nets, posteriors, priors
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    given: tuple[Shape, ...]
+    event: Shape
+    proper: bool = True
+
+    def inputs(self, *lead: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Random inputs with the leading axes."""
+        return [torch.randn(*lead, *shape, dtype=dtype) for shape in self.given]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class LikelihoodCase(Case):
+    """One likelihood: `single()` is one over a single value, `grid` covers the support, `off` are values outside it."""
+
+    single: Callable[[], nn.Module] = nn.Identity
+    grid: Tensor = torch.empty(0)
+    off: tuple[float, ...] = ()
+    continuous: bool = False
+
+    def data(self, *lead: int) -> Tensor:
+        """Random data on the support, with the leading axes."""
+        return self.grid[torch.randint(len(self.grid), (*lead, *self.event))]
+
+
+def mlp(features_in: int | Shape, features_out: int | Shape, context: int = 0) -> nn.Module:
+    return nets.MLP(features_in, [7], features_out, activation=nn.Tanh, context=context)
+
+
+def conv_decoder(shape: Shape) -> nn.Module:
+    return nets.ConvDecoder(2, shape, channels=(3, 2), activation=nn.Tanh)
+
+
+def batch_norm() -> nn.Module:
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+    return nets.AnyLeading(net, 5, 3)
+
+
+PRIORS = [
+    Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
+    Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
+]
+
+POSTERIORS = [
+    Case("DiagonalNormal", lambda: posteriors.DiagonalNormal(mlp(6, 4)), ((6,),), (2,)),
+    Case("DiagonalNormal, c", lambda: posteriors.DiagonalNormal(mlp(6, 4, 3)), ((6,), (3,)), (2,)),
+    Case(
+        "DiagonalNormal, images",
+        lambda: posteriors.DiagonalNormal(nets.ConvEncoder((1, 5, 3), 4, (3, 2), nn.Tanh)),
+        ((1, 5, 3),),
+        (2,),
+    ),
+    Case("Point", lambda: posteriors.Point(mlp(6, 2)), ((6,),), (2,), proper=False),
+]
+
+REAL = {"grid": torch.linspace(-60, 60, 60001), "off": (float("nan"), float("inf")), "continuous": True}
+LEVELS = {"grid": torch.arange(4.0), "off": (-1, 4, 0.5, float("nan"))}
+LIKELIHOODS = [
+    LikelihoodCase(
+        "Bernoulli",
+        lambda: likelihoods.Bernoulli(mlp(2, 6)),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Bernoulli(nn.Linear(2, 1)),
+        grid=torch.arange(2.0),
+        off=(0.5, -1, 2, float("nan")),
+    ),
+    LikelihoodCase(
+        "Bernoulli, images, c",
+        lambda: likelihoods.Bernoulli(nets.ConvDecoder(2, (1, 5, 3), (3, 2), nn.Tanh, context=3)),
+        ((2,), (3,)),
+        (1, 5, 3),
+        single=lambda: likelihoods.Bernoulli(nets.MLP(2, [], (1, 1, 1), context=3)),
+        grid=torch.arange(2.0),
+        off=(0.5, -1, 2, float("inf")),
+    ),
+    LikelihoodCase(
+        "ContinuousBernoulli",
+        lambda: likelihoods.ContinuousBernoulli(mlp(2, 6)),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.ContinuousBernoulli(nn.Linear(2, 1)),
+        grid=torch.linspace(0, 1, 1001),
+        off=(1.5, -0.1, float("nan")),
+        continuous=True,
+    ),
+    LikelihoodCase(
+        "Gaussian",
+        lambda: likelihoods.Gaussian(mlp(2, 6), sigma=0.5),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Gaussian(nn.Linear(2, 1), sigma=0.5),
+        **REAL,
+    ),
+    LikelihoodCase(
+        "Gaussian, learned",
+        lambda: likelihoods.Gaussian(mlp(2, 6), learned=True),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Gaussian(nn.Linear(2, 1), learned=True),
+        **REAL,
+    ),
+    LikelihoodCase(
+        "HeteroscedasticGaussian, images",
+        lambda: likelihoods.HeteroscedasticGaussian(conv_decoder((4, 5, 3))),
+        ((2,),),
+        (2, 5, 3),
+        single=lambda: likelihoods.HeteroscedasticGaussian(nn.Linear(2, 2), floor=0.1),
+        **REAL,
+    ),
+    LikelihoodCase(
+        "Binomial",
+        lambda: likelihoods.Binomial(mlp(2, 6), total_count=16),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Binomial(nn.Linear(2, 1), total_count=16),
+        grid=torch.arange(17.0),
+        off=(17, -1, 0.5, float("nan")),
+    ),
+    LikelihoodCase(
+        "Poisson",
+        lambda: likelihoods.Poisson(mlp(2, 6)),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Poisson(nn.Linear(2, 1)),
+        grid=torch.arange(200.0),
+        off=(-1, 0.5, float("inf")),
+    ),
+    LikelihoodCase(
+        "DiscretizedLogistic, images",
+        lambda: likelihoods.DiscretizedLogistic(conv_decoder((2, 5, 3)), levels=4),
+        ((2,),),
+        (1, 5, 3),
+        single=lambda: likelihoods.DiscretizedLogistic(nn.Linear(2, 2), levels=4),
+        **LEVELS,
+    ),
+    LikelihoodCase(
+        "Categorical, images",
+        lambda: likelihoods.Categorical(conv_decoder((4 * 2, 5, 3)), levels=4),
+        ((2,),),
+        (2, 5, 3),
+        single=lambda: likelihoods.Categorical(nn.Linear(2, 4), levels=4),
+        **LEVELS,
+    ),
+]
+
+NETS = [
+    Case("MLP", lambda: mlp(5, 3), ((5,),), (3,)),
+    Case("MLP, linear", lambda: nets.MLP(5, [], 3), ((5,),), (3,)),
+    Case("MLP, images, c", lambda: mlp((2, 3, 4), (1, 2, 3), 3), ((2, 3, 4), (3,)), (1, 2, 3)),
+    Case("ResidualMLP", lambda: nets.ResidualMLP(5, 4, 3, activation=nn.Tanh), ((5,),), (3,)),
+    Case("ResidualMLP, c", lambda: nets.ResidualMLP(5, 4, (1, 3), context=2), ((5,), (2,)), (1, 3)),
+    Case("ConvEncoder", lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh), ((2, 5, 3),), (3,)),
+    Case("ConvEncoder, c", lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh, 4), ((2, 5, 3), (4,)), (3,)),
+    Case("ConvEncoder, code", lambda: nets.ConvEncoder((2, 5, 3), None, (3, 2), nn.Tanh), ((2, 5, 3),), (4,)),
+    Case("ConvDecoder", lambda: conv_decoder((2, 5, 3)), ((2,),), (2, 5, 3)),
+    Case("ConvDecoder, c", lambda: nets.ConvDecoder(2, (2, 5, 3), (3, 2), nn.Tanh, 4), ((2,), (4,)), (2, 5, 3)),
+    Case("ConvDecoder, code", lambda: nets.ConvDecoder(None, (2, 5, 3), (3, 2), nn.Tanh), ((4,),), (2, 5, 3)),
+    Case("WithoutContext", lambda: nets.WithoutContext(mlp(5, 3)), ((5,), (4,)), (3,)),
+    Case("AnyLeading", batch_norm, ((5,),), (3,)),
+]
+
+PARTS = [*PRIORS, *POSTERIORS, *LIKELIHOODS]

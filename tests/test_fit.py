@@ -1,0 +1,359 @@
+"""`fit`: it trains, it resumes bit for bit, it stops when it should, and what goes wrong is named and loses nothing."""
+
+import functools
+import os
+import signal
+import threading
+
+import linear_gaussian
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.objectives import SGVB_A, SGVB_B, warm_up
+
+quiet = functools.partial(pv.fit, progress=False)
+
+
+def small_vae(net=None, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.posteriors.DiagonalNormal(net or pv.nets.MLP(6, [8], 4)),
+            pv.likelihoods.Bernoulli(pv.nets.MLP(2, [8], 6)),
+        )
+
+
+def binary(n=50, seed=0):
+    return (torch.rand(n, 6, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+
+
+def equal(a, b):
+    return all(torch.equal(u, v) for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------------- it trains
+def test_a_linear_vae_reaches_the_evidence_that_eigenvalues_give():
+    """Dai et al. 2018, Lucas et al. 2019: the linear VAE's optimal bound is pPCA's maximum likelihood."""
+    x, graph = linear_gaussian.data(500), linear_gaussian.vae(sigma=0.5)
+    optimizer = functools.partial(torch.optim.Adam, lr=0.02)
+    decay = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=250)
+    quiet(graph, x, epochs=250, batch_size=100, optimizer=optimizer, scheduler=decay, seed=0)
+    bound = pv.elbo(graph, x, samples=50).elbo.mean().item()
+    best = linear_gaussian.maximum_evidence(x, latents=2, sigma=0.5)
+    assert bound < best + 0.02  # 50 draws a row: Monte Carlo error
+    assert bound > best - 0.05
+
+
+@pytest.mark.parametrize("objective", [SGVB_A(), SGVB_B(), SGVB_B(samples=3), Trace_ELBO(), TraceMeanField_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)])
+def test_any_elbo_of_ours_or_pyros_trains(objective):
+    graph, before = small_vae(), small_vae()
+    history = quiet(graph, binary(), epochs=2, objective=objective)
+    assert not equal(graph, before)
+    assert all(map(torch.isfinite, map(torch.tensor, history.loss)))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adamax, functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)])
+def test_any_torch_optimizer_trains(optimizer):
+    graph, x = small_vae(), binary()
+    before = pv.elbo(graph, x, samples=50).elbo.mean()
+    quiet(graph, x, epochs=30, batch_size=10, optimizer=optimizer)
+    assert pv.elbo(graph, x, samples=50).elbo.mean() > before + 0.1
+
+
+def test_fit_is_bare_svi_at_equal_seed():
+    """One epoch of one batch: the same weights as SVI with TraceMeanField_ELBO on the mean loss."""
+    a, b, x = small_vae(), small_vae(), binary()
+    quiet(a, x, epochs=1, batch_size=50, seed=5, optimizer=functools.partial(torch.optim.SGD, lr=0.5))
+    rows = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(5)
+    svi = pyro.infer.SVI(b.model, b.guide, pyro.optim.SGD({"lr": 0.5 / 50}), TraceMeanField_ELBO())
+    svi.step(x[rows])
+    for u, v in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(u, v, rtol=1e-4, atol=1e-6)
+
+
+def test_a_graph_of_the_users_that_is_no_module_trains():
+    class Line:
+        def model(self, x):
+            m = pyro.param("m", torch.zeros(()))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(m, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x):
+            a = pyro.param("a", torch.zeros(()))
+            s = pyro.param("s", torch.ones(()), constraint=dist.constraints.positive)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(a + 0.5 * x, s))
+
+    line = Line()
+    x = 3 + torch.randn(400)
+    quiet(line, x, epochs=60, batch_size=50, optimizer=functools.partial(torch.optim.Adam, lr=0.05))
+    assert pyro.param("m").item() == pytest.approx(x.mean().item(), abs=0.15)
+
+
+def test_context_reaches_every_part_that_wants_it():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 2)
+
+        def forward(self, c):
+            return dist.Normal(self.net(c), 1.0).to_event(1)
+
+    graph = pv.VAE(Shifted(), pv.posteriors.DiagonalNormal(pv.nets.MLP(6 + 3, [], 4)), pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, [], 6)))
+    before = [p.clone() for p in graph.parameters()]
+    c = torch.eye(3)[torch.arange(50) % 3]
+    quiet(graph, (binary(), c), validation=(binary(10), c[:10]), epochs=1)
+    assert all(not torch.equal(p, q) for p, q in zip(before, graph.parameters(), strict=True))
+    assert pv.log_evidence(graph, binary(4), c[:4], samples=7).log_p.shape == (4,)
+    assert pv.generate(graph, 4, c[:4]).shape == (4, 6)
+
+
+def test_last_batch_of_one_row_joins_the_one_before():
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    history = quiet(small_vae(net), binary(21), epochs=2, batch_size=10)
+    assert history.stopped == "all epochs ran"
+
+
+def test_mean_loss_so_that_the_step_does_not_depend_on_the_batch_size():
+    """Every row twice: the same gradient. A sum would double it."""
+    graphs = small_vae(), small_vae()
+    for graph, x in zip(graphs, (binary(10), binary(10).repeat(2, 1)), strict=True):
+        # Var of the noise apart: a posterior of zero width
+        with torch.no_grad():
+            graph.posterior.net.layers[-1].bias[2:] = -30.0
+            graph.posterior.net.layers[-1].weight[2:] = 0.0
+        quiet(graph, x, epochs=1, batch_size=20, optimizer=functools.partial(torch.optim.SGD, lr=0.1))
+    for u, v in zip(graphs[0].parameters(), graphs[1].parameters(), strict=True):
+        torch.testing.assert_close(u, v, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- no side effects
+def test_the_global_state_is_left_alone():
+    graph, x = small_vae().eval(), binary()
+    state, validation = torch.get_rng_state(), pyro.settings.get("validate_poutine")
+    quiet(graph, x, epochs=1, seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+    assert validation == pyro.settings.get("validate_poutine")
+    assert not graph.training
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_global_seed_makes_a_fit_reproducible():
+    pair = []
+    for _ in range(2):
+        torch.manual_seed(9)
+        pair.append(small_vae())
+        quiet(pair[-1], binary(), epochs=2)
+    assert equal(*pair)
+
+
+# --------------------------------------------------------------------------------------------------- resume, interrupt
+SETTINGS = dict(epochs=6, batch_size=8, seed=3, clip_norm=5.0)
+OPTIMIZERS = {
+    "adam": dict(),
+    "adagrad": dict(optimizer=torch.optim.Adagrad),
+    "scheduled": dict(scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)),
+    "plateau": dict(scheduler=functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)),
+    "warm": dict(objective=SGVB_B(beta=warm_up(0.5))),
+    "binarized": dict(transform=pv.batches.binarize),
+}
+
+
+def batchnorm():
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("extra", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
+    torch.manual_seed(0)
+    a, x, held_out = small_vae(batchnorm()), binary(), binary(20, seed=1)
+    torch.manual_seed(0)
+    b = small_vae(batchnorm())
+    torch.manual_seed(0)
+    c = small_vae(batchnorm())
+    whole = quiet(a, x, validation=held_out, **SETTINGS, **extra)
+    file = tmp_path / "state"
+    quiet(b, x, validation=held_out, checkpoint=file, callback=lambda history: len(history.loss) == 3, **SETTINGS, **extra)
+    torch.manual_seed(77)  # resuming must not depend on the process's random state, nor on the weights it starts from
+    rest = quiet(c, x, validation=held_out, resume=file, **SETTINGS, **extra)
+    assert equal(a, c)
+    assert whole.elbo == rest.elbo
+    assert whole.validation_elbo == rest.validation_elbo
+    assert (whole.best_epoch, whole.weight) == (rest.best_epoch, rest.weight)
+
+
+def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path):
+    whole, cut, file = small_vae(), small_vae(), tmp_path / "state"
+    quiet(whole, binary(), **SETTINGS)
+    steps = []
+
+    def transform(x):
+        steps.append(len(x))
+        if len(steps) == 18:  # the check takes the first call; 7 steps an epoch: in the third
+            os.kill(os.getpid(), signal.SIGINT)
+        return x
+
+    history = quiet(cut, binary(), transform=transform, checkpoint=file, **SETTINGS)
+    assert history.stopped == "interrupted"
+    assert len(history.loss) == 2
+    assert torch.isfinite(pv.elbo(cut, binary()).elbo).all()
+    resumed = small_vae(seed=4)
+    history = quiet(resumed, binary(), resume=file, **SETTINGS)
+    assert history.stopped == "all epochs ran"
+    assert equal(whole, resumed)
+
+
+def test_fit_in_another_thread_works_without_a_signal_handler():
+    graph, result = small_vae(), []
+    thread = threading.Thread(target=lambda: result.append(quiet(graph, binary(), epochs=1)))
+    thread.start()
+    thread.join()
+    assert result[0].stopped == "all epochs ran"
+
+
+@pytest.mark.parametrize("what", ["data", "batch_size", "graph", "optimizer"])
+def test_resuming_something_else_is_refused(tmp_path, what):
+    file = tmp_path / "state"
+    quiet(small_vae(), binary(), checkpoint=file, **SETTINGS)
+    graph, x, extra = small_vae(), binary(), dict(SETTINGS)
+    if what == "data":
+        x = binary(seed=5)
+    elif what == "batch_size":
+        extra["batch_size"] = 16
+    elif what == "graph":
+        graph = small_vae(pv.nets.MLP(6, [9], 4))
+    else:
+        extra["optimizer"] = torch.optim.SGD
+    with pytest.raises(ValueError, match="resume: the checkpoint is of a fit with another"):
+        quiet(graph, x, resume=file, **extra)
+
+
+def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        quiet(small_vae(), binary(), epochs=1, resume=tmp_path / "none")
+    file = tmp_path / "state"
+    quiet(small_vae(), binary(), epochs=1, checkpoint=file)
+    content = file.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"\x80\x04pickle"):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match="truncated or not a checkpoint"):
+            quiet(small_vae(), binary(), epochs=1, resume=file)
+
+
+# ------------------------------------------------------------------------------------------- validation, early stopping
+def test_the_best_weights_are_put_back():
+    graph = small_vae()
+    history = quiet(graph, binary(12), validation=binary(30, seed=1), epochs=60, batch_size=4, optimizer=functools.partial(torch.optim.Adam, lr=0.05))
+    assert history.best_epoch < 60
+    objective = SGVB_B()
+    with pv.traces.evaluation(graph):
+        rec, kl = objective.bound(graph.model, graph.guide, binary(30, seed=1)).numbers()
+    assert (rec - kl) / 30 == pytest.approx(max(history.validation_elbo), rel=1e-6)
+
+
+def test_early_stopping_counts_from_the_best_epoch():
+    history = quiet(
+        small_vae(), binary(12), validation=binary(30, seed=1), epochs=200, batch_size=4, patience=3, optimizer=functools.partial(torch.optim.Adam, lr=0.05)
+    )
+    assert history.stopped == "no better validation ELBO for 3 epochs"
+    assert len(history.loss) == history.best_epoch + 3
+
+
+def test_early_stopping_never_falls_into_the_warm_up():
+    history = quiet(
+        small_vae(), binary(12), validation=binary(30, seed=1), epochs=40, batch_size=4, patience=1,
+        optimizer=functools.partial(torch.optim.Adam, lr=0.1), objective=SGVB_B(beta=warm_up(0.8)),
+    )  # fmt: skip
+    assert history.best_epoch > 0.8 * 40
+    assert history.weight[history.best_epoch - 1] == 1.0
+
+
+def test_validation_is_at_beta_one_and_repeats():
+    graphs = small_vae(), small_vae()
+    histories = [
+        quiet(graph, binary(), validation=binary(20, seed=1), epochs=1, optimizer=functools.partial(torch.optim.SGD, lr=0.0), objective=SGVB_B(beta=beta))
+        for graph, beta in zip(graphs, (1.0, 7.0), strict=True)
+    ]
+    assert histories[0].validation_elbo == histories[1].validation_elbo
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
+    class Breaks(nn.Module):
+        """Puts out NaN for one datum from the third epoch on."""
+
+        calls = 0
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(6, 4)
+
+        def forward(self, x):
+            out = self.net(x)
+            if self.training:
+                self.calls += 1
+            marked = (x.sum(-1, keepdim=True) == 6) & (self.calls > 10)
+            return torch.where(marked, torch.nan, out)
+
+    x = binary()
+    x[x.sum(1) == 6] = 0
+    x[17] = 1
+    graph = small_vae(Breaks())
+    kept = []
+    with pytest.raises(pv.TrainingError, match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data') as error:
+        quiet(graph, x, epochs=9, batch_size=10, callback=lambda _: kept.append([p.clone() for p in graph.parameters()]) and None)
+    assert "[17]" in str(error.value)
+    assert "step" in str(error.value)
+    assert len(error.value.history.loss) == 2
+    assert all(torch.equal(p, q) for p, q in zip(kept[-1], graph.parameters(), strict=True))
+
+
+def test_weights_that_overflow_are_named_and_not_kept():
+    graph = small_vae()
+    with pytest.raises(pv.TrainingError, match="parameter .* is not finite|the loss is"):
+        quiet(graph, binary(), epochs=5, batch_size=10, optimizer=functools.partial(torch.optim.SGD, lr=1e38))
+    assert all(torch.isfinite(p).all() for p in graph.parameters())
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.full((4, 6), 0.5), r"Bernoulli.*0\.5 at row 0"),
+        (torch.full((4, 6), torch.nan), r"nan in row 0, position \(0,\)"),
+        (torch.zeros(0, 6), "at least one row"),
+        (torch.zeros(4, 5), "shape"),
+        ((torch.zeros(4, 6), torch.zeros(3, 2)), "context 1 has 3 rows, x has 4"),
+    ],
+)
+def test_data_are_refused_before_training(x, words):
+    graph, before = small_vae(), small_vae()
+    with pytest.raises(ValueError, match=words):
+        quiet(graph, x, epochs=1)
+    assert equal(graph, before)
+
+
+@pytest.mark.parametrize(
+    "bad", [dict(epochs=0), dict(batch_size=0), dict(patience=2), dict(clip_norm=0.0), dict(validation=torch.zeros(3, 5))], ids=lambda bad: next(iter(bad))
+)
+def test_settings_are_refused_before_training(bad):
+    with pytest.raises(ValueError, match="expected|validation"):
+        quiet(small_vae(), binary(), **{"epochs": 1, **bad})
+
+
+def test_a_misspelt_keyword_is_a_type_error():
+    with pytest.raises(TypeError):
+        quiet(small_vae(), binary(), epoch=3)
+
+
+def test_text_is_refused():
+    with pytest.raises(TypeError, match="expected real numbers"):
+        quiet(small_vae(), [["a"], ["b"]], epochs=1)

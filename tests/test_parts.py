@@ -1,0 +1,261 @@
+"""The contract that every part and network keeps: one test here, for every row of `cases.py`."""
+
+import copy
+import inspect
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from cases import LIKELIHOODS, NETS, PARTS, POSTERIORS, PRIORS, Case, LikelihoodCase
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyro.distributions.testing.gof import auto_goodness_of_fit
+from torch import Tensor, nn
+
+from pyrovae import likelihoods
+
+LEADS = [(), (5,), (3, 5)]
+all_parts = pytest.mark.parametrize("case", PARTS, ids=str)
+all_nets = pytest.mark.parametrize("case", NETS, ids=str)
+all_likelihoods = pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
+
+
+def value(case: Case, *lead: int) -> Tensor:
+    """Something that the part gives a density to."""
+    return case.data(*lead) if isinstance(case, LikelihoodCase) else torch.randn(*lead, *case.event)
+
+
+def output(case: Case, part: nn.Module, inputs: list[Tensor], x: Tensor) -> Tensor:
+    """What the tests of gradients and copies look at: log p(x), the code of a posterior without one, a network's output."""
+    if case in NETS:
+        return part(*inputs)
+    return part(*inputs).log_prob(x) if case.proper or case in PRIORS else part(*inputs).rsample()
+
+
+# ------------------------------------------------------------------------------------------------------------------ axes
+@all_parts
+@pytest.mark.parametrize("lead", LEADS, ids=str)
+def test_any_leading_axes(case, lead):
+    p = case.make()(*case.inputs(*lead))
+    assert p.event_shape == case.event
+    assert p.batch_shape == (() if case in PRIORS else lead)
+    x = value(case, *lead) if case.proper else torch.zeros(*lead, *case.event)
+    assert p.log_prob(x).shape == lead
+    if case not in PRIORS or case.proper:
+        assert p.sample().shape == p.batch_shape + p.event_shape
+
+
+@pytest.mark.parametrize("case", [case for case in PARTS if case.proper and case not in PRIORS], ids=str)
+def test_leading_axes_are_rows(case):
+    part, inputs, x = case.make(), case.inputs(3, 5), value(case, 3, 5)
+    together = part(*inputs).log_prob(x)
+    for k, b in product(range(3), range(5)):
+        assert part(*(i[k, b] for i in inputs)).log_prob(x[k, b]).item() == pytest.approx(together[k, b].item(), rel=1e-4)
+
+
+@all_nets
+@pytest.mark.parametrize("lead", LEADS, ids=str)
+def test_networks_take_any_leading_axes(case, lead):
+    net = case.make().eval()  # a batch norm that trains asks for more than one row
+    inputs = case.inputs(*lead)
+    h = net(*inputs)
+    assert h.shape == lead + case.event == lead + net.shape_out
+    rows = net(*(i.reshape(-1, *shape) for i, shape in zip(inputs, case.given, strict=True)))
+    torch.testing.assert_close(h, rows.reshape(h.shape))
+
+
+@pytest.mark.parametrize("case", [case for case in NETS if len(case.given) == 2], ids=str)
+def test_context_broadcasts(case):
+    net, (x, c) = case.make(), case.inputs(3, 5)
+    torch.testing.assert_close(net(x, c[0]), net(x, c[:1].expand(3, -1, -1)))
+    torch.testing.assert_close(net(x[0], c), net(x[:1].expand_as(x), c))
+
+
+# --------------------------------------------------------------------------------------------------------------- density
+@all_likelihoods
+def test_likelihood_integrates_to_one(case):
+    part = case.single()
+    inputs = [torch.randn(4, *shape) for shape in case.given]
+    p = part(*inputs)
+    density = p.log_prob(case.grid.reshape(-1, *[1] * (1 + len(p.event_shape))).expand(-1, 4, *p.event_shape)).exp()
+    total = torch.trapezoid(density, case.grid, dim=0) if case.continuous else density.sum(0)
+    torch.testing.assert_close(total, torch.ones(4), atol=1e-3 if case.continuous else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", [c for c in [*PRIORS, *POSTERIORS] if c.proper], ids=str)
+def test_samples_fit_the_density(case):
+    p = case.make()(*case.inputs())
+    x = p.sample((20_000,))
+    assert auto_goodness_of_fit(x, p.log_prob(x).exp(), dim=len(case.event) and case.event[0]) > 1e-3
+
+
+@all_likelihoods
+def test_samples_have_the_mean_and_lie_in_the_support(case):
+    part = case.make()
+    p = part(*case.inputs(5))
+    x = p.sample((2000,))
+    part.check(x.flatten(0, 1))
+    assert p.mean.shape == (5, *case.event)
+    error = (x.mean(0) - p.mean).abs() / (x.std(0) / 2000**0.5 + 1e-3)
+    assert error.max() < 6  # standard errors
+
+
+@all_likelihoods
+def test_expands_in_a_plate(case):
+    part, x = case.make(), value(case, 7, 5)
+    p = part(*case.inputs(5))
+    q = p.expand((7, 5))
+    assert q.batch_shape == (7, 5)
+    assert q.sample().shape == (7, 5, *case.event)
+    torch.testing.assert_close(q.log_prob(x), p.log_prob(x))
+
+
+# -------------------------------------------------------------------------------------------- gradients, copies and moves
+@pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
+def test_gradients_by_finite_differences(case):
+    part = case.make().double()
+    inputs, x = case.inputs(2, dtype=torch.float64), value(case, 2).double()
+    wanted = (*(i.requires_grad_() for i in inputs), *part.parameters())
+    if not wanted or case in PRIORS:
+        pytest.skip("nothing to differentiate by")
+    assert torch.autograd.gradcheck(lambda *_: output(case, part, inputs, x), wanted)
+
+
+@pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
+def test_gradient_reaches_every_parameter(case):
+    part = case.make()
+    y = output(case, part, case.inputs(5), value(case, 5))
+    if list(part.parameters()):
+        (y * torch.randn_like(y)).sum().backward()
+    for name, parameter in part.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
+def test_state_dict_round_trip_and_copy(case):
+    first, second, inputs, x = case.make(), case.make(), case.inputs(5), value(case, 5)
+    wanted = output(case, first, inputs, x)
+    assert torch.equal(output(case, copy.deepcopy(first), inputs, x), wanted)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(output(case, second, inputs, x), wanted)
+
+
+@pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
+def test_moves_to_double(case):
+    part = case.make().double()
+    inputs, x = case.inputs(5, dtype=torch.float64), value(case, 5).double()
+    assert output(case, part, inputs, x).dtype == torch.float64
+    if case in LIKELIHOODS or case in POSTERIORS:
+        p = part(*inputs)
+        assert p.mean.dtype == torch.float64
+        assert p.sample().dtype == torch.int64 or p.sample().dtype == torch.float64
+
+
+@pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
+def test_constructor_arguments_are_attributes(case):
+    part = case.make()
+    for name, parameter in inspect.signature(type(part).__init__).parameters.items():
+        assert name == "self" or hasattr(part, name)
+        assert parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+
+
+# ----------------------------------------------------------------------------------------------------- data off the support
+@all_likelihoods
+def test_check_takes_valid_data_of_any_type(case):
+    part, x = case.make(), case.data(9)
+    for data in (x, x.double(), x.numpy(), x.numpy().astype(">f8")):
+        part.check(data)
+    if not case.continuous:
+        for dtype in (np.uint8, np.int64, np.float16):
+            part.check(x.numpy().astype(dtype))
+        part.check(x.long())
+        part.check(x.half())
+
+
+@all_likelihoods
+def test_check_names_the_first_value_off_the_support(case):
+    part = case.make()
+    for off in case.off:
+        x = case.data(9)
+        x[5].view(-1)[-1] = off
+        x[7] = off
+        count = 1 + x[7].numel()
+        position = tuple(n - 1 for n in case.event)
+        for data in (x, x.numpy()):
+            with pytest.raises(ValueError, match="likelihoods") as error:
+                part.check(data, name="held_out")
+            text = str(error.value)
+            assert f"expected held_out to hold {part.support.words}, got {x[7].view(-1)[0]:g} at row 5" in text
+            assert f"position {position} ({count} of {x.numel()} values" in text
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_check_agrees_with_the_support_on_anything(data):
+    case = data.draw(st.sampled_from(LIKELIHOODS))
+    kinds = st.one_of(st.floats(width=32), st.integers(-2, 300), st.sampled_from(case.off), st.just(case.grid[0].item()))
+    x = case.data(6).double()
+    for _ in range(data.draw(st.integers(0, 3))):
+        x[data.draw(st.integers(0, 5))].view(-1)[data.draw(st.integers(0, x[0].numel() - 1))] = data.draw(kinds)
+    part = case.make()
+    good = part.support.constraint.check(x) & x.isfinite()
+    if good.all():
+        return part.check(x)
+    row, *position = (~good).nonzero()[0].tolist()
+    with pytest.raises(ValueError, match=f"at row {row}, position") as error:
+        part.check(x)
+    assert f"position {tuple(position)} ({int((~good).sum())} of" in str(error.value)
+
+
+def test_check_looks_beyond_the_first_chunk():
+    x = np.zeros((1100, 1000), np.uint8)
+    x[1099, 998] = 2
+    with pytest.raises(ValueError, match=r"got 2 at row 1099, position \(998,\) \(1 of 1100000 values"):
+        likelihoods.Bernoulli(nn.Linear(2, 1000)).check(x)
+    x.flags.writeable = False
+    likelihoods.Poisson(nn.Linear(2, 1000)).check(x)
+
+
+def test_remedies():
+    bernoulli, net = likelihoods.Bernoulli(nn.Linear(2, 2)), nn.Linear(2, 2)
+    for x, remedy in [
+        ([[0.0, 0.5]], "ContinuousBernoulli.*pyrovae.batches.binarize"),
+        ([[0, 16]], r"likelihoods.Binomial\(total_count=16\)"),
+        ([[0, 255]], "likelihoods.DiscretizedLogistic, likelihoods.Categorical"),
+        ([[0, 1000]], "likelihoods.Poisson"),
+        ([[-1.5, 7.0]], "fit likelihoods.Gaussian"),
+        ([[0.0, float("nan")]], "no likelihood fits NaN or infinite"),
+    ]:
+        with pytest.raises(ValueError, match=remedy):
+            bernoulli.check(torch.tensor(x))
+    with pytest.raises(ValueError, match="such data fit likelihoods.Bernoulli|ContinuousBernoulli"):
+        likelihoods.Poisson(net).check(np.array([[0.25, 1.0]]))
+
+
+def test_fitting():
+    assert likelihoods.fitting(np.array([[0, 1]])) == ("Bernoulli", "Gaussian")
+    assert likelihoods.fitting(np.array([[0, 255]], np.uint8))[0] == "DiscretizedLogistic"
+    assert likelihoods.fitting(np.array([[-1.0, 1.0]])) == ("Gaussian",)
+    assert likelihoods.fitting(np.array([[True, False]]))[0] == "Bernoulli"
+
+
+def test_check_names_a_shape_that_the_network_does_not_put_out():
+    case = LIKELIHOODS[1]
+    with pytest.raises(ValueError, match=r"rows of x with shape \(1, 5, 3\).*got x with shape \(4, 15\)"):
+        case.make().check(torch.zeros(4, 15))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda net: likelihoods.Gaussian(net, sigma=0.0), "sigma > 0, got 0.0"),
+        (lambda net: likelihoods.HeteroscedasticGaussian(net, floor=-1.0), "floor >= 0, got -1.0"),
+        (lambda net: likelihoods.Categorical(net, levels=5), r"5 blocks on the first axis.*\(6,\)"),
+    ],
+)
+def test_constructor_errors(make, text):
+    with pytest.raises(ValueError, match=text):
+        make(LIKELIHOODS[0].make().net)
