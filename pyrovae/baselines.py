@@ -65,11 +65,11 @@ def gaussian_mixture(
 class Density(Protocol):
     """What scikit-learn's densities have in common."""
 
-    def fit(self, x: np.ndarray) -> "Density":
+    def fit(self, x: np.ndarray, /) -> "Density":
         """Fit to rows."""
         ...
 
-    def score_samples(self, x: np.ndarray) -> np.ndarray:
+    def score_samples(self, x: np.ndarray, /) -> np.ndarray:
         """Return log p of each row."""
         ...
 
@@ -87,7 +87,7 @@ def _choose(candidates: Candidates, parts: tuple[np.ndarray, ...], whole: bool, 
     train = train + rng.random(train.shape) if whole else train
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one that has not converged is judged as it is
-        fitted = [(what, model.fit(train)) for what, model in candidates(*train.shape, seed)]
+        fitted = [(what, model.fit(train)) for what, model in candidates(len(train), train.shape[1], seed)]
     scores = [_score(model, validation, whole, 1, rng) for _, model in fitted]
     what, model = fitted[int(np.argmax(scores))]
     return Baseline(_score(model, test, whole, draws, rng), what)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def digits(test_fraction: float = 0.2) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    source = load_digits()
+    source: Any = load_digits()
     x, labels = source.images.astype(np.float32)[:, None], source.target
     train, test = train_test_split(np.arange(len(x)), test_size=test_fraction, random_state=0, stratify=labels)
     names = tuple(str(name) for name in source.target_names)
@@ -104,11 +104,7 @@ def mnist(root: str | Path | None = None) -> Dataset:
 
 
 def fashion_mnist(root: str | Path | None = None) -> Dataset:
-    """Fashion-MNIST (Xiao et al. 2017) as grey values in [0, 1]: 60,000 + 10,000 images of 28 x 28.
-
-    Args:
-        root: Folder that holds `FashionMNIST/raw`; see `mnist`.
-    """
+    """Fashion-MNIST (Xiao et al. 2017), as `mnist` is, from `FashionMNIST/raw`."""
     return _torchvision("FashionMNIST", "fashion-mnist", root)
 
 
@@ -124,8 +120,7 @@ def array(path: str | Path) -> Dataset:
     """
     path = Path(path)
     parts = _read_arrays(path)
-    x = parts.get("x", next(iter(parts.values())))
-    x = _rows(x, f"{path}, x")
+    x = _rows(parts.get("x", next(iter(parts.values()))), f"{path}, x")
     x_test = _rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
     if x_test is not None and x_test.shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: x has rows of shape {x.shape[1:]}, x_test of {x_test.shape[1:]}; they must agree")
@@ -182,9 +177,9 @@ def _import_torchvision() -> ModuleType:
         import torchvision.datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: operator torchvision::nms does not exist
         raise ImportError(
-            f"torchvision cannot be imported ({error}). It must match torch's build: a CPU-only torch needs the CPU-only "
-            "torchvision. Install both together from the same index, e.g. `pip install --force-reinstall torch "
-            "torchvision`, adding `--index-url https://download.pytorch.org/whl/cpu` for CPU only"
+            f"torchvision cannot be imported ({error}). It must match torch's build: a CPU-only torch needs the CPU-only torchvision. "
+            "Install both together from the same index, e.g. `pip install --force-reinstall torch torchvision`, with "
+            "`--index-url https://download.pytorch.org/whl/cpu` for CPU only"
         ) from error
     return torchvision.datasets
 
@@ -195,10 +190,10 @@ def _present_or_downloaded(loader: Callable[..., MNIST], folder: Path, *, train:
     try:
         return loader(folder, train=train, download=True)  # downloads only what is absent
     except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
+        why, name = " ".join(str(error).split()), loader.__name__
         raise FileNotFoundError(
-            f"{loader.__name__} is not in {raw}, or cannot be read there, and downloading it failed "
-            f"({' '.join(str(error).split())}). Name a folder that holds "
-            f"{loader.__name__}/raw with --data-dir, root= or the environment variable PYROVAE_DATA"
+            f"{name} is not in {raw}, or cannot be read there, and downloading it failed ({why}). "
+            f"Name a folder that holds {name}/raw with --data-dir, root= or the environment variable PYROVAE_DATA"
         ) from error
 
 
@@ -207,16 +202,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"x": content}
-        with content:
-            parts = {name: content[name] for name in content.files}
+        with path.open("rb") as file:  # NumPy leaves a file that it cannot read open
+            content = np.load(file, allow_pickle=False)
+            parts = {"x": content} if isinstance(content, np.ndarray) else dict(content)
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as numbers ({error}); expected an .npy or .npz file of numeric arrays, written by "
-            "numpy.save or numpy.savez, whole and without Python objects"
-        ) from error
+        whole = "an .npy or .npz file as numpy.save or numpy.savez writes it, whole and without Python objects"
+        raise ValueError(f"{path} cannot be read as numbers ({error}); expected {whole}") from error
     if not parts:
         raise ValueError(f"{path} holds no array; expected one named x")
     return parts
@@ -227,9 +218,7 @@ def _rows(x: np.ndarray, place: str) -> np.ndarray:
     if x.dtype.kind not in "buif":
         raise ValueError(f"{place}: expected real numbers, got dtype {x.dtype}")
     if x.ndim not in (2, 3, 4):
-        raise ValueError(
-            f"{place}: expected shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape}; reshape it so that rows come first"
-        )
+        raise ValueError(f"{place}: expected shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape}; reshape it so that rows come first")
     if x.size == 0:
         raise ValueError(f"{place}: the array is empty, its shape is {x.shape}")
     if x.dtype.kind == "f":
@@ -245,10 +234,8 @@ def _require_finite(x: np.ndarray, place: str) -> None:
     bad = ~(np.abs(x) <= np.finfo(np.float32).max)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{place}: the value at {index} is {x[index]}, and {int(bad.sum())} of {x.size} are not finite; "
-            "remove those rows or fill them in"
-        )
+        count = f"{int(bad.sum())} of {x.size}"
+        raise ValueError(f"{place}: the value at {index} is {x[index]}, and {count} are not finite; remove those rows or fill them in")
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
@@ -259,14 +246,17 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if colours_last else x
 
 
-def _labels(
-    path: Path, parts: dict[str, np.ndarray], x: np.ndarray, x_test: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
+Labels = tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]  # of the training rows, of the test rows, names
+
+
+def _labels(path: Path, parts: dict[str, np.ndarray], x: np.ndarray, x_test: np.ndarray | None) -> Labels:
     """Turn an archive's labels to indices into the sorted names of both parts."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for key, rows in (("labels", x), ("labels_test", x_test)):
         if key in parts and rows is not None:
-            found[key] = _one_per_row(parts[key], rows, f"{path}, {key}")
+            if parts[key].shape != (len(rows),):
+                raise ValueError(f"{path}, {key}: expected one label a row, shape ({len(rows)},), got {parts[key].shape}")
+            found[key] = parts[key]
     if not found:
         return None, None, ()
     names = np.unique(np.concatenate(list(found.values())))
@@ -274,25 +264,16 @@ def _labels(
     return index.get("labels"), index.get("labels_test"), tuple(str(name) for name in names)
 
 
-def _one_per_row(labels: np.ndarray, rows: np.ndarray, place: str) -> np.ndarray:
-    """Check that labels come one a row."""
-    if labels.shape != (len(rows),):
-        raise ValueError(f"{place}: expected one label a row, shape ({len(rows)},), got {labels.shape}")
-    return labels
-
-
 def _image_files(path: Path) -> tuple[list[Path], list[str]]:
     """List the images of a folder and the class of each, in order; no class where there are no sub-folders."""
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    beside = [file for file in files if file.parent == path]
     if not files:
         raise ValueError(f"{path} holds no image; expected files that end in {', '.join(sorted(SUFFIXES))}")
-    beside = [file for file in files if file.parent == path]
     if len(beside) == len(files):
         return files, []
     if beside:
-        raise ValueError(
-            f"{path}: {beside[0].name} lies beside the sub-folders that name classes; move it into one, or all into one folder"
-        )
+        raise ValueError(f"{path}: {beside[0].name} lies beside the sub-folders that name classes; move it into one, or all into one folder")
     return files, [file.relative_to(path).parts[0] for file in files]
 
 
@@ -315,8 +296,5 @@ def _alike(file: Path, pixels: np.ndarray, model: Path, expected: np.ndarray) ->
     """Refuse an image that has another size or number of channels than the first."""
     if pixels.shape != expected.shape:
         (c, h, w), (c0, h0, w0) = pixels.shape, expected.shape
-        raise ValueError(
-            f"{file} is {w} x {h} with {c} channels, while {model.name} is {w0} x {h0} with {c0}; "
-            "bring all to one size and one mode"
-        )
+        raise ValueError(f"{file} is {w} x {h} with {c} channels, while {model.name} is {w0} x {h0} with {c0}; bring all to one size and mode")
     return pixels

@@ -152,18 +152,17 @@ class _LogZ(torch.autograd.Function):
 
 
 def _mean(logits: Tensor) -> Tensor:
-    """1 / (1 - e^-l) - 1 / l = 1 / 2 + sign(l) (coth(a / 2) / 2 - 1 / a), a = |l|."""
+    """1 / (1 - e^-l) - 1 / l = 1 / 2 + sign(l) (coth(a / 2) / 2 - 1 / a), a = |l|; the series is odd."""
     near, far = _near_and_far(logits)
     square = near.square()
     series = near * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square * (1 / 1209600 - square / 47900160))))
     exact = 0.5 / (2 * far.sigmoid() - 1) - far.reciprocal()
-    return 0.5 + (exact + series - _SERIES_MEAN) * logits.sign()
+    return 0.5 + series + (exact - _SERIES_MEAN) * logits.sign()
 
 
 def _near_and_far(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """min(|l|, 1 / 2) and max(|l|, 1 / 2): f(a) = series(near) + exact(far) - series(1 / 2), without a slow `where`."""
-    a = logits.abs()
-    return a.clamp_max(0.5), a.clamp_min(0.5)
+    """L within [-1/2, 1/2], and max(|l|, 1/2): f = series(near) + exact(far) - series(1/2), without a slow `where`."""
+    return logits.clamp(-0.5, 0.5), logits.abs().clamp_min(0.5)
 
 
 _SERIES_LOG_Z = math.log(math.sinh(0.25) / 0.25)
@@ -280,10 +279,10 @@ class DiscretizedLogistic(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         value, top = value.to(self.loc.dtype), self.levels - 1
-        h, precision = 1 / top, self._precision()
-        v = value * (2 * h) - 1 - self.loc
-        below, above = F.logsigmoid((v + h) * precision), F.logsigmoid((h - v) * precision)  # log sigmoid(b), (-a)
-        within = below + above + torch.log(-torch.expm1(-2 * h * precision))
+        precision, twice = self._precision(), 2 * value - top
+        a, b = ((edge / top - self.loc) * precision for edge in (twice - 1, twice + 1))  # bins meet to the last digit
+        below, above = F.logsigmoid(b), F.logsigmoid(-a)
+        within = below + above + torch.log(-torch.expm1(-2 / top * precision))
         return torch.where(value <= 0, below, torch.where(value >= top, above, within))
 
     @torch.no_grad()

@@ -13,7 +13,6 @@ Several parameters of each value come as consecutive blocks along the first even
 (mu_1, ..., mu_D, log sigma_1, ..., log sigma_D) for vectors, blocks of channels for images.
 """
 
-from abc import abstractmethod
 from math import log, prod
 
 import numpy as np
@@ -26,18 +25,8 @@ from pyrovae import distributions, supports
 from pyrovae.conditional import Conditional
 from pyrovae.supports import Support, fitting
 
-__all__ = [
-    "Bernoulli",
-    "Binomial",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "Gaussian",
-    "HeteroscedasticGaussian",
-    "Likelihood",
-    "Poisson",
-    "fitting",
-]
+__all__ = ["Bernoulli", "Binomial", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Gaussian"]
+__all__ += ["HeteroscedasticGaussian", "Likelihood", "Poisson", "fitting"]
 
 
 class Likelihood(Conditional):
@@ -59,10 +48,6 @@ class Likelihood(Conditional):
         shape = getattr(net, "shape_out", None)
         self._n = event_dim if event_dim is not None else 1 if shape is None else len(shape)
         self._event = None if shape is None else tuple(shape)
-
-    @abstractmethod
-    def forward(self, z: Tensor, *c: Tensor) -> Distribution:
-        """Return p(x | z, c), batch shape (*), event shape of one row of the data."""
 
     def check(self, x: Tensor | np.ndarray, name: str = "x") -> None:
         """Refuse data that the likelihood cannot explain.

@@ -14,7 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     from pyrovae.history import History
 
@@ -251,21 +250,16 @@ def _picture(image: np.ndarray, limits: Limits) -> np.ndarray:
 
 def _lines(axis: Axes, x: np.ndarray, columns: int, limits: Limits) -> None:
     """Draw vectors as small line plots on one axis, each in its own cell."""
+    from matplotlib.patches import Rectangle
+
     low, high = limits
     at = np.linspace(0.06, 0.94, x.shape[1]) if x.shape[1] > 1 else np.array([0.5])
     for i, values in enumerate(x):
         row, column = divmod(i, columns)
         height = (values - low) / max(high - low, 1e-12)
         axis.plot(column + at, row + 0.92 - 0.84 * height, color=BLUE, lw=1, marker="." if len(at) < 12 else None)
-        axis.add_patch(_frame(column, row))
+        axis.add_patch(Rectangle((column + 0.03, row + 0.04), 0.94, 0.92, fill=False, ec="#cccccc", lw=0.6))
     axis.set(xlim=(0, columns), ylim=(-(-len(x) // columns), 0))
-
-
-def _frame(column: int, row: int) -> Patch:
-    """Return the frame of one cell."""
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column + 0.03, row + 0.04), 0.94, 0.92, fill=False, ec="#cccccc", lw=0.6)
 
 
 def _name_rows(axis: Axes, names: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """The registry of parts: one row each, which brings every contract test of `test_parts.py`.
 
-A row names the part, how it is made, the shapes of what its forward takes (without leading axes), and the shape of an event
-of the distribution that it returns (of the output, for a network). Networks are small and smooth, so that gradients can be
-checked by finite differences.
+A row names the part, how it is made, the shapes of what its forward takes (without leading axes), and the shape of an
+event of the distribution that it returns (of the output, for a network). Networks are small and smooth, so that gradients
+can be checked by finite differences.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class LikelihoodCase(Case):
     """One likelihood: `single()` is one over a single value, `grid` covers the support, `off` are values outside it."""
 
     single: Callable[[], nn.Module] = nn.Identity
-    grid: Tensor = torch.empty(0)
+    grid: Tensor = field(default_factory=lambda: torch.empty(0))
     off: tuple[float, ...] = ()
     continuous: bool = False
 

@@ -65,7 +65,7 @@ def test_networks_take_any_leading_axes(case, lead):
     torch.testing.assert_close(h, rows.reshape(h.shape))
 
 
-@pytest.mark.parametrize("case", [case for case in NETS if len(case.given) == 2], ids=str)
+@pytest.mark.parametrize("case", [c for c in NETS if len(c.given) == 2 and c.name != "WithoutContext"], ids=str)
 def test_context_broadcasts(case):
     net, (x, c) = case.make(), case.inputs(3, 5)
     torch.testing.assert_close(net(x, c[0]), net(x, c[:1].expand(3, -1, -1)))
@@ -94,7 +94,7 @@ def test_samples_fit_the_density(case):
 def test_samples_have_the_mean_and_lie_in_the_support(case):
     part = case.make()
     p = part(*case.inputs(5))
-    x = p.sample((2000,))
+    x = p.sample((2000,)).float()
     part.check(x.flatten(0, 1))
     assert p.mean.shape == (5, *case.event)
     error = (x.mean(0) - p.mean).abs() / (x.std(0) / 2000**0.5 + 1e-3)
@@ -147,11 +147,12 @@ def test_state_dict_round_trip_and_copy(case):
 def test_moves_to_double(case):
     part = case.make().double()
     inputs, x = case.inputs(5, dtype=torch.float64), value(case, 5).double()
-    assert output(case, part, inputs, x).dtype == torch.float64
+    if case.proper or case not in PRIORS:  # Pyro's improper uniform has float32 zeros for everything
+        assert output(case, part, inputs, x).dtype == torch.float64
     if case in LIKELIHOODS or case in POSTERIORS:
         p = part(*inputs)
         assert p.mean.dtype == torch.float64
-        assert p.sample().dtype == torch.int64 or p.sample().dtype == torch.float64
+        assert p.sample().dtype in (torch.int64, torch.float64)
 
 
 @pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
@@ -203,7 +204,8 @@ def test_check_agrees_with_the_support_on_anything(data):
     part = case.make()
     good = part.support.constraint.check(x) & x.isfinite()
     if good.all():
-        return part.check(x)
+        part.check(x)
+        return
     row, *position = (~good).nonzero()[0].tolist()
     with pytest.raises(ValueError, match=f"at row {row}, position") as error:
         part.check(x)
@@ -231,7 +233,7 @@ def test_remedies():
     ]:
         with pytest.raises(ValueError, match=remedy):
             bernoulli.check(torch.tensor(x))
-    with pytest.raises(ValueError, match="such data fit likelihoods.Bernoulli|ContinuousBernoulli"):
+    with pytest.raises(ValueError, match=r"such data fit likelihoods.ContinuousBernoulli, likelihoods.Gaussian$"):
         likelihoods.Poisson(net).check(np.array([[0.25, 1.0]]))
 
 

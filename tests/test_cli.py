@@ -1,0 +1,360 @@
+"""The command line from end to end on tiny data: what a run leaves, that later commands prepare data alike, every message."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from pyrovae import files, job, options, runs, summary
+from pyrovae.cli import app
+
+QUICK = ["--epochs", "2", "--hidden", "16", "--latents", "3", "--samples", "20"]
+
+
+def call(*args, code=0):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exit_code != code:
+        raise AssertionError(f"exit {result.exit_code}: {result.output}") from result.exception
+    return result.output
+
+
+def strict(path):
+    def refuse(name):
+        raise AssertionError(f"{name} in {path}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def weights(folder):
+    return load_file(next((folder / "model").glob("weights-*.safetensors")))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on the digits: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    return folder, call("fit", "digits", "--output", folder, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Small data of every kind, by file name."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    labels = np.array(["ant", "bee", "cat"])[np.arange(60) % 3]
+    grey = rng.random((60, 1, 6, 6))
+    np.savez(folder / "labelled.npz", x=(grey > 0.5).astype(int), labels=labels)
+    np.save(folder / "binary.npy", grey[:, 0] > 0.5)
+    np.save(folder / "unit.npy", grey)
+    np.save(folder / "counts.npy", rng.poisson(3, (60, 5)))
+    np.save(folder / "levels.npy", rng.integers(0, 256, (60, 1, 4, 4), dtype=np.uint8))
+    np.save(folder / "real.npy", rng.normal(1000, [1, 10, 100], (60, 3)))
+    for i in range(24):
+        path = folder / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------ a whole run
+def test_a_run_leaves_model_figures_and_report(digits):
+    folder, output = digits
+    assert {file.name for file in folder.iterdir()} == {"model", "run.json", "metrics.json", "report.html"}
+    figures = strict(folder / "metrics.json")
+    assert figures["test"]["elbo"] == pytest.approx(figures["test"]["reconstruction"] - figures["test"]["kl"], abs=1e-3)
+    assert figures["test"]["elbo"] < figures["log_p"]["mean"] < 0
+    assert figures["test"]["rows"] == figures["log_p"]["rows"] == 360
+    assert figures["training"]["epochs"] == 2
+    assert strict(folder / "run.json")["settings"]["likelihood"] == "binomial"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    titles = ["Training", "Originals and reconstructions", "Samples", "Interpolations", "Latent space", "KL per unit"]
+    assert re.findall(r'<img alt="([^"]*)"', page) == titles
+    for text in (f"{figures['log_p']['mean']:.2f}", "probabilistic PCA", "Gaussian mixture", "DiagonalNormal", "pyro-ppl"):
+        assert text in page, text
+        assert text in output or text in ("DiagonalNormal", "pyro-ppl")
+
+
+def test_baselines_stand_beside_log_p_and_say_how_they_compare(digits):
+    folder, output = digits
+    others = strict(folder / "metrics.json")["baselines"]
+    assert -135 < others["probabilistic_pca"]["log_p"] < -128
+    assert others["probabilistic_pca"]["log_p"] < others["gaussian_mixture"]["log_p"] < -110
+    lines = [line.split()[0] for line in output.splitlines() if line]
+    start = lines.index("log")
+    assert lines[start : start + 4] == ["log", "probabilistic", "Gaussian", "how"]
+    assert "uniform on the unit cell" in output
+
+
+def test_evaluate_repeats_the_run(digits, tmp_path):
+    folder, _ = digits
+    output = call("evaluate", folder, "digits", "--samples", 20, "--output", tmp_path / "figures.json")
+    again, first = strict(tmp_path / "figures.json"), strict(folder / "metrics.json")
+    assert again["test"] == first["test"]
+    assert again["log_p"] == first["log_p"]
+    assert f"{first['test']['elbo']:.2f} nats" in output
+    assert "360 test rows" not in call("evaluate", folder / "model", "digits", "--samples", 0, "--part", "train")
+
+
+def test_encode_writes_posterior_means(digits, tmp_path):
+    folder, _ = digits
+    for suffix in ("npy", "npz", "csv"):
+        call("encode", folder, "digits", "--output", tmp_path / f"z.{suffix}")
+    z = np.load(tmp_path / "z.npy")
+    assert z.shape == (1797, 3)
+    named = np.load(tmp_path / "z.npz")
+    assert np.array_equal(named["z"], z)
+    assert sorted(set(named["labels"])) == [str(i) for i in range(10)]
+    table = (tmp_path / "z.csv").read_text().splitlines()
+    assert (table[0], len(table)) == ("z1,z2,z3,label", 1798)
+    call("encode", folder, "digits", "--output", tmp_path / "few.npy", "--part", "test")
+    assert np.array_equal(np.load(tmp_path / "few.npy"), z[-360:])
+
+
+def test_sample_and_interpolate_write_data_and_pictures(digits, tmp_path):
+    folder, _ = digits
+    call("sample", folder, "-n", 5, "--output", tmp_path / "x.npy")
+    call("sample", folder, "-n", 5, "--output", tmp_path / "draws.npy", "--draw")
+    call("sample", folder, "-n", 5, "--output", tmp_path / "x.png")
+    x, draws = np.load(tmp_path / "x.npy"), np.load(tmp_path / "draws.npy")
+    assert x.shape == draws.shape == (5, 1, 8, 8)
+    assert np.array_equal(draws, draws.round())
+    assert not np.array_equal(x, x.round())
+    walk = ["interpolate", folder, "digits", "--from", 0, "--to", 3, "--steps", 4, "--output"]
+    call(*walk, tmp_path / "w.npy")
+    call(*walk, tmp_path / "w.png", "--spherical")
+    assert np.load(tmp_path / "w.npy").shape == (4, 1, 8, 8)
+    for name in ("x.png", "w.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 50
+
+
+def test_inspect_builds_nothing(digits, monkeypatch):
+    monkeypatch.setattr(files, "load", None)
+    monkeypatch.setattr(files, "_build", None)
+    folder, _ = digits
+    output = call("inspect", folder)
+    for text in ("VAE", "posterior: Standardized", "total_count: 16", "64", "F32", "versions: pyrovae", "SHA-256", "2 epochs", "mean: -"):
+        assert text in output, text
+    assert call("inspect", folder / "model") == output
+    count = sum(tensor.numel() for tensor in weights(folder).values())
+    assert f"{count:,} numbers" in output
+
+
+# -------------------------------------------------------------------------------------------------- every kind, every part
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("binary.npy", [], "Bernoulli(net=MLP("),
+        ("unit.npy", [], "ContinuousBernoulli(net=MLP("),
+        ("unit.npy", ["--binarize"], "Bernoulli(net=MLP("),
+        ("counts.npy", [], "Poisson(net=MLP("),
+        ("counts.npy", ["--likelihood", "binomial"], "Binomial("),
+        ("counts.npy", ["--likelihood", "categorical", "--network", "residual", "--hidden", "8,8"], "Categorical(net=ResidualMLP("),
+        ("levels.npy", [], "DiscretizedLogistic(net=MLP("),
+        ("levels.npy", ["--binarize", "--network", "conv", "--hidden", "4"], "Bernoulli(net=ConvDecoder("),
+        ("real.npy", ["--objective", "sgvb-a", "--draws", "2", "--beta", "0.5", "--warm-up", "0.5"], "Gaussian(net=MLP("),
+        ("real.npy", ["--likelihood", "heteroscedastic-gaussian", "--activation", "tanh"], "HeteroscedasticGaussian("),
+        ("real.npy", ["--sigma", "0.5", "--optimizer", "adagrad", "--learning-rate", "0.01"], "sigma=0.5"),
+        ("real.npy", ["--prior", "flat", "--posterior", "point"], "Gaussian("),
+        ("pictures", ["--latents", "2"], "DiscretizedLogistic(net=MLP("),
+        ("labelled.npz", ["--condition", "--denoise", "0.3"], "context=3"),
+        ("binary.npy", ["--validation", "0", "--optimizer", "sgd", "--clip-norm", "1"], "Bernoulli("),
+    ],
+)
+def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
+    output = call("fit", stored / name, "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 5, *arguments)
+    assert "test ELBO" in output
+    figures = strict(tmp_path / "run" / "metrics.json")
+    assert np.isfinite(figures["test"]["elbo"])
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert expected in page
+    assert ("Manifold" in page) == ("--latents" in arguments)
+    call("encode", tmp_path / "run", stored / name, "--output", tmp_path / "z.npy")
+    if "flat" not in arguments:
+        call("sample", tmp_path / "run", "--output", tmp_path / "x.npy")
+        x, data = np.load(tmp_path / "x.npy"), runs.Run.open(tmp_path / "run").preparation
+        assert x.shape == (64, *data.shape)
+
+
+def test_real_data_come_back_in_their_unit(stored, tmp_path):
+    output = call("fit", stored / "real.npy", "--output", tmp_path / "run", *QUICK)
+    call("sample", tmp_path / "run", "--output", tmp_path / "x.npy", "-n", 200, "--draw")
+    x = np.load(tmp_path / "x.npy")
+    assert np.allclose(x.mean(0), 1000, atol=60)
+    assert np.all(x.std(0) / [1, 10, 100] > 0.3)
+    assert "log p(x)" in output
+    unit = strict(tmp_path / "run" / "metrics.json")["unit"]
+    assert float(re.search(r"add (-?[\d.]+)", unit)[1]) == pytest.approx(-np.log([1, 10, 100]).sum(), abs=0.5)
+
+
+def test_what_does_not_compare_is_left_out_with_the_reason(stored, tmp_path):
+    output = call("fit", stored / "binary.npy", "--output", tmp_path / "a", *QUICK)
+    assert "PCA, Gaussian mixture  left out" in output
+    output = call("fit", stored / "real.npy", "--output", tmp_path / "b", *QUICK, "--prior", "flat", "--posterior", "point")
+    assert "log p(x)" not in output
+
+
+def test_a_label_is_sampled_on_request(stored, tmp_path):
+    call("fit", stored / "labelled.npz", "--output", tmp_path / "run", *QUICK, "--condition")
+    for label in ("bee", "cat"):
+        call("sample", tmp_path / "run", "--output", tmp_path / f"{label}.npy", "--label", label)
+    assert not np.array_equal(np.load(tmp_path / "bee.npy"), np.load(tmp_path / "cat.npy"))
+    output = call("sample", tmp_path / "run", "--output", tmp_path / "x.npy", "--label", "dog", code=2)
+    assert "label dog is unknown to the model; it knows ant, bee, cat" in output
+    assert "have no labels" in call("evaluate", tmp_path / "run", stored / "unit.npy", code=2)
+
+
+def test_two_runs_are_alike_and_another_seed_differs(stored, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        call("fit", stored / "binary.npy", "--output", tmp_path / name, *QUICK, "--seed", seed, "--quiet")
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_quiet_prints_nothing(stored, tmp_path):
+    assert call("fit", stored / "binary.npy", "--output", tmp_path / "run", *QUICK, "--quiet") == ""
+
+
+def test_mnist_takes_the_notes_setting(shared_data):
+    from pyrovae import recipes
+
+    data = recipes.load("mnist", shared_data)
+    data = replace(data, x=data.x[:1000])
+    settings = recipes.settle(options.Settings("mnist"), data)
+    notes = (settings.hidden, settings.activation, settings.latents, settings.batch_size, settings.binarize, settings.likelihood)
+    assert notes == ((500,), "tanh", 20, 100, True, "bernoulli")
+    grey = recipes.settle(options.Settings("mnist", binarize=False), data)
+    assert (grey.likelihood, grey.binarize) == ("continuous-bernoulli", False)
+
+
+# --------------------------------------------------------------------------------------------------- interruption, resume
+def interrupt_at(epoch, monkeypatch):
+    def lines(settings, say):
+        def press(history):
+            if len(history.elbo) == epoch:
+                signal.raise_signal(signal.SIGINT)
+
+        return press
+
+    monkeypatch.setattr(job, "_lines", lines)
+
+
+def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):
+    args = ["fit", stored / "binary.npy", "--hidden", 8, "--latents", 2, "--samples", 5, "--batch-size", 8, "--output"]
+    call(*args, tmp_path / "whole", "--epochs", 4)
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        output = call(*args, tmp_path / "cut", "--epochs", 4, code=130)
+    assert f"--output {tmp_path / 'cut'} --resume" in output
+    assert {file.name for file in (tmp_path / "cut").iterdir()} >= {"model", "report.html", "metrics.json", "checkpoint.safetensors"}
+    call("evaluate", tmp_path / "cut", stored / "binary.npy", "--samples", 5)
+    assert "holds an interrupted run" in call(*args, tmp_path / "cut", code=2)
+    assert "was begun with hidden" in call("fit", stored / "binary.npy", "--output", tmp_path / "cut", "--hidden", 9, "--resume", code=2)
+    call("fit", stored / "binary.npy", "--output", tmp_path / "cut", "--resume", "--samples", 5)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    assert "nothing to resume" in call(*args, tmp_path / "cut", "--resume", code=2)
+
+
+def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(summary, "measure", stop)
+    assert "interrupted" in call("fit", stored / "binary.npy", "--output", tmp_path / "run", *QUICK, code=130)
+    files.load(tmp_path / "run" / "model")
+
+
+def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
+    arguments = ["--optimizer", "sgd", "--learning-rate", "1e30", "--batch-size", "8"]
+    output = call("fit", stored / "real.npy", "--output", tmp_path / "run", *QUICK, *arguments, code=1)
+    assert "Try a smaller learning rate" in output
+    files.load(tmp_path / "run" / "model")
+    assert "Try a smaller learning rate" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------------- messages
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nonsense"], "DATA is nonsense: expected digits, mnist, fashion-mnist"),
+        (["fit", "absent.npy"], "absent.npy: no such file"),
+        (["fit", "{data}/real.npy", "--binarize"], "--binarize is for grey values"),
+        (["fit", "{data}/real.npy", "--condition"], "--condition needs labels"),
+        (["fit", "{data}/real.npy", "--network", "conv"], "--network conv needs images"),
+        (["fit", "{data}/real.npy", "--likelihood", "bernoulli"], "Bernoulli: expected x to hold 0 or 1"),
+        (["fit", "{data}/counts.npy", "--likelihood", "bernoulli"], "such data fit likelihoods."),
+        (["fit", "{data}/real.npy", "--network", "residual", "--hidden", "8,9"], "have one width"),
+        (["fit", "{data}/real.npy", "--device", "warp"], "--device warp cannot be used"),
+        (["fit", "{data}/real.npy", "--validation", "0", "--patience", "3"], "patience"),
+        (["evaluate", "{data}", "digits"], "holds no run"),
+        (["encode", "{run}", "digits", "--output", "z.txt"], "expected a file that ends in .npy, .npz, .csv"),
+        (["sample", "{run}", "--output", "x.jpg"], "expected a file that ends in .png, .npy"),
+        (["sample", "{run}", "--output", "x.npy", "--label", "3"], "the model has no context"),
+        (["evaluate", "{run}", "{data}/real.npy"], "rows have shape (3,), the model was fitted on (1, 8, 8)"),
+        (["interpolate", "{run}", "digits", "--to", "999", "--output", "w.png"], "rows 0 to 359"),
+        (["inspect", "{data}"], "no model here"),
+    ],
+)
+def test_users_errors_are_one_line(arguments, message, digits, stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = call(*(part.format(data=stored, run=digits[0]) for part in arguments), code=2)
+    assert message in output
+    assert "Traceback" not in output
+    assert [line for line in output.splitlines() if line.startswith("pyrovae: ")] == output.splitlines()[-1:]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--hidden", "a"], ["--hidden", "0"], ["--network", "transformer"], ["--epochs", "0"], ["--beta", "-1"], ["--warm-up", "2"], ["--validation", "1"]],
+)
+def test_words_that_are_no_choice_are_refused(arguments, tmp_path):
+    assert "Invalid value" in call("fit", "digits", "--output", tmp_path / "run", *arguments, code=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_folders_are_left_alone(stored, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    args = ["fit", stored / "binary.npy", *QUICK, "--output"]
+    assert "holds something that is no run" in call(*args, tmp_path, code=2)
+    assert "is a file" in call(*args, tmp_path / "thesis.tex", code=2)
+    call(*args, tmp_path, "--overwrite")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    call(*args, tmp_path)  # it is a run now, and may be replaced
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format": "other"}', '{"format": "pyrovae-run-1", "settings": {"color": 1}}'])
+def test_a_broken_run_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    assert "truncated or not of this version" in call("evaluate", tmp_path, "digits", code=2)
+
+
+def test_json_is_strict(tmp_path):
+    runs.write_json({"a": float("nan"), "b": [np.float32(1.5), torch.tensor(2)], "c": (float("inf"), None)}, tmp_path / "a.json")
+    assert strict(tmp_path / "a.json") == {"a": None, "b": [1.5, 2], "c": [None, None]}
+
+
+def test_settings_survive_json():
+    settings = options.Settled("digits", hidden=(8, 4), network=options.Network.CONV, denoise=0.1)
+    assert options.Settled.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_module_and_version_and_traceback():
+    version = subprocess.run([sys.executable, "-m", "pyrovae", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"pyrovae \d+\.\d+.*\n", version.stdout)
+    result = CliRunner().invoke(app, ["--traceback", "fit", "nonsense"])
+    assert isinstance(result.exception, FileNotFoundError)
+    help_text = call("fit", "--help")
+    for option in ("--output", "--likelihood", "--objective", "--warm-up", "--resume", "--no-binarize", "--data-dir"):
+        assert option in help_text

@@ -1,0 +1,152 @@
+"""Evidence, ELBO and latent figures against closed forms (probabilistic PCA)."""
+
+import linear_gaussian
+import math
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import evaluate, latents
+
+
+def test_exact_posterior_gives_the_exact_evidence_with_one_draw():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(40)
+    result = pv.log_evidence(graph, x, samples=3)
+    torch.testing.assert_close(result.log_p, linear_gaussian.evidence(graph, x), rtol=0, atol=1e-9)
+    assert result.standard_error.max() < 1e-6
+    torch.testing.assert_close(result.effective_sample_size, torch.full((40,), 3.0, dtype=torch.double))
+
+
+def test_evidence_of_an_inexact_posterior_is_within_its_standard_error():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(60)
+    with torch.no_grad():
+        graph.posterior.net.bias += torch.tensor([0.1, -0.2, 0.1, 0.3], dtype=torch.double)
+    exact = linear_gaussian.evidence(graph, x)
+    result = pv.log_evidence(graph, x, samples=2000)
+    deviates = (result.log_p - exact) / result.standard_error
+    assert deviates.abs().mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.3)  # of a standard normal
+    assert deviates.abs().max() < 5
+    assert (pv.elbo(graph, x, samples=200).elbo < exact).all()
+
+
+def test_the_bound_rises_with_the_number_of_samples_and_stays_below():
+    """Burda et al. 2016, theorem 1, in expectation over many runs."""
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(100)
+    with torch.no_grad():
+        graph.posterior.net.bias[2:] += 0.5
+    means = [torch.stack([pv.log_evidence(graph, x, samples=k, seed=s).log_p.mean() for s in range(20)]).mean() for k in (1, 5, 50)]
+    exact = linear_gaussian.evidence(graph, x).mean()
+    assert means[0] < means[1] < means[2] < exact + 0.01
+
+
+def test_one_sample_is_the_sampled_elbo_in_expectation():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(200)
+    with torch.no_grad():
+        graph.posterior.net.bias[2:] += 0.5
+    one = torch.stack([pv.log_evidence(graph, x, samples=1, seed=s).log_p for s in range(30)]).mean()
+    assert one == pytest.approx(pv.elbo(graph, x, samples=100).elbo.mean().item(), abs=0.02)
+
+
+def test_the_naive_average_needs_more():
+    graph, x = linear_gaussian.exact(sigma=0.5), linear_gaussian.data(50)
+    naive, good = (f(graph, x, samples=500) for f in (pv.naive_log_evidence, pv.log_evidence))
+    exact = linear_gaussian.evidence(graph, x)
+    assert naive.effective_sample_size.median() < 50
+    assert good.effective_sample_size.median() > 499
+    assert (naive.log_p - exact).abs().mean() > 100 * (good.log_p - exact).abs().mean()
+    many = pv.naive_log_evidence(graph, x[:5], samples=200_000)
+    torch.testing.assert_close(many.log_p, exact[:5], rtol=0, atol=0.2)
+
+
+def test_memory_bound_does_not_change_the_figure(monkeypatch):
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(30)
+    with torch.no_grad():
+        graph.posterior.net.bias[2:] += 0.2
+    whole = pv.log_evidence(graph, x, samples=4000)
+    monkeypatch.setattr(evaluate, "_AT_ONCE", 256 * 7 * 13)
+    monkeypatch.setattr(evaluate, "_ROWS", 7)
+    pieces = pv.log_evidence(graph, x, samples=4000)
+    assert ((whole.log_p - pieces.log_p).abs() < 6 * whole.standard_error).all()
+    bound = pv.elbo(graph, x, samples=100)
+    assert bound.elbo.shape == (30,)
+
+
+def test_elbo_terms():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(30)
+    terms = pv.elbo(graph, x, samples=4000)
+    torch.testing.assert_close(terms.elbo, terms.reconstruction - terms.kl)
+    q, p = graph.posterior(x), graph.prior()
+    torch.testing.assert_close(terms.kl, torch.distributions.kl_divergence(q, p.expand([30])).detach())
+    torch.testing.assert_close(terms.elbo, linear_gaussian.evidence(graph, x), rtol=0, atol=0.15)
+
+
+def test_an_autoencoder_has_no_evidence_and_says_so():
+    graph = pv.VAE(pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6)))
+    with pytest.raises(ValueError, match="an autoencoder has no density"):
+        pv.log_evidence(graph, torch.randn(3, 6))
+    assert torch.isfinite(pv.elbo(graph, torch.randn(3, 6)).elbo).all()
+    with pytest.raises(ValueError, match="prior is flat"):
+        pv.generate(graph, 3)
+    with pytest.raises(ValueError, match="prior is flat"):
+        pv.manifold(graph)
+
+
+def test_a_latent_shared_by_all_rows_is_named():
+    class Shared(nn.Module):
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(w[..., None] * torch.ones(6), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match='site "w" is not in a plate over the 3 rows'):
+        pv.log_evidence(Shared(), torch.randn(3, 6))
+
+
+def test_kl_per_dimension_sums_to_the_kl():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(30)
+    torch.testing.assert_close(pv.kl_per_dimension(graph, x).sum(), pv.elbo(graph, x).kl.mean())
+
+
+def test_active_units_and_collapse():
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(200)
+    assert pv.active_units(graph, x).tolist() == [True, True]
+    with torch.no_grad():
+        graph.posterior.net.weight[1] = 0
+    assert pv.active_units(graph, x).tolist() == [True, False]
+    assert pv.latent_summary(graph, x).warning is None
+    with torch.no_grad():
+        graph.posterior.net.weight.zero_()
+        graph.posterior.net.bias.zero_()
+    summary = pv.latent_summary(graph, x)
+    assert "posterior collapse: 0 of 2 units" in summary.warning
+    assert summary.mutual_information == pytest.approx(0, abs=1e-6)
+
+
+def test_mutual_information_of_a_linear_gaussian():
+    """I(x; z) for z = a x + noise with x normal: sum of log(1 + a^2 var / s^2) / 2 over independent dimensions."""
+    graph = linear_gaussian.vae(features=2)
+    s = math.log(0.5)
+    with torch.no_grad():
+        graph.posterior.net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]))
+        graph.posterior.net.bias.copy_(torch.tensor([0.0, 0.0, s, s]))
+    x = torch.randn(4000, 2, dtype=torch.double)
+    exact = 0.5 * (math.log(1 + 4) + math.log(1 + 16))
+    assert pv.mutual_information(graph, x) == pytest.approx(exact, abs=0.1)
+
+
+def test_posterior_mean_without_a_formula_is_sampled():
+    cauchy = dist.Cauchy(torch.zeros(3), torch.ones(3)).to_event(1)
+    assert latents.mean(cauchy).shape == (3,)
+    assert torch.isfinite(latents.mean(cauchy)).all()
+
+
+@pytest.mark.parametrize("function", [pv.log_evidence, pv.naive_log_evidence, pv.elbo])
+def test_no_samples_are_refused(function):
+    with pytest.raises(ValueError, match="at least one draw"):
+        function(linear_gaussian.exact(), linear_gaussian.data(3), samples=0)

@@ -1,0 +1,92 @@
+"""The design's table held by the syntax tree: imports point up only, importing is light and touches nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pyrovae"
+
+# What each file may import from the library. A file that is not named here fails the test.
+MAY = {
+    "axes": set(),
+    "datasets": set(),
+    "batches": set(),
+    "nets": {"axes"},
+    "supports": set(),
+    "distributions": set(),
+    "conditional": set(),
+    "history": set(),
+    "checkpoint": set(),
+    "priors": {"conditional", "distributions"},
+    "posteriors": {"conditional", "distributions"},
+    "likelihoods": {"conditional", "distributions", "supports"},
+    "graphs": {"conditional", "graphs"},
+    "traces": {"conditional"},
+    "objectives": {"traces"},
+    "svi": {"conditional", "objectives", "traces"},
+    "loop": {"batches", "checkpoint", "conditional", "history", "objectives", "svi", "traces"},
+    "fit": {"batches", "checkpoint", "history", "loop", "objectives", "svi", "traces"},
+    "evaluate": {"batches", "traces"},
+    "latents": {"batches", "traces"},
+    "tasks": {"batches", "latents", "traces"},
+    "files": {"checkpoint", "history"},
+}
+FRONT = {"__init__", "__main__", "baselines", "cli", "exports", "job", "options", "plots", "preparation", "recipes", "report", "runs", "summary"}  # may use all of the above
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pyrovae":
+            inner = node.module.split(".")[1:2]
+            yield from inner or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pyrovae."))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_up_only(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if layer in FRONT:
+        return
+    assert layer in MAY, f"{layer}: new file, give it a row in this table"
+    assert set(imported(path)) <= MAY[layer]
+
+
+def test_nothing_below_the_graphs_knows_a_network():
+    for layer, allowed in MAY.items():
+        assert layer == "nets" or "nets" not in allowed
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_is_light():
+    heavy = run("import sys, pyrovae; print([m for m in ('torchvision', 'matplotlib', 'sklearn', 'anndata', 'pandas', 'typer') if m in sys.modules])")
+    assert heavy.strip() == "[]"
+
+
+def test_importing_changes_nothing():
+    code = """
+import torch, pyro
+from torch.distributions import Distribution
+pyro.param("kept", torch.zeros(2))
+def look():
+    return (torch.get_rng_state().sum().item(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+            Distribution._Distribution__validate_args if hasattr(Distribution, "_Distribution__validate_args") else Distribution.__dict__.get("_validate_args"),
+            sorted(pyro.get_param_store().keys()), pyro.settings.get())
+before = look()
+import pyrovae as pv
+vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.Point(torch.nn.Identity()), pv.likelihoods.Bernoulli(torch.nn.Identity()))
+print(look() == before)
+"""
+    assert run(code).strip() == "True"
+
+
+def test_the_version_is_one():
+    import pyrovae
+
+    assert run("import pyrovae; print(pyrovae.__version__)").strip() == pyrovae.__version__

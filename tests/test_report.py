@@ -1,0 +1,188 @@
+"""Pictures, the page and the baselines: what they show, that the page needs nothing but itself, that nothing global moves."""
+
+import re
+from html.parser import HTMLParser
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from pyrovae import baselines, exports, plots, report
+from pyrovae.history import History
+
+
+def history(epochs, validation=True, weight=1.0):
+    run = History(best_epoch=epochs or None)
+    for epoch in range(epochs):
+        terms = {"elbo": -100.0 + epoch, "reconstruction": -90.0 + epoch, "kl": 10.0}
+        held_out = {f"validation_{key}": value - 1 for key, value in terms.items()} if validation else {}
+        run.append(loss=100.0, weight=weight, learning_rate=1e-3, seconds=1.0, **terms, **held_out)
+    return run
+
+
+def size(figure):
+    data = plots.png(figure, dpi=50)
+    assert data.startswith(b"\x89PNG")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+@pytest.mark.parametrize("epochs", [0, 1, 30])
+@pytest.mark.parametrize("validation", [False, True])
+def test_curves(epochs, validation):
+    figure = plots.curves(history(epochs, validation, weight=0.5))
+    assert [axis.get_ylabel() for axis in figure.axes[:3]] == ["nats per datum"] * 3
+    assert size(figure)[0] > 500
+    if epochs:
+        lines = [line.get_label() for line in figure.axes[0].get_lines()]
+        assert lines == ["training", *(["validation"] if validation else []), "best epoch"]
+
+
+def test_curves_of_an_objective_without_terms():
+    run = history(3, validation=False)
+    run.elbo = run.reconstruction = run.kl = [float("nan")] * 3
+    size(plots.curves(run))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 6), (4, 5, 5), (2, 6, 4), (1, 1, 1), (7,), (1,), (40,)])
+def test_pictures_of_any_data(shape):
+    x = np.random.default_rng(0).random((12, *shape))
+    for figure in (plots.images(x, "t", 5), plots.pairs(x, x, 6), plots.pairs(x[:1], x[:1]), plots.interpolations(x[None]), plots.manifold(x.reshape(3, 4, *shape))):
+        assert max(size(figure)) < 800
+
+
+def test_images_are_drawn_as_they_are():
+    x = np.zeros((2, 3, 2, 2))
+    x[0, 0] = 1  # red
+    canvas = plots.images(x, columns=2).axes[0].get_images()[0].get_array()
+    assert canvas[0, 0].tolist() == [1, 0, 0]
+    assert canvas[0, 2].tolist() == [1, 1, 1]  # the gap
+    assert canvas[0, 3].tolist() == [0, 0, 0]
+    grey = plots.images(np.full((1, 1, 2, 2), 8.0), limits=(0, 16)).axes[0].get_images()[0].get_array()
+    assert grey[0, 0].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_constant_data_have_a_picture():
+    size(plots.images(np.ones((3, 1, 4, 4))))
+    size(plots.images(np.ones((3, 4))))
+    size(plots.latent_space(np.zeros((5, 4)), np.zeros(5, int), ("a",)))
+
+
+@pytest.mark.parametrize(("d", "label"), [(1, "z1"), (2, "z1"), (5, "PC 1")])
+def test_latent_space_says_which_axes_it_has(d, label):
+    z = np.random.default_rng(0).standard_normal((30, d))
+    figure = plots.latent_space(z, np.arange(30) % 12, [str(i) for i in range(12)])
+    assert figure.axes[0].get_xlabel().startswith(label)
+    assert len(figure.axes[0].get_legend().get_texts()) == 12
+    size(figure)
+    size(plots.latent_space(z))
+
+
+def test_principal_components_are_scikit_learns():
+    from sklearn.decomposition import PCA
+
+    z = np.random.default_rng(0).standard_normal((50, 4)) * [3, 2, 1, 0.5]
+    drawn = plots.latent_space(z).axes[0].collections[0].get_offsets()
+    assert np.allclose(np.abs(drawn), np.abs(PCA(2).fit_transform(z)))
+
+
+def test_kl_per_unit_is_sorted_and_counts_the_collapsed():
+    axis = plots.kl_per_unit(np.array([0.001, 2.0, 0.5]), threshold=0.01).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2", "0"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["0.01 nats", "2 units above", "1 units below"]
+
+
+def test_nothing_global_moves():
+    before = dict(mpl.rcParams)
+    size(plots.images(np.ones((2, 1, 3, 3))))
+    assert dict(mpl.rcParams) == before
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.stack = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def page():
+    return report.Report(
+        title="<script>alert(1)</script>",
+        subtitle='a & "b"',
+        facts={"<b>": "<i>"},
+        warnings=["<w>"],
+        rows=[report.Row("ELBO <", "-1 ± 2", "note >")],
+        pictures=[report.Picture('"quoted" <t>', plots.images(np.ones((1, 1, 2, 2))), "<caption>")],
+    )
+
+
+def test_page_needs_nothing_but_itself_and_escapes_all_text():
+    text = report.render(page())
+    parsed = Page(text)
+    assert not parsed.stack
+    tags = {tag for tag, _ in parsed.tags}
+    assert not tags & {"script", "link", "iframe", "i", "b", "w", "t", "caption"}
+    images = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
+    assert len(images) == 1
+    assert images[0].startswith("data:image/png;base64,iVBOR")
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_writing_replaces_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    report.write(page(), path)
+    old = path.read_text(encoding="utf-8")
+    monkeypatch.setattr(plots, "png", lambda figure: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.write(page(), path)
+    assert path.read_text(encoding="utf-8") == old
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+# ------------------------------------------------------------------------------------------------------------- baselines
+def test_baselines_reach_a_known_density():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((2, 6))
+    x = rng.standard_normal((3000, 2)) @ w + 0.5 * rng.standard_normal((3000, 6))
+    covariance = w.T @ w + 0.25 * np.eye(6)
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    for fit in (baselines.probabilistic_pca, baselines.gaussian_mixture):
+        found = fit(x[:2000], x[2000:2500], x[2500:], whole=False)
+        assert found.log_p == pytest.approx(-entropy, abs=0.2)
+    assert "2 components" in baselines.probabilistic_pca(x[:2000], x[2000:2500], x[2500:], whole=False).what
+
+
+def test_dequantized_density_stays_below_the_mass_of_the_cells():
+    """Uniform whole numbers 0..3 in two dimensions have log mass -2 log 4, which no density on their cells can exceed on average."""
+    x = np.random.default_rng(0).integers(0, 4, (4000, 2))
+    bound = -2 * np.log(4)
+    for fit in (baselines.probabilistic_pca, baselines.gaussian_mixture):
+        found = fit(x[:3000], x[3000:3500], x[3500:], whole=True)
+        assert bound - 0.5 < found.log_p < bound + 0.03
+
+
+def test_more_draws_come_closer_from_below():
+    x = np.random.default_rng(0).binomial(16, 0.3, (600, 8))
+    one, many = (baselines.probabilistic_pca(x[:400], x[400:500], x[500:], whole=True, draws=draws).log_p for draws in (1, 100))
+    assert one < many < one + 1
+
+
+# --------------------------------------------------------------------------------------------------------------- exports
+def test_codes_in_each_format(tmp_path):
+    z, labels = np.array([[0.5, -1.0], [2.0, 3.0]], dtype=np.float32), np.array([1, 0])
+    for suffix in exports.CODES:
+        exports.codes(z, labels, ("a", "b"), tmp_path / f"z{suffix}")
+    assert np.array_equal(np.load(tmp_path / "z.npy"), z)
+    assert np.load(tmp_path / "z.npz")["labels"].tolist() == ["b", "a"]
+    assert (tmp_path / "z.csv").read_text().splitlines() == ["z1,z2,label", "0.5,-1.0,b", "2.0,3.0,a"]
+    with pytest.raises(ValueError, match=r"expected a file that ends in .npy, .npz, .csv"):
+        exports.check(tmp_path / "z.txt", exports.CODES)
