@@ -82,14 +82,14 @@ class PyroVAE(nn.Module):
         self.encoder, self.decoder = networks(hidden)
 
     def model(self, x: Tensor) -> None:
-        """z ~ N(0, I), x ~ Bernoulli."""
+        """Draw z ~ N(0, I), x ~ Bernoulli."""
         pyro.module(f"decoder-{id(self)}", self.decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """z ~ q(z | x)."""
+        """Draw z ~ q(z | x)."""
         pyro.module(f"encoder-{id(self)}", self.encoder)
         with pyro.plate("data", len(x)):
             mu, log_sigma = self.encoder(x).chunk(2, -1)

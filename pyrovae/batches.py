@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def as_tensors(data: Data, name: str = "data") -> tuple[Tensor, ...]:
         TypeError: if a member is not an array of real numbers.
         ValueError: if it is empty, rows differ, or a value is NaN or infinite; the message names the place.
     """
-    members = list(data) if isinstance(data, list | tuple) else [data]
+    members: list[Any] = list(data) if isinstance(data, list | tuple) else [data]
     if not members:
         raise ValueError(f"{name}: got an empty tuple, expected x or (x, *c)")
     names = [f"{name}: x", *(f"{name}: context {i}" for i in range(1, len(members)))]

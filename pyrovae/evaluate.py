@@ -4,7 +4,8 @@ log p(x) = log E_q(z|x)[ p(x, z) / q(z | x) ]  ~  log (1 / K) sum_k w_k,   w_k =
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import pyro
@@ -101,8 +102,7 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     pieces = []
     with traces.evaluation(graph, seed):
         for batch, sizes in _passes(graph, data, samples):
-            means = sum(_terms(graph, batch, draws) * draws for draws in sizes) / samples
-            pieces.append(means)
+            pieces.append(_total(_terms(graph, batch, draws) * draws for draws in sizes) / samples)
     rec, kl = torch.cat(pieces, -1)
     return Terms(rec - kl, rec, kl)
 
@@ -110,9 +110,9 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
 def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:  # noqa: ANN401
     """Return the mean reconstruction and KL of each row over so many draws, with shape (2, B)."""
     p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
-    latent = {site["name"]: site for site in traces.sites(p, observed=False)}
-    rec = sum(_per_row(traces.log_prob(site), site, batch) for site in traces.sites(p, observed=True))
-    kl = sum(_per_row(traces.analytic_kl(site, latent.get(site["name"])), site, batch) for site in traces.sites(q, observed=False))
+    prior = {site["name"]: site for site in traces.sites(p, observed=False)}
+    rec = _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
+    kl = _total(_per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False))
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
@@ -138,13 +138,13 @@ def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:  # no
     p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
     for site in traces.sites(p, observed=False) + traces.sites(q, observed=False):
         _check_density(site)
-    joint = sum(_per_row(traces.log_prob(s), s, batch) for s in traces.sites(p, True) + traces.sites(p, False))
-    return joint - sum(_per_row(traces.log_prob(s), s, batch) for s in traces.sites(q, False))
+    joint = _total(_log_prob(site, batch) for site in traces.sites(p, observed=True) + traces.sites(p, observed=False))
+    return joint - _total(_log_prob(site, batch) for site in traces.sites(q, observed=False))
 
 
 def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:  # noqa: ANN401
     p = poutine.trace(_many(graph.model, draws)).get_trace(*batch)
-    return sum(_per_row(traces.log_prob(s), s, batch) for s in traces.sites(p, True))
+    return _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
 
 
 def _check_density(site: traces.Site) -> None:
@@ -176,12 +176,20 @@ def _many(program: traces.Program, draws: int) -> traces.Program:
     return pyro.plate("samples", draws, dim=-2)(program)
 
 
-def _per_row(log_prob: Tensor, site: traces.Site, batch: Tensors) -> Tensor:
-    """Return a site's term with shape (K, B), if it has one a row."""
+def _log_prob(site: traces.Site, batch: Tensors) -> Tensor:
+    return _per_row(traces.log_prob(site), site, batch)
+
+
+def _per_row(term: Tensor, site: traces.Site, batch: Tensors) -> Tensor:
+    """Return a site's term, which has shape (K, B) if it has one a row."""
     rows = len(batch[0])
     if not any(frame.dim == -1 and frame.size == rows for frame in site["cond_indep_stack"]):
         raise ValueError(
             f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row. '
             'Draw it inside `with pyro.plate("data", len(x)):`'
         )
-    return log_prob
+    return term
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)

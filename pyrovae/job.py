@@ -65,10 +65,11 @@ def fit_and_report(settings: Settings, say: Say) -> Outcome:
         run = replace(run, settings=replace(run.settings, samples=0))  # the rest quickly
     figures = _figures(run, graph, history, (train, validation, test))
     run.save_model(graph, history, figures)
-    _write_report(run, graph, history, data, figures, failure, started)
     for row in summary.rows(figures):
         say(row.line())
-    say(f"report: {run.folder / 'report.html'}")
+    if settings.report:
+        _write_report(run, graph, history, data, figures, failure, started)
+        say(f"report: {run.folder / 'report.html'}")
     return _outcome(run, interrupted, failure)
 
 

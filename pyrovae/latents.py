@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -44,12 +44,12 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     Raises:
         ValueError: if q or p does not factorize over the dimensions with a known KL: there is no KL of one dimension then.
     """
-    total, data = 0, as_tensors((x, *c))
+    pieces = []
     with traces.evaluation(graph):
-        for batch in minibatches(graph, data):
+        for batch in minibatches(graph, as_tensors((x, *c))):
             p, q = traces.run(graph.model, graph.guide, *batch)
-            total = total + _kl_of_factors(q.nodes[site]["fn"], p.nodes[site]["fn"], site).sum(0)
-    return total / len(data[0])
+            pieces.append(_kl_of_factors(p.nodes[site], q.nodes[site]))
+    return torch.cat(pieces).mean(0)
 
 
 def active_units(graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str = "z") -> Tensor:  # noqa: ANN401
@@ -85,7 +85,7 @@ def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSu
     return LatentSummary(kl, active, information, _warning(active, information))
 
 
-def mean(fn: Distribution, draws: int = 256) -> Tensor:
+def mean(fn: TorchDistribution, draws: int = 256) -> Tensor:
     """Return a distribution's mean, by its draws where no formula is known (a flow's)."""
     try:
         value = fn.mean
@@ -103,21 +103,23 @@ def _warning(active: Tensor, information: float) -> str | None:
     )
 
 
-def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> Distribution:  # noqa: ANN401
+def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> TorchDistribution:  # noqa: ANN401
     trace = poutine.trace(graph.guide).get_trace(*batch)
     if site not in trace.nodes:
         raise ValueError(f'the guide has no site "{site}", it has {[s["name"] for s in traces.sites(trace, observed=False)]}')
     return trace.nodes[site]["fn"]
 
 
-def _kl_of_factors(q: Distribution, p: Distribution, site: str) -> Tensor:
+def _kl_of_factors(p: traces.Site, q: traces.Site) -> Tensor:
     """Return KL(q_d || p_d) with shape (B, D), for distributions that are independent over their last axis."""
+    p_fn, q_fn = p["fn"], q["fn"]
     try:
-        if not q.event_shape == p.event_shape == q.base_dist.batch_shape[-1:]:
+        if not q_fn.event_shape == p_fn.event_shape == q_fn.base_dist.batch_shape[-1:]:
             raise NotImplementedError
-        return kl_divergence(q.base_dist, p.base_dist)
+        return kl_divergence(q_fn.base_dist, p_fn.base_dist)
     except (AttributeError, NotImplementedError):
-        raise ValueError(f'site "{site}": {type(q).__name__} and {type(p).__name__} do not factorize into dimensions with a known KL') from None
+        names = f"{type(q_fn).__name__} and {type(p_fn).__name__}"
+        raise ValueError(f'site "{q["name"]}": {names} do not factorize into dimensions with a known KL') from None
 
 
 def minibatches(graph: object, data: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:

@@ -241,11 +241,9 @@ class Loop:
 
     def broken_parameter(self) -> str | None:
         """Return the name of the first parameter that is not finite."""
-        if isinstance(self.graph, nn.Module):
-            named = self.graph.named_parameters()
-        else:
-            named = ((str(i), tensor) for i, tensor in enumerate(self.svi.parameters))
-        return next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
+        names = {id(tensor): name for name, tensor in self.graph.named_parameters()} if isinstance(self.graph, nn.Module) else {}
+        broken = (tensor for tensor in self.svi.parameters if not torch.isfinite(tensor).all())
+        return next((names.get(id(tensor), "in Pyro's store") for tensor in broken), None)
 
     # ----------------------------------------------------------------------------------------------------- its state
     def weights(self) -> dict[str, Tensor]:

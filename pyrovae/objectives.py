@@ -12,6 +12,7 @@ last), so that a short run ends at the same weight as a long one.
 
 import math
 from collections.abc import Callable, Collection
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -128,7 +129,7 @@ class SGVB_A(Trace_ELBO):  # noqa: N801 (the paper's name)
         """Return both terms of the ELBO at beta = 1, summed over the batch and averaged over the L draws."""
         p, q = next(self._get_traces(model, guide, batch, {}))
         latent = {site["name"]: site for site in traces.sites(p, observed=False)}
-        rec = sum(traces.log_prob(site).sum() for site in traces.sites(p, observed=True))
+        rec = reduce(torch.add, [traces.log_prob(site).sum() for site in traces.sites(p, observed=True)])
         kl = {site["name"]: self.divergence(site, latent.get(site["name"])).sum() for site in traces.sites(q, observed=False)}
         if self.samples == 1:
             return Bound(rec, kl)

@@ -170,6 +170,7 @@ class Settings:
     seed: Annotated[int, _option("Seed of splits, initial weights and training.", min=0, panel=RUN)] = 0
     samples: Annotated[int, _option("Importance samples for log p(x); 0 leaves it out.", min=0, panel=RUN)] = 1000
     test_images: Annotated[int, _option("Test rows that log p(x) is estimated on.", min=1, panel=RUN)] = 1000
+    report: Annotated[bool, _option("Draw report.html.", panel=RUN)] = True
     device: Annotated[str, _option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
     resume: Annotated[bool, _option("Go on with the interrupted run in the output folder.", "--resume", panel=RUN)] = False
     overwrite: Annotated[bool, _option("Write into the output folder whatever it holds.", "--overwrite", panel=RUN)] = False

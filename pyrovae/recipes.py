@@ -86,6 +86,8 @@ def settle(settings: Settings, data: Dataset) -> Settled:
     if (settings.network or chosen["network"]) is Network.CONV:
         chosen["hidden"] = (32, 64, 64)
     given = asdict(settings)
+    if settings.patience and settings.validation == 0:
+        raise ValueError("--patience needs validation rows to judge by, but --validation is 0; leave one of them out")
     return Settled(**given | {key: value for key, value in chosen.items() if given[key] is None})
 
 

@@ -157,7 +157,7 @@ def resumed(folder: Path, given: Settings) -> Settled:
     return replace(run.settings, **free)
 
 
-FREE = ("output", "epochs", "samples", "test_images", "device", "data_dir", "resume", "overwrite", "quiet")
+FREE = ("output", "epochs", "samples", "test_images", "report", "device", "data_dir", "resume", "overwrite", "quiet")
 
 
 def split(data: Dataset, settings: Settings) -> Dataset:

@@ -199,7 +199,8 @@ class _Gallery:
 
     def manifold(self) -> list[Picture]:
         """What two latents decode to."""
-        if self.run.settings.latents != 2 or self.run.preparation.classes:
+        settings = self.run.settings
+        if settings.latents != 2 or settings.condition or settings.prior is Prior.FLAT:
             return []
         grid = self.run.preparation.undo(tasks.manifold(self.graph, steps=20))
         return [Picture("Manifold", plots.manifold(grid, self.limits), "Kingma & Welling (2014), figure 4.")]

@@ -21,7 +21,7 @@ from pyrovae.objectives import SGVB_A, Bound
 
 __all__ = ["OneOptimizer", "Step", "adam", "parameters"]
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[Any], Optimizer]  # parameters -> torch optimizer
 
 
 def adam(parameters: Iterable[Tensor]) -> Optimizer:
@@ -129,4 +129,5 @@ def _trainable(graph: object, *programs: poutine.Trace) -> Iterator[Tensor]:
     for trace in programs:
         for site in trace.nodes.values():
             if site["type"] == "param":
-                yield site["value"].unconstrained()
+                value: Any = site["value"]
+                yield value.unconstrained()

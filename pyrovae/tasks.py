@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import latents, traces
@@ -131,11 +131,11 @@ def manifold(graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: fl
 def _check_plane(graph: Any, *c: Array) -> None:  # noqa: ANN401
     with traces.evaluation(graph):
         try:
-            shape = _forward(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["fn"].event_shape
+            z: Any = _forward(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["value"]
         except NotImplementedError as error:
             raise ValueError("manifold: the prior is flat and has no quantiles. Use a VAE, or decode a grid of your own") from error
-    if tuple(shape) != (2,):
-        raise ValueError(f"manifold: the latent space has shape {tuple(shape)}, expected (2,)")
+    if z.shape[1:] != (2,):
+        raise ValueError(f"manifold: a latent has shape {tuple(z.shape[1:])}, expected (2,)")
 
 
 def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
@@ -143,9 +143,10 @@ def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
     return [torch.as_tensor(part).expand(n, *part.shape) for part in c]
 
 
-def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> Distribution:  # noqa: ANN401
+def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:  # noqa: ANN401
     """Return p(x | z, c) of n rows, latents `given` or drawn from the prior."""
-    return _forward(graph, n, given, *c).nodes["x"]["fn"]
+    node: Any = _forward(graph, n, given, *c).nodes["x"]
+    return node["fn"]
 
 
 def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:  # noqa: ANN401

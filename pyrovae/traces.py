@@ -7,6 +7,7 @@ Everything is read from Pyro's traces, so it serves every graph, one that a user
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -21,7 +22,7 @@ from pyrovae.conditional import held
 
 __all__ = ["Site", "analytic_kl", "check_sites", "evaluation", "log_prob", "run", "sampled_kl", "sites"]
 
-Site = dict  # a node of a Pyro trace: name, fn, value, scale, mask, is_observed, ...
+Site = Any  # a node of a Pyro trace, a dict: name, fn, value, scale, mask, is_observed, ...
 Program = Callable[..., object]
 
 

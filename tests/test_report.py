@@ -47,7 +47,8 @@ def test_curves_of_an_objective_without_terms():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 6), (4, 5, 5), (2, 6, 4), (1, 1, 1), (7,), (1,), (40,)])
 def test_pictures_of_any_data(shape):
     x = np.random.default_rng(0).random((12, *shape))
-    for figure in (plots.images(x, "t", 5), plots.pairs(x, x, 6), plots.pairs(x[:1], x[:1]), plots.interpolations(x[None]), plots.manifold(x.reshape(3, 4, *shape))):
+    grid = x.reshape(3, 4, *shape)
+    for figure in (plots.images(x, "t", 5), plots.pairs(x, x, 6), plots.pairs(x[:1], x[:1]), plots.interpolations(grid), plots.manifold(grid)):
         assert max(size(figure)) < 800
 
 

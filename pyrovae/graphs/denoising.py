@@ -4,6 +4,7 @@ E_C(x~|x) E_q(z|x~) [ log p(x, z) - log q(z | x~) ]      (Vincent et al. 2008; I
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,9 @@ class Denoising(nn.Module):
         torch.Size([5, 2])
     """
 
+    graph: Any  # to the type checker an nn.Module's attributes are tensors or modules
+    corrupt: Any
+
     def __init__(self, graph: nn.Module, corrupt: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.graph, self.corrupt = graph, corrupt
@@ -75,5 +79,4 @@ class Denoising(nn.Module):
 
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Refuse what the wrapped graph refuses."""
-        if hasattr(self.graph, "check"):
-            self.graph.check(x, *c)
+        getattr(self.graph, "check", lambda *batch: None)(x, *c)

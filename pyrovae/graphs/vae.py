@@ -35,19 +35,18 @@ class VAE(nn.Module):
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
-        """z ~ p(z | c), x ~ p(x | z, c)."""
+        """Draw z ~ p(z | c), x ~ p(x | z, c)."""
         register(self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior(*c))
             return pyro.sample("x", self.likelihood(z, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
-        """z ~ q(z | x, c)."""
+        """Draw z ~ q(z | x, c)."""
         register(self)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x, *c))
 
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
-        if hasattr(self.likelihood, "check"):
-            self.likelihood.check(x)
+        getattr(self.likelihood, "check", lambda x: None)(x)
