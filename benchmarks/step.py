@@ -1,9 +1,9 @@
 """The cost of one training step: plain PyTorch, plain Pyro SVI, and `pyrovae.fit`, interleaved in one process.
 
-The same network, data, minibatch size and fused Adam in all three; loading of minibatches included. Every round times a block of
-steps of each, in an order that rotates, and the figures are medians over rounds and medians of the ratios within a round: the
-machine's noise then falls on all three alike. `PyTorch, same density` is the hand-written step with this library's Bernoulli in place of
-torch's cross entropy: the difference to `fit` is what Pyro's handlers cost.
+The same network, data and minibatch size in all three, loading of minibatches included; one fused Adam in the first and the last,
+Pyro's own in the second. Every round times a block of steps of each, in an order that rotates, and the figures are medians over
+rounds and medians of the ratios within a round: the machine's noise then falls on all alike. `PyTorch, same density` is the
+hand-written step with this library's Bernoulli in place of torch's cross entropy; from it to `fit` is what Pyro's handlers cost.
 
     python benchmarks/step.py [--quick] [--json FILE]
 """
@@ -140,7 +140,12 @@ def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
     """Return seconds a step of each contestant, one a round."""
     data = (torch.rand(ROWS, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
     steps = max(2, min(len(data), 4000) // size)
-    hand, same, svi, vae = plain(data, hidden, size), plain(data, hidden, size, True), plain_pyro(data, hidden, size), library(hidden)
+    hand, same, svi, vae = (
+        plain(data, hidden, size),
+        plain(data, hidden, size, True),
+        plain_pyro(data, hidden, size),
+        library(hidden),
+    )
     contestants: dict[str, Callable[[], float]] = {
         "plain PyTorch": lambda: time_step(hand, steps),
         "PyTorch, same density": lambda: time_step(same, steps),

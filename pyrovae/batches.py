@@ -1,4 +1,4 @@
-"""Minibatches (x, *c) from arrays: what comes in is checked once, over all values; what goes out are float tensors on one device."""
+"""Minibatches (x, *c) from arrays: what comes in is checked once, over all values; float tensors on one device go out."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: truncated or not a checkpoint ({error}). Start the fit anew") from error
 
 
-def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
+def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[where] = value.detach().cpu().clone().contiguous()
         return {"tensor": where}
@@ -77,10 +77,12 @@ def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:  # noqa
         return [_flatten(item, f"{where}/{i}", tensors) for i, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{where}: cannot keep a {type(value).__name__} in a checkpoint; it holds tensors, numbers, strings, lists and dicts")
+    raise TypeError(
+        f"{where}: cannot keep a {type(value).__name__} in a checkpoint; it holds tensors, numbers, strings, lists and dicts"
+    )
 
 
-def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [_restore(item, tensors) for item in value]
     if isinstance(value, dict):

@@ -50,7 +50,7 @@ class Terms(NamedTuple):
     kl: Tensor
 
 
-def log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0) -> Evidence:  # noqa: ANN401
+def log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0) -> Evidence:
     """Estimate log p(x | c) of each row by importance sampling from the guide (Burda et al. 2016, eq. 8; AEVB's own is appendix D).
 
     Args:
@@ -69,14 +69,15 @@ def log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int
 
     Example:
         >>> import pyrovae as pv
-        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(torch.nn.Linear(6, 4)), pv.likelihoods.Bernoulli(torch.nn.Linear(2, 6)))
+        >>> q, p = pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
     return _estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_guide)
 
 
-def naive_log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0) -> Evidence:  # noqa: ANN401
+def naive_log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0) -> Evidence:
     """Estimate log p(x | c) by the plain average over the prior: log (1 / K) sum_k p(x | z_k), z_k ~ p(z | c).
 
     Few of the draws explain x, so it needs far too many: its effective sample size says so. It is here to be compared with
@@ -85,7 +86,7 @@ def naive_log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, see
     return _estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
 
 
-def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:  # noqa: ANN401
+def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
     """Estimate the ELBO of each row at beta = 1 by L draws, the KL in closed form where one is known (AEVB, eq. 7).
 
     Args:
@@ -107,17 +108,19 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     return Terms(rec - kl, rec, kl)
 
 
-def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:  # noqa: ANN401
+def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:
     """Return the mean reconstruction and KL of each row over so many draws, with shape (2, B)."""
     p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
     prior = {site["name"]: site for site in traces.sites(p, observed=False)}
     rec = _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
-    kl = _total(_per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False))
+    kl = _total(
+        _per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False)
+    )
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
 # -------------------------------------------------------------------------------------------------- importance sampling
-def _estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_weights: LogWeights) -> Evidence:  # noqa: ANN401
+def _estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_weights: LogWeights) -> Evidence:
     """Accumulate log sum w and log sum w^2 over passes; neither memory nor the result depends on how they are cut."""
     first, second = [], []
     with traces.evaluation(graph, seed):
@@ -134,7 +137,7 @@ def _estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_wei
     return Evidence(log_sum - math.log(samples), error, size)
 
 
-def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:  # noqa: ANN401
+def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:
     p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
     for site in traces.sites(p, observed=False) + traces.sites(q, observed=False):
         _check_density(site)
@@ -142,7 +145,7 @@ def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:  # no
     return joint - _total(_log_prob(site, batch) for site in traces.sites(q, observed=False))
 
 
-def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:  # noqa: ANN401
+def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:
     p = poutine.trace(_many(graph.model, draws)).get_trace(*batch)
     return _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
 
@@ -159,7 +162,7 @@ def _check_density(site: traces.Site) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ rows and samples
-def _passes(graph: Any, data: Tensors, samples: int) -> Iterator[tuple[Tensors, list[int]]]:  # noqa: ANN401
+def _passes(graph: Any, data: Tensors, samples: int) -> Iterator[tuple[Tensors, list[int]]]:
     """Yield minibatches and, for each, the numbers of draws to make at once, so that no pass holds more than _AT_ONCE values."""
     if samples < 1:
         raise ValueError(f"samples is {samples}, expected at least one draw a row")

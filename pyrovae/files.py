@@ -75,7 +75,7 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        ValueError: if a file is truncated, altered or not of this library, or the weights do not fit; names the file and the remedy.
+        ValueError: if a file is truncated, altered or foreign, or the weights do not fit; names the file and the remedy.
     """
     folder = Path(folder)
     content = _read(folder)
@@ -108,7 +108,7 @@ def inspect(folder: str | Path) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------- how an object was built
-def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:  # noqa: ANN401
+def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:
     """Return constructor calls as JSON: `{"class": ..., "arguments": {...}}`, read from attributes of the arguments' names."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -126,14 +126,16 @@ def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:  # noqa: ANN4
     return {"class": name, "arguments": {key: _describe(getattr(value, key), f"{path}.{key}", seen) for key in parameters}}
 
 
-def _build(description: Any, path: str, built: dict[str, Any]) -> Any:  # noqa: ANN401
+def _build(description: Any, path: str, built: dict[str, Any]) -> Any:
     """Carry out a description. Only public classes of this library and torch's activations are ever called."""
     if isinstance(description, list):
         return tuple(_build(item, f"{path}.{i}", built) for i, item in enumerate(description))
     if not isinstance(description, dict):
         return description
     if "foreign" in description:
-        raise ValueError(f"{path} is a {description['foreign']}, not a part of this library: build the graph and call load(folder, into=graph)")
+        raise ValueError(
+            f"{path} is a {description['foreign']}, not a part of this library: build the graph and call load(folder, into=graph)"
+        )
     if "same as" in description:
         return built[description["same as"]]
     if "activation" in description:
@@ -147,13 +149,15 @@ def _build(description: Any, path: str, built: dict[str, Any]) -> Any:  # noqa: 
     return built[path]
 
 
-def _known(found: Any, path: str, description: dict[str, Any]) -> Any:  # noqa: ANN401
+def _known(found: Any, path: str, description: dict[str, Any]) -> Any:
     if found is None:
-        raise ValueError(f"{path}: {description} names nothing that this version of the library knows. Load it with the version that wrote it")
+        raise ValueError(
+            f"{path}: {description} names nothing that this version of the library knows. Load it with the version that wrote it"
+        )
     return found
 
 
-def _activation(name: Any) -> type | None:  # noqa: ANN401
+def _activation(name: Any) -> type | None:
     from torch.nn.modules import activation
 
     return getattr(activation, name) if name in activation.__all__ else None
@@ -165,7 +169,7 @@ def _public_name(cls: type) -> str | None:
     return name if _public_class(name) is cls else None
 
 
-def _public_class(name: Any) -> type | None:  # noqa: ANN401
+def _public_class(name: Any) -> type | None:
     module, _, short = str(name).partition(".")
     if module not in _MODULES:
         return None

@@ -29,12 +29,13 @@ __all__ = ["TrainingError", "fit"]
 
 Tensors = tuple[Tensor, ...]
 
+
 def fit(
-    graph: Any,  # noqa: ANN401 (anything with model and guide)
+    graph: Any,
     data: Data,
     *,
     validation: Data | None = None,
-    objective: Any = None,  # noqa: ANN401 (any of Pyro's ELBOs)
+    objective: Any = None,
     optimizer: MakeOptimizer = adam,
     scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
     epochs: int = 50,
@@ -59,7 +60,8 @@ def fit(
         data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each.
         validation: held-out data of the same form, on which the ELBO is computed after each epoch.
         objective: an estimator, `objectives.SGVB_B()` (analytic KL) by default, or one of Pyro's ELBOs.
-        optimizer: parameters -> torch optimizer. Adam at 1e-3 by default; `torch.optim.Adagrad`, `functools.partial(torch.optim.SGD, lr=0.1)`.
+        optimizer: parameters -> torch optimizer; Adam at 1e-3 by default. `torch.optim.Adagrad` is one, and so is
+            `functools.partial(torch.optim.SGD, lr=0.1)`.
         scheduler: torch optimizer -> learning-rate scheduler, stepped once an epoch (a `ReduceLROnPlateau` on the validation loss).
         epochs: passes over the data that are planned; schedules run over them.
         batch_size: rows a step.
@@ -79,7 +81,8 @@ def fit(
     Example:
         >>> import pyrovae as pv
         >>> x = torch.rand(64, 6).round()
-        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
+        >>> q, p = pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
         >>> pv.fit(vae, x, epochs=2, seed=0).stopped
         'all epochs ran'
     """
@@ -93,7 +96,8 @@ def fit(
     history = History(seed=seed, data=fingerprint(training))
     objective = copy.copy(objective) if objective is not None else SGVB_B()
     with traces.random_stream(seed, traces.cuda_devices(graph)):
-        example = take(training, slice(0, batch_size), *kind(graph, training))
+        x, *c = take(training, slice(0, batch_size), *kind(graph, training))
+        example = (x if transform is None else transform(x), *c)
         step = Step(graph, objective, optimizer, example, clip_norm)
         loop = Loop(plan, step, training, held_out, history, scheduler(step.optim.torch) if scheduler else None)
         if state:

@@ -38,7 +38,7 @@ class LatentSummary(NamedTuple):
     warning: str | None
 
 
-def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:  # noqa: ANN401
+def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
     Raises:
@@ -52,14 +52,14 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     return torch.cat(pieces).mean(0)
 
 
-def active_units(graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str = "z") -> Tensor:  # noqa: ANN401
+def active_units(graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str = "z") -> Tensor:
     """Return which units have Var_x( E_q[z_d | x] ) above the threshold, with shape (D,) (Burda et al. 2016, section 5.1.2)."""
     with traces.evaluation(graph):
         means = torch.cat([mean(posterior(graph, batch, site)) for batch in minibatches(graph, as_tensors((x, *c)))])
     return means.var(0, correction=0) > threshold
 
 
-def mutual_information(graph: Any, x: Array, *c: Array, site: str = "z", seed: int | None = 0) -> float:  # noqa: ANN401
+def mutual_information(graph: Any, x: Array, *c: Array, site: str = "z", seed: int | None = 0) -> float:
     """Estimate I_q(x; z) = E log q(z | x) - log q(z) by one draw a row, in nats.
 
     With N rows the aggregate posterior q(z) is a mixture of N, so the figure cannot exceed log N: give enough of them.
@@ -74,7 +74,7 @@ def mutual_information(graph: Any, x: Array, *c: Array, site: str = "z", seed: i
         return (fn.log_prob(z) - log_q).mean().item()
 
 
-def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:  # noqa: ANN401
+def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:
     """Return all of this module's figures together, with a warning where the posterior has collapsed onto the prior."""
     try:
         kl = kl_per_dimension(graph, x, *c, site=site)
@@ -98,12 +98,12 @@ def _warning(active: Tensor, information: float) -> str | None:
     if active.any() and information >= _INFORMATION:
         return None
     return (
-        f"posterior collapse: {int(active.sum())} of {len(active)} units are active and the latents hold {information:.2f} nats about x. "
+        f"posterior collapse: {int(active.sum())} of {len(active)} units are active, the latents hold {information:.2f} nats. "
         "Warm the KL up (beta=objectives.warm_up(0.25)), lower beta, or weaken the likelihood's network"
     )
 
 
-def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> TorchDistribution:  # noqa: ANN401
+def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> TorchDistribution:
     trace = poutine.trace(graph.guide).get_trace(*batch)
     if site not in trace.nodes:
         raise ValueError(f'the guide has no site "{site}", it has {[s["name"] for s in traces.sites(trace, observed=False)]}')

@@ -1,4 +1,4 @@
-"""The loop under `pyrovae.fit`: epochs, validation, the best weights, the state that a checkpoint keeps, and what to say of a NaN."""
+"""The loop under `pyrovae.fit`: epochs, validation, best weights, the state that a checkpoint keeps, and what to say of a NaN."""
 
 import math
 import threading
@@ -155,7 +155,16 @@ class Loop:
             self.fail(f"parameter {name} is not finite after it")
         held_out = self.validate()
         seconds = self.sums[3] + time.perf_counter() - started
-        self.history.append(loss=loss, elbo=rec - kl, reconstruction=rec, kl=kl, weight=weight, learning_rate=learning_rate, seconds=seconds, **held_out)
+        self.history.append(
+            loss=loss,
+            elbo=rec - kl,
+            reconstruction=rec,
+            kl=kl,
+            weight=weight,
+            learning_rate=learning_rate,
+            seconds=seconds,
+            **held_out,
+        )
         self.position, self.sums = 0, [0.0] * 4
         self.good = self.weights()
         self.judge(warm=weight != getattr(self.objective, "target", 1.0))
@@ -290,12 +299,15 @@ class Loop:
         names = ("data", "batch_size", "optimizer")
         for name, was, now in zip(names, (history.data, state["batch_size"], state["kind of optimizer"]), here, strict=True):
             if was != now:
-                raise ValueError(f"resume: the checkpoint is of a fit with another {name} ({was}, here {now}). Pass the same, or start anew without resume=")
+                what = f"resume: the checkpoint is of a fit with another {name} ({was}, here {now})"
+                raise ValueError(f"{what}. Pass the same, or start anew without resume=")
         try:
             self.put(state["weights"])
             self.svi.optim.torch.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"resume: the checkpoint is of a fit with another graph or optimizer ({error}). Build the same ones") from error
+            raise ValueError(
+                f"resume: the checkpoint is of a fit with another graph or optimizer ({error}). Build the same ones"
+            ) from error
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history, self.position, self.sums = history, state["position"], state["sums"]

@@ -2,9 +2,9 @@
 
 ELBO = E_q(z|x)[ log p(x | z) ] - beta * KL( q(z | x) || p(z) )
 
-    SGVB A    both terms by L draws                                   (Kingma & Welling 2014, eq. 6)   `SGVB_A`, Pyro's Trace_ELBO
-    SGVB B    the KL in closed form where one is known                (eq. 7)                          `SGVB_B`, Pyro's TraceMeanField_ELBO
-    minibatch L(X) ~ N / M * sum over the M rows of a minibatch       (eq. 8)                          `data_size=N`
+    SGVB A     both terms by L draws (Kingma & Welling 2014, eq. 6)            `SGVB_A`, Pyro's Trace_ELBO
+    SGVB B     the KL in closed form where one is known (eq. 7)                `SGVB_B`, Pyro's TraceMeanField_ELBO
+    minibatch  L(X) ~ N / M * sum over the M rows of a minibatch (eq. 8)       `data_size=N`
 
 A schedule for beta is a plain function of t, the fraction of the planned steps that is done (0 at the first step, 1 at the
 last), so that a short run ends at the same weight as a long one.
@@ -168,7 +168,7 @@ class SGVB_A(Trace_ELBO):  # noqa: N801 (the paper's name)
 class SGVB_B(SGVB_A):  # noqa: N801 (the paper's name)
     """Stochastic gradient variational Bayes, estimator B (Kingma & Welling 2014, eq. 7): Pyro's `TraceMeanField_ELBO`.
 
-    loss = -( log p(x | z) - beta * KL(q(z | x) || p(z)) ),  with the KL in closed form where one is known and by the draw where not.
+    loss = -( log p(x | z) - beta * KL(q(z | x) || p(z)) ),  the KL in closed form where one is known and by the draw where not.
 
     Arguments, errors and reports are those of `SGVB_A`. Its variance is usually the smaller one.
 

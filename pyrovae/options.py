@@ -102,7 +102,7 @@ def _widths(given: list[str] | None) -> list[int] | None:
     return widths
 
 
-def _option(help_text: str, *names: str, panel: str, **more: Any) -> Any:  # noqa: ANN401 (Typer's)
+def _option(help_text: str, *names: str, panel: str, **more: Any) -> Any:
     """Make an option with its help, in a panel of the help page."""
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
@@ -211,7 +211,7 @@ TYPES = {
 def command(run: Callable[[Settings], None]) -> Callable[..., None]:
     """Make a function of `Settings` a function of its fields, so that Typer offers each as an option."""
 
-    def fit(**options: Any) -> None:  # noqa: ANN401 (Settings checks them)
+    def fit(**options: Any) -> None:
         run(Settings(**options))
 
     fit.__signature__ = inspect.signature(Settings)

@@ -178,7 +178,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     checkpoint.replace(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 (JSON is of any type)
+def plain(value: Any) -> Any:
     """Return nested content as JSON knows it."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

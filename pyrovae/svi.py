@@ -49,7 +49,7 @@ class OneOptimizer(PyroOptim):
                 "e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
             )
 
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Pyro's signature)
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Take one step with the gradients as they stand."""
         self.torch.step()
 
@@ -67,7 +67,9 @@ class Step(SVI):
         clip_norm: bound on the norm of the whole gradient; None for none.
     """
 
-    def __init__(self, graph: Any, objective: Any, make_optimizer: MakeOptimizer, batch: tuple[Tensor, ...], clip_norm: float | None = None) -> None:  # noqa: ANN401
+    def __init__(
+        self, graph: Any, objective: Any, make_optimizer: MakeOptimizer, batch: tuple[Tensor, ...], clip_norm: float | None = None
+    ) -> None:
         self.parameters = parameters(graph, objective, *batch)
         super().__init__(graph.model, graph.guide, OneOptimizer(make_optimizer, self.parameters), loss=objective)
         self.graph, self.objective, self.clip_norm = graph, objective, clip_norm
@@ -106,7 +108,7 @@ class Step(SVI):
         return (sum(loss) if isinstance(loss, tuple) else loss) / rows
 
 
-def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:  # noqa: ANN401
+def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:
     """Check the pair of programs on one minibatch, with Pyro's validation on, and return what there is to train.
 
     Raises:

@@ -20,7 +20,7 @@ Path = Callable[[Tensor, Tensor, Tensor], Tensor]
 _ROWS = 1024
 
 
-def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None = None) -> Tensor:  # noqa: ANN401
+def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None = None) -> Tensor:
     """Draw n new x: z ~ p(z | c), then the mean of p(x | z, c), or a draw from it.
 
     Args:
@@ -40,26 +40,30 @@ def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None 
         try:
             fn = _likelihood(graph, n, {}, *c)
         except NotImplementedError as error:
-            raise ValueError("generate: the prior is flat, there is nothing to draw codes from. Use a VAE, whose prior is a distribution") from error
+            raise ValueError(
+                "generate: the prior is flat, there is nothing to draw codes from. Use a VAE, whose prior is a distribution"
+            ) from error
         return latents.mean(fn) if mean else fn.sample()
 
 
-def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:  # noqa: ANN401
+def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return E_q[z | x, c], with shape (B, D): where each row lies in the latent space, the same at each call."""
     data = as_tensors((x, *c))
     with traces.evaluation(graph):
         return torch.cat([latents.mean(latents.posterior(graph, batch, site)) for batch in latents.minibatches(graph, data)])
 
 
-def decode(graph: Any, z: Array, *c: Array) -> Tensor:  # noqa: ANN401
+def decode(graph: Any, z: Array, *c: Array) -> Tensor:
     """Return E[x | z, c] for latents with shape (B, D), with shape (B, *event)."""
     data = as_tensors((z, *c), "decode")
     with traces.evaluation(graph):
-        means = [latents.mean(_likelihood(graph, len(part[0]), {"z": part[0]}, *part[1:])) for part in latents.minibatches(graph, data)]
+        means = [
+            latents.mean(_likelihood(graph, len(part[0]), {"z": part[0]}, *part[1:])) for part in latents.minibatches(graph, data)
+        ]
     return torch.cat(means)
 
 
-def reconstruct(graph: Any, x: Array, *c: Array) -> Tensor:  # noqa: ANN401
+def reconstruct(graph: Any, x: Array, *c: Array) -> Tensor:
     """Return E[x | z = E_q[z | x, c], c], with the shape of x: what is left of x after its code. It denoises if x is noisy."""
     return decode(graph, embed(graph, x, *c), *c)
 
@@ -81,7 +85,7 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return (torch.sin((1 - t) * w) * a + torch.sin(t * w) * b) / torch.sin(w)
 
 
-def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path: Path = linear) -> Tensor:  # noqa: ANN401
+def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path: Path = linear) -> Tensor:
     """Return the decoded walk from a to b through the latent space, both ends included.
 
     Args:
@@ -106,7 +110,7 @@ def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path
     return decode(graph, walk, *_repeated(c, steps))
 
 
-def manifold(graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: float = 0.99) -> Tensor:  # noqa: ANN401
+def manifold(graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: float = 0.99) -> Tensor:
     """Return the decoded grid over a two-dimensional latent space, in equal shares of a standard normal prior (AEVB, figure 4).
 
     Args:
@@ -128,7 +132,7 @@ def manifold(graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: fl
     return decode(graph, z, *_repeated(c, len(z))).unflatten(0, (steps, steps))
 
 
-def _check_plane(graph: Any, *c: Array) -> None:  # noqa: ANN401
+def _check_plane(graph: Any, *c: Array) -> None:
     with traces.evaluation(graph):
         try:
             z: Any = _forward(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["value"]
@@ -143,13 +147,13 @@ def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
     return [torch.as_tensor(part).expand(n, *part.shape) for part in c]
 
 
-def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:  # noqa: ANN401
+def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:
     """Return p(x | z, c) of n rows, latents `given` or drawn from the prior."""
     node: Any = _forward(graph, n, given, *c).nodes["x"]
     return node["fn"]
 
 
-def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:  # noqa: ANN401
+def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:
     rows = torch.empty(n, 0)  # a model asks x only how many rows there are
     context = take(as_tensors((torch.zeros(n, 1), *c)), slice(None), *kind(graph, (rows,)))[1:]
     model = poutine.condition(poutine.uncondition(graph.model), given)

@@ -69,7 +69,9 @@ def check_sites(p: poutine.Trace, q: poutine.Trace) -> None:
     """
     for site in sites(p, observed=False):
         if site["name"] not in q.nodes:
-            raise ValueError(f'site "{site["name"]}": latent in the model but absent from the guide. Sample it in the guide under the same name')
+            raise ValueError(
+                f'site "{site["name"]}": latent in the model but absent from the guide. Sample it in the guide under the same name'
+            )
     for site in sites(q, observed=False):
         fn: Distribution = site["fn"]
         if not fn.has_rsample:

@@ -1,6 +1,6 @@
 """Probabilistic PCA as a VAE: z ~ N(0, I), x ~ N(W z + m, s^2 I). Evidence and posterior are known in closed form.
 
-log p(x) = log N(x; m, W W^T + s^2 I),   q(z | x) = p(z | x) = N(M^-1 W^T (x - m), s^2 M^-1),  M = W^T W + s^2 I     (Tipping & Bishop 1999)
+log p(x) = log N(x; m, W W^T + s^2 I),   p(z | x) = N(M^-1 W^T (x - m), s^2 M^-1),  M = W^T W + s^2 I     (Tipping & Bishop 1999)
 """
 
 import torch
@@ -51,7 +51,7 @@ def evidence(graph, x):
 
 
 def maximum_evidence(x, latents, sigma):
-    """The largest mean log p(x) over W and m at a given s, from the eigenvalues of the covariance (Tipping & Bishop 1999, eq. 8, at fixed s)."""
+    """The largest mean log p(x) over W and m at a given s, by the covariance's eigenvalues (Tipping & Bishop 1999, eq. 8)."""
     values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     kept, lost = values[:latents].clamp(min=sigma**2), values[latents:]
     d = x.shape[1]

@@ -1,7 +1,8 @@
 """Evidence, ELBO and latent figures against closed forms (probabilistic PCA)."""
 
-import linear_gaussian
 import math
+
+import linear_gaussian
 import pyro
 import pyro.distributions as dist
 import pytest

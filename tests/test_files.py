@@ -20,7 +20,9 @@ def vae(likelihood=None, posterior=None, prior=None):
 
 
 def equal(a, b):
-    return a.state_dict().keys() == b.state_dict().keys() and all(torch.equal(u, v) for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return a.state_dict().keys() == b.state_dict().keys() and all(
+        torch.equal(u, v) for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def built_in_graphs():
@@ -102,11 +104,26 @@ def rewritten(folder, change):
 
 @pytest.mark.parametrize(
     "name",
-    ["os.system", "graphs.os", "nets.nn.Linear", "builtins.eval", "files.save", "torch.nn.Linear", "graphs.VAE.__init__", "likelihoods.fitting", "", None, 3],
+    [
+        "os.system",
+        "graphs.os",
+        "nets.nn.Linear",
+        "builtins.eval",
+        "files.save",
+        "torch.nn.Linear",
+        "graphs.VAE.__init__",
+        "likelihoods.fitting",
+        "",
+        None,
+        3,
+    ],
 )
 def test_a_file_cannot_name_code(tmp_path, name):
     pv.save(vae(), tmp_path)
-    rewritten(tmp_path, lambda content: content["graph"]["arguments"].update(prior={"class": name, "arguments": {"command": "touch owned"}}))
+    rewritten(
+        tmp_path,
+        lambda content: content["graph"]["arguments"].update(prior={"class": name, "arguments": {"command": "touch owned"}}),
+    )
     with pytest.raises(ValueError, match="names nothing that this version of the library knows"):
         pv.load(tmp_path)
 
@@ -115,7 +132,10 @@ def test_a_file_cannot_name_code(tmp_path, name):
 def test_a_file_cannot_name_an_activation_that_is_none(tmp_path, activation):
     pv.save(vae(), tmp_path)
     net = ("posterior", "net")
-    rewritten(tmp_path, lambda c: c["graph"]["arguments"][net[0]]["arguments"][net[1]]["arguments"].update(activation={"activation": activation}))
+    rewritten(
+        tmp_path,
+        lambda c: c["graph"]["arguments"][net[0]]["arguments"][net[1]]["arguments"].update(activation={"activation": activation}),
+    )
     with pytest.raises(ValueError, match="names nothing"):
         pv.load(tmp_path)
 
@@ -184,5 +204,5 @@ def test_metrics_that_json_cannot_hold_are_refused_before_anything_is_written(tm
     with pytest.raises(TypeError):
         pv.save(vae(), tmp_path / "model", metrics={"x": torch.zeros(2)})
     assert not (tmp_path / "model").exists()
-    with pytest.raises(TypeError, match="nn.Module"):
+    with pytest.raises(TypeError, match="an nn"):
         pv.save(object(), tmp_path / "model")

@@ -50,7 +50,9 @@ def test_a_linear_vae_reaches_the_evidence_that_eigenvalues_give():
     assert bound > best - 0.05
 
 
-@pytest.mark.parametrize("objective", [SGVB_A(), SGVB_B(), SGVB_B(samples=3), Trace_ELBO(), TraceMeanField_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)])
+@pytest.mark.parametrize(
+    "objective", [SGVB_A(), SGVB_B(), SGVB_B(samples=3), Trace_ELBO(), TraceMeanField_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)]
+)
 def test_any_elbo_of_ours_or_pyros_trains(objective):
     graph, before = small_vae(), small_vae()
     history = quiet(graph, binary(), epochs=2, objective=objective)
@@ -58,7 +60,9 @@ def test_any_elbo_of_ours_or_pyros_trains(objective):
     assert all(map(torch.isfinite, map(torch.tensor, history.loss)))
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adamax, functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.Adagrad, torch.optim.Adamax, functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)]
+)
 def test_any_torch_optimizer_trains(optimizer):
     graph, x = small_vae(), binary()
     before = pv.elbo(graph, x, samples=50).elbo.mean()
@@ -107,7 +111,9 @@ def test_context_reaches_every_part_that_wants_it():
         def forward(self, c):
             return dist.Normal(self.net(c), 1.0).to_event(1)
 
-    graph = pv.VAE(Shifted(), pv.posteriors.DiagonalNormal(pv.nets.MLP(6 + 3, [], 4)), pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, [], 6)))
+    graph = pv.VAE(
+        Shifted(), pv.posteriors.DiagonalNormal(pv.nets.MLP(6 + 3, [], 4)), pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, [], 6))
+    )
     before = [p.clone() for p in graph.parameters()]
     c = torch.eye(3)[torch.arange(50) % 3]
     quiet(graph, (binary(), c), validation=(binary(10), c[:10]), epochs=1)
@@ -169,6 +175,14 @@ OPTIMIZERS = {
 
 def batchnorm():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 4))
+
+
+def test_grey_data_train_through_binarization_and_not_without():
+    grey = torch.rand(40, 6)
+    history = quiet(small_vae(), grey, epochs=2, transform=pv.batches.binarize)
+    assert history.stopped == "all epochs ran"
+    with pytest.raises(ValueError, match="binarize"):
+        quiet(small_vae(), grey, epochs=1)
 
 
 @pytest.mark.parametrize("extra", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -251,7 +265,14 @@ def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
 # ------------------------------------------------------------------------------------------- validation, early stopping
 def test_the_best_weights_are_put_back():
     graph = small_vae()
-    history = quiet(graph, binary(12), validation=binary(30, seed=1), epochs=60, batch_size=4, optimizer=functools.partial(torch.optim.Adam, lr=0.05))
+    history = quiet(
+        graph,
+        binary(12),
+        validation=binary(30, seed=1),
+        epochs=60,
+        batch_size=4,
+        optimizer=functools.partial(torch.optim.Adam, lr=0.05),
+    )
     assert history.best_epoch < 60
     objective = SGVB_B()
     with pv.traces.evaluation(graph):
@@ -261,7 +282,13 @@ def test_the_best_weights_are_put_back():
 
 def test_early_stopping_counts_from_the_best_epoch():
     history = quiet(
-        small_vae(), binary(12), validation=binary(30, seed=1), epochs=200, batch_size=4, patience=3, optimizer=functools.partial(torch.optim.Adam, lr=0.05)
+        small_vae(),
+        binary(12),
+        validation=binary(30, seed=1),
+        epochs=200,
+        batch_size=4,
+        patience=3,
+        optimizer=functools.partial(torch.optim.Adam, lr=0.05),
     )
     assert history.stopped == "no better validation ELBO for 3 epochs"
     assert len(history.loss) == history.best_epoch + 3
@@ -279,7 +306,14 @@ def test_early_stopping_never_falls_into_the_warm_up():
 def test_validation_is_at_beta_one_and_repeats():
     graphs = small_vae(), small_vae()
     histories = [
-        quiet(graph, binary(), validation=binary(20, seed=1), epochs=1, optimizer=functools.partial(torch.optim.SGD, lr=0.0), objective=SGVB_B(beta=beta))
+        quiet(
+            graph,
+            binary(),
+            validation=binary(20, seed=1),
+            epochs=1,
+            optimizer=functools.partial(torch.optim.SGD, lr=0.0),
+            objective=SGVB_B(beta=beta),
+        )
         for graph, beta in zip(graphs, (1.0, 7.0), strict=True)
     ]
     assert histories[0].validation_elbo == histories[1].validation_elbo
@@ -308,7 +342,9 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
     x[17] = 1
     graph = small_vae(Breaks())
     kept = []
-    with pytest.raises(pv.TrainingError, match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data') as error:
+    with pytest.raises(
+        pv.TrainingError, match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data'
+    ) as error:
         quiet(graph, x, epochs=9, batch_size=10, callback=lambda _: kept.append([p.clone() for p in graph.parameters()]) and None)
     assert "[17]" in str(error.value)
     assert "step" in str(error.value)
@@ -318,7 +354,7 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
 
 def test_weights_that_overflow_are_named_and_not_kept():
     graph = small_vae()
-    with pytest.raises(pv.TrainingError, match="parameter .* is not finite|the loss is"):
+    with pytest.raises(pv.TrainingError, match=r"parameter .* is not finite|the loss is"):
         quiet(graph, binary(), epochs=5, batch_size=10, optimizer=functools.partial(torch.optim.SGD, lr=1e38))
     assert all(torch.isfinite(p).all() for p in graph.parameters())
 
@@ -342,10 +378,12 @@ def test_data_are_refused_before_training(x, words):
 
 
 @pytest.mark.parametrize(
-    "bad", [dict(epochs=0), dict(batch_size=0), dict(patience=2), dict(clip_norm=0.0), dict(validation=torch.zeros(3, 5))], ids=lambda bad: next(iter(bad))
+    "bad",
+    [dict(epochs=0), dict(batch_size=0), dict(patience=2), dict(clip_norm=0.0), dict(validation=torch.zeros(3, 5))],
+    ids=lambda bad: next(iter(bad)),
 )
 def test_settings_are_refused_before_training(bad):
-    with pytest.raises(ValueError, match="expected|validation"):
+    with pytest.raises(ValueError, match=r"expected|validation"):
         quiet(small_vae(), binary(), **{"epochs": 1, **bad})
 
 

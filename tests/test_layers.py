@@ -34,7 +34,21 @@ MAY = {
     "tasks": {"batches", "latents", "traces"},
     "files": {"checkpoint", "history"},
 }
-FRONT = {"__init__", "__main__", "baselines", "cli", "exports", "job", "options", "plots", "preparation", "recipes", "report", "runs", "summary"}  # may use all of the above
+FRONT = {
+    "__init__",
+    "__main__",
+    "baselines",
+    "cli",
+    "exports",
+    "job",
+    "options",
+    "plots",
+    "preparation",
+    "recipes",
+    "report",
+    "runs",
+    "summary",
+}  # may use all of the above
 
 
 def imported(path):
@@ -65,7 +79,8 @@ def run(code):
 
 
 def test_importing_is_light():
-    heavy = run("import sys, pyrovae; print([m for m in ('torchvision', 'matplotlib', 'sklearn', 'anndata', 'pandas', 'typer') if m in sys.modules])")
+    modules = ("torchvision", "matplotlib", "sklearn", "anndata", "pandas", "typer")
+    heavy = run(f"import sys, pyrovae; print([m for m in {modules} if m in sys.modules])")
     assert heavy.strip() == "[]"
 
 
@@ -76,7 +91,7 @@ from torch.distributions import Distribution
 pyro.param("kept", torch.zeros(2))
 def look():
     return (torch.get_rng_state().sum().item(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
-            Distribution._Distribution__validate_args if hasattr(Distribution, "_Distribution__validate_args") else Distribution.__dict__.get("_validate_args"),
+            Distribution.__dict__.get("_validate_args"),
             sorted(pyro.get_param_store().keys()), pyro.settings.get())
 before = look()
 import pyrovae as pv

@@ -72,10 +72,21 @@ def test_denoising_sees_noise_in_training_only():
 
 @pytest.mark.parametrize("objective", [pv.objectives.SGVB_A(), pv.objectives.SGVB_B()])
 def test_a_linear_autoencoder_reaches_the_floor_of_pca(objective):
-    """Point posterior, flat prior, Gaussian likelihood: the squared error is that of the principal components (Baldi & Hornik 1989)."""
+    """Point posterior, flat prior, Gaussian likelihood: the error is that of the principal components (Baldi & Hornik 1989)."""
     x = linear_gaussian.data(200)
-    graph = pv.VAE(pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=1.0)).double()
-    pv.fit(graph, x, epochs=300, batch_size=200, objective=objective, progress=False, seed=0, optimizer=lambda p: torch.optim.Adam(p, lr=0.03))
+    graph = pv.VAE(
+        pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=1.0)
+    ).double()
+    pv.fit(
+        graph,
+        x,
+        epochs=300,
+        batch_size=200,
+        objective=objective,
+        progress=False,
+        seed=0,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.03),
+    )
     error = (pv.reconstruct(graph, x) - x).square().sum(1).mean()
     floor = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[:4].sum()
     assert floor - 1e-9 <= error < 1.01 * floor

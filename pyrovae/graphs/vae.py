@@ -25,7 +25,8 @@ class VAE(nn.Module):
     Example:
         >>> import torch
         >>> from pyrovae import likelihoods, nets, posteriors, priors
-        >>> vae = VAE(priors.StandardNormal(2), posteriors.DiagonalNormal(nets.MLP(6, [8], 4)), likelihoods.Bernoulli(nets.MLP(2, [8], 6)))
+        >>> q, p = posteriors.DiagonalNormal(nets.MLP(6, [8], 4)), likelihoods.Bernoulli(nets.MLP(2, [8], 6))
+        >>> vae = VAE(priors.StandardNormal(2), q, p)
         >>> vae.model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
