@@ -46,7 +46,8 @@ def _as_tensor(member: Array, label: str) -> Tensor:
             raise TypeError(f"{label} has dtype {array.dtype}, expected real numbers in a NumPy array or a torch tensor")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch computes little with uint16 to uint64
             array = array.astype(np.int64)
-        member = torch.from_numpy(np.ascontiguousarray(array))
+        plain = array.flags.c_contiguous and array.flags.writeable  # torch shares no other memory
+        member = torch.from_numpy(array if plain else np.array(array, order="C"))
     if member.is_complex():
         raise TypeError(f"{label} is complex, expected real numbers")
     if member.ndim == 0 or member.numel() == 0:

@@ -53,30 +53,32 @@ class _SumBernoulli(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, logits: Tensor, n: int) -> Tensor:  # noqa: ANN001 (torch's context)
-        ctx.save_for_backward(x, logits)
+        s = logits.sigmoid()
+        ctx.save_for_backward(x, logits, s)
         ctx.n = n
-        x, logits = x.flatten(-n), logits.flatten(-n)
-        return torch.linalg.vecdot(x, logits) - _sum_softplus(logits)
+        x, logits, s = x.flatten(-n), logits.flatten(-n), s.flatten(-n)
+        return torch.linalg.vecdot(x, logits) - _sum_softplus(logits, s)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[None, Tensor, None]:  # noqa: ANN001 (torch's context)
-        x, logits = ctx.saved_tensors
+        x, logits, s = ctx.saved_tensors
         g = g[(..., *[None] * ctx.n)]
-        s = logits.sigmoid()
-        if torch.is_grad_enabled() or x.shape != logits.shape:  # asked for a graph of the gradient, or broadcast
-            return None, ((x - s) * g).sum_to_size(logits.shape), None
-        return None, torch.sub(x, s, out=s).mul_(g), None
+        if torch.is_grad_enabled():  # the graph of the gradient is asked for
+            s = logits.sigmoid()
+        elif x.shape == logits.shape:
+            return None, torch.sub(x, s).mul_(g), None
+        return None, ((x - s) * g).sum_to_size(logits.shape), None
 
 
-def _sum_softplus(logits: Tensor) -> Tensor:
-    """Sum over the last axis of softplus(l) = relu(l) - log sigmoid(|l|), with one logarithm for up to 64 terms.
+def _sum_softplus(logits: Tensor, s: Tensor) -> Tensor:
+    """Sum over the last axis of softplus(l) = relu(l) - log max(s, 1 - s), s = sigmoid(l): one log for up to 64 terms.
 
-    sigmoid(|l|) lies in [1/2, 1], so a product of 64 of them is at least 2^-64, far from the 2^-126 where float32 ends.
+    The maximum lies in [1/2, 1], so a product of 64 of them is at least 2^-64, far from the 2^-126 where float32 ends.
     One buffer serves both terms: fresh memory costs as much as the arithmetic.
     """
     buffer = logits.relu()
     total = buffer.sum(-1)
-    factors = torch.abs(logits, out=buffer).sigmoid_()
+    factors = torch.maximum(torch.neg(s, out=buffer).add_(1), s, out=buffer)
     whole = factors.shape[-1] // 64 * 64
     blocks = factors[..., :whole].unflatten(-1, (-1, 64)).prod(-1)  # (*, D // 64)
     rest = factors[..., whole:].prod(-1)  # (*)
