@@ -26,7 +26,7 @@ _ONE = Size()  # sample_shape of one draw
 class IndependentBernoulli(dist.Independent):
     """Bernoulli variables, independent over the last n axes: `Bernoulli(logits=l).to_event(n)` with a faster density.
 
-    log p(x) = sum_j x_j l_j - softplus(l_j), without the elementwise log1p, which costs ten times an exp on a CPU.
+    log p(x) = sum_j x_j l_j - softplus(l_j), without the elementwise log1p, which may cost ten times an exp on a CPU.
 
     Args:
         base_distribution: `Bernoulli(logits=l)`, l with shape (*, *event).
@@ -53,32 +53,30 @@ class _SumBernoulli(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, logits: Tensor, n: int) -> Tensor:  # noqa: ANN001 (torch's context)
-        s = logits.sigmoid()
-        ctx.save_for_backward(x, logits, s)
+        ctx.save_for_backward(x, logits)
         ctx.n = n
-        x, logits, s = x.flatten(-n), logits.flatten(-n), s.flatten(-n)
-        return torch.linalg.vecdot(x, logits) - _sum_softplus(logits, s)
+        x, logits = x.flatten(-n), logits.flatten(-n)
+        return torch.linalg.vecdot(x, logits) - _sum_softplus(logits)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[None, Tensor, None]:  # noqa: ANN001 (torch's context)
-        x, logits, s = ctx.saved_tensors
+        x, logits = ctx.saved_tensors
         g = g[(..., *[None] * ctx.n)]
-        if torch.is_grad_enabled():  # the graph of the gradient is asked for
-            s = logits.sigmoid()
-        elif x.shape == logits.shape:
-            return None, torch.sub(x, s).mul_(g), None
-        return None, ((x - s) * g).sum_to_size(logits.shape), None
+        s = logits.sigmoid()
+        if torch.is_grad_enabled() or x.shape != logits.shape:  # asked for a graph of the gradient, or broadcast
+            return None, ((x - s) * g).sum_to_size(logits.shape), None
+        return None, torch.sub(x, s, out=s).mul_(g), None
 
 
-def _sum_softplus(logits: Tensor, s: Tensor) -> Tensor:
-    """Sum over the last axis of softplus(l) = relu(l) - log max(s, 1 - s), s = sigmoid(l): one log for up to 64 terms.
+def _sum_softplus(logits: Tensor) -> Tensor:
+    """Sum over the last axis of softplus(l) = relu(l) - log sigmoid(|l|), with one logarithm for up to 64 terms.
 
-    The maximum lies in [1/2, 1], so a product of 64 of them is at least 2^-64, far from the 2^-126 where float32 ends.
+    sigmoid(|l|) lies in [1/2, 1], so a product of 64 of them is at least 2^-64, far from the 2^-126 where float32 ends.
     One buffer serves both terms: fresh memory costs as much as the arithmetic.
     """
     buffer = logits.relu()
     total = buffer.sum(-1)
-    factors = torch.maximum(torch.neg(s, out=buffer).add_(1), s, out=buffer)
+    factors = torch.abs(logits, out=buffer).sigmoid_()
     whole = factors.shape[-1] // 64 * 64
     blocks = factors[..., :whole].unflatten(-1, (-1, 64)).prod(-1)  # (*, D // 64)
     rest = factors[..., whole:].prod(-1)  # (*)
@@ -99,8 +97,8 @@ class ContinuousBernoulli(TorchDistribution):
         tensor([0.5000, 0.9667])
     """
 
-    arg_constraints = {"logits": constraints.real}  # pyright: ignore[reportAssignmentType]  # noqa: RUF012 (as in torch)
-    support = constraints.unit_interval  # pyright: ignore[reportAssignmentType]
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (as in torch)
+    support = constraints.unit_interval
     has_rsample = True
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
@@ -183,8 +181,8 @@ class LogPoisson(TorchDistribution):
         tensor([-200.])
     """
 
-    arg_constraints = {"log_rate": constraints.real}  # pyright: ignore[reportAssignmentType]  # noqa: RUF012 (as in torch)
-    support = constraints.nonnegative_integer  # pyright: ignore[reportAssignmentType]
+    arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (as in torch)
+    support = constraints.nonnegative_integer
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
         self.log_rate = log_rate
@@ -259,7 +257,7 @@ class DiscretizedLogistic(TorchDistribution):
         (tensor([127.5000]), tensor(1.0000))
     """
 
-    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # pyright: ignore[reportAssignmentType]  # noqa: RUF012 (as in torch)
+    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012 (as in torch)
 
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         self.loc, self.log_scale = broadcast_all(loc, log_scale)
@@ -311,7 +309,7 @@ class DiscretizedLogistic(TorchDistribution):
 
 # ------------------------------------------------------------------------------------------------- the standard normal
 class UnitNormal(dist.Normal):
-    """N(0, 1), its location and scale being known: `Normal(zeros, ones)` to which KL(N(mu, sigma^2) || N(0, 1)) is one short formula.
+    """N(0, 1), known to be so: `Normal(zeros, ones)` to which KL(N(mu, sigma^2) || N(0, 1)) is one short formula.
 
     Args:
         loc: zeros, with shape (*).
@@ -320,7 +318,7 @@ class UnitNormal(dist.Normal):
 
 
 class _KLToUnit(torch.autograd.Function):
-    """(mu, sigma) -> (mu^2 + sigma^2 - 1) / 2 - log sigma, elementwise (AEVB, appendix B); its gradient is (mu, sigma - 1 / sigma)."""
+    """(mu, sigma) -> (mu^2 + sigma^2 - 1) / 2 - log sigma (AEVB, appendix B), whose gradient is (mu, sigma - 1 / sigma)."""
 
     @staticmethod
     def forward(ctx, mu: Tensor, sigma: Tensor) -> Tensor:  # noqa: ANN001 (torch's context)

@@ -70,7 +70,7 @@ class Likelihood(Conditional):
         if off is not None:
             raise ValueError(
                 f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} at row {off.row}, position "
-                f"{off.position} ({off.count} of {prod(x.shape)} values are off); {self._remedy(x)}"
+                f"{off.position} ({off.total} of {prod(x.shape)} values are off); {self._remedy(x)}"
             )
 
     def _remedy(self, x: Tensor | np.ndarray) -> str:

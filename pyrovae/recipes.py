@@ -45,6 +45,7 @@ BY_KIND = {
 }
 # Kingma & Welling's setting (2014, section 5) with the notes' 20 latents; the digits' was chosen on their validation rows.
 NOTES = {"binarize": True, "hidden": (500,), "activation": Activation.TANH, "latents": 20, "batch_size": 100, "epochs": 20}
+STEPS = 4000  # at least, where 500 epochs hold so many: small data need the steps, not the epochs
 BY_NAME: dict[str, dict[str, Any]] = {
     "digits": {"hidden": (512,), "latents": 16, "batch_size": 32, "epochs": 60},
     "mnist": NOTES,
@@ -71,14 +72,15 @@ def settle(settings: Settings, data: Dataset) -> Settled:
     recipe = BY_NAME.get(settings.data, {})
     bernoulli = settings.likelihood in (None, Likelihood.BERNOULLI)
     binarize = recipe.get("binarize", False) and bernoulli if settings.binarize is None else settings.binarize
+    batch_size = settings.batch_size or recipe.get("batch_size") or (128 if len(data.x) >= 10_000 else 32)
     conv = Network.CONV if len(data.shape) == 3 and prod(data.shape[1:]) > 32 * 32 else Network.MLP
     chosen = {
         "likelihood": _fitting(data, binarize),
         "network": conv,
         "activation": Activation.RELU,
         "latents": max(2, min(16, prod(data.shape) // 2)),
-        "batch_size": 128,
-        "epochs": 50,
+        "batch_size": batch_size,
+        "epochs": max(20, min(500, STEPS * batch_size // len(data.x))),
         "hidden": (400,),
         "validation": min(0.1, 5000 / len(data.x)),
     }
@@ -111,7 +113,7 @@ def graph(settings: Settled, preparation: Preparation, x: Tensor) -> VAE | Denoi
     with traces.random_stream(settings.seed, []):
         make_posterior, codes = _POSTERIORS[settings.posterior]
         posterior = make_posterior(_encoder(settings, preparation.shape, codes * d, context))
-        likelihood = _likelihood(settings, preparation, functools.partial(_decoder, settings, preparation.shape, context))
+        likelihood = _likelihood(settings, preparation, x, functools.partial(_decoder, settings, preparation.shape, context))
     x = x.float()
     if preparation.total_count not in (None, 1) and set(preparation.scale) == {1.0}:
         posterior = Standardized(posterior, x.mean().item(), x.std().item() or 1.0)
@@ -189,13 +191,22 @@ def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _likelihood(settings: Settled, preparation: Preparation, net: Callable[[int], nn.Module]) -> nn.Module:
+def _residual(x: Tensor, d: int) -> float:
+    """Return the deviation that d principal components leave in x: where a learned sigma begins, for it moves slowly."""
+    rows = x[:: max(1, len(x) // 1000)].float().flatten(1)
+    variances = torch.linalg.svdvals(rows - rows.mean(0)).square()
+    return max(0.01, (variances[d:].sum() / rows.numel()).sqrt().item())
+
+
+def _likelihood(settings: Settled, preparation: Preparation, x: Tensor, net: Callable[[int], nn.Module]) -> nn.Module:
     """Build the likelihood over a network with as many outputs as it has parameters."""
     levels = (preparation.total_count or 255) + 1
     makers: dict[Likelihood, Callable[[], nn.Module]] = {
         Likelihood.BERNOULLI: lambda: likelihoods.Bernoulli(net(1)),
         Likelihood.CONTINUOUS_BERNOULLI: lambda: likelihoods.ContinuousBernoulli(net(1)),
-        Likelihood.GAUSSIAN: lambda: likelihoods.Gaussian(net(1), settings.sigma or 1.0, learned=settings.sigma is None),
+        Likelihood.GAUSSIAN: lambda: likelihoods.Gaussian(
+            net(1), settings.sigma or _residual(x, settings.latents), learned=settings.sigma is None
+        ),
         Likelihood.HETEROSCEDASTIC_GAUSSIAN: lambda: likelihoods.HeteroscedasticGaussian(net(2)),
         Likelihood.BINOMIAL: lambda: likelihoods.Binomial(net(1), levels - 1),
         Likelihood.DISCRETIZED_LOGISTIC: lambda: likelihoods.DiscretizedLogistic(net(2), levels),

@@ -23,6 +23,7 @@ Batch = tuple[Tensor, ...]  # (x, *c)
 ELBO_ROWS = 10_000
 LATENT_ROWS = 2_000
 SHOWN = 24
+FEW = 10  # draws; below it the standard error, itself an estimate from those draws, says too little
 
 
 def measure(graph: nn.Module, settings: Settled, test: Batch) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def _evidence_rows(log_p: dict[str, Any] | None, others: dict[str, Any] | None) 
     """Return log p(x) and, beside it, that of simpler densities."""
     if log_p is None:
         return []
-    size = f"effective sample size {log_p['effective_sample_size']:.0f}"
+    few = " (few draws decide: take it for a lower bound)" if log_p["effective_sample_size"] < FEW else ""
+    size = f"effective sample size {log_p['effective_sample_size']:.0f}{few}"
     how = f"{log_p['rows']} test rows, {log_p['samples']} importance samples, {size}"
     table = [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
     if not others:
@@ -175,10 +177,12 @@ class _Gallery:
         """Means of p(x | z) at draws of the prior, if it has any."""
         if self.run.settings.prior is Prior.FLAT:
             return []
-        c = classes_in_turn(self.run.preparation, 64)
-        x = self.run.preparation.undo(tasks.generate(self.graph, 64, *c, seed=self.run.settings.seed))
-        columns = len(self.run.preparation.classes) if 2 <= len(self.run.preparation.classes) <= 16 else 16
-        given = " One class a column." if c else ""
+        classes = max(1, len(self.run.preparation.classes))
+        columns = classes * (16 // classes) or 16  # each class keeps to its columns
+        n = columns * (64 // columns)
+        c = classes_in_turn(self.run.preparation, n)
+        x = self.run.preparation.undo(tasks.generate(self.graph, n, *c, seed=self.run.settings.seed))
+        given = f" Classes in turn: {', '.join(self.run.preparation.classes)}." if c else ""
         figure = plots.images(x, "Samples: E[x | z], z from the prior", columns, self.limits)
         return [Picture("Samples", figure, f"Nothing of the data enters them.{given}")]
 

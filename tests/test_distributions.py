@@ -139,7 +139,9 @@ def test_continuous_bernoulli_gradients():
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), logits)
     smooth = (LOGITS + 0.01).requires_grad_()  # the second derivative is not defined where the series takes over, at 1/2
     assert gradgradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), smooth)
-    assert gradgradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]), torch.zeros(1, dtype=DOUBLE, requires_grad=True))
+    assert gradgradcheck(
+        lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]), torch.zeros(1, dtype=DOUBLE, requires_grad=True)
+    )
     moderate = torch.tensor([-9.0, -1.0, -0.1, 0.1, 1.0, 9.0], dtype=DOUBLE, requires_grad=True)
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).icdf(x[:6]), moderate)
 

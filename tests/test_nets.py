@@ -57,7 +57,9 @@ def test_the_notes_decoder():
 @pytest.mark.parametrize("channels", [(4,), (16, 8, 8), (4, 4, 4, 2)], ids=str)
 def test_any_image_size(shape, channels):
     encoder, decoder = ConvEncoder(shape, 6, channels), ConvDecoder(6, shape, channels)
-    sizes = [tuple(layer(torch.zeros(1, 1, *decoder.code[1:])).shape[-2:]) for layer in decoder.layers if isinstance(layer, nn.Upsample)]
+    sizes = [
+        tuple(layer(torch.zeros(1, 1, *decoder.code[1:])).shape[-2:]) for layer in decoder.layers if isinstance(layer, nn.Upsample)
+    ]
     assert encoder.layers(torch.zeros(1, *shape)).shape[1:] == encoder.code == decoder.code
     assert sizes[-1] == shape[1:]
     z = encoder(torch.rand(2, *shape))
@@ -114,7 +116,11 @@ def test_without_context_tells_the_shape_if_it_can():
 @pytest.mark.parametrize(
     ("net", "shapes", "text"),
     [
-        (MLP(784, [5], 3), [(2, 784), (2, 10)], r"MLP: expected 784 features, got 784 \+ 10 context features .*context=10.*WithoutContext"),
+        (
+            MLP(784, [5], 3),
+            [(2, 784), (2, 10)],
+            r"MLP: expected 784 features, got 784 \+ 10 context features .*context=10.*WithoutContext",
+        ),
         (MLP(784, [5], 3, context=9), [(2, 784), (2, 10)], r"expected 784 \+ 9 context features, got 784 \+ 10 context features"),
         (MLP(784, [5], 3, context=9), [(2, 784)], r"expected 784 \+ 9 context features, got 784 features .*pass the context"),
         (MLP(784, [5], 3), [(2, 783)], r"expected 784 features, got 783 features .*\(2, 783\)"),

@@ -59,11 +59,12 @@ bits_test = torch.bernoulli(grey_test)  # drawn once; those of the training data
 labels, labels_test = torch.as_tensor(data.labels), torch.as_tensor(data.labels_test)[some]
 
 shape = data.shape  # (1, 8, 8) or (1, 28, 28)
-hidden, d, epochs, batch = (100, 8, 25, 64) if options.quick else (400, 20, 8, 128)
+hidden, d, epochs, batch = (100, 8, 22, 64) if options.quick else (400, 20, 8, 128)
 print(f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, scores on {len(grey_test)} test images; {d} latents")
 
 # %% [markdown]
-# The baseline, and the two calls used throughout: train, and score.
+# The baseline, and the two calls used throughout: train, and score. The KL is warmed up over the first half of the steps;
+# why is seen below, under networks.
 
 # %%
 rows = []  # of the table at the end
@@ -80,12 +81,12 @@ def vae(prior=None, posterior=None, likelihood=None):
 
 def train(graph, x=grey, *c, transform=None):
     """Fit a graph; the settings are the same for all."""
-    torch.manual_seed(0)
     rate = 3e-3 if options.quick else 1e-3
     pv.fit(
         graph,
         (x, *c),
         transform=transform,
+        objective=pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.5)),
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate, fused=True),
         epochs=epochs,
         batch_size=batch,
@@ -100,7 +101,7 @@ def score(name, representation, graph, x, *c, unit=1):
     error = (pv.reconstruct(graph, x, *c) / unit - grey_test).square().mean().sqrt().item()
     try:
         elbo = pv.elbo(graph, x, *c, samples=10).elbo.mean().item()
-        log_p = pv.log_evidence(graph, x, *c, samples=200).log_p.mean().item()
+        log_p = pv.log_evidence(graph, x, *c, samples=100).log_p.mean().item()
     except ValueError as refusal:  # an autoencoder has neither
         print(f"{name}: {refusal}")
         elbo = log_p = float("nan")
@@ -119,13 +120,20 @@ print(f"independent pixels, no latents: log p(x) {result['independent_pixels']:.
 # ## Swap the prior and the posterior: an autoencoder
 #
 # With a posterior that is a single point, and a prior that is flat, log p(x | f(x)) is all that is left of the ELBO: an
-# autoencoder, on the same networks and the same loop. It reconstructs better, having nothing to pay for its codes, and
-# has no distribution over them: no samples, no log p(x), and the library says so.
+# autoencoder, on the same networks and the same loop. Having nothing to pay for its codes it comes closer to the very bits
+# that it is shown, noise included, and no closer to the grey image behind them. And it has no distribution over codes: no
+# samples, no log p(x), and the library says so.
 
 # %%
 autoencoder = vae(prior=Flat(d), posterior=Point(MLP(shape, [hidden], d)))
 train(autoencoder, transform=pv.batches.binarize)
 score("Flat, Point (autoencoder)", "bits", autoencoder, bits_test)
+to_bits = {
+    name: (pv.reconstruct(graph, bits_test) - bits_test).square().mean().sqrt().item()
+    for name, graph in (("VAE", baseline), ("autoencoder", autoencoder))
+}
+result["error_to_bits"] = to_bits
+print("error to the bits shown:", ", ".join(f"{name} {value:.3f}" for name, value in to_bits.items()))
 try:
     pv.generate(autoencoder, 1)
 except ValueError as refusal:
@@ -135,9 +143,13 @@ except ValueError as refusal:
 # ## Swap the network
 #
 # A part does not know which network it holds. Nothing else changes: same data, same representation, so log p(x) compares.
+#
+# Deeper networks fall more easily into *posterior collapse*: at first the KL is cheapest to lower, q(z | x) falls onto the
+# prior, and the decoder learns to do without z. Hence the warm-up of the KL's weight, from 0 to 1, in `train`;
+# `latent_summary` says how many units are in use, and warns of a collapse.
 
 # %%
-channels = (16, 8) if options.quick else (32, 16, 16)
+channels = (16,) if options.quick else (32, 16, 16)  # one pooling for each
 convolutional = vae(
     posterior=DiagonalNormal(ConvEncoder(shape, 2 * d, channels)),
     likelihood=Bernoulli(ConvDecoder(d, shape, channels)),
@@ -148,6 +160,8 @@ residual = vae(
 )
 result["convolutional"] = score("convolutional networks", "bits", train(convolutional, transform=pv.batches.binarize), bits_test)
 result["residual"] = score("residual networks", "bits", train(residual, transform=pv.batches.binarize), bits_test)
+summary = pv.latent_summary(convolutional, bits_test)
+print(f"convolutional: {int(summary.active.sum())} of {d} units active, warning: {summary.warning}")
 
 # %% [markdown]
 # ## Swap the likelihood
@@ -168,12 +182,11 @@ except ValueError as refusal:
 # A posterior should not see numbers far from unit size: `Standardized` divides what it sees, and only that.
 
 # %%
-seen = pv.conditional.Standardized(DiagonalNormal(MLP(shape, [hidden], 2 * d)), scale=16.0)
-c_, h, w = shape
+two, seventeen = (2 * shape[0], *shape[1:]), (17 * shape[0], *shape[1:])  # parameters a pixel, as blocks of channels
 on_counts = {
     "Binomial": Binomial(MLP(d, [hidden], shape), total_count=16),
-    "DiscretizedLogistic": DiscretizedLogistic(MLP(d, [hidden], (2 * c_, h, w)), levels=17),
-    "Categorical": Categorical(MLP(d, [hidden], (17 * c_, h, w)), levels=17),
+    "DiscretizedLogistic": DiscretizedLogistic(MLP(d, [hidden], two), levels=17),
+    "Categorical": Categorical(MLP(d, [hidden], seventeen), levels=17),
 }
 reconstructions = {"test images": grey_test[:10], "Bernoulli": pv.reconstruct(baseline, bits_test[:10])}
 reconstructions["autoencoder"] = pv.reconstruct(autoencoder, bits_test[:10])
@@ -194,11 +207,12 @@ on_grey = {
     "Gaussian, learned sigma": Gaussian(MLP(d, [hidden], shape), sigma=0.5, learned=True),
     "ContinuousBernoulli": ContinuousBernoulli(MLP(d, [hidden], shape)),
 }
-for name, likelihood in on_grey.items():
-    graph = train(vae(likelihood=likelihood), grey)
+fitted = {name: train(vae(likelihood=likelihood)) for name, likelihood in on_grey.items()}
+for name, graph in fitted.items():
     result[name] = score(name, "grey", graph, grey_test)
     reconstructions[name] = pv.reconstruct(graph, grey_test[:10])
-sigma = on_grey["Gaussian, learned sigma"].log_sigma.exp().item()
+plain = fitted["Gaussian, learned sigma"]
+sigma = plain.likelihood.log_sigma.exp().item()
 result["sigma"] = sigma
 print(f"learned sigma: {sigma:.3f} grey levels; root mean squared error of the reconstructions {rows[-2][-1]:.3f}")
 
@@ -211,7 +225,7 @@ def in_rows(pictures, name, title):
     for axis, (label, images) in zip(axes, pictures.items(), strict=True):
         gap = torch.ones(len(images), *shape[:2], max(1, shape[2] // 14))
         row = torch.cat([images, gap], -1)[:, 0].permute(1, 0, 2).flatten(1)  # (H, columns * (W + gap))
-        axis.imshow(row, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(row.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
@@ -252,25 +266,20 @@ in_rows({f"{k}": drawn[digit == k][:12] for k in range(10)}, "conditional", "Sam
 # ## Wrap it all: denoising
 #
 # `Denoising` shows the guide a corrupted image while the model goes on to explain the clean one; in use (under `eval()`)
-# what comes in is taken as it is. Here a tenth of the bits flip. The plain VAE cleans up too, being a model of digits, but was
-# never shown noise.
-
+# what comes in is taken as it is. Here noise of 0.4 grey levels is added. The plain VAE with a Gaussian likelihood cleans up
+# too, being a model of digits, but was never shown noise.
 
 # %%
-def flip(x):
-    """Flip each bit with probability 1/10."""
-    return torch.where(torch.rand_like(x) < 0.1, 1 - x, x)
-
-
-denoising = train(pv.Denoising(vae(), flip), transform=pv.batches.binarize)
-noisy = flip(bits_test)
-score("Denoising, on clean bits", "bits", denoising, bits_test)
-cleaned = {"plain VAE": pv.reconstruct(baseline, noisy), "Denoising": pv.reconstruct(denoising, noisy)}
-error = {name: (x - grey_test).square().mean().sqrt().item() for name, x in {"noisy bits": noisy, **cleaned}.items()}
+corrupt = pv.graphs.GaussianNoise(0.4)
+denoising = train(pv.Denoising(vae(likelihood=Gaussian(MLP(d, [hidden], shape), sigma=0.5, learned=True)), corrupt))
+score("Denoising, seeing clean images", "grey", denoising, grey_test)
+noisy = corrupt(grey_test)
+cleaned = {"plain VAE": pv.reconstruct(plain, noisy), "Denoising": pv.reconstruct(denoising, noisy)}
+error = {name: (x - grey_test).square().mean().sqrt().item() for name, x in {"noisy": noisy, **cleaned}.items()}
 result["noise_left"] = error
-print("error against the grey image:", ", ".join(f"{name} {value:.3f}" for name, value in error.items()))
-shown = {"test images": grey_test, "noisy bits": noisy, **cleaned}
-in_rows({name: x[:12] for name, x in shown.items()}, "denoising", "A tenth of the bits flipped, and cleaned")
+print("error against the clean image:", ", ".join(f"{name} {value:.3f}" for name, value in error.items()))
+shown = {"test images": grey_test, "noisy": noisy, **cleaned}
+in_rows({name: x[:12] for name, x in shown.items()}, "denoising", "Noise of 0.4 grey levels, and what is left of it")
 
 # %% [markdown]
 # ## Write your own
@@ -343,8 +352,10 @@ print(f"largest difference of log p(x) after loading: {result['difference_after_
 # %% [markdown]
 # ## The table
 #
-# Compare ELBO and log p(x) inside one block only. The last column compares everywhere, but is no measure of a model: an
-# autoencoder wins it.
+# Compare ELBO and log p(x) inside one block only (and the row with a context with none). The last column compares
+# everywhere, with two cautions: a row of bits was given less to see than the grey image it is measured against, and a
+# small error says nothing of probabilities or samples. Of the parts swapped on bits, none moves log p(x) by much on so
+# small a data set: the point here is that each was one line.
 
 # %%
 print(f"\n{'what':34s}{'ELBO':>10s}{'log p(x)':>10s}{'error':>8s}")
