@@ -3,13 +3,12 @@
 A variational autoencoder has p(z) = N(0, I); an autoencoder has none, which is the flat p(z) = 1.
 """
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, constraints
 from torch import Tensor
 
 from pyrovae.conditional import Conditional
-from pyrovae.distributions import UnitNormal
+from pyrovae.distributions import Improper, UnitNormal
 
 __all__ = ["Flat", "StandardNormal"]
 
@@ -53,13 +52,10 @@ class Flat(Conditional):
         tensor(0.)
     """
 
-    anchor: Tensor
-
     def __init__(self, d: int) -> None:
         super().__init__()
         self.d = d
-        self.register_buffer("anchor", torch.zeros(()), persistent=False)  # carries device and dtype
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return the improper uniform distribution over R^D, batch shape (), event shape (D,)."""
-        return dist.ImproperUniform(constraints.real_vector, torch.Size(), torch.Size((self.d,)))
+        return Improper(constraints.real_vector, torch.Size(), torch.Size((self.d,)))

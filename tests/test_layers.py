@@ -16,7 +16,7 @@ MAY = {
     "batches": set(),
     "nets": {"axes"},
     "supports": set(),
-    "distributions": set(),
+    "distributions": {"distributions"},
     "conditional": set(),
     "history": set(),
     "checkpoint": set(),

@@ -148,8 +148,7 @@ def test_state_dict_round_trip_and_copy(case):
 def test_moves_to_double(case):
     part = case.make().double()
     inputs, x = case.inputs(5, dtype=torch.float64), value(case, 5).double()
-    if case.proper or case not in PRIORS:  # Pyro's improper uniform has float32 zeros for everything
-        assert output(case, part, inputs, x).dtype == torch.float64
+    assert output(case, part, inputs, x).dtype == torch.float64
     if case in LIKELIHOODS or case in POSTERIORS:
         p = part(*inputs)
         assert p.mean.dtype == torch.float64

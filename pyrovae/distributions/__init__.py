@@ -1,0 +1,24 @@
+"""Densities that Pyro lacks or computes slowly or badly, each from the natural parameter that a network puts out.
+
+IndependentBernoulli   log p(x | l) = sum_j x_j l_j - softplus(l_j)                         x_j in {0, 1}
+ContinuousBernoulli    log p(x | l) = x l - log Z(l),  Z(l) = (e^l - 1) / l                 x in [0, 1]
+LogPoisson             log p(x | r) = x r - e^r - log x!                                    x in {0, 1, 2, ...}
+Levels                 p(x | l) = softmax(l)_x                                              x in {0, ..., L - 1}
+DiscretizedLogistic    p(x | m, s) = sigmoid(b) - sigmoid(a), the mass of the bin of x      x in {0, ..., L - 1}
+UnitNormal             p(z) = N(0, 1)                                                       z real
+Improper               p(z) = 1                                                             z in R^D
+"""
+
+from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
+from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
+from pyrovae.distributions.latent import Improper, UnitNormal
+
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Improper",
+    "IndependentBernoulli",
+    "Levels",
+    "LogPoisson",
+    "UnitNormal",
+]
