@@ -10,8 +10,17 @@ import torch.nn.functional as F
 from pyro.distributions.testing.gof import auto_goodness_of_fit
 from scipy import integrate, stats
 from torch.autograd import gradcheck, gradgradcheck
+from torch.distributions import constraints, kl_divergence
 
-from pyrovae.distributions import ContinuousBernoulli, DiscretizedLogistic, IndependentBernoulli, Levels, LogPoisson
+from pyrovae.distributions import (
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Improper,
+    IndependentBernoulli,
+    Levels,
+    LogPoisson,
+    UnitNormal,
+)
 
 DOUBLE = torch.float64
 LOGITS = [0.0, 1e-9, 1e-3, 0.1, 0.4999, 0.5, 0.5001, 1.0, 5.0, 16.0, 30.0, 100.0]
@@ -220,3 +229,25 @@ def test_discretized_logistic_samples():
     assert p.expand((3,)).sample((2,)).shape == (2, 3)
     with pytest.raises(ValueError, match="within the support"):
         p.log_prob(torch.tensor(16.0))
+
+
+# ------------------------------------------------------------------------------------------------------------- latents
+def test_kl_to_the_unit_normal_equals_the_general_formula():
+    mu, sigma = torch.randn(5, 3, dtype=torch.double), torch.rand(5, 3, dtype=torch.double) + 0.01
+    mu.requires_grad_()
+    sigma.requires_grad_()
+    zeros, ones = torch.zeros(3, dtype=torch.double), torch.ones(3, dtype=torch.double)
+
+    def kl(mu, sigma, kind=UnitNormal):
+        return kl_divergence(dist.Normal(mu, sigma).to_event(1), kind(zeros, ones).expand([5, 3]).to_event(1))
+
+    torch.testing.assert_close(kl(mu, sigma), kl(mu, sigma, dist.Normal), rtol=1e-12, atol=1e-12)
+    assert gradcheck(kl, (mu, sigma))
+    assert torch.equal(kl(zeros.expand(5, 3), ones.expand(5, 3)), torch.zeros(5, dtype=torch.double))
+
+
+def test_the_improper_density_is_zero_in_the_values_own_type():
+    flat = Improper(constraints.real_vector, torch.Size(), torch.Size([3]))
+    for p, shape in ((flat, (5,)), (flat.expand([2, 5]), (2, 5))):
+        density = p.log_prob(torch.randn(5, 3, dtype=torch.double))
+        assert torch.equal(density, torch.zeros(shape, dtype=torch.double))

@@ -230,7 +230,7 @@ def in_rows(pictures, name, title):
         axis.spines[:].set_visible(False)
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
     figure.suptitle(title)
-    figure.savefig(options.output / f"01_{name}.png", dpi=110)
+    figure.savefig(options.output / f"01_{name}.png", dpi=110, bbox_inches="tight")
 
 
 in_rows(reconstructions, "likelihoods", "E[x | z] at the mean of q(z | x), by likelihood")
