@@ -15,7 +15,9 @@ app = typer.Typer(name="pyrovae", no_args_is_help=True, add_completion=False, pr
 state = {"traceback": False}
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, as `pyrovae fit` leaves it.")]
-Data = Annotated[str, typer.Argument(metavar="DATA", help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
+]
 Rows = Annotated[Part | None, typer.Option(help="Which rows (default: the test rows where there are any).")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 
@@ -188,7 +190,9 @@ def inspect(model: Model) -> None:
 
 def _inspection(content: dict[str, Any]) -> list[str]:
     """Return the lines of `inspect`."""
-    tensors = [f"  {name:<40} {'x'.join(map(str, t['shape'])) or 'scalar':<12} {t['dtype']}" for name, t in content["tensors"].items()]
+    tensors = [
+        f"  {name:<40} {'x'.join(map(str, t['shape'])) or 'scalar':<12} {t['dtype']}" for name, t in content["tensors"].items()
+    ]
     history = content["history"] or {}
     return [
         *_tree(content["graph"]),

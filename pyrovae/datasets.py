@@ -165,7 +165,6 @@ def _torchvision(source: str, name: str, root: str | Path | None) -> Dataset:
     loader = getattr(_import_torchvision(), source)
     folder = Path(root or os.environ.get("PYROVAE_DATA") or Path.home() / ".cache" / "pyrovae")
     train, test = (_present_or_downloaded(loader, folder, train=train) for train in (True, False))
-
     x, x_test = (part.data.numpy()[:, None].astype(np.float32) / 255 for part in (train, test))
     names = tuple(label.split(" - ")[0] for label in train.classes)  # MNIST's are "0 - zero", ...
     return Dataset(name, x, Kind.UNIT, train.targets.numpy(), x_test, test.targets.numpy(), names)
@@ -177,9 +176,9 @@ def _import_torchvision() -> ModuleType:
         import torchvision.datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: operator torchvision::nms does not exist
         raise ImportError(
-            f"torchvision cannot be imported ({error}). It must match torch's build: a CPU-only torch needs the CPU-only torchvision. "
-            "Install both together from the same index, e.g. `pip install --force-reinstall torch torchvision`, with "
-            "`--index-url https://download.pytorch.org/whl/cpu` for CPU only"
+            f"torchvision cannot be imported ({error}). It must match torch's build: a CPU-only torch needs the CPU-only "
+            "torchvision. Install both together from the same index, e.g. `pip install --force-reinstall torch torchvision`, "
+            "with `--index-url https://download.pytorch.org/whl/cpu` for CPU only"
         ) from error
     return torchvision.datasets
 
@@ -218,7 +217,7 @@ def _rows(x: np.ndarray, place: str) -> np.ndarray:
     if x.dtype.kind not in "buif":
         raise ValueError(f"{place}: expected real numbers, got dtype {x.dtype}")
     if x.ndim not in (2, 3, 4):
-        raise ValueError(f"{place}: expected shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape}; reshape it so that rows come first")
+        raise ValueError(f"{place}: expected shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape}; reshape it, rows first")
     if x.size == 0:
         raise ValueError(f"{place}: the array is empty, its shape is {x.shape}")
     if x.dtype.kind == "f":
@@ -233,9 +232,8 @@ def _require_finite(x: np.ndarray, place: str) -> None:
     """Refuse NaN and infinity, and values float32 cannot hold, naming the first."""
     bad = ~(np.abs(x) <= np.finfo(np.float32).max)
     if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        count = f"{int(bad.sum())} of {x.size}"
-        raise ValueError(f"{place}: the value at {index} is {x[index]}, and {count} are not finite; remove those rows or fill them in")
+        index, count = tuple(np.argwhere(bad)[0].tolist()), f"{int(bad.sum())} of {x.size}"
+        raise ValueError(f"{place}: the value at {index} is {x[index]}, and {count} are not finite; remove or fill in those rows")
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
@@ -273,7 +271,7 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
     if len(beside) == len(files):
         return files, []
     if beside:
-        raise ValueError(f"{path}: {beside[0].name} lies beside the sub-folders that name classes; move it into one, or all into one folder")
+        raise ValueError(f"{path}: {beside[0].name} lies beside the sub-folders that name classes; move it into one of them")
     return files, [file.relative_to(path).parts[0] for file in files]
 
 
@@ -296,5 +294,6 @@ def _alike(file: Path, pixels: np.ndarray, model: Path, expected: np.ndarray) ->
     """Refuse an image that has another size or number of channels than the first."""
     if pixels.shape != expected.shape:
         (c, h, w), (c0, h0, w0) = pixels.shape, expected.shape
-        raise ValueError(f"{file} is {w} x {h} with {c} channels, while {model.name} is {w0} x {h0} with {c0}; bring all to one size and mode")
+        odd, rest = f"{w} x {h} with {c} channels", f"{w0} x {h0} with {c0}"
+        raise ValueError(f"{file} is {odd}, while {model.name} is {rest}; bring all to one size and mode")
     return pixels

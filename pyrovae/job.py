@@ -3,7 +3,8 @@
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import log
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pyrovae import batches, files, preparation, recipes, report, runs, summary
@@ -54,6 +56,24 @@ def fit_and_report(settings: Settings, say: Say) -> Outcome:
     """
     started = time.time()
     run, data = _begin(settings)
+    with _threads(run.settings.threads):
+        return _fit_and_report(run, data, say, started)
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Context in which torch and scikit-learn take so many threads; None leaves it to them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        with threadpool_limits(n):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit_and_report(run: Run, data: Dataset, say: Say, started: float) -> Outcome:
+    """Do the main job on settled settings and loaded data."""
     train, validation, test = _batches(run, data)
     graph = recipes.graph(run.settings, run.preparation, train[0]).to(_device(run.settings.device))
     say(_greeting(run, data, train, validation, graph))
@@ -67,7 +87,7 @@ def fit_and_report(settings: Settings, say: Say) -> Outcome:
     run.save_model(graph, history, figures)
     for row in summary.rows(figures):
         say(row.line())
-    if settings.report:
+    if run.settings.report:
         _write_report(run, graph, history, data, figures, failure, started)
         say(f"report: {run.folder / 'report.html'}")
     return _outcome(run, interrupted, failure)
@@ -195,7 +215,8 @@ def _greeting(run: Run, data: Dataset, train: Batch, validation: Batch | None, g
         f"{data.kind.value}{binarized}\n"
         f"{s.prior.value} prior, {s.posterior.value} posterior, {s.likelihood.value} likelihood; {s.network.value} "
         f"{','.join(map(str, s.hidden))} {s.activation.value}, {s.latents} latents, {parameters:,} parameters\n"
-        f"{s.epochs} epochs of {s.batch_size} rows a step, {s.objective.value}, {s.optimizer.value} at {s.learning_rate:g}, seed {s.seed}"
+        f"{s.epochs} epochs of {s.batch_size} rows a step, {s.objective.value}, "
+        f"{s.optimizer.value} at {s.learning_rate:g}, seed {s.seed}"
     )
 
 
@@ -234,8 +255,9 @@ def _facts(run: Run, data: Dataset, started: float) -> dict[str, str]:
     parts = files.inspect(run.model)["graph"]["arguments"]
     versions = [f"{name} {version(name)}" for name in ("pyrovae", "torch", "pyro-ppl", "numpy", "scikit-learn")]
     fitted = {key: value for key, value in run.settings.to_dict().items() if value not in (None, False)}
+    count = f"{run.data['rows']} + {run.data['test_rows']} rows of {data.shape}"
     return {
-        "data": f"{data.name}, {run.data['rows']} + {run.data['test_rows']} rows of {data.shape}, SHA-256 {run.data['fingerprint'][:16]}",
+        "data": f"{data.name}, {count}, SHA-256 {run.data['fingerprint'][:16]}",
         **{name: wording(part) for name, part in parts.items()},
         "settings": ", ".join(f"{key} {wording(list(v) if isinstance(v, tuple) else v)}" for key, v in fitted.items()),
         "versions": f"{', '.join(versions)}, Python {platform.python_version()}",

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Part", "Posterior", "Prior", "Settings", "Settled", "command",
+    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Part", "Posterior", "Prior", "Settings",
+    "Settled", "command",
 ]  # fmt: skip
 
 
@@ -151,13 +152,14 @@ class Settings:
     posterior: Annotated[Posterior, _option("q(z | x).", panel=PARTS)] = Posterior.DIAGONAL_NORMAL
     likelihood: Annotated[Likelihood | None, _option(f"p(x | z) (default: {BY_KIND}).", panel=PARTS)] = None
     sigma: Annotated[
-        float | None, _option("Fixed deviation of the Gaussian likelihood, in units of the data's (default: learned).", min=1e-6, panel=PARTS)
+        float | None,
+        _option("Fixed deviation of the Gaussian likelihood, in units of the data's (default: learned).", min=1e-6, panel=PARTS),
     ] = None
     objective: Annotated[Objective, _option("Estimator of the ELBO.", panel=TRAINING)] = Objective.SGVB_B
     beta: Annotated[float, _option("Weight of the KL term.", min=0, panel=TRAINING)] = 1.0
-    warm_up: Annotated[
-        float, _option("Fraction of training over which the weight rises from 0.", min=0, max=1, panel=TRAINING)
-    ] = 0.0
+    warm_up: Annotated[float, _option("Fraction of training over which the weight rises from 0.", min=0, max=1, panel=TRAINING)] = (
+        0.0
+    )
     draws: Annotated[int, _option("Draws of z for each datum and step.", min=1, panel=TRAINING)] = 1
     epochs: Annotated[int | None, _option(f"Passes over the training rows (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
     batch_size: Annotated[int | None, _option(f"Rows a step (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
@@ -172,6 +174,7 @@ class Settings:
     test_images: Annotated[int, _option("Test rows that log p(x) is estimated on.", min=1, panel=RUN)] = 1000
     report: Annotated[bool, _option("Draw report.html.", panel=RUN)] = True
     device: Annotated[str, _option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
+    threads: Annotated[int | None, _option("Threads (default: one for small steps, else all).", min=1, panel=RUN)] = None
     resume: Annotated[bool, _option("Go on with the interrupted run in the output folder.", "--resume", panel=RUN)] = False
     overwrite: Annotated[bool, _option("Write into the output folder whatever it holds.", "--overwrite", panel=RUN)] = False
     quiet: Annotated[bool, _option("Print nothing but errors.", "--quiet", "-q", panel=RUN)] = False

@@ -1,7 +1,6 @@
 """Pictures of a run as matplotlib figures, drawn without pyplot, so nothing global changes and no display is needed.
 
-Pictures of data take arrays with shape (N, C, H, W) or (N, D), vectors being drawn as lines. Every figure has
-`savefig`. Colours are Okabe & Ito's (2008) and Petroff's (2021), which colour-blind readers can tell apart.
+Pictures of data take arrays with shape (N, C, H, W) or (N, D), vectors being drawn as lines. Colours are Okabe & Ito's (2008) and Petroff's (2021), which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -291,7 +290,9 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence
     for k in np.unique(labels):
         mask = labels == k
         name = names[k] if k < len(names) else str(k)
-        axis.scatter(*points[mask].T, s=14, c=CLASSES[k % len(CLASSES)], marker=MARKERS[k % len(MARKERS)], alpha=0.75, lw=0, label=name)
+        axis.scatter(
+            *points[mask].T, s=14, c=CLASSES[k % len(CLASSES)], marker=MARKERS[k % len(MARKERS)], alpha=0.75, lw=0, label=name
+        )
         x, y = np.median(points[mask], 0)
         axis.annotate(str(name), (x, y), ha="center", va="center", fontsize=9, weight="bold",
                       bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75})  # fmt: skip

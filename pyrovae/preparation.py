@@ -43,7 +43,9 @@ class Preparation:
     def rows(self, x: np.ndarray) -> Tensor:
         """Return rows as training sees them before each visit's binarization."""
         if x.shape[1:] != self.shape:
-            raise ValueError(f"the data's rows have shape {x.shape[1:]}, the model was fitted on {self.shape}; give data of that shape")
+            raise ValueError(
+                f"the data's rows have shape {x.shape[1:]}, the model was fitted on {self.shape}; give data of that shape"
+            )
         if set(self.shift) == {0.0} and set(self.scale) == {1.0}:
             return torch.from_numpy(x)
         shift, scale = (np.array(part, dtype=np.float32) for part in (self.shift, self.scale))

@@ -146,18 +146,22 @@ def resumed(folder: Path, given: Settings) -> Settled:
     """
     run = Run.open(folder)
     if not run.checkpoint.is_file():
-        raise FileNotFoundError(f"{folder} holds a run that is complete, there is nothing to resume; leave --resume out to fit anew")
+        raise FileNotFoundError(
+            f"{folder} holds a run that is complete, there is nothing to resume; leave --resume out to fit anew"
+        )
     for field in fields(Settings):
         new, old = getattr(given, field.name), getattr(run.settings, field.name)
         if field.name not in FREE and new != field.default and plain(new) != plain(old):
             option = field.name.replace("_", "-")
-            raise ValueError(f"{folder} was begun with {option} {old}, not {new}; leave it out with --resume, or fit anew with --overwrite")
+            raise ValueError(
+                f"{folder} was begun with {option} {old}, not {new}; leave it out with --resume, or fit anew with --overwrite"
+            )
     free = {name: getattr(given, name) for name in FREE}
-    free["epochs"] = given.epochs or run.settings.epochs
+    free |= {name: getattr(given, name) or getattr(run.settings, name) for name in ("epochs", "threads")}
     return replace(run.settings, **free)
 
 
-FREE = ("output", "epochs", "samples", "test_images", "report", "device", "data_dir", "resume", "overwrite", "quiet")
+FREE = ("output", "epochs", "samples", "test_images", "report", "device", "threads", "data_dir", "resume", "overwrite", "quiet")
 
 
 def split(data: Dataset, settings: Settings) -> Dataset:

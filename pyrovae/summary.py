@@ -3,6 +3,7 @@
 ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z))  <=  log p(x)        everything in nats a datum, beta = 1
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,14 @@ def measure(graph: nn.Module, settings: Settled, test: Batch) -> dict[str, Any]:
 
 
 def _evidence(graph: nn.Module, test: Batch, samples: int) -> dict[str, Any]:
-    """Return log p(x) over test rows, with the error that importance sampling leaves in their mean."""
+    """Return the mean of log p(x) over test rows, with its standard error, and with what importance sampling adds to that."""
     log_p, error, size = evaluate.log_evidence(graph, *test, samples=samples)
     return {
         "rows": len(log_p),
         "samples": samples,
         "mean": log_p.mean().item(),
-        "standard_error": error.square().sum().sqrt().item() / len(error),
+        "standard_error": log_p.std(correction=0).item() / math.sqrt(len(log_p)),
+        "importance_sampling_error": error.square().sum().sqrt().item() / len(log_p),
         "effective_sample_size": size.median().item(),
     }
 
@@ -132,7 +134,8 @@ def _evidence_rows(log_p: dict[str, Any] | None, others: dict[str, Any] | None) 
         return []
     few = " (few draws decide: take it for a lower bound)" if log_p["effective_sample_size"] < FEW else ""
     size = f"effective sample size {log_p['effective_sample_size']:.0f}{few}"
-    how = f"{log_p['rows']} test rows, {log_p['samples']} importance samples, {size}"
+    error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
+    how = f"{log_p['rows']} test rows; {log_p['samples']} importance samples, {error}, {size}"
     table = [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
     if not others:
         return table
@@ -171,7 +174,11 @@ class _Gallery:
         few = _spread(self.test, SHOWN)
         x, x_hat = (self.run.preparation.undo(part) for part in (few[0], tasks.reconstruct(self.graph, *few)))
         binarized = " Grey values were binarized once." if self.run.preparation.binarize else ""
-        return Picture("Originals and reconstructions", plots.pairs(x, x_hat, limits=self.limits), f"E[x | z] at the posterior's mean.{binarized}")
+        return Picture(
+            "Originals and reconstructions",
+            plots.pairs(x, x_hat, limits=self.limits),
+            f"E[x | z] at the posterior's mean.{binarized}",
+        )
 
     def samples(self) -> list[Picture]:
         """Means of p(x | z) at draws of the prior, if it has any."""

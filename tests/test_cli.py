@@ -142,7 +142,17 @@ def test_inspect_builds_nothing(digits, monkeypatch):
     monkeypatch.setattr(files, "_build", None)
     folder, _ = digits
     output = call("inspect", folder)
-    for text in ("VAE", "posterior: Standardized", "total_count: 16", "64", "F32", "versions: pyrovae", "SHA-256", "2 epochs", "mean: -"):
+    for text in (
+        "VAE",
+        "posterior: Standardized",
+        "total_count: 16",
+        "64",
+        "F32",
+        "versions: pyrovae",
+        "SHA-256",
+        "2 epochs",
+        "mean: -",
+    ):
         assert text in output, text
     assert call("inspect", folder / "model") == output
     count = sum(tensor.numel() for tensor in weights(folder).values())
@@ -158,10 +168,18 @@ def test_inspect_builds_nothing(digits, monkeypatch):
         ("unit.npy", ["--binarize"], "likelihood: Bernoulli net: MLP"),
         ("counts.npy", [], "likelihood: Poisson"),
         ("counts.npy", ["--likelihood", "binomial"], "likelihood: Binomial"),
-        ("counts.npy", ["--likelihood", "categorical", "--network", "residual", "--hidden", "8,8"], "likelihood: Categorical net: ResidualMLP"),
+        (
+            "counts.npy",
+            ["--likelihood", "categorical", "--network", "residual", "--hidden", "8,8"],
+            "likelihood: Categorical net: ResidualMLP",
+        ),
         ("levels.npy", [], "likelihood: DiscretizedLogistic net: MLP"),
         ("levels.npy", ["--binarize", "--network", "conv", "--hidden", "4"], "likelihood: Bernoulli net: ConvDecoder"),
-        ("real.npy", ["--objective", "sgvb-a", "--draws", "2", "--beta", "0.5", "--warm-up", "0.5"], "likelihood: Gaussian net: MLP"),
+        (
+            "real.npy",
+            ["--objective", "sgvb-a", "--draws", "2", "--beta", "0.5", "--warm-up", "0.5"],
+            "likelihood: Gaussian net: MLP",
+        ),
         ("real.npy", ["--likelihood", "heteroscedastic-gaussian", "--activation", "tanh"], "likelihood: HeteroscedasticGaussian"),
         ("real.npy", ["--sigma", "0.5", "--optimizer", "adagrad", "--learning-rate", "0.01"], "sigma: 0.5"),
         ("real.npy", ["--prior", "flat", "--posterior", "point"], "likelihood: Gaussian"),
@@ -171,7 +189,9 @@ def test_inspect_builds_nothing(digits, monkeypatch):
     ],
 )
 def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
-    output = call("fit", stored / name, "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 5, "--no-report", *arguments)
+    output = call(
+        "fit", stored / name, "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 5, "--no-report", *arguments
+    )
     assert "test ELBO" in output
     assert np.isfinite(strict(tmp_path / "run" / "metrics.json")["test"]["elbo"])
     assert expected in " ".join(call("inspect", tmp_path / "run").split())
@@ -184,7 +204,12 @@ def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("real.npy", ["--prior", "flat", "--posterior", "point"]), ("pictures", []), ("labelled.npz", ["--condition"]), ("unit.npy", [])],
+    [
+        ("real.npy", ["--prior", "flat", "--posterior", "point"]),
+        ("pictures", []),
+        ("labelled.npz", ["--condition"]),
+        ("unit.npy", []),
+    ],
 )
 def test_every_kind_has_its_pictures(name, arguments, stored, tmp_path):
     call("fit", stored / name, "--output", tmp_path, *QUICK, *arguments, "--latents", 2)
@@ -265,10 +290,17 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
         interrupt_at(2, patch)
         output = call(*args, tmp_path / "cut", "--epochs", 4, code=130)
     assert f"--output {tmp_path / 'cut'} --resume" in output
-    assert {file.name for file in (tmp_path / "cut").iterdir()} >= {"model", "report.html", "metrics.json", "checkpoint.safetensors"}
+    assert {file.name for file in (tmp_path / "cut").iterdir()} >= {
+        "model",
+        "report.html",
+        "metrics.json",
+        "checkpoint.safetensors",
+    }
     call("evaluate", tmp_path / "cut", stored / "binary.npy", "--samples", 5)
     assert "holds an interrupted run" in call(*args, tmp_path / "cut", code=2)
-    assert "was begun with hidden" in call("fit", stored / "binary.npy", "--output", tmp_path / "cut", "--hidden", 9, "--resume", code=2)
+    assert "was begun with hidden" in call(
+        "fit", stored / "binary.npy", "--output", tmp_path / "cut", "--hidden", 9, "--resume", code=2
+    )
     call("fit", stored / "binary.npy", "--output", tmp_path / "cut", "--resume", "--samples", 5, "--no-report")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

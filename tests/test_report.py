@@ -48,7 +48,13 @@ def test_curves_of_an_objective_without_terms():
 def test_pictures_of_any_data(shape):
     x = np.random.default_rng(0).random((12, *shape))
     grid = x.reshape(3, 4, *shape)
-    for figure in (plots.images(x, "t", 5), plots.pairs(x, x, 6), plots.pairs(x[:1], x[:1]), plots.interpolations(grid), plots.manifold(grid)):
+    for figure in (
+        plots.images(x, "t", 5),
+        plots.pairs(x, x, 6),
+        plots.pairs(x[:1], x[:1]),
+        plots.interpolations(grid),
+        plots.manifold(grid),
+    ):
         assert max(size(figure)) < 800
 
 
@@ -163,7 +169,7 @@ def test_baselines_reach_a_known_density():
 
 
 def test_dequantized_density_stays_below_the_mass_of_the_cells():
-    """Uniform whole numbers 0..3 in two dimensions have log mass -2 log 4, which no density on their cells can exceed on average."""
+    """Uniform whole numbers 0..3 in two dimensions have log mass -2 log 4, which no density can exceed on average."""
     x = np.random.default_rng(0).integers(0, 4, (4000, 2))
     bound = -2 * np.log(4)
     for fit in (baselines.probabilistic_pca, baselines.gaussian_mixture):

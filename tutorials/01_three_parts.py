@@ -42,11 +42,11 @@ result = {}  # the numbers this script stands for, printed at its end
 # %% [markdown]
 # ## One set of images, three representations
 #
-# The same pictures can be told as *bits*, as *counts* from 0 to 16, or as *grey* values in [0, 1]. Which likelihoods fit
-# depends on that, and so does the unit of the result: log p of bits and of counts is a log probability (at most 0), log p
-# of grey values a log *density*, which may be positive and changes with the unit of the data. **Nats compare models of one
-# representation, never of two.** Across representations only a score in the pictures' own unit remains: here the
-# root mean squared error of E[x | z] against the grey image.
+# The same pictures can be told as *bits*, as *counts* from 0 to 16, or as *grey* values in [0, 1]. Which likelihoods
+# fit depends on that, and so does the unit of the result: log p of bits and of counts is a log probability (at most 0),
+# log p of grey values a log *density*, which may be positive and changes with the unit of the data. **Nats compare
+# models of one representation, never of two.** Across representations only a score in the pictures' own unit remains:
+# here the root mean squared error of E[x | z] against the grey image.
 
 # %%
 torch.manual_seed(0)
@@ -59,12 +59,12 @@ bits_test = torch.bernoulli(grey_test)  # drawn once; those of the training data
 labels, labels_test = torch.as_tensor(data.labels), torch.as_tensor(data.labels_test)[some]
 
 shape = data.shape  # (1, 8, 8) or (1, 28, 28)
-hidden, d, epochs, batch = (100, 8, 22, 64) if options.quick else (400, 20, 8, 128)
+hidden, d, epochs, batch = (100, 8, 22, 64) if options.quick else (400, 20, 5, 128)
 print(f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, scores on {len(grey_test)} test images; {d} latents")
 
 # %% [markdown]
-# The baseline, and the two calls used throughout: train, and score. The KL is warmed up over the first half of the steps;
-# why is seen below, under networks.
+# The baseline, and the two calls used throughout: train, and score. The KL is warmed up over the first half of the
+# steps; why is seen below, under networks.
 
 # %%
 rows = []  # of the table at the end
@@ -120,9 +120,9 @@ print(f"independent pixels, no latents: log p(x) {result['independent_pixels']:.
 # ## Swap the prior and the posterior: an autoencoder
 #
 # With a posterior that is a single point, and a prior that is flat, log p(x | f(x)) is all that is left of the ELBO: an
-# autoencoder, on the same networks and the same loop. Having nothing to pay for its codes it comes closer to the very bits
-# that it is shown, noise included, and no closer to the grey image behind them. And it has no distribution over codes: no
-# samples, no log p(x), and the library says so.
+# autoencoder, on the same networks and the same loop. Having nothing to pay for its codes it comes closer to the very
+# bits that it is shown, noise included, and no closer to the grey image behind them. And it has no distribution over
+# codes: no samples, no log p(x), and the library says so.
 
 # %%
 autoencoder = vae(prior=Flat(d), posterior=Point(MLP(shape, [hidden], d)))
@@ -142,10 +142,11 @@ except ValueError as refusal:
 # %% [markdown]
 # ## Swap the network
 #
-# A part does not know which network it holds. Nothing else changes: same data, same representation, so log p(x) compares.
+# A part does not know which network it holds. Nothing else changes: same data, same representation, so log p(x)
+# compares.
 #
-# Deeper networks fall more easily into *posterior collapse*: at first the KL is cheapest to lower, q(z | x) falls onto the
-# prior, and the decoder learns to do without z. Hence the warm-up of the KL's weight, from 0 to 1, in `train`;
+# Deeper networks fall more easily into *posterior collapse*: at first the KL is cheapest to lower, q(z | x) falls onto
+# the prior, and the decoder learns to do without z. Hence the warm-up of the KL's weight, from 0 to 1, in `train`;
 # `latent_summary` says how many units are in use, and warns of a collapse.
 
 # %%
@@ -197,10 +198,10 @@ for name, likelihood in on_counts.items():
     reconstructions[name] = pv.reconstruct(graph, counts_test[:10]) / 16
 
 # %% [markdown]
-# Grey values. `Gaussian` with a learned sigma is squared error with the right weight: 1 / (2 sigma^2) to 1 against the KL,
-# found by training. `ContinuousBernoulli` is cross entropy on grey values *with* the constant that makes it a density; plain
-# Bernoulli on grey values lacks that, is no likelihood, and is refused. These two are densities over grey values in one
-# unit and compare with each other, not with the rows above.
+# Grey values. `Gaussian` with a learned sigma is squared error with the right weight: 1 / (2 sigma^2) to 1 against the
+# KL, found by training. `ContinuousBernoulli` is cross entropy on grey values *with* the constant that makes it a
+# density; plain Bernoulli on grey values lacks that, is no likelihood, and is refused. These two are densities over
+# grey values in one unit and compare with each other, not with the rows above.
 
 # %%
 on_grey = {
@@ -239,10 +240,11 @@ in_rows(reconstructions, "likelihoods", "E[x | z] at the mean of q(z | x), by li
 # ## Add a context: a conditional VAE
 #
 # What comes after x in the batch is context: it reaches all three parts, and a network built with `context=10` takes it
-# in. Given the label, the latents need no longer say which digit it is, and the model draws the digit that is asked for.
+# in. Given the label, the latents need no longer say which digit it is, and the model draws the digit that is asked
+# for.
 #
-# log p(x | c) is not log p(x): between the two lies at most the label's information, log 10 = 2.3 nats, since
-# p(x | c) / 10 <= p(x) = 1/10 sum over labels of p(x | label).
+# log p(x | c) is not log p(x): with ten equally likely labels it can be higher by at most log 10 = 2.3 nats, since p(x | c)
+# / 10 <= p(x) = 1/10 sum over labels of p(x | label).
 
 # %%
 one_hot, one_hot_test = nn.functional.one_hot(labels, 10), nn.functional.one_hot(labels_test, 10)
@@ -259,15 +261,17 @@ drawn = pv.generate(conditional, len(digit), nn.functional.one_hot(digit, 10), s
 judge = KNeighborsClassifier(5).fit(grey[:10_000].flatten(1).numpy(), labels[:10_000].numpy())
 result["judge"] = float(judge.score(grey_test.flatten(1).numpy(), labels_test.numpy()))
 result["drawn_as_asked"] = float(judge.score(drawn.flatten(1).numpy(), digit.numpy()))
-print(f"a nearest-neighbour judge knows {result['judge']:.1%} of the test images and finds {result['drawn_as_asked']:.1%} of the drawn digits as asked")
+print(
+    f"a nearest-neighbour judge knows {result['judge']:.1%} of the test images, and {result['drawn_as_asked']:.1%} of those drawn"
+)
 in_rows({f"{k}": drawn[digit == k][:12] for k in range(10)}, "conditional", "Samples by label")
 
 # %% [markdown]
 # ## Wrap it all: denoising
 #
-# `Denoising` shows the guide a corrupted image while the model goes on to explain the clean one; in use (under `eval()`)
-# what comes in is taken as it is. Here noise of 0.4 grey levels is added. The plain VAE with a Gaussian likelihood cleans up
-# too, being a model of digits, but was never shown noise.
+# `Denoising` shows the guide a corrupted image while the model goes on to explain the clean one; in use (under
+# `eval()`) what comes in is taken as it is. Here noise of 0.4 grey levels is added. The plain VAE with a Gaussian
+# likelihood cleans up too, being a model of digits, but was never shown noise.
 
 # %%
 corrupt = pv.graphs.GaussianNoise(0.4)
@@ -334,8 +338,8 @@ result["widths_moved"] = (widths - 1).abs().max().item()
 print(f"learned widths b: {widths.min():.2f} to {widths.max():.2f}")
 
 # %% [markdown]
-# Files hold no code: the library's own parts are rebuilt from their description, a part of yours is only named. You build the
-# object, `load` fills it. The figures before and after are equal to the bit.
+# Files hold no code: the library's own parts are rebuilt from their description, a part of yours is only named. You
+# build the object, `load` fills it. The figures before and after are equal to the bit.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@
 #     python tutorials/03_the_bound.py              # MNIST, from PYROVAE_DATA; minutes
 
 # %%
+# ruff: noqa: N802, N803, N806 (capitals are the matrices of the equations)
 import argparse
 import itertools
 import json
@@ -48,14 +49,14 @@ def z_score(draws, exact):
 # %% [markdown]
 # ## Jensen's inequality
 #
-# A function with f'' >= 0 is **convex**: E f(X) >= f(E X). One with f'' <= 0 is **concave**: E f(X) <= f(E X). (One of the notes
-# calls both convex.) The logarithm has f''(w) = -1 / w^2 < 0: it is concave, and so for any positive w
+# A function with f'' >= 0 is **convex**: E f(X) >= f(E X). One with f'' <= 0 is **concave**: E f(X) <= f(E X). (One of
+# the notes calls both convex.) The logarithm has f''(w) = -1 / w^2 < 0: it is concave, and so for any positive w
 #
 #     E log w <= log E w.
 #
 # With w = p(x, z) / q(z | x) and z ~ q(z | x), E w is p(x), and E log w is the ELBO. Numerically, with w = e^u and
-# u ~ N(0, s^2): E log w = 0 exactly, log E w = s^2 / 2 exactly. The gap is the price of a spread-out w; a w that
-# does not vary pays none.
+# u ~ N(0, s^2): E log w = 0 exactly, log E w = s^2 / 2 exactly. The gap is the price of a spread-out w; a w that does
+# not vary pays none.
 
 # %%
 curvature = torch.func.grad(torch.func.grad(torch.log))(torch.tensor(2.0)).item()
@@ -84,9 +85,9 @@ show(figure, "jensen")
 # %% [markdown]
 # ## KL of two Gaussians: diagonal
 #
-# In a VAE the posterior is q(z) = N(mu, diag sigma^2) and the prior p(z) = N(0, I), and what is needed is
-# KL(q || p) = E_q[ log q - log p ]. (The notes' derivation, (8) to (18), calls these two p and q the other way round; in
-# the VAE's letters its result is KL(q || p).) The density of J independent Gaussians has the *product* of the sigmas in its
+# In a VAE the posterior is q(z) = N(mu, diag sigma^2) and the prior p(z) = N(0, I), and what is needed is KL(q || p) =
+# E_q[ log q - log p ]. (The notes' derivation, (8) to (18), calls these two p and q the other way round; in the VAE's
+# letters its result is KL(q || p).) The density of J independent Gaussians has the *product* of the sigmas in its
 # normalizer, which (8) lacks and (11) has again:
 #
 #     q(z) = (2 pi)^(-J/2) (prod_j sigma_j)^(-1) exp( -1/2 sum_j (z_j - mu_j)^2 / sigma_j^2 )
@@ -96,7 +97,8 @@ show(figure, "jensen")
 #
 #     KL(q || p) = 1/2 sum_j ( mu_j^2 + sigma_j^2 - log sigma_j^2 - 1 )
 #
-# The second expectation is J/2 since (z_j - mu_j)^2 / sigma_j^2 has mean 1 under q, the third since E z_j^2 = mu_j^2 + sigma_j^2.
+# The second expectation is -J/2 since (z_j - mu_j)^2 / sigma_j^2 has mean 1 under q, the third since E z_j^2 = mu_j^2 +
+# sigma_j^2.
 
 # %%
 mu, sigma = torch.tensor([0.5, -1.0], dtype=torch.double), torch.tensor([0.4, 1.5], dtype=torch.double)
@@ -106,7 +108,7 @@ exponential = torch.exp(-0.5 * ((grid - mu) / sigma).square().sum(-1))
 cell = (24 / 1200) ** 2
 integral = (exponential.sum() * cell / ((2 * math.pi) ** (J / 2) * sigma.prod())).item()
 one_sigma = (exponential.sum() * cell / (2 * math.pi * sigma[0] ** 2) ** (J / 2)).item()
-print(f"\nnormalized by the product of the sigmas the density integrates to {integral:.6f}; with one sigma for all, as in (8): {one_sigma:.3f}")
+print(f"\nthe density integrates to {integral:.6f}; with one sigma in the place of their product, as in (8), to {one_sigma:.3f}")
 result["integral"] = integral
 
 z = mu + sigma * torch.randn(1_000_000, J, dtype=torch.double)
@@ -137,8 +139,9 @@ result["kl_roles_differ_by"] = abs(forward - backward).item()
 #
 #     KL = 1/2 ( log |S1| / |S0|  -  k  +  tr(S1^-1 S0)  +  (m1 - m0)' S1^-1 (m1 - m0) )
 #
-# The 1/2 stands before *every* term. (One of the notes loses it on the way, before E_q[(z - m0)'(S1^-1 - S0^-1)(z - m0)], has it
-# back in the last row, and then subtracts the KL in the loss: the loss is minus the ELBO, -E_q log p(x | z) *plus* KL.)
+# The 1/2 stands before *every* term. (One of the notes loses it on the way, before E_q[(z - m0)'(S1^-1 - S0^-1)(z -
+# m0)], has it back in the last row, and then subtracts the KL in the loss: the loss is minus the ELBO, -E_q log
+# p(x | z) *plus* KL.)
 
 # %%
 a = torch.randn(2, 3, 3, dtype=torch.double)
@@ -154,16 +157,17 @@ full = 0.5 * (log_ratio + quadratic + means)
 z = q.sample((1_000_000,))
 draws = ((z - m0) @ (inverse - torch.linalg.inv(S0)) * (z - m0)).sum(-1)
 print(f"\nE (z - m0)'(S1^-1 - S0^-1)(z - m0): by sampling {draws.mean():.4f}, exactly {quadratic:.4f}")
-print(f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, by sampling {(q.log_prob(z) - p.log_prob(z)).mean():.4f}")
+log_w = q.log_prob(z) - p.log_prob(z)
+print(f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, by sampling {log_w.mean():.4f}")
 print(f"with the 1/2 lost before that term it would be {0.5 * (log_ratio + means) + quadratic:.4f}")
 result["kl_full_error"] = abs(full - kl_divergence(q, p).item())
-result["kl_full_z_scores"] = [z_score(draws, quadratic), z_score(q.log_prob(z) - p.log_prob(z), full)]
+result["kl_full_z_scores"] = [z_score(draws, quadratic), z_score(log_w, full)]
 
 # %% [markdown]
 # ## A VAE whose evidence is known
 #
-# Let the decoder be linear and the noise Gaussian: x ~ N(W z + m, s^2 I). This is probabilistic PCA (Tipping & Bishop 1999), and
-# all that is intractable in a VAE is known:
+# Let the decoder be linear and the noise Gaussian: x ~ N(W z + m, s^2 I). This is probabilistic PCA (Tipping & Bishop
+# 1999), and all that is intractable in a VAE is known:
 #
 #     p(x) = N(m, W W' + s^2 I)      p(z | x) = N( M^-1 W'(x - m), s^2 M^-1 ),   M = W'W + s^2 I
 #
@@ -233,8 +237,9 @@ exact = evidence(toy, x)
 level = exact.mean().item()
 
 # %% [markdown]
-# With the exact posterior the weight w = p(x, z) / q(z | x) = p(x) does not depend on z: Jensen costs nothing, and the ELBO equals
-# log p(x) **for every single draw**, not only on average. (`log_evidence` with one sample returns log w of one draw.)
+# With the exact posterior the weight w = p(x, z) / q(z | x) = p(x) does not depend on z: Jensen costs nothing, and the
+# ELBO equals log p(x) **for every single draw**, not only on average. (`log_evidence` with one sample returns log w of
+# one draw.)
 
 # %%
 e_step(toy)
@@ -245,8 +250,9 @@ result["exact_posterior_error"] = spread
 # %% [markdown]
 # ## The gap
 #
-# Move q away from p(z | x): shift its mean, or scale its standard deviations. The ELBO falls below log p(x), and by exactly the KL
-# from q to p(z | x). Lines: that KL in closed form; points: log p(x) minus the ELBO as the library estimates it.
+# Move q away from p(z | x): shift its mean, or scale its standard deviations. The ELBO falls below log p(x), and by
+# exactly the KL from q to p(z | x). Lines: log p(x) less that KL in closed form; points: the ELBO as the library
+# estimates it.
 
 
 # %%
@@ -265,7 +271,7 @@ curves = {"shift": [moved(shift=v) for v in shifts.tolist()], "scale": [moved(sc
 z_scores = [z_score(exact - elbo - kl, 0) for points in curves.values() for elbo, kl in points if kl.mean() > 1e-3]
 result["gap_z_score"] = max(z_scores)
 result["gap_error"] = max(abs((exact - elbo - kl).mean().item()) for points in curves.values() for elbo, kl in points)
-print(f"log p(x) = ELBO + KL(q || p(z | x)) at {len(shifts) + len(scales)} places of q: within {result['gap_error']:.4f} nats (sampling)")
+print(f"log p(x) = ELBO + KL(q || p(z | x)) at {len(z_scores)} places of q: within {result['gap_error']:.4f} nats (sampling)")
 
 figure = Figure(figsize=(10, 3.6), layout="constrained")
 axes = figure.subplots(1, 2, sharey=True)
@@ -282,8 +288,8 @@ figure.suptitle("The gap is KL(q(z | x) || p(z | x)), and nothing else")
 show(figure, "gap")
 
 # %% [markdown]
-# Two KLs, then, and they are easily taken for each other. One of the notes equates log p(x | z) with the ELBO minus KL(q || p(z)).
-# What holds is
+# Two KLs, then, and they are easily taken for each other. One of the notes equates log p(x | z) with the ELBO minus
+# KL(q || p(z)). What holds is
 #
 #     E_q log p(x | z) = ELBO + KL( q(z | x) || p(z) )          the reconstruction, a plus, and an expectation over q
 #             log p(x) = ELBO + KL( q(z | x) || p(z | x) )      the evidence, the *posterior* in the second place
@@ -293,7 +299,8 @@ show(figure, "gap")
 # %%
 _, to_posterior = moved(shift=0.3)
 terms = pv.elbo(toy, x, samples=4000)
-to_prior = kl_divergence(toy.posterior(x), MultivariateNormal(torch.zeros(2, dtype=torch.double), torch.eye(2, dtype=torch.double))).detach()
+unit_normal = MultivariateNormal(torch.zeros(2, dtype=torch.double), torch.eye(2, dtype=torch.double))
+to_prior = kl_divergence(toy.posterior(x), unit_normal).detach()
 W, m, s = parameters(toy)
 with torch.no_grad():  # E_q log N(x; W z + m, s^2 I) = log N(x; W E z + m, s^2 I) - tr(W S W') / (2 s^2)
     fit = Normal(toy.likelihood.net(toy.posterior.mean(x)), s).log_prob(x).sum(-1)
@@ -311,9 +318,9 @@ result["identity_error"] = (elbo + to_posterior - exact).abs().max().item()
 result["slip_error"] = (elbo - to_prior - terms.reconstruction).mean().abs().item()
 
 # %% [markdown]
-# A *diagonal* q cannot follow a posterior whose latents are correlated, and a gap remains however long one trains. The best
-# diagonal q has the variances 1 / Lambda_jj, Lambda = M / s^2 being the precision, and the gap is
-# 1/2 ( sum_j log Lambda_jj - log |Lambda| ).
+# A *diagonal* q cannot follow a posterior whose latents are correlated, and a gap remains however long one trains. The
+# best diagonal q has the variances 1 / Lambda_jj, Lambda = M / s^2 being the precision, and the gap is 1/2 ( sum_j log
+# Lambda_jj - log |Lambda| ).
 
 # %%
 Lambda = (W.T @ W + s**2 * torch.eye(2, dtype=torch.double)) / s**2
@@ -327,10 +334,10 @@ result["diagonal_gap_error"] = abs(remains.item() - by_torch)
 # %% [markdown]
 # ## E-step and M-step
 #
-# The ELBO has two arguments, q and the parameters. Raising it in q alone, up to log p(x), is the E-step: q(z | x) = p(z | x). Raising
-# it in the parameters alone is the M-step. Taking turns is the EM algorithm: log p(x) can never fall. A VAE does both at
-# once, by gradients. On real images (standardized to zero mean, so that m = mean(x) is fixed) both steps of probabilistic PCA
-# are closed forms, and so is the end (eigenvalues l_1 >= l_2 >= ... of the covariance, k latents, D pixels):
+# The ELBO has two arguments, q and the parameters. Raising it in q alone, up to log p(x), is the E-step: q(z | x) =
+# p(z | x). Raising it in the parameters alone is the M-step. Taking turns is the EM algorithm: log p(x) can never fall.
+# A VAE does both at once, by gradients. On real images both steps of probabilistic PCA are closed forms, m being the
+# mean image, and so is the end (eigenvalues l_1 >= l_2 >= ... of the covariance, k latents, D pixels):
 #
 #     s^2 = mean of l_(k+1) .. l_D
 #     max mean log p(x) = -1/2 ( D log 2 pi + sum_(j<=k) log l_j + (D - k) log s^2 + D )
@@ -386,11 +393,11 @@ result["em_least_rise_of_evidence"] = log_p.diff().min().item()
 result["em_gap_after_e_step"] = (log_p - elbos)[1::2].abs().max().item()
 result["em_below_maximum"] = maximum - log_p[-1].item()
 print(f"\nEM on {data.name}, {k} latents: log p(x) {log_p[0]:.3f} -> {log_p[-1]:.6f}, eigenvalues give {maximum:.6f}")
-print(f"least change of the ELBO in a half-step {result['em_least_rise_of_elbo']:.1e}, of log p(x) {result['em_least_rise_of_evidence']:.1e}")
+print(f"least change in a half-step: of the ELBO {elbos.diff().min():.1e}, of log p(x) {log_p.diff().min():.1e}")
 
 # %% [markdown]
-# And the library's own way: the same graph, q and parameters together by gradients of the sampled bound, amortized and by
-# minibatches. It ends at the same place, up to the noise of its steps.
+# And the library's own way: the same graph, q and parameters together by gradients of the sampled bound, amortized and
+# by minibatches. It ends at the same place, up to the noise of its steps.
 
 # %%
 sgd = linear_vae(D, k, sigma=0.3)
@@ -416,7 +423,8 @@ left.plot(range(first), log_p[:first], color=plots.BLUE, marker="s", ms=4, label
 left.plot(range(first), elbos[:first], color=plots.ORANGE, marker="o", ms=4, label="ELBO")
 left.axhline(maximum, color=plots.GREY, ls="--", label="maximum, from eigenvalues")
 left.set_xticks(range(first), [t[0] if i else "" for i, t in enumerate(track[:first])], fontsize=7)
-left.set(title="E touches log p(x), M raises it", xlabel="half-steps of EM", ylabel="nats an image", ylim=(log_p[1].item() - 5, maximum + 3))
+left.set(title="E touches log p(x), M raises it", xlabel="half-steps of EM", ylabel="nats an image")
+left.set_ylim(log_p[1].item() - 5, maximum + 3)
 left.legend(frameon=False, loc="lower right")
 right.semilogy((maximum - log_p[1:80:2]).clamp(min=1e-12), color=plots.BLUE, label="EM, by iteration")
 right.semilogy(maximum - torch.tensor(history.elbo), color=plots.GREEN, label="pv.fit (ELBO), by epoch")
@@ -428,15 +436,16 @@ show(figure, "em")
 # %% [markdown]
 # ## The naive average needs too many z
 #
-# p(x) = E_p(z)[ p(x | z) ] suggests averaging p(x | z) over draws from the prior. That is unbiased for p(x), and of little use: of the
-# prior's mass, only about e^-KL(q || p) lies where q(z | x) does, so that some e^KL draws are needed before one explains x at
-# all. Until by luck a good z is met, log p(x) comes out far too low. Importance sampling draws z from q(z | x), where p(x | z) is
-# large, and divides by the density it drew from:
+# p(x) = E_p(z)[ p(x | z) ] suggests averaging p(x | z) over draws from the prior. That is unbiased for p(x), and of
+# little use: of the prior's mass, only about e^-KL(q || p) lies where q(z | x) does, so that some e^KL draws are needed
+# before one explains x at all. Until by luck a good z is met, log p(x) comes out far too low. Importance sampling draws
+# z from q(z | x), where p(x | z) is large, and divides by the density it drew from:
 #
 #     p(x) = E_q(z|x)[ p(x | z) p(z) / q(z | x) ]
 #
-# Both estimates of log p(x) are too low on average (Jensen again) and rise with the number K of draws; the effective sample
-# size (sum w)^2 / sum w^2 says how many of the K draws count. A VAE is fitted to the digits' counts 0 to 16, or to MNIST's bits.
+# Both estimates of log p(x) are too low on average (Jensen again) and rise with the number K of draws; the effective
+# sample size (sum w)^2 / sum w^2 says how many of the K draws count. A VAE is fitted to the digits' counts 0 to 16, or
+# to MNIST's bits.
 
 # %%
 J, hidden, vae_epochs, batch = (8, 100, 40, 50) if options.quick else (20, 500, 10, 100)
@@ -501,16 +510,17 @@ show(figure, "evidence")
 # %% [markdown]
 # ## Minibatches
 #
-# The loss of N rows is estimated from M of them, scaled by N / M (AEVB, eq. 8). It is unbiased: its mean over *all* minibatches of M
-# rows is the loss of the whole data. With the exact posterior every draw gives log p(x), no noise is left, and equality can
-# be seen to the last digits: here over the 15 minibatches of 2 out of 6 rows.
+# The loss of N rows is estimated from M of them, scaled by N / M (AEVB, eq. 8). It is unbiased: its mean over *all*
+# minibatches of M rows is the loss of the whole data. With the exact posterior every draw gives log p(x), no noise is
+# left, and equality can be seen to the last digits: here over the 15 minibatches of 2 out of 6 rows.
 
 # %%
 e_step(toy)
 six = x[:6]
 whole = pv.objectives.SGVB_A().loss(toy.model, toy.guide, six)
 scaled = pv.objectives.SGVB_A(data_size=6)
-each = torch.tensor([scaled.loss(toy.model, toy.guide, six[list(pair)]) for pair in itertools.combinations(range(6), 2)], dtype=torch.double)
+minibatches = [six[list(rows)] for rows in itertools.combinations(range(6), 2)]
+each = torch.tensor([scaled.loss(toy.model, toy.guide, minibatch) for minibatch in minibatches], dtype=torch.double)
 print(f"\nloss of 6 rows {whole:.10f}; of minibatches of 2: from {each.min():.3f} to {each.max():.3f}, mean {each.mean():.10f}")
 result["minibatch_error"] = abs(each.mean().item() - whole) / abs(whole)
 

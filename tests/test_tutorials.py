@@ -1,0 +1,108 @@
+"""Every tutorial runs in quick mode, without a warning, leaves pictures that are not blank, and ends in bounded numbers.
+
+A bound has a reason: an identity holds to rounding, an average over draws to a few of its standard errors, a fitted model beats
+what a broken one would reach. The figures in comments were measured here.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+
+
+def check_bare_pyro(r):
+    assert r["variance_error"] < 0.02  # 200,000 draws: a standard error of 0.3 %
+    for ratio, logvar in zip(r["variance_ratio_of_the_slip"], (-2, 0, 1), strict=True):
+        assert ratio == pytest.approx(math.exp(logvar), rel=0.02)  # the slip's variance is exp(2 logvar)
+    assert r["gradient_error"] < 0.015  # standard errors of 0.003 and 0.002
+    assert r["encoder_gradient_rsample"] > 1
+    assert r["encoder_gradient_sample"] == 0
+    for name in "AB":
+        assert r[f"pyro_against_hand_{name}"] < 1e-5  # the same sums in another order, float32
+        assert r[f"loss_difference_{name}"] < 1e-5  # the library's loss is bare Pyro's at equal weights and seed
+    assert r["gradient_difference"] < 1e-4
+    assert r["elbo"] > -24.6  # -23.9; seeds and one draw of z move it by 0.2; no latents: -27.1
+    assert r["elbo"] > r["independent_pixels"] + 2
+    assert r["elbo_fit"] == pytest.approx(r["elbo"], abs=0.6)
+    assert r["elbo_fit"] < r["log_evidence"] < r["elbo_fit"] + 1.5  # 0.4: a bound, and not a loose one
+
+
+def check_three_parts(r):
+    floor = r["independent_pixels"]  # -27.2: a collapsed posterior ends here
+    for name in ("baseline", "convolutional", "residual", "own_prior", "own_posterior", "own_both"):
+        assert r[name] > floor + 2.5, name  # -23.5 to -23.8
+    assert r["error_to_bits"]["autoencoder"] < r["error_to_bits"]["VAE"] - 0.005  # 0.272 against 0.292
+    assert r["DiscretizedLogistic"] > -96  # -89.4
+    assert min(r["DiscretizedLogistic"], r["Categorical"]) > r["Binomial"] + 10  # -89.4 and -93.1 against -113.6
+    assert r["Gaussian, learned sigma"] > 15  # 24.7
+    assert r["ContinuousBernoulli"] > 115  # 130.6
+    assert 0.1 < r["sigma"] < 0.2  # 0.15, the root mean squared error of the reconstructions and of q(z | x)
+    assert r["baseline"] + 1 < r["conditional"] < r["baseline"] + math.log(10) + 0.5  # a label holds at most log 10 nats
+    assert r["judge"] > 0.95
+    assert r["drawn_as_asked"] > 0.9  # 0.97; 0.1 if the context were lost
+    assert r["noise_left"]["Denoising"] < r["noise_left"]["plain VAE"] - 0.01  # 0.185 against 0.217
+    assert r["noise_left"]["plain VAE"] < 0.75 * r["noise_left"]["noisy"]
+    assert r["widths_moved"] > 0.1  # the user's own parameters train
+    assert r["difference_after_loading"] == 0
+
+
+def check_the_bound(r):
+    assert r["curvature_of_log"] == pytest.approx(-0.25)
+    assert r["jensen_error"] < 0.01  # a million draws: standard error 0.002 at s = 1
+    assert r["integral"] == pytest.approx(1, abs=1e-6)
+    assert max(r["kl_z_scores"] + r["kl_full_z_scores"] + [r["gap_z_score"]]) < 5  # standard errors, at fixed seeds
+    assert max(r["kl_diagonal_error"], r["kl_full_error"], r["diagonal_gap_error"]) < 1e-10  # float64 identities
+    assert r["kl_roles_differ_by"] > 1
+    assert r["exact_posterior_error"] < 1e-10  # every draw gives log p(x)
+    assert r["identity_error"] < 1e-10
+    assert r["slip_error"] > 1  # 7.2 nats
+    assert min(r["em_least_rise_of_elbo"], r["em_least_rise_of_evidence"]) > -1e-9  # monotone, up to rounding
+    assert r["em_gap_after_e_step"] < 1e-9
+    assert abs(r["em_below_maximum"]) < 1e-6  # converges linearly: 1e-12 after 100 iterations
+    assert -1e-9 < r["sgd_below_maximum"] < 0.3  # 0.04 nats, below and never above what eigenvalues give
+    assert -93 < r["elbo"] < r["log_evidence"]  # -90.6, -88.4
+    assert r["naive_short_at_100"] > 5  # 14.4 nats
+    assert r["naive_short_at_10000"] > 0.7  # 1.9
+    assert r["importance_short_at_100"] < 0.6  # 0.12
+    assert r["ess_naive_share"] < 1e-3 < 5e-3 < r["ess_importance_share"]  # 1.5 and 281 of 10,000
+    assert r["minibatch_error"] < 1e-12  # unbiased: the mean over all minibatches is the loss
+
+
+CASES = {
+    "00_bare_pyro": (check_bare_pyro, {"reparameterization", "elbo", "reconstructions", "samples"}),
+    "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
+    "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
+}
+
+
+def test_every_tutorial_is_listed():
+    found = {path.stem for path in TUTORIALS.glob("*.py")}
+    assert found == set(CASES), "give each script in tutorials/ a row in CASES, with bounds on its numbers"
+    index = (TUTORIALS / "README.md").read_text()
+    assert [name for name in found if f"{name}.py" not in index] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tutorial(name, tmp_path):
+    check, pictures = CASES[name]
+    command = [sys.executable, "-W", "error", str(TUTORIALS / f"{name}.py"), "--quick", "--output", "pictures"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith("RESULT ")
+    check(json.loads(last.removeprefix("RESULT ")))
+    expected = {f"{name[:2]}_{picture}.png" for picture in pictures}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == expected
+    for path in (tmp_path / "pictures").iterdir():
+        pixels = imread(path)[..., :3]
+        assert min(pixels.shape[:2]) > 200, path.name
+        assert np.std(pixels) > 0.05, f"{path.name} is blank"  # a line plot has 0.1 or more
