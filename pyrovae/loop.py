@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from pyrovae import checkpoint, traces
 from pyrovae.batches import Transform, kind, minibatches, take
-from pyrovae.conditional import held
 from pyrovae.history import History
 from pyrovae.objectives import SGVB_A, SGVB_B, Bound
 from pyrovae.svi import Step
@@ -70,7 +69,7 @@ class Loop:
         if self.devices:  # to the device once, not once a minibatch
             self.training = tuple(tensor.to(self.kind[0]) for tensor in self.training)
         self.steps_an_epoch = len(self.batches(0))
-        self.good = self.weights()
+        self.good = self.svi.weights()
 
     # ------------------------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
@@ -88,7 +87,7 @@ class Loop:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
         if self.best:
-            self.put(self.best)
+            self.svi.put(self.best)
 
     def epoch(self, interrupted: threading.Event, bar: tqdm) -> None:
         """Run the rest of one epoch."""
@@ -150,7 +149,7 @@ class Loop:
         loss, rec, kl = (term / n for term in self.sums[:3])
         weight = self.weight(self.steps_an_epoch - 1)
         learning_rate = float(self.svi.optim.torch.param_groups[0]["lr"])
-        name = self.broken_parameter()
+        name = self.svi.broken_parameter()
         if name:  # a gradient overflowed in the last step: the loss has not seen it yet
             self.fail(f"parameter {name} is not finite after it")
         held_out = self.validate()
@@ -166,7 +165,7 @@ class Loop:
             **held_out,
         )
         self.position, self.sums = 0, [0.0] * 4
-        self.good = self.weights()
+        self.good = self.svi.weights()
         self.judge(warm=weight != getattr(self.objective, "target", 1.0))
         self.schedule()
         self.decide()
@@ -222,7 +221,7 @@ class Loop:
     # ----------------------------------------------------------------------------------------------- when it diverges
     def fail(self, what: str) -> None:
         """Put the last good weights back and raise an error that says what happened where, and what to try."""
-        self.put(self.best or self.good)
+        self.svi.put(self.best or self.good)
         kept = self.history.best_epoch or len(self.history.loss)
         raise TrainingError(
             f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. "
@@ -233,43 +232,17 @@ class Loop:
 
     def culprit(self, batch: Tensors, rows: Tensor) -> str:
         """Run the failed step again, with the same noise, and name the first parameter or site that is not finite."""
-        name = self.broken_parameter()
+        name = self.svi.broken_parameter()
         if name:
             return f"parameter {name} is not finite since the step before"
-        with torch.no_grad(), held(self.graph):
-            p, q = traces.run(self.graph.model, self.graph.guide, *batch)
-        for program, trace in (("guide", q), ("model", p)):
-            for site in traces.sites(trace, observed=False) + traces.sites(trace, observed=True):
-                bad = (~torch.isfinite(traces.log_prob(site))).nonzero()[:, -1:].unique().cpu()
-                if len(bad):
-                    return (
-                        f'site "{site["name"]}" of the {program} has no finite density in {len(bad)} rows of the batch: '
-                        f"{bad[:_NAMED].tolist()}, which are rows {rows[bad][:_NAMED].tolist()} of the data"
-                    )
-        return "every site's density is finite, but a closed-form KL is not"
-
-    def broken_parameter(self) -> str | None:
-        """Return the name of the first parameter that is not finite."""
-        names = {id(tensor): name for name, tensor in self.graph.named_parameters()} if isinstance(self.graph, nn.Module) else {}
-        broken = (tensor for tensor in self.svi.parameters if not torch.isfinite(tensor).all())
-        return next((names.get(id(tensor), "in Pyro's store") for tensor in broken), None)
+        found = traces.not_finite(self.graph, *batch)
+        if found is None:
+            return "every site's density is finite, but a closed-form KL is not"
+        site, bad = found
+        places = f"{bad[:_NAMED].tolist()}, which are rows {rows[bad][:_NAMED].tolist()} of the data"
+        return f"{site} has no finite density in {len(bad)} rows of the batch: {places}"
 
     # ----------------------------------------------------------------------------------------------------- its state
-    def weights(self) -> dict[str, Tensor]:
-        """Return a copy of the graph's state, or of the parameters found in Pyro's store."""
-        if isinstance(self.graph, nn.Module):
-            return {name: tensor.detach().clone() for name, tensor in self.graph.state_dict().items()}
-        return {str(i): tensor.detach().clone() for i, tensor in enumerate(self.svi.parameters)}
-
-    def put(self, weights: dict[str, Tensor]) -> None:
-        """Copy such a state back."""
-        if isinstance(self.graph, nn.Module):
-            self.graph.load_state_dict(weights)
-            return
-        with torch.no_grad():
-            for i, tensor in enumerate(self.svi.parameters):
-                tensor.copy_(weights[str(i)])
-
     def save(self) -> None:
         """Write the state, from which `restore` goes on bit for bit."""
         if self.plan.checkpoint is None:
@@ -280,7 +253,7 @@ class Loop:
             "position": self.position,
             "sums": self.sums,
             "random": checkpoint.random_state(self.devices),
-            "weights": self.weights(),
+            "weights": self.svi.weights(),
             "best": self.best,
             "kind of optimizer": type(self.svi.optim.torch).__name__,
             "optimizer": self.svi.optim.torch.state_dict(),
@@ -302,7 +275,7 @@ class Loop:
                 what = f"resume: the checkpoint is of a fit with another {name} ({was}, here {now})"
                 raise ValueError(f"{what}. Pass the same, or start anew without resume=")
         try:
-            self.put(state["weights"])
+            self.svi.put(state["weights"])
             self.svi.optim.torch.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -311,5 +284,5 @@ class Loop:
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history, self.position, self.sums = history, state["position"], state["sums"]
-        self.good, self.best = self.weights(), state["best"]
+        self.good, self.best = self.svi.weights(), state["best"]
         checkpoint.set_random_state(state["random"], self.devices)

@@ -1,6 +1,7 @@
 """Pictures of a run as matplotlib figures, drawn without pyplot, so nothing global changes and no display is needed.
 
-Pictures of data take arrays with shape (N, C, H, W) or (N, D), vectors being drawn as lines. Colours are Okabe & Ito's (2008) and Petroff's (2021), which colour-blind readers can tell apart.
+Pictures of data take arrays with shape (N, C, H, W) or (N, D), vectors being drawn as lines. Colours are
+Okabe & Ito's (2008) and Petroff's (2021), which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations

@@ -107,6 +107,28 @@ class Step(SVI):
         torch._foreach_div_(gradients, rows)
         return (sum(loss) if isinstance(loss, tuple) else loss) / rows
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the graph's state, or of the parameters found in Pyro's store."""
+        if isinstance(self.graph, nn.Module):
+            return {name: tensor.detach().clone() for name, tensor in self.graph.state_dict().items()}
+        return {str(i): tensor.detach().clone() for i, tensor in enumerate(self.parameters)}
+
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """Copy such a state back."""
+        if isinstance(self.graph, nn.Module):
+            self.graph.load_state_dict(weights)
+            return
+        with torch.no_grad():
+            for i, tensor in enumerate(self.parameters):
+                tensor.copy_(weights[str(i)])
+
+    def broken_parameter(self) -> str | None:
+        """Return the name of the first parameter that is not finite."""
+        named = self.graph.named_parameters() if isinstance(self.graph, nn.Module) else ()
+        names = {id(tensor): name for name, tensor in named}
+        broken = (tensor for tensor in self.parameters if not torch.isfinite(tensor).all())
+        return next((names.get(id(tensor), "in Pyro's store") for tensor in broken), None)
+
 
 def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:
     """Check the pair of programs on one minibatch, with Pyro's validation on, and return what there is to train.

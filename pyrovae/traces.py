@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.conditional import held
 
-__all__ = ["Site", "analytic_kl", "check_sites", "evaluation", "log_prob", "run", "sampled_kl", "sites"]
+__all__ = ["Site", "analytic_kl", "check_sites", "evaluation", "log_prob", "not_finite", "run", "sampled_kl", "sites"]
 
 Site = Any  # a node of a Pyro trace, a dict: name, fn, value, scale, mask, is_observed, ...
 Program = Callable[..., object]
@@ -79,6 +79,18 @@ def check_sites(p: poutine.Trace, q: poutine.Trace) -> None:
                 f'site "{site["name"]}": {type(fn).__name__} has no reparameterized draw, which SGVB needs. '
                 "Use a reparameterizable posterior, or objective=pyro.infer.Trace_ELBO() (score function)"
             )
+
+
+def not_finite(graph: Any, *batch: Tensor) -> tuple[str, Tensor] | None:
+    """Run the programs; return which site, the guide's before the model's, has no finite density first, and in which rows."""
+    with torch.no_grad(), held(graph):
+        p, q = run(graph.model, graph.guide, *batch)
+    for trace, program in ((q, "guide"), (p, "model")):
+        for site in sites(trace, observed=False) + sites(trace, observed=True):
+            bad = (~torch.isfinite(log_prob(site))).nonzero()[:, -1:].unique().cpu()
+            if len(bad):
+                return f'site "{site["name"]}" of the {program}', bad
+    return None
 
 
 @contextmanager
