@@ -137,9 +137,8 @@ class SGVB_A(Trace_ELBO):  # noqa: N801 (the paper's name)
 
     def weighted(self, bound: Bound, rows: int) -> Tensor:
         """Return the loss -(reconstruction - beta * KL) of a minibatch of so many rows, scaled by N / M if N is known."""
-        loss = -bound.reconstruction
-        for name, kl in bound.kl.items():
-            loss = loss + (kl * self.weight if self._weighs(name) else kl)
+        terms = [kl * self.weight if self._weighs(name) else kl for name, kl in bound.kl.items()]
+        loss = reduce(torch.add, terms) - bound.reconstruction if terms else -bound.reconstruction
         return loss if self.data_size is None else loss * (self.data_size / rows)
 
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:

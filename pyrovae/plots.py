@@ -277,8 +277,7 @@ def _plane(z: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
         return np.stack([z[:, 0], np.arange(len(z))], 1), ("z1", "row of the data")
     if z.shape[1] == 2:
         return z, ("z1", "z2")
-    centred = z - z.mean(0)
-    u, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    u, scale, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
     share = 100 * scale**2 / max((scale**2).sum(), 1e-12)
     points = np.zeros((len(z), 2))
     points[:, : len(scale[:2])] = (u * scale)[:, :2]

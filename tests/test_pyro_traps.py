@@ -10,7 +10,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.conditional import held, register
+from pyrovae.conditional import held, register, rows
 
 
 def vae(net=None):
@@ -163,6 +163,18 @@ def test_batchnorm_takes_the_width_for_channels_only_if_leading_axes_are_not_fla
     x = torch.randn(8, 8, 6)
     net.eval()
     torch.testing.assert_close(net(x), torch.stack([net(row) for row in x]))
+
+
+def test_rows_are_a_plate_without_a_site_of_its_own():
+    def model(x):
+        with rows(x):
+            return pyro.sample("x", pyro.distributions.Normal(0.0, 1.0))
+
+    trace = pyro.poutine.trace(model).get_trace(X)
+    assert list(trace.nodes) == ["_INPUT", "x", "_RETURN"]
+    (frame,) = trace.nodes["x"]["cond_indep_stack"]
+    assert (frame.name, frame.dim, frame.size, trace.nodes["x"]["scale"]) == ("data", -1, 3, 1.0)
+    assert trace.nodes["x"]["value"].shape == (3,)
 
 
 def test_validation_of_pyro_is_off_only_while_training_runs():

@@ -95,7 +95,7 @@ def test_tutorial(name, tmp_path):
     check, pictures = CASES[name]
     command = [sys.executable, "-W", "error", str(TUTORIALS / f"{name}.py"), "--quick", "--output", "pictures"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     last = run.stdout.splitlines()[-1]
     assert last.startswith("RESULT ")
