@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae import traces
@@ -146,7 +145,7 @@ def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:
 
 
 def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    p = poutine.trace(_many(graph.model, draws)).get_trace(*batch)
+    p, _ = traces.run(_many(graph.model, draws), lambda *_: None, *batch)
     return _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
 
 

@@ -48,7 +48,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     with traces.evaluation(graph):
         for batch in minibatches(graph, as_tensors((x, *c))):
             p, q = traces.run(graph.model, graph.guide, *batch)
-            pieces.append(_kl_of_factors(p.nodes[site], q.nodes[site]))
+            pieces.append(_kl_of_factors(p[site], q[site]))
     return torch.cat(pieces).mean(0)
 
 

@@ -16,12 +16,11 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.traces import Program
+from pyrovae.traces import Program, Trace
 
 __all__ = ["SGVB_A", "SGVB_B", "Bound", "Schedule", "cyclical", "warm_up"]
 
@@ -160,7 +159,7 @@ class SGVB_A(Trace_ELBO):  # noqa: N801 (the paper's name)
     def _weighs(self, name: str) -> bool:
         return self.weight != 1 and (self.annealed is None or name in self.annealed)
 
-    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[poutine.Trace, poutine.Trace]:
+    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         return traces.run(model, guide, *args)
 
 

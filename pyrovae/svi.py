@@ -137,9 +137,10 @@ def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:
         ValueError: if there is nothing to train, or the programs do not fit each other (see `pyrovae.traces.check_sites`).
     """
     with traces.evaluation(graph), pyro.validation_enabled(True):
-        p, q = traces.run(graph.model, graph.guide, *batch)
+        q = poutine.trace(graph.guide).get_trace(*batch)
+        p = poutine.trace(poutine.replay(graph.model, trace=q)).get_trace(*batch)
         if isinstance(objective, SGVB_A):
-            traces.check_sites(p, q)
+            traces.check_sites(*traces.run(graph.model, graph.guide, *batch))
             Trace_ELBO()._get_trace(graph.model, graph.guide, batch, {})
     found = {id(parameter): parameter for parameter in _trainable(graph, p, q)}
     if not found:
