@@ -29,10 +29,18 @@ def replace(path: Path, write_to: Callable[[Path], object]) -> None:
         write_to(Path(name))
         with open(name, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's own mode lets nobody else read
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """Return the process's mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write(path: Path, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyrovae.options import DataDir, Part, Settings, command
+from pyrovae.command.options import DataDir, Part, Settings, command
 
 __all__ = ["app", "main"]
 
@@ -72,7 +72,7 @@ def _options(
 @command
 def fit(settings: Settings) -> None:
     """Fit a variational autoencoder, evaluate it on held-out data, and leave model, metrics.json and report.html in a folder."""
-    from pyrovae import job
+    from pyrovae.command import job
 
     outcome = job.fit_and_report(settings, (lambda text: None) if settings.quiet else _say)
     if outcome.code:
@@ -94,7 +94,7 @@ def evaluate(
     """Print the ELBO with its terms, log p(x), active units and mutual information of a fitted model on data."""
     from dataclasses import replace
 
-    from pyrovae import recipes, runs, summary
+    from pyrovae.command import recipes, runs, summary
 
     run = runs.Run.open(model)
     rows = run.rows(recipes.load(data, data_dir), part)
@@ -117,7 +117,8 @@ def encode(
     data_dir: DataDir = None,
 ) -> None:
     """Write the codes, which are posterior means, with shape (N, latents), one row a datum."""
-    from pyrovae import exports, recipes, runs, tasks
+    from pyrovae import tasks
+    from pyrovae.command import exports, recipes, runs
 
     exports.check(output, exports.CODES)
     run = runs.Run.open(model)
@@ -139,7 +140,8 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Sample z from the prior and write what it decodes to."""
-    from pyrovae import exports, plots, runs, summary, tasks
+    from pyrovae import plots, tasks
+    from pyrovae.command import exports, runs, summary
 
     exports.check(output, exports.PICTURES)
     run = runs.Run.open(model)
@@ -163,7 +165,8 @@ def interpolate(
     data_dir: DataDir = None,
 ) -> None:
     """Walk through the latent space from one datum to another and write what lies between."""
-    from pyrovae import exports, plots, recipes, runs, tasks
+    from pyrovae import plots, tasks
+    from pyrovae.command import exports, recipes, runs
 
     exports.check(output, exports.PICTURES)
     run = runs.Run.open(model)

@@ -150,12 +150,9 @@ def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:
 
 
 def _check_density(site: traces.Site) -> None:
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    if isinstance(fn, dist.Delta | dist.ImproperUniform):
+    if isinstance(traces.leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
         raise ValueError(
-            f'site "{site["name"]}" is a {type(fn).__name__}: an autoencoder has no density over its codes and so no log p(x). '
+            f'site "{site["name"]}" is a point or flat: an autoencoder has no density over its codes and so no log p(x). '
             "Use a proper prior and posterior, or compare reconstructions"
         )
 
@@ -165,12 +162,21 @@ def _passes(graph: Any, data: Tensors, samples: int) -> Iterator[tuple[Tensors, 
     """Yield minibatches and, for each, the numbers of draws to make at once, so that no pass holds more than _AT_ONCE values."""
     if samples < 1:
         raise ValueError(f"samples is {samples}, expected at least one draw a row")
-    width = max(_LEAST_WIDTH, data[0][0].numel())
+    width = _width(graph, take(data, slice(0, 1), *kind(graph, data)))
     rows = max(1, min(_ROWS, _AT_ONCE // width))
     draws = max(1, _AT_ONCE // (width * rows))
     sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
     for start in range(0, len(data[0]), rows):
         yield take(data, slice(start, start + rows), *kind(graph, data)), sizes
+
+
+def _width(graph: Any, one: Tensors) -> int:
+    """Return how many numbers one draw for one row takes: the largest parameter of a site, such as a categorical's logits."""
+    with traces.random_stream(0, []):  # a look that leaves the stream where it was
+        p, q = traces.run(graph.model, graph.guide, *one)
+    leaves = [traces.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
+    parameters = [getattr(leaf, name) for leaf in leaves for name in getattr(leaf, "arg_constraints", {})]
+    return max([_LEAST_WIDTH, *(value.numel() for value in parameters if isinstance(value, Tensor))])
 
 
 def _many(program: traces.Program, draws: int) -> traces.Program:

@@ -20,7 +20,19 @@ from torch.distributions import kl_divergence
 
 from pyrovae.conditional import held
 
-__all__ = ["Site", "Trace", "analytic_kl", "check_sites", "evaluation", "log_prob", "not_finite", "run", "sampled_kl", "sites"]
+__all__ = [
+    "Site",
+    "Trace",
+    "analytic_kl",
+    "check_sites",
+    "evaluation",
+    "leaf",
+    "log_prob",
+    "not_finite",
+    "run",
+    "sampled_kl",
+    "sites",
+]
 
 Site = Any  # a node of a Pyro trace, a dict: name, fn, value, scale, mask, is_observed, ...
 Program = Callable[..., object]
@@ -61,6 +73,13 @@ def sites(trace: Trace, observed: bool) -> list[Site]:
     """Return the observed or the latent sample sites of a trace, in their order; a plate's own site is neither."""
     found = [site for site in trace.values() if site["is_observed"] is observed]
     return found if observed else [site for site in found if not site_is_subsample(site)]
+
+
+def leaf(fn: Any) -> Any:
+    """Return the distribution inside all wrappers such as `Independent`."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def log_prob(site: Site) -> Tensor:

@@ -53,7 +53,9 @@ def test_arrays_that_torch_cannot_share_are_copied():
     assert batches.as_tensors(x[::-1])[0].tolist() == [[3, 4, 5], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("bad", [np.array(["a"]), np.ones((2, 2), complex), np.array([object()]), torch.ones(2, 2, dtype=torch.cfloat), "text"])
+@pytest.mark.parametrize(
+    "bad", [np.array(["a"]), np.ones((2, 2), complex), np.array([object()]), torch.ones(2, 2, dtype=torch.cfloat), "text"]
+)
 def test_what_is_no_array_of_real_numbers_is_refused(bad):
     with pytest.raises(TypeError, match="expected real numbers"):
         batches.as_tensors(bad)

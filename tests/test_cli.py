@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from pyrovae import files, job, options, runs, summary
+from pyrovae import files
 from pyrovae.cli import app
+from pyrovae.command import job, options, runs, summary
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--latents", "3", "--samples", "20"]
 TERSE = [*QUICK, "--no-report"]
@@ -260,7 +261,7 @@ def test_quiet_prints_nothing(stored, tmp_path):
 
 
 def test_mnist_takes_the_notes_setting(shared_data):
-    from pyrovae import recipes
+    from pyrovae.command import recipes
 
     data = recipes.load("mnist", shared_data)
     data = replace(data, x=data.x[:1000])

@@ -30,7 +30,9 @@ def test_evidence_of_an_inexact_posterior_is_within_its_standard_error():
     deviates = (result.log_p - exact) / result.standard_error
     assert deviates.abs().mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.3)  # of a standard normal
     assert deviates.abs().max() < 5
-    assert (pv.elbo(graph, x, samples=200).elbo < exact).all()
+    gap = exact - pv.elbo(graph, x, samples=5000).elbo
+    assert gap.mean() > 0.1  # KL(q || p(z | x)), positive in each row; a row's Monte Carlo error is near 0.03
+    assert gap.min() > -0.15
 
 
 def test_the_bound_rises_with_the_number_of_samples_and_stays_below():
@@ -73,6 +75,16 @@ def test_memory_bound_does_not_change_the_figure(monkeypatch):
     assert ((whole.log_p - pieces.log_p).abs() < 6 * whole.standard_error).all()
     bound = pv.elbo(graph, x, samples=100)
     assert bound.elbo.shape == (30,)
+
+
+def test_memory_follows_the_widest_parameter_of_a_site():
+    """A categorical over 256 levels holds 256 numbers for each of x."""
+    shapes = []
+    for likelihood in (pv.likelihoods.Bernoulli(nn.Linear(2, 500)), pv.likelihoods.Categorical(nn.Linear(2, 256 * 500))):
+        graph = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(nn.Linear(500, 4)), likelihood)
+        with pv.traces.evaluation(graph):
+            shapes.append(evaluate._width(graph, (torch.zeros(1, 500),)))
+    assert shapes == [500, 256 * 500]
 
 
 def test_elbo_terms():

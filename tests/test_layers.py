@@ -34,21 +34,7 @@ MAY = {
     "tasks": {"batches", "latents", "traces"},
     "files": {"checkpoint", "history"},
 }
-FRONT = {
-    "__init__",
-    "__main__",
-    "baselines",
-    "cli",
-    "exports",
-    "job",
-    "options",
-    "plots",
-    "preparation",
-    "recipes",
-    "report",
-    "runs",
-    "summary",
-}  # may use all of the above
+FRONT = {"__init__", "__main__", "cli", "command", "plots", "report"}  # may use all of the above
 
 
 def imported(path):

@@ -7,7 +7,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from pyrovae import baselines, exports, plots, report
+from pyrovae import plots, report
+from pyrovae.command import baselines, exports
 from pyrovae.history import History
 
 

@@ -1,6 +1,6 @@
 """What `pyrovae fit` can be told: the choices as enumerations, and every option once, as a field of `Settings`.
 
-Words end here: `pyrovae.recipes` turns each choice into a constructor. Nothing heavy is imported, so `--help` is quick.
+Words end here: `pyrovae.command.recipes` turns each choice into a constructor. Nothing heavy is imported, so `--help` is quick.
 """
 
 import inspect

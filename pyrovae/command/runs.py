@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import batches, checkpoint, files
+from pyrovae.command.options import Part, Settings, Settled
+from pyrovae.command.preparation import Preparation
 from pyrovae.datasets import Dataset
 from pyrovae.graphs import VAE
 from pyrovae.history import History
-from pyrovae.options import Part, Settings, Settled
-from pyrovae.preparation import Preparation
 
 __all__ = ["Run", "claim", "fingerprint", "resumed", "split", "write_json"]
 

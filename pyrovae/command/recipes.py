@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import datasets, likelihoods, nets, objectives, posteriors, priors, traces
+from pyrovae.command.options import Activation, Likelihood, Network, Objective, Optimizer, Posterior, Prior, Settings, Settled
+from pyrovae.command.preparation import Preparation
 from pyrovae.conditional import Standardized
 from pyrovae.datasets import Dataset, Kind
-from pyrovae.graphs import VAE, Denoising
-from pyrovae.options import Activation, Likelihood, Network, Objective, Optimizer, Posterior, Prior, Settings, Settled
-from pyrovae.preparation import Preparation
+from pyrovae.graphs import VAE, Denoising, GaussianNoise
 
 __all__ = ["graph", "load", "objective", "optimizer", "settle"]
 
@@ -122,8 +122,7 @@ def graph(settings: Settled, preparation: Preparation, x: Tensor) -> VAE | Denoi
     vae = VAE(_PRIORS[settings.prior](d), posterior, likelihood)
     if not settings.denoise:
         return vae
-    noise = settings.denoise * x.std().item()
-    return Denoising(vae, lambda rows: rows + noise * torch.randn_like(rows))
+    return Denoising(vae, GaussianNoise(settings.denoise * x.std().item()))
 
 
 def objective(settings: Settled) -> objectives.SGVB_A:

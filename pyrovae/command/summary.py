@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import baselines, evaluate, latents, plots, tasks
+from pyrovae import evaluate, latents, plots, tasks
+from pyrovae.command import baselines
+from pyrovae.command.options import Posterior, Prior, Settled
+from pyrovae.command.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
+from pyrovae.command.runs import Run
 from pyrovae.datasets import Dataset
 from pyrovae.history import History
-from pyrovae.options import Posterior, Prior, Settled
-from pyrovae.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
 from pyrovae.report import Picture, Row
-from pyrovae.runs import Run
 
 __all__ = ["compare", "measure", "pictures", "rows", "training"]
 

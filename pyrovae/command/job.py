@@ -15,13 +15,14 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from pyrovae import batches, files, preparation, recipes, report, runs, summary
+from pyrovae import batches, files, report
+from pyrovae.command import preparation, recipes, runs, summary
+from pyrovae.command.options import Settings, Settled
+from pyrovae.command.runs import Run
 from pyrovae.datasets import Dataset
 from pyrovae.fit import TrainingError, fit
 from pyrovae.graphs import VAE, Denoising
 from pyrovae.history import History
-from pyrovae.options import Settings, Settled
-from pyrovae.runs import Run
 
 __all__ = ["fit_and_report", "wording"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import batches, traces
+from pyrovae.command.options import Likelihood, Settled
 from pyrovae.datasets import Dataset, Kind
-from pyrovae.options import Likelihood, Settled
 
 __all__ = ["Preparation", "prepare"]
 
