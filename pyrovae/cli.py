@@ -174,8 +174,8 @@ def interpolate(
     if max(start, end) >= len(x):
         raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")
     path = tasks.spherical if spherical else tasks.linear
-    walk = tasks.interpolate(run.load_model(), x[start], x[end], *(rows[start] for rows in c), steps=steps, path=path)
-    walk = run.preparation.undo(walk)
+    z = tasks.interpolate(run.load_model(), x[start], x[end], *(rows[start] for rows in c), steps=steps, path=path)
+    walk = run.preparation.undo(z)
     exports.data(walk, output, lambda: plots.interpolations(walk[None], run.preparation.limits))
     _say(f"{output}: {steps} points from row {start} to row {end}")
 

@@ -281,8 +281,8 @@ def _pixels(file: Path) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            image = image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
-            mode, pixels = image.mode, np.asarray(image)
+            plain = image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
+            mode, pixels = plain.mode, np.asarray(plain)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as an image ({error}); mend or remove it") from error
     if mode not in ("1", "L", "RGB", "RGBA"):

@@ -130,7 +130,7 @@ def latent_space(z: np.ndarray, labels: np.ndarray | None = None, label_names: S
     figure = _figure(7, 5.2)
     axis = figure.subplots()
     if labels is None:
-        axis.scatter(*points.T, s=8, c=BLUE, alpha=0.6, lw=0)
+        axis.scatter(points[:, 0], points[:, 1], s=8, c=BLUE, alpha=0.6, lw=0)
     else:
         _classes(axis, points, np.asarray(labels), label_names)
     how = "" if z.shape[1] <= 2 else f" of {z.shape[1]} latents, first two principal components"
@@ -290,9 +290,8 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence
     for k in np.unique(labels):
         mask = labels == k
         name = names[k] if k < len(names) else str(k)
-        axis.scatter(
-            *points[mask].T, s=14, c=CLASSES[k % len(CLASSES)], marker=MARKERS[k % len(MARKERS)], alpha=0.75, lw=0, label=name
-        )
+        look = {"c": CLASSES[k % len(CLASSES)], "marker": MARKERS[k % len(MARKERS)], "label": name}
+        axis.scatter(points[mask, 0], points[mask, 1], s=14, alpha=0.75, lw=0, **look)
         x, y = np.median(points[mask], 0)
         axis.annotate(str(name), (x, y), ha="center", va="center", fontsize=9, weight="bold",
                       bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75})  # fmt: skip

@@ -50,7 +50,7 @@ class _Record(Messenger):
 
     def __init__(self, given: Trace | None = None) -> None:
         super().__init__()
-        self.given, self.trace = given or {}, Trace()
+        self.given, self.trace = given or Trace(), Trace()
 
     def _pyro_sample(self, msg: Site) -> None:
         if not msg["is_observed"] and msg["name"] in self.given:

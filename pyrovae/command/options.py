@@ -187,7 +187,7 @@ class Settled(Settings):
     validation: float = 0.1
     binarize: bool = False
     latents: int = 16
-    hidden: tuple[int, ...] = (400,)  # pyright: ignore[reportIncompatibleVariableOverride] (Typer reads words)
+    hidden: tuple[int, ...] = (400,)  # type: ignore[assignment]  # Typer reads words
     network: Network = Network.MLP
     activation: Activation = Activation.RELU
     likelihood: Likelihood = Likelihood.BERNOULLI
@@ -217,6 +217,6 @@ def command(run: Callable[[Settings], None]) -> Callable[..., None]:
     def fit(**options: Any) -> None:
         run(Settings(**options))
 
-    fit.__signature__ = inspect.signature(Settings)
+    fit.__signature__ = inspect.signature(Settings)  # type: ignore[attr-defined]
     fit.__doc__ = run.__doc__
     return fit

@@ -139,7 +139,7 @@ def optimizer(settings: Settled) -> Callable[..., torch.optim.Optimizer]:
 _PRIORS = {Prior.STANDARD_NORMAL: priors.StandardNormal, Prior.FLAT: priors.Flat}
 _POSTERIORS = {Posterior.DIAGONAL_NORMAL: (posteriors.DiagonalNormal, 2), Posterior.POINT: (posteriors.Point, 1)}
 _OBJECTIVES = {Objective.SGVB_A: objectives.SGVB_A, Objective.SGVB_B: objectives.SGVB_B}
-_OPTIMIZERS = {
+_OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
     Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),
     Optimizer.ADAMAX: torch.optim.Adamax,

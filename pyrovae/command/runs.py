@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from pyrovae import batches, checkpoint, files
 from pyrovae.command.options import Part, Settings, Settled
 from pyrovae.command.preparation import Preparation
 from pyrovae.datasets import Dataset
-from pyrovae.graphs import VAE
 from pyrovae.history import History
 
 __all__ = ["Run", "claim", "fingerprint", "resumed", "split", "write_json"]
@@ -67,15 +66,15 @@ class Run:
         write_json({"format": FORMAT, **content}, self.folder / "run.json")
 
     def save_model(self, graph: nn.Module, history: History, metrics: Mapping[str, Any] | None = None) -> None:
-        """Write the model, and its figures beside it; of a denoising graph the graph within, since noise is for training."""
+        """Write the model, and its figures beside it."""
         metrics = plain(metrics or {})
-        files.save(getattr(graph, "graph", graph), self.model, history=history, metrics=metrics)
+        files.save(graph, self.model, history=history, metrics=metrics)
         if metrics:
             write_json(metrics, self.folder / "metrics.json")
 
-    def load_model(self) -> VAE:
+    def load_model(self) -> Any:
         """Read the model."""
-        return cast(VAE, files.load(self.model))
+        return files.load(self.model)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

@@ -82,11 +82,11 @@ def compare(run: Run, train: Batch, validation: Batch | None, test: Batch) -> di
     if _is_autoencoder(run.settings) or not run.settings.samples:
         return {"why_not": "log p(x) of the model was not estimated"}
     whole = likelihood not in REAL_LIKELIHOODS
-    arrays = [batch[0].numpy() for batch in (train, validation or train, _spread(test, run.settings.test_images))]
-    if preparation.shape and len(arrays[0]) < 10:
+    fitted, judged, measured = (batch[0].numpy() for batch in (train, validation or train, _spread(test, run.settings.test_images)))
+    if preparation.shape and len(fitted) < 10:
         return {"why_not": "there are fewer than 10 training rows"}
     fits = {"probabilistic_pca": baselines.probabilistic_pca, "gaussian_mixture": baselines.gaussian_mixture}
-    found = {name: fit(*arrays, whole=whole, seed=run.settings.seed) for name, fit in fits.items()}
+    found = {name: fit(fitted, judged, measured, whole=whole, seed=run.settings.seed) for name, fit in fits.items()}
     figures: dict[str, Any] = {name: {"log_p": fit.log_p, "what": fit.what} for name, fit in found.items()}
     return figures | {"how": DEQUANTIZED if whole else "densities of the same standardized values"}
 
