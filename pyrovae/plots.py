@@ -7,7 +7,7 @@ Okabe & Ito's (2008) and Petroff's (2021), which colour-blind readers can tell a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -290,7 +290,7 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence
     for k in np.unique(labels):
         mask = labels == k
         name = names[k] if k < len(names) else str(k)
-        look = {"c": CLASSES[k % len(CLASSES)], "marker": MARKERS[k % len(MARKERS)], "label": name}
+        look: Any = {"c": CLASSES[k % len(CLASSES)], "marker": MARKERS[k % len(MARKERS)], "label": name}
         axis.scatter(points[mask, 0], points[mask, 1], s=14, alpha=0.75, lw=0, **look)
         x, y = np.median(points[mask], 0)
         axis.annotate(str(name), (x, y), ha="center", va="center", fontsize=9, weight="bold",
