@@ -145,11 +145,12 @@ def test_mean_loss_so_that_the_step_does_not_depend_on_the_batch_size():
 def test_the_global_state_is_left_alone():
     graph, x = small_vae().eval(), binary()
     state, validation = torch.get_rng_state(), pyro.settings.get("validate_poutine")
+    handler = signal.getsignal(signal.SIGINT)
     quiet(graph, x, epochs=1, seed=0)
     assert torch.equal(state, torch.get_rng_state())
     assert validation == pyro.settings.get("validate_poutine")
     assert not graph.training
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_global_seed_makes_a_fit_reproducible():
