@@ -184,7 +184,7 @@ def main() -> None:
     }
     print(report["machine"], report["versions"])
     for setting in SETTINGS:
-        rows = table(compare(setting["hidden"], setting["batch"], 3 if arguments.quick else 25))
+        rows = table(compare(setting["hidden"], setting["batch"], 3 if arguments.quick else 12))
         report["settings"].append({**setting, "figures": rows})
         print(f"\n784-{setting['hidden']}-{LATENTS}, batch {setting['batch']} (bound {setting['bound']:.2f})")
         for name, row in rows.items():

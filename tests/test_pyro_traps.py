@@ -177,6 +177,28 @@ def test_rows_are_a_plate_without_a_site_of_its_own():
     assert trace.nodes["x"]["value"].shape == (3,)
 
 
+@pytest.mark.parametrize("loc", [torch.zeros(()), torch.zeros(3), torch.zeros(7, 3)], ids=lambda loc: str(tuple(loc.shape)))
+@pytest.mark.parametrize("outer", [None, 7])
+def test_rows_are_pyros_plate_in_all_else(loc, outer):
+    """The same frames, scales and shapes, whatever has to be broadcast, inside other plates and handlers too."""
+
+    def model(plate):
+        with pyro.poutine.scale(scale=0.5), plate:
+            pyro.sample("x", pyro.distributions.Normal(loc, 1.0))
+
+    nodes = []
+    for plate in (rows(X), pyro.plate("data", 3)):
+        inside = (lambda p: model(p)) if outer is None else pyro.plate("outer", outer, dim=-2)(lambda p: model(p))
+        torch.manual_seed(0)
+        nodes.append(pyro.poutine.trace(inside).get_trace(plate).nodes["x"])
+    if loc.dim() == 2 and outer is None:
+        return  # no plate for the left axis: Pyro's validation, not this plate's matter
+    ours, pyros = nodes
+    assert [f[:3] for f in ours["cond_indep_stack"]] == [f[:3] for f in pyros["cond_indep_stack"]]
+    assert ours["scale"] == pyros["scale"]
+    assert torch.equal(ours["value"], pyros["value"])
+
+
 def test_validation_of_pyro_is_off_only_while_training_runs():
     seen = []
 
