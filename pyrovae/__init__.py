@@ -4,11 +4,11 @@ A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a gr
 `guide`.
 """
 
-from pyrovae import batches, conditional, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
+from pyrovae import batches, conditional, expression, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
 from pyrovae.evaluate import Evidence, Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.files import inspect, load, save
 from pyrovae.fit import TrainingError, fit
-from pyrovae.graphs import VAE, Denoising
+from pyrovae.graphs import VAE, CountVAE, Denoising
 from pyrovae.history import History
 from pyrovae.latents import LatentSummary, active_units, kl_per_dimension, latent_summary, mutual_information
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "CountVAE",
     "Denoising",
     "Evidence",
     "History",
@@ -29,6 +30,7 @@ __all__ = [
     "decode",
     "elbo",
     "embed",
+    "expression",
     "fit",
     "generate",
     "graphs",

@@ -26,7 +26,7 @@ __all__ = ["inspect", "load", "save"]
 
 FORMAT = "pyrovae-model-1"
 # A file may name the public classes of these modules and torch's activations, and nothing else.
-_MODULES = ("conditional", "graphs", "likelihoods", "nets", "posteriors", "priors")
+_MODULES = ("blocks", "conditional", "expression", "graphs", "likelihoods", "nets", "posteriors", "priors")
 
 
 def save(graph: nn.Module, folder: str | Path, *, history: History | None = None, metrics: Mapping[str, Any] | None = None) -> Path:

@@ -5,11 +5,13 @@ ContinuousBernoulli    log p(x | l) = x l - log Z(l),  Z(l) = (e^l - 1) / l     
 LogPoisson             log p(x | r) = x r - e^r - log x!                                    x in {0, 1, 2, ...}
 Levels                 p(x | l) = softmax(l)_x                                              x in {0, ..., L - 1}
 DiscretizedLogistic    p(x | m, s) = sigmoid(b) - sigmoid(a), the mass of the bin of x      x in {0, ..., L - 1}
+NegativeBinomial, ZeroInflatedNegativeBinomial                                              x in {0, 1, 2, ...}
 UnitNormal             p(z) = N(0, 1)                                                       z real
 Improper               p(z) = 1                                                             z in R^D
 """
 
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
+from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
 from pyrovae.distributions.latent import Improper, UnitNormal
 
@@ -20,5 +22,7 @@ __all__ = [
     "IndependentBernoulli",
     "Levels",
     "LogPoisson",
+    "NegativeBinomial",
     "UnitNormal",
+    "ZeroInflatedNegativeBinomial",
 ]

@@ -1,6 +1,8 @@
 """Graphs: which sample sites there are. Each file holds one, with its own readable `model` and `guide`."""
 
+from pyrovae.graphs.assembly import count_vae
+from pyrovae.graphs.count import CountVAE
 from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise
 from pyrovae.graphs.vae import VAE
 
-__all__ = ["VAE", "Denoising", "GaussianNoise", "MaskingNoise"]
+__all__ = ["VAE", "CountVAE", "Denoising", "GaussianNoise", "MaskingNoise", "count_vae"]

@@ -1,0 +1,74 @@
+"""scVI's networks (Lopez et al. 2018; scvi-tools' settings) around the graph of `pyrovae.graphs.count`."""
+
+from typing import Any
+
+from torch import nn
+
+from pyrovae import expression, posteriors, priors
+from pyrovae.blocks import Blocks
+from pyrovae.expression import PER_LABEL, Dispersion, Expression, LibraryNormal
+from pyrovae.graphs.count import CountVAE
+from pyrovae.nets import WithoutContext
+
+__all__ = ["count_vae"]
+
+_FLOOR = 1e-4  # scVI's, added to the variances of q(z) and q(l)
+
+
+def count_vae(
+    genes: int,
+    *,
+    batches: int = 1,
+    covariates: int = 0,
+    labels: int = 0,
+    hidden: int = 128,
+    latents: int = 10,
+    layers: int = 1,
+    dropout: float = 0.1,
+    likelihood: type[Expression] = expression.ZeroInflated,
+    dispersion: Dispersion = expression.PER_GENE,
+    library: tuple[Any, Any] | None = None,
+    prior: nn.Module | None = None,
+    posterior: nn.Module | None = None,
+    encode_covariates: bool = False,
+) -> CountVAE:
+    """Return scVI's model as a graph; the context enters every layer of the decoder, and the encoders on request.
+
+    Args:
+        genes: G.
+        batches: S; a one-hot of S columns heads the context if S > 1.
+        covariates: further columns of the context.
+        labels: L; a one-hot of L columns ends the context if dispersion is by label.
+        hidden: units of each hidden layer.
+        latents: D.
+        layers: hidden layers of q(z) and of the decoder; q(l) has one.
+        dropout: of the encoders.
+        likelihood: a class of `pyrovae.expression`.
+        dispersion: what theta depends on beside the gene.
+        library: mean and deviation of the log totals of each batch, S numbers each; None takes the library size as observed.
+        prior: p(z | c); N(0, I) by default.
+        posterior: q(z | log(1 + x), c); a diagonal normal by default.
+        encode_covariates: whether the encoders see the batch and the covariates.
+
+    Example:
+        >>> import torch
+        >>> graph = count_vae(50, batches=2, library=([5.0, 5.0], [0.4, 0.4]))
+        >>> graph.model(torch.ones(3, 50), torch.eye(2)[[0, 1, 1]]).shape
+        torch.Size([3, 50])
+    """
+    context = (batches if batches > 1 else 0) + covariates
+    columns = context + (labels if Dispersion(dispersion) is PER_LABEL else 0)
+
+    def encoder(depth: int, out: int) -> nn.Module:
+        net = Blocks(genes, [hidden] * depth, out, columns if encode_covariates else 0, dropout)
+        return net if encode_covariates else WithoutContext(net)
+
+    decoder = Blocks(latents, [hidden] * layers, context=context)
+    q_l = None if library is None else posteriors.DiagonalNormal(encoder(1, 2), _FLOOR)
+    return CountVAE(
+        prior or priors.StandardNormal(latents),
+        posterior or posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR),
+        likelihood(decoder, genes, dispersion, batches, labels),
+        None if library is None else LibraryNormal(*library),
+        q_l,
+    )
