@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pyrovae import distributions, supports
 from pyrovae.axes import concatenated
+from pyrovae.blocks import WideLinear
 from pyrovae.conditional import Conditional
 
 __all__ = ["PER_BATCH", "PER_CELL", "PER_GENE", "PER_LABEL", "Dispersion", "Expression", "LibraryNormal"]
@@ -85,6 +86,7 @@ class Expression(Conditional):
         dispersion: what log theta, which starts at N(0, 1), depends on; without use for the Poisson.
         batches: S, of whose one-hot the first columns of c are, if S > 1.
         labels: L, of whose one-hot the last columns of c are, if dispersion is by label.
+        bfloat16: take the heads' products in bfloat16 while training, see `pyrovae.blocks.WideLinear`.
 
     Attributes:
         support: whole numbers from 0.
@@ -93,10 +95,18 @@ class Expression(Conditional):
     support = supports.COUNTS
     log_theta: Tensor
 
-    def __init__(self, net: nn.Module, genes: int, dispersion: Dispersion = PER_GENE, batches: int = 1, labels: int = 0) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        genes: int,
+        dispersion: Dispersion = PER_GENE,
+        batches: int = 1,
+        labels: int = 0,
+        bfloat16: bool = False,
+    ) -> None:
         super().__init__()
         self.net, self.genes, self.dispersion = net, genes, Dispersion(dispersion)
-        self.batches, self.labels = batches, labels
+        self.batches, self.labels, self.bfloat16 = batches, labels, bfloat16
         self.scale = self._head()
         self._gate_and_dispersion()
 
@@ -142,7 +152,7 @@ class Expression(Conditional):
             )
 
     def _head(self) -> nn.Linear:
-        return nn.Linear(self.net.shape_out[0], self.genes)  # type: ignore[union-attr, index]
+        return WideLinear(self.net.shape_out[0], self.genes, self.bfloat16)  # type: ignore[union-attr, index]
 
     def _make_dispersion(self) -> None:
         rows = {PER_GENE: (), PER_BATCH: (self.batches,), PER_LABEL: (self.labels,)}

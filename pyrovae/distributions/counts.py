@@ -22,6 +22,8 @@ _ONE = Size()  # sample_shape of one draw
 _LEAST_MEAN = 1e-20  # added to mu: log p and its gradient stay finite in float32 at mu = 0
 _LARGE = 9.0  # log theta above which the terms that cancel are taken by their series
 _ALMOST_POISSON = 20.0  # log theta above which lgamma loses digits in float64 too
+_TABLE = 1024
+_LOG_FACTORIALS = torch.lgamma(torch.arange(1, _TABLE + 1, dtype=torch.float64))
 
 
 class NegativeBinomial(TorchDistribution):
@@ -166,7 +168,7 @@ class _LogProb(Function):
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         wanted, theta, a = any(ctx.needs_input_grad), t.exp(), a.contiguous()
         log_p, gradients = _zeros(a, t, theta, g, wanted)
-        _others(a, t, theta, g, x, log_p, gradients)
+        _others(a, t, g, x, log_p, gradients)
         ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
         return log_p
@@ -206,28 +208,52 @@ def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
     return torch.where(r < 1e-3, r * r * (-0.5 - r / 3), difference)
 
 
-def _others(a: Tensor, t: Tensor, theta: Tensor, g: Tensor | None, x: Tensor, log_p: Tensor, gradients: list[Tensor]) -> None:
+def _others(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, log_p: Tensor, gradients: list[Tensor]) -> None:
     """Put the non-zero counts' log p, and gradients where there are any, into the grid."""
-    grid = a.shape
-    place = x.expand(grid).reshape(-1).nonzero().squeeze(-1)
-    x, a, t = (values.expand(grid).reshape(-1)[place].double() for values in (x, a, t))
-    theta, ratio = t.exp(), a - t
+    place = x.expand(a.shape).reshape(-1).bool().nonzero().squeeze(-1)
+    x, a = (values.expand(log_p.shape).reshape(-1).index_select(0, place).double() for values in (x, a))
+    dispersion = _Dispersion(t.double(), log_p.shape, place)
+    ratio = a - dispersion.t
     d = F.softplus(ratio)
-    f = _log_rising(x, theta, t) - torch.lgamma(x + 1) - theta * d - x * (d - ratio)
-    g = None if g is None else g.reshape(-1)[place]
-    log_p.view(-1)[place] = (f if g is None else f - F.softplus(g)).to(log_p.dtype)
+    f = dispersion.log_rising(x) - _log_factorial(x) - dispersion.theta * d - x * (d - ratio)
+    g = None if g is None else g.reshape(-1).index_select(0, place)
+    log_p.view(-1).scatter_(0, place, (f if g is None else f - F.softplus(g)).to(log_p.dtype))
     if not gradients:
         return
-    r = ratio.sigmoid()
-    psi = torch.where(t > _ALMOST_POISSON, x / theta, torch.digamma(x + theta) - torch.digamma(theta))
+    r = ratio.sigmoid_()
     da, dt, *dg = (gradient.view(-1) for gradient in gradients)
-    da[place] = (x - (x + theta) * r).to(log_p.dtype)
-    dt[place] = (theta * (psi - d + r) - x * (1 - r)).to(log_p.dtype)
+    dt.scatter_(0, place, (dispersion.theta * (dispersion.slope(x) - d + r) - x * (1 - r)).to(log_p.dtype))
+    da.scatter_(0, place, (x - (x + dispersion.theta) * r).to(log_p.dtype))
     if g is not None:
-        dg[0][place] = -torch.sigmoid(g)
+        dg[0].scatter_(0, place, -torch.sigmoid(g))
 
 
-def _log_rising(x: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-    """lgamma(x + theta) - lgamma(theta) = log theta (theta + 1) ... (theta + x - 1)."""
-    exact = torch.lgamma(x + theta) - torch.lgamma(theta)
-    return torch.where(t > _ALMOST_POISSON, x * t + x * (x - 1) / (2 * theta), exact)
+class _Dispersion:
+    """Theta at the non-zero counts, and the functions of it, which one dispersion a gene lets be computed once a gene."""
+
+    def __init__(self, t: Tensor, grid: Size, place: Tensor) -> None:
+        each = t if t.dim() == 1 else t.expand(grid).reshape(-1).index_select(0, place)
+        theta = each.exp()
+        table = torch.stack([each, theta, torch.lgamma(theta), torch.digamma(theta)], -1)
+        if t.dim() == 1:
+            table = table.index_select(0, place % grid[-1])
+        self.t, self.theta, self._lgamma, self._digamma = table.unbind(-1)
+        self._almost_poisson = each.numel() > 0 and bool(each.max() > _ALMOST_POISSON)
+
+    def log_rising(self, x: Tensor) -> Tensor:
+        """Lgamma(x + theta) - lgamma(theta) = log theta (theta + 1) ... (theta + x - 1)."""
+        exact = torch.lgamma(x + self.theta).sub_(self._lgamma)
+        if not self._almost_poisson:
+            return exact
+        return torch.where(self.t > _ALMOST_POISSON, x * self.t + x * (x - 1) / (2 * self.theta), exact)
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Psi(x + theta) - psi(theta), the derivative of the former."""
+        exact = torch.digamma(x + self.theta).sub_(self._digamma)
+        return torch.where(self.t > _ALMOST_POISSON, x / self.theta, exact) if self._almost_poisson else exact
+
+
+def _log_factorial(x: Tensor) -> Tensor:
+    """Log x!, looked up where counts are small, as most are."""
+    small = _LOG_FACTORIALS.to(x.device).index_select(0, x.clamp(max=_TABLE - 1).long())
+    return torch.where(x < _TABLE, small, torch.lgamma(x + 1)) if x.numel() and x.max() >= _TABLE else small
