@@ -21,6 +21,7 @@ from pyrovae import distributions, supports
 from pyrovae.axes import concatenated
 from pyrovae.blocks import WideLinear
 from pyrovae.conditional import Conditional
+from pyrovae.likelihoods import Likelihood
 
 __all__ = ["PER_BATCH", "PER_CELL", "PER_GENE", "PER_LABEL", "Dispersion", "Expression", "LibraryNormal"]
 __all__ += ["NegativeBinomial", "Poisson", "ZeroInflated"]
@@ -77,7 +78,7 @@ class LibraryNormal(Conditional):
         return dist.Normal(s @ self.means, s @ self.deviations).to_event(1)
 
 
-class Expression(Conditional):
+class Expression(Likelihood):
     """p(x | z, l, c): what the likelihoods of counts share. A network's hidden layer h(z, c), and linear heads of G genes on it.
 
     Args:
@@ -104,8 +105,9 @@ class Expression(Conditional):
         labels: int = 0,
         bfloat16: bool = False,
     ) -> None:
-        super().__init__()
-        self.net, self.genes, self.dispersion = net, genes, Dispersion(dispersion)
+        super().__init__(net, event_dim=1)
+        self._event = (genes,)  # what the heads put out, not the network
+        self.genes, self.dispersion = genes, Dispersion(dispersion)
         self.batches, self.labels, self.bfloat16 = batches, labels, bfloat16
         self.scale = self._head()
         self._gate_and_dispersion()
@@ -135,21 +137,6 @@ class Expression(Conditional):
         together = concatenated(c)
         seen = together[..., : together.shape[-1] - (self.labels if self.dispersion is PER_LABEL else 0)]
         return self.net(z, seen) if seen.shape[-1] else self.net(z)
-
-    def check(self, x: Any, name: str = "x") -> None:
-        """Refuse what are no counts of G genes.
-
-        Raises:
-            ValueError: names the first such value, its row and column.
-        """
-        if tuple(x.shape[1:]) != (self.genes,):
-            raise ValueError(f"expression: {name} has shape {tuple(x.shape)}, expected {self.genes} genes: (N, {self.genes})")
-        off = self.support.first_off(x)
-        if off is not None:
-            raise ValueError(
-                f"expression: {name} is {off.value:g} at row {off.row}, gene {off.position[0]} ({off.total} such values): expected "
-                "raw counts, whole numbers from 0. Pass the raw counts, not normalized or log-transformed ones"
-            )
 
     def _head(self) -> nn.Linear:
         return WideLinear(self.net.shape_out[0], self.genes, self.bfloat16)  # type: ignore[union-attr, index]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pyrovae import likelihoods, nets, posteriors, priors
+from pyrovae import blocks, expression, likelihoods, nets, posteriors, priors
 
 Shape = tuple[int, ...]
 
@@ -63,6 +63,7 @@ def batch_norm() -> nn.Module:
 
 PRIORS = [
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
+    Case("LibraryNormal", lambda: expression.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
 ]
 
@@ -75,6 +76,7 @@ POSTERIORS = [
         ((1, 5, 3),),
         (2,),
     ),
+    Case("DiagonalNormal, floor", lambda: posteriors.DiagonalNormal(mlp(6, 4), floor=0.1), ((6,),), (2,)),
     Case("Point", lambda: posteriors.Point(mlp(6, 2)), ((6,),), (2,), proper=False),
 ]
 
@@ -169,6 +171,59 @@ LIKELIHOODS = [
     ),
 ]
 
+COUNTS = {"grid": torch.arange(4000.0), "off": (-1, 0.5, float("nan"))}  # the tail of theta = 0.1 is long
+EXPRESSION = [
+    LikelihoodCase(
+        "Poisson, genes",
+        lambda: expression.Poisson(mlp(2, 5), 6),
+        ((2,), (1,)),
+        (6,),
+        single=lambda: expression.Poisson(mlp(2, 5), 1),
+        **COUNTS,
+    ),
+    LikelihoodCase(
+        "NegativeBinomial, genes",
+        lambda: expression.NegativeBinomial(mlp(2, 5), 6),
+        ((2,), (1,)),
+        (6,),
+        single=lambda: expression.NegativeBinomial(mlp(2, 5), 1),
+        **COUNTS,
+    ),
+    LikelihoodCase(
+        "ZeroInflated, genes",
+        lambda: expression.ZeroInflated(mlp(2, 5), 6),
+        ((2,), (1,)),
+        (6,),
+        single=lambda: expression.ZeroInflated(mlp(2, 5), 1),
+        **COUNTS,
+    ),
+    LikelihoodCase(
+        "ZeroInflated, theta by batch, c",
+        lambda: expression.ZeroInflated(mlp(2, 5, 3), 6, expression.PER_BATCH, batches=3),
+        ((2,), (1,), (3,)),
+        (6,),
+        single=lambda: expression.ZeroInflated(mlp(2, 5, 3), 1, expression.PER_BATCH, batches=3),
+        **COUNTS,
+    ),
+    LikelihoodCase(
+        "ZeroInflated, theta by label, c",
+        lambda: expression.ZeroInflated(mlp(2, 5, 1), 6, expression.PER_LABEL, labels=2),
+        ((2,), (1,), (3,)),
+        (6,),
+        single=lambda: expression.ZeroInflated(mlp(2, 5, 1), 1, expression.PER_LABEL, labels=2),
+        **COUNTS,
+    ),
+    LikelihoodCase(
+        "NegativeBinomial, theta by cell",
+        lambda: expression.NegativeBinomial(mlp(2, 5), 6, expression.PER_CELL),
+        ((2,), (1,)),
+        (6,),
+        single=lambda: expression.NegativeBinomial(mlp(2, 5), 1, expression.PER_CELL),
+        **COUNTS,
+    ),
+]
+LIKELIHOODS += EXPRESSION
+
 NETS = [
     Case("MLP", lambda: mlp(5, 3), ((5,),), (3,)),
     Case("MLP, linear", lambda: nets.MLP(5, [], 3), ((5,),), (3,)),
@@ -182,6 +237,8 @@ NETS = [
     Case("ConvDecoder, c", lambda: nets.ConvDecoder(2, (2, 5, 3), (3, 2), nn.Tanh, 4), ((2,), (4,)), (2, 5, 3)),
     Case("ConvDecoder, code", lambda: nets.ConvDecoder(None, (2, 5, 3), (3, 2), nn.Tanh), ((4,),), (2, 5, 3)),
     Case("WithoutContext", lambda: nets.WithoutContext(mlp(5, 3)), ((5,), (4,)), (3,)),
+    Case("Blocks", lambda: blocks.Blocks(5, [4, 6], 3), ((5,),), (3,)),
+    Case("Blocks, c", lambda: blocks.Blocks(5, [4], context=2), ((5,), (2,)), (4,)),
     Case("AnyLeading", batch_norm, ((5,),), (3,)),
 ]
 

@@ -28,7 +28,9 @@ def graph_like(state: State, batches: int) -> pv.CountVAE:
 
 def _encoder(net: nn.Module, state: State, name: str) -> None:
     _block(net.blocks[0], state, f"{name}.encoder.fc_layers.Layer 0")
-    heads = [torch.cat([state[f"{name}.mean_encoder.{kind}"], state[f"{name}.var_encoder.{kind}"] / 2]) for kind in ("weight", "bias")]
+    heads = [
+        torch.cat([state[f"{name}.mean_encoder.{kind}"], state[f"{name}.var_encoder.{kind}"] / 2]) for kind in ("weight", "bias")
+    ]
     net.last.weight.data, net.last.bias.data = heads  # theirs is the log of a variance, ours of a deviation
 
 

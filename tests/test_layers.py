@@ -24,7 +24,7 @@ MAY = {
     "priors": {"conditional", "distributions"},
     "posteriors": {"conditional", "distributions"},
     "likelihoods": {"conditional", "distributions", "supports"},
-    "expression": {"axes", "blocks", "conditional", "distributions", "supports"},
+    "expression": {"axes", "blocks", "conditional", "distributions", "likelihoods", "supports"},
     "graphs": {"blocks", "conditional", "expression", "graphs", "nets", "posteriors", "priors"},
     "traces": {"conditional"},
     "objectives": {"traces"},
