@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pyrovae import checkpoint, traces
 from pyrovae.batches import Transform, kind, minibatches, take
 from pyrovae.history import History
+from pyrovae.normalization import settle
 from pyrovae.objectives import SGVB_A, SGVB_B, Bound
 from pyrovae.svi import Step
 
@@ -24,6 +25,7 @@ __all__ = ["Loop", "Plan", "TrainingError"]
 Tensors = tuple[Tensor, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
 _NAMED = 5  # rows that an error lists
+_SETTLED = 64  # minibatches that batch normalization's statistics are taken over
 
 
 class TrainingError(RuntimeError):
@@ -88,6 +90,8 @@ class Loop:
                 module.training = mode
         if self.best:
             self.svi.put(self.best)
+        elif self.held_out is None or self.position:
+            self.settle()
 
     def epoch(self, interrupted: threading.Event, bar: tqdm) -> None:
         """Run the rest of one epoch."""
@@ -110,11 +114,18 @@ class Loop:
         generator = torch.Generator().manual_seed((self.history.seed or 0) + epoch)
         return minibatches(len(self.training[0]), self.plan.batch_size, generator)
 
+    def batch(self, rows: Tensor) -> Tensors:
+        """Return these rows of the data as the programs get them in training."""
+        x, *c = take(self.training, rows, *self.kind)
+        return (x if self.plan.transform is None else self.plan.transform(x), *c)
+
+    def settle(self) -> None:
+        """Take batch normalization's statistics at the present weights: what `eval()` uses would trail them."""
+        settle(self.graph, self.batch, self.batches(0)[:_SETTLED])
+
     def step(self, rows: Tensor) -> None:
         """Take one step on these rows of the data."""
-        batch = take(self.training, rows, *self.kind)
-        if self.plan.transform is not None:
-            batch = (self.plan.transform(batch[0]), *batch[1:])
+        batch = self.batch(rows)
         self.weight(self.position)
         before = checkpoint.random_state(self.devices)
         self.position += 1
@@ -176,6 +187,7 @@ class Loop:
         """Return the ELBO on the validation data and its terms, a row, at beta = 1, under eval(), with the same noise each time."""
         if self.held_out is None:
             return {}
+        self.settle()
         total = [0.0, 0.0]
         with traces.evaluation(self.graph):
             for start in range(0, len(self.held_out[0]), _VALIDATED_AT_ONCE):

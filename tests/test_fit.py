@@ -396,3 +396,15 @@ def test_a_misspelt_keyword_is_a_type_error():
 def test_text_is_refused():
     with pytest.raises(TypeError, match="expected real numbers"):
         quiet(small_vae(), [["a"], ["b"]], epochs=1)
+
+
+# ---------------------------------------------------------------------------------------------------- batch normalization
+def test_batch_statistics_are_those_of_the_last_weights():
+    """At momentum 0.01 the running mean has seen but a tenth of the data's after 10 steps; settled, it is there."""
+    x = 3 + torch.randn(640, 3)
+    norm = nn.BatchNorm1d(3, momentum=0.01)
+    q = pv.posteriors.DiagonalNormal(nn.Sequential(norm, nn.Linear(3, 4)))
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Gaussian(nn.Linear(2, 3)))
+    pv.fit(vae, x, epochs=1, batch_size=64, progress=False, seed=0)
+    torch.testing.assert_close(norm.running_mean, x.mean(0), rtol=1e-4, atol=1e-4)
+    assert norm.momentum == 0.01

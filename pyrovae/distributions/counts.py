@@ -232,10 +232,11 @@ class _Dispersion:
     """Theta at the non-zero counts, and the functions of it, which one dispersion a gene lets be computed once a gene."""
 
     def __init__(self, t: Tensor, grid: Size, place: Tensor) -> None:
-        each = t if t.dim() == 1 else t.expand(grid).reshape(-1).index_select(0, place)
+        a_gene = t.dim() == 1 and t.shape == grid[-1:]
+        each = t if a_gene else t.expand(grid).reshape(-1).index_select(0, place)
         theta = each.exp()
         table = torch.stack([each, theta, torch.lgamma(theta), torch.digamma(theta)], -1)
-        if t.dim() == 1:
+        if a_gene:
             table = table.index_select(0, place % grid[-1])
         self.t, self.theta, self._lgamma, self._digamma = table.unbind(-1)
         self._almost_poisson = each.numel() > 0 and bool(each.max() > _ALMOST_POISSON)

@@ -58,13 +58,14 @@ class CountVAE(nn.Module):
             return pyro.sample("x", self.likelihood(z, l, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z ~ q(z | log(1 + x), c), l ~ q(l | log(1 + x), c)."""
+        """Draw z ~ q(z | log(1 + x), c), l ~ q(l | log(1 + x), c), and return z."""
         register(self)
         h = torch.log1p(x)
         with rows(x):
+            z = pyro.sample("z", self.posterior(h, *c))
             if self.library_posterior is not None:
                 pyro.sample("l", self.library_posterior(h, *c))
-            return pyro.sample("z", self.posterior(h, *c))
+            return z
 
     def check(self, x: Any, *c: Any) -> None:
         """Refuse what are no counts; `pyrovae.fit` asks before it trains."""
