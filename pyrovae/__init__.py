@@ -4,7 +4,7 @@ A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a gr
 `guide`.
 """
 
-from pyrovae import batches, conditional, expression, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
+from pyrovae import batches, blocks, conditional, expression, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
 from pyrovae.evaluate import Evidence, Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.files import inspect, load, save
 from pyrovae.fit import TrainingError, fit
@@ -26,6 +26,7 @@ __all__ = [
     "TrainingError",
     "active_units",
     "batches",
+    "blocks",
     "conditional",
     "decode",
     "elbo",

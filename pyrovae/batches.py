@@ -1,17 +1,22 @@
-"""Minibatches (x, *c) from arrays: what comes in is checked once, over all values; float tensors on one device go out."""
+"""Minibatches (x, *c) from arrays: what comes in is checked once, over all values; float tensors on one device go out.
+
+Sparse matrices, SciPy's or torch's, stay sparse (as `pyrovae.sparse.SparseRows`) until a minibatch is taken from them.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyrovae.sparse import SparseRows, is_sparse
+
 __all__ = ["Data", "as_tensors", "binarize", "chunks", "fingerprint", "kind", "minibatches", "split", "take"]
 
-Array = Tensor | np.ndarray
-Data = Array | Sequence[Array]
+Array = Any  # a NumPy array, a torch tensor, or a sparse matrix of SciPy's or torch's
+Data = Any  # x, or a tuple (x, *c)
 Transform = Callable[[Tensor], Tensor]
 
 _CHECKED_AT_ONCE = 1 << 22  # values looked at together: 16 MiB in float32
@@ -21,7 +26,8 @@ def as_tensors(data: Data, name: str = "data") -> tuple[Tensor, ...]:
     """Return `x` or `(x, *c)` as tensors with one common first axis, after looking at every value.
 
     Args:
-        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each; NumPy or torch, any real type.
+        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each; NumPy or torch, any real type. A sparse
+            matrix stays one, as `SparseRows`, which gives dense rows when indexed.
         name: what to call it in errors.
 
     Raises:
@@ -39,7 +45,9 @@ def as_tensors(data: Data, name: str = "data") -> tuple[Tensor, ...]:
     return tensors
 
 
-def _as_tensor(member: Array, label: str) -> Tensor:
+def _as_tensor(member: Array, label: str) -> Any:
+    if is_sparse(member):
+        return _as_rows(member, label)
     if not isinstance(member, Tensor):
         array = np.asarray(member)
         if array.dtype.kind not in "biuf":
@@ -57,6 +65,23 @@ def _as_tensor(member: Array, label: str) -> Tensor:
     return member
 
 
+def _as_rows(member: Any, label: str) -> SparseRows:
+    kind = getattr(member.dtype, "kind", "f")  # a torch type has none
+    if kind not in "biuf" or (isinstance(member, Tensor) and member.is_complex()):
+        raise TypeError(f"{label} has dtype {member.dtype}, expected real numbers in a sparse matrix")
+    rows = SparseRows.of(member)
+    if rows.numel() == 0:
+        raise ValueError(f"{label} has shape {tuple(rows.shape)}, expected at least one row and one column")
+    if rows.is_floating_point():
+        bad = (~torch.isfinite(rows.values)).nonzero()
+        if len(bad):
+            (row, column), value = rows.place(int(bad[0])), rows.values[bad[0]].item()
+            raise ValueError(
+                f"{label}: {value} in row {row}, position ({column},) ({len(bad)} such values). Drop or impute them before fitting"
+            )
+    return rows
+
+
 def _check_finite(tensor: Tensor, label: str) -> None:
     for start, rows in chunks(tensor, _CHECKED_AT_ONCE):
         bad = ~torch.isfinite(rows)
@@ -71,7 +96,7 @@ def _check_finite(tensor: Tensor, label: str) -> None:
 
 def chunks(tensor: Tensor, values: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, rows) so that no piece holds more than `values` numbers, and each at least one row."""
-    rows = max(1, values // max(1, tensor[0].numel()))
+    rows = max(1, values // max(1, tensor.shape[1:].numel()))
     for start in range(0, len(tensor), rows):
         yield start, tensor[start : start + rows]
 
@@ -139,6 +164,7 @@ def fingerprint(tensors: tuple[Tensor, ...]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-        for _, rows in chunks(tensor, _CHECKED_AT_ONCE):
-            digest.update(rows.detach().cpu().contiguous().numpy().data)
+        for part in tensor.parts() if isinstance(tensor, SparseRows) else (tensor,):
+            for _, rows in chunks(part, _CHECKED_AT_ONCE):
+                digest.update(rows.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()

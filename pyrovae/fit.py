@@ -122,7 +122,7 @@ def _check_data(graph: object, training: Tensors, held_out: Tensors | None, tran
         raise ValueError(f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass both in the same form")
     check = getattr(graph, "check", lambda *batch: None)
     with traces.random_stream(0, []):
-        check(*(training if transform is None else (transform(_as_float(training[0])), *training[1:])))
+        check(*(training if transform is None else (transform(_as_float(training[0][:])), *training[1:])))
     if held_out is not None:
         check(*held_out)
 
