@@ -190,7 +190,7 @@ def test_refuses_what_are_no_counts():
 
 def test_recovers_library_proportions_and_dispersion():
     """Bounds: r > 0.8 for the log library, 15 % median error of proportions above a hundredth, theta within a factor of 1.5."""
-    x, types, rho, l = simulated(1500, genes=100, log_library=7.0, theta=5.0)
+    x, types, rho, l = simulated(1500, genes=100, log_library=7.0, theta=5.0)  # noqa: E741
     graph = graph_for(x, likelihood=expression.NegativeBinomial, dropout=0.0)
     train(graph, x, epochs=300, optimizer=functools.partial(torch.optim.Adam, lr=4e-3))
     inferred = pv.embed(graph, x, site="l")

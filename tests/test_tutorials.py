@@ -76,9 +76,22 @@ def check_the_bound(r):
     assert r["minibatch_error"] < 1e-12  # unbiased: the mean over all minibatches is the loss
 
 
+def check_single_cell(r):
+    assert max(r["zeros_error_NB"], r["zeros_error_ZINB"]) < 0.008  # 100,000 draws: five standard errors
+    assert -500 < r["elbo"] < r["log_p"] < r["elbo"] + 40  # -472.6, -453.4
+    assert r["ari"] > 0.95  # 1.00
+    assert r["library_correlation"] > 0.6  # 0.82
+    assert r["zero_fraction_error"] < 0.12  # 0.064
+    assert r["sums_to_one"] < 1e-5
+    assert r["rho_error"] < 0.5 * r["plain_error"]  # 0.24 against 0.70
+    assert r["markers_found"] > 0.8  # 1.00; 0.09 by chance
+    assert r["own_posterior_rises"] > 100
+
+
 CASES = {
     "00_bare_pyro": (check_bare_pyro, {"reparameterization", "elbo", "reconstructions", "samples"}),
     "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
+    "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
     "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
 }
 
