@@ -66,7 +66,7 @@ def fit_scvi(data: dict[str, Any], epochs: int, seed: int) -> tuple[Any, float, 
     return graph_like(model.module.state_dict(), adata.obs["batch"].nunique()), seconds, {}
 
 
-def fit_pyrovae(data: dict[str, Any], epochs: int, seed: int, bfloat16: bool = True) -> tuple[Any, float, dict[str, float]]:
+def fit_pyrovae(data: dict[str, Any], epochs: int, seed: int, bf16: bool = True) -> tuple[Any, float, dict[str, float]]:
     """Train this library's graph on the same cells; return it, the seconds of training, and where a step goes."""
     import torch
 
@@ -76,7 +76,7 @@ def fit_pyrovae(data: dict[str, Any], epochs: int, seed: int, bfloat16: bool = T
     library = [[v.item() for v in f(x, c)] for f in (library_mean, library_deviation)]
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler at the first optimizer: seconds, once
     torch.manual_seed(seed)
-    graph = pv.graphs.count_vae(x.shape[1], batches=c.shape[1], library=tuple(library), bfloat16=bfloat16)
+    graph = pv.graphs.count_vae(x.shape[1], batches=c.shape[1], library=tuple(library), bf16=bf16)
     objective = pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.25), annealed={"z"})
     adam = functools.partial(torch.optim.Adam, lr=1e-3, eps=0.01, weight_decay=1e-6, fused=True)
     settings = {"objective": objective, "optimizer": adam, "batch_size": 128, "seed": seed, "progress": False}
@@ -185,7 +185,7 @@ def judge(graph: Any, data: dict[str, Any], samples: int) -> dict[str, float]:
 def work(arguments: argparse.Namespace) -> None:
     """Do one fit and write its figures: what the benchmark runs in a process of its own."""
     data = data_of(arguments.data, arguments.seed)
-    fits = {"scvi-tools": fit_scvi, "pyrovae": fit_pyrovae, "pyrovae, float32": functools.partial(fit_pyrovae, bfloat16=False)}
+    fits = {"scvi-tools": fit_scvi, "pyrovae": fit_pyrovae, "pyrovae, float32": functools.partial(fit_pyrovae, bf16=False)}
     graph, seconds, where = fits[arguments.work](data, arguments.epochs, arguments.seed)
     cells = arguments.epochs * len(data["training"])
     figures = {"cells/s": cells / seconds, "ms a step": 1e3 * seconds / (cells / 128), **judge(graph, data, arguments.samples)}

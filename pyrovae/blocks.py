@@ -23,16 +23,16 @@ class WideLinear(nn.Linear):
     Args:
         features_in: as for `nn.Linear`.
         features_out: as for `nn.Linear`.
-        bfloat16: whether to do so.
+        bf16: whether to do so.
     """
 
-    def __init__(self, features_in: int, features_out: int, bfloat16: bool = True) -> None:
+    def __init__(self, features_in: int, features_out: int, bf16: bool = True) -> None:
         super().__init__(features_in, features_out)
-        self.bfloat16 = bfloat16 and torch.cpu._is_avx512_bf16_supported()
+        self.bf16 = bf16 and torch.cpu._is_avx512_bf16_supported()
 
     def forward(self, x: Tensor) -> Tensor:
         """(*, features_in) -> (*, features_out), in the type of the weights."""
-        if not (self.bfloat16 and self.training and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"):
+        if not (self.bf16 and self.training and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"):
             return super().forward(x)
         weight, bias = self.weight.bfloat16(), None if self.bias is None else self.bias.bfloat16()
         return nn.functional.linear(x.bfloat16(), weight, bias).float()
@@ -49,7 +49,7 @@ class Blocks(Network):
         features_out: features of a last linear layer; None leaves it out.
         context: features of the further inputs c, all together.
         dropout: share of a block's units dropped in training, in [0, 1).
-        bfloat16: take the products of the first block in bfloat16 while training, see `WideLinear`.
+        bf16: take the products of the first block in bfloat16 while training, see `WideLinear`.
 
     Example:
         >>> Blocks(2000, [128], 2 * 10, context=3, dropout=0.1)(torch.zeros(5, 2000), torch.zeros(5, 3)).shape
@@ -63,18 +63,18 @@ class Blocks(Network):
         features_out: int | None = None,
         context: int = 0,
         dropout: float = 0.0,
-        bfloat16: bool = False,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.features_in, self.hidden, self.features_out = features_in, tuple(hidden), features_out
-        self.context, self.dropout, self.bfloat16 = context, dropout, bfloat16
+        self.context, self.dropout, self.bf16 = context, dropout, bf16
         widths = [features_in, *hidden]
-        self.blocks = nn.ModuleList(self._block(m, n, bfloat16 and i == 0) for i, (m, n) in enumerate(pairwise(widths)))
+        self.blocks = nn.ModuleList(self._block(m, n, bf16 and i == 0) for i, (m, n) in enumerate(pairwise(widths)))
         self.last = nn.Identity() if features_out is None else nn.Linear(widths[-1], features_out)
         self.shape_in, self.shape_out = (features_in,), (features_out or widths[-1],)
 
-    def _block(self, features_in: int, features_out: int, bfloat16: bool) -> nn.Sequential:
-        linear = WideLinear(features_in + self.context, features_out, bfloat16)
+    def _block(self, features_in: int, features_out: int, bf16: bool) -> nn.Sequential:
+        linear = WideLinear(features_in + self.context, features_out, bf16)
         norm = nn.BatchNorm1d(features_out, eps=1e-3, momentum=0.01)
         return nn.Sequential(linear, norm, nn.ReLU(), *([nn.Dropout(self.dropout)] if self.dropout else []))
 

@@ -42,7 +42,10 @@ class Setup:
         """
         if KEY not in adata.uns:
             raise ValueError("this AnnData is not set up: call SingleCellVAE.setup_anndata(adata, batch_key=...) first")
-        return cls(**{key: value if isinstance(value, str) else tuple(map(str, value)) for key, value in adata.uns[KEY].items()})
+        kept: dict[str, Any] = {
+            key: value if isinstance(value, str) else tuple(map(str, value)) for key, value in adata.uns[KEY].items()
+        }
+        return cls(**kept)
 
     def check_layer(self, adata: Any) -> None:
         """Refuse a layer that the AnnData has not."""
@@ -162,7 +165,7 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Encoding":
         """Make it from what `to_dict` returned."""
-        setup = {key: tuple(value) if isinstance(value, list) else value for key, value in content["setup"].items()}
+        setup: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content["setup"].items()}
         scales = {key: (float(value[0]), float(value[1])) for key, value in content["scales"].items()}
         return cls(**{**content, "setup": Setup(**setup), "scales": scales})
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import Distribution, TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import distributions, supports
@@ -87,7 +87,7 @@ class Expression(Likelihood):
         dispersion: what log theta, which starts at N(0, 1), depends on; without use for the Poisson.
         batches: S, of whose one-hot the first columns of c are, if S > 1.
         labels: L, of whose one-hot the last columns of c are, if dispersion is by label.
-        bfloat16: take the heads' products in bfloat16 while training, see `pyrovae.blocks.WideLinear`.
+        bf16: take the heads' products in bfloat16 while training, see `pyrovae.blocks.WideLinear`.
 
     Attributes:
         support: whole numbers from 0.
@@ -103,12 +103,12 @@ class Expression(Likelihood):
         dispersion: Dispersion = PER_GENE,
         batches: int = 1,
         labels: int = 0,
-        bfloat16: bool = False,
+        bf16: bool = False,
     ) -> None:
         super().__init__(net, event_dim=1)
         self._event = (genes,)  # what the heads put out, not the network
         self.genes, self.dispersion = genes, Dispersion(dispersion)
-        self.batches, self.labels, self.bfloat16 = batches, labels, bfloat16
+        self.batches, self.labels, self.bf16 = batches, labels, bf16
         self.scale = self._head()
         self._gate_and_dispersion()
 
@@ -117,7 +117,7 @@ class Expression(Likelihood):
         """Make what the distribution needs beside its mean."""
 
     @abstractmethod
-    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> Distribution:
+    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
         """Return the distribution of single counts, batch shape (*, G)."""
 
     def forward(self, z: Tensor, l: Tensor, *c: Tensor) -> Distribution:  # noqa: E741 (the papers' symbol)
@@ -139,7 +139,8 @@ class Expression(Likelihood):
         return self.net(z, seen) if seen.shape[-1] else self.net(z)
 
     def _head(self) -> nn.Linear:
-        return WideLinear(self.net.shape_out[0], self.genes, self.bfloat16)  # type: ignore[union-attr, index]
+        width: Any = self.net.shape_out
+        return WideLinear(width[0], self.genes, self.bf16)
 
     def _make_dispersion(self) -> None:
         rows = {PER_GENE: (), PER_BATCH: (self.batches,), PER_LABEL: (self.labels,)}
@@ -165,7 +166,7 @@ class Poisson(Expression):
     def _gate_and_dispersion(self) -> None:
         pass
 
-    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> Distribution:
+    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
         return distributions.LogPoisson(log_mu)
 
 
@@ -175,7 +176,7 @@ class NegativeBinomial(Expression):
     def _gate_and_dispersion(self) -> None:
         self._make_dispersion()
 
-    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> Distribution:
+    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
         return distributions.NegativeBinomial.from_logs(log_mu, self._log_theta(h, c))
 
 
@@ -186,5 +187,5 @@ class ZeroInflated(Expression):
         self._make_dispersion()
         self.gate = self._head()
 
-    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> Distribution:
+    def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
         return distributions.ZeroInflatedNegativeBinomial.from_logs(log_mu, self._log_theta(h, c), self.gate(h))

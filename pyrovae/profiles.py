@@ -80,8 +80,8 @@ def _mean_exp(fn: Any) -> Tensor:
 
 def proportions(graph: CountVAE, z: Tensor, c: Batch, batches: Sequence[int | None], n_batches: int) -> Tensor:
     """Return rho, with shape (K, B, G), decoded as each of the batches in turn and averaged; None is the batch as observed."""
-    total = sum(graph.likelihood.proportions(z, *_as_batch(c, s, n_batches, z)) for s in batches)
-    return total / len(batches)  # type: ignore[operator, return-value]
+    total: Any = sum(graph.likelihood.proportions(z, *_as_batch(c, s, n_batches, z)) for s in batches)
+    return total / len(batches)
 
 
 def _as_batch(c: Batch, s: int | None, n_batches: int, z: Tensor) -> list[Tensor]:

@@ -32,9 +32,10 @@ class CellQueries(ABC):
     cells: Cells
     record: History | None
 
-    def _needs_training(self, what: str) -> None:
+    def _needs_training(self, what: str) -> History:
         if self.record is None:
             raise RuntimeError(f"{what}: the model is not trained yet. Call model.train() first")
+        return self.record
 
     def _query(self, what: str, adata: Any, indices: Any) -> tuple[Any, ...]:
         self._needs_training(what)
@@ -151,7 +152,8 @@ class CellQueries(ABC):
 
         At the posterior mean with one sample, else averaged over so many draws.
         """
-        data, found = self._query("get_likelihood_parameters", adata, indices), {}
+        data = self._query("get_likelihood_parameters", adata, indices)
+        found: dict[str, np.ndarray] = {}
 
         def decode(batch: tuple[Tensor, ...]) -> profiles.Parameters:
             return profiles.parameters(self.graph, profiles.encoded(self.graph, batch, n_samples, mean=n_samples == 1), batch[1:])
@@ -228,8 +230,8 @@ class CellQueries(ABC):
         for one in [group1] if group1 is not None else sorted(set(groups)):
             rows = group_rows(groups, groupby, str(one), None if group2 is None else str(group2))
             with traces.evaluation(self.graph, seed):
-                rho = [self._drawn_expression(data, cells, n_samples, batches) for cells in rows]
-            change = differential.compared(*rho, delta if mode == "change" else None, pseudocounts)
+                first, second = (self._drawn_expression(data, cells, n_samples, batches) for cells in rows)
+            change = differential.compared(first, second, delta if mode == "change" else None, pseudocounts)
             frame = pd.DataFrame({name: value.numpy() for name, value in change._asdict().items()}, index=self.cells.encoding.genes)
             frame.insert(0, "comparison", f"{one} vs {'Rest' if group2 is None else group2}")
             for i, group in enumerate(rows, 1):

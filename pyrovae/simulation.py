@@ -89,5 +89,5 @@ def simulate(cells: int = 2000, genes: int = 500, types: int = 4, batches: int =
         library = torch.exp(7.0 + 0.3 * torch.randn(batches)[batch] + 0.4 * torch.randn(cells))
         gate = torch.logit(torch.tensor(_RARE)).expand(cells, genes)
         counts = ZeroInflatedNegativeBinomial(library[:, None] * rho, theta, gate).sample()
-    arrays = (v.numpy() for v in (counts.int(), rho, library, theta))
-    return Simulation(*arrays, _RARE, *(v.numpy() for v in (cell_type, batch, markers)))
+    truth = (counts.int().numpy(), rho.numpy(), library.numpy(), theta.numpy())
+    return Simulation(*truth, _RARE, cell_type.numpy(), batch.numpy(), markers.numpy())

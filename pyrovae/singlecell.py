@@ -86,7 +86,8 @@ class SingleCellVAE(CellQueries):
         self.cells = Cells(Encoding.of(adata, labelled), adata)
         encoding = self.cells.encoding
         cells.say_what_is_empty(self.cells.data[0], adata.obs_names, encoding.genes)
-        self.seed, self.record, self._training, self._held_out = seed, None, None, None
+        self.seed, self.record = seed, None
+        self._training, self._held_out = torch.arange(0), torch.arange(0)
         with traces.random_stream(seed, []):
             self.graph = graphs.count_vae(
                 len(encoding.genes),
@@ -228,13 +229,13 @@ class SingleCellVAE(CellQueries):
     def train_indices(self) -> np.ndarray:
         """Rows of the AnnData that the model was trained on."""
         self._needs_training("train_indices")
-        return self._training.numpy()  # type: ignore[union-attr]
+        return self._training.numpy()
 
     @property
     def validation_indices(self) -> np.ndarray:
         """Rows of the AnnData that it was judged by."""
         self._needs_training("validation_indices")
-        return self._held_out.numpy()  # type: ignore[union-attr]
+        return self._held_out.numpy()
 
     @property
     def history(self) -> dict[str, Any]:
@@ -242,7 +243,11 @@ class SingleCellVAE(CellQueries):
         import pandas as pd
 
         self._needs_training("history")
-        lists = {name: values for name, values in self.record.to_dict().items() if isinstance(values, list) and values}  # type: ignore[union-attr]
+        lists = {
+            name: values
+            for name, values in self._needs_training("history").to_dict().items()
+            if isinstance(values, list) and values
+        }
         return {
             name: pd.DataFrame({name: values}, index=pd.RangeIndex(len(values), name="epoch")) for name, values in lists.items()
         }
@@ -284,7 +289,7 @@ class SingleCellVAE(CellQueries):
             FileNotFoundError, ValueError: if it is not there, truncated, or the cells do not fit it.
         """
         path = Path(folder) / "cells.json"
-        graph = files.load(folder, into)
+        graph: Any = files.load(folder, into)
         content = _read(path)
         if content["weights"] != files.inspect(folder)["weights"]:
             raise ValueError(f"{path}: belongs to another model than model.json beside it. Save the model again")

@@ -59,7 +59,8 @@ class SparseRows:
         if not x.has_canonical_format:  # a column may be there twice in a row, meaning the sum
             x = x.copy()
             x.sum_duplicates()
-        return cls(*(_shared(part) for part in (x.indptr, x.indices, x.data)), x.shape[1])
+        indptr, indices, values = (_shared(part) for part in (x.indptr, x.indices, x.data))
+        return cls(indptr, indices, values, x.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -125,7 +125,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         self._hold(_log(mu), _log(theta), gate_logits, mu.dtype, validate_args)
 
     @classmethod
-    def from_logs(  # type: ignore[override]
+    def from_logs(
         cls, log_mu: Tensor, log_theta: Tensor, gate_logits: Tensor, validate_args: bool | None = None
     ) -> "ZeroInflatedNegativeBinomial":
         """The same distribution from the logarithms, in whose precision it computes all but the non-zero counts."""
@@ -174,7 +174,7 @@ class _LogProb(Function):
         return log_p
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         da, dt, *dg = (gradient * upstream for gradient in ctx.saved_tensors)
         return da, dt.sum_to_size(ctx.shape), dg[0] if dg else None, None
 

@@ -31,7 +31,7 @@ def count_vae(
     prior: nn.Module | None = None,
     posterior: nn.Module | None = None,
     encode_covariates: bool = False,
-    bfloat16: bool = True,
+    bf16: bool = True,
 ) -> CountVAE:
     """Return scVI's model as a graph; the context enters every layer of the decoder, and the encoders on request.
 
@@ -50,7 +50,7 @@ def count_vae(
         prior: p(z | c); N(0, I) by default.
         posterior: q(z | log(1 + x), c); a diagonal normal by default.
         encode_covariates: whether the encoders see the batch and the covariates.
-        bfloat16: take the products over the genes in bfloat16 while training, where the CPU can; see `pyrovae.blocks.WideLinear`.
+        bf16: take the products over the genes in bfloat16 while training, where the CPU can; see `pyrovae.blocks.WideLinear`.
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ def count_vae(
     columns = context + (labels if Dispersion(dispersion) is PER_LABEL else 0)
 
     def encoder(depth: int, out: int) -> nn.Module:
-        net = Blocks(genes, [hidden] * depth, out, columns if encode_covariates else 0, dropout, bfloat16)
+        net = Blocks(genes, [hidden] * depth, out, columns if encode_covariates else 0, dropout, bf16)
         return net if encode_covariates else WithoutContext(net)
 
     decoder = Blocks(latents, [hidden] * layers, context=context)
@@ -70,7 +70,7 @@ def count_vae(
     return CountVAE(
         prior or priors.StandardNormal(latents),
         posterior or posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR),
-        likelihood(decoder, genes, dispersion, batches, labels, bfloat16),
+        likelihood(decoder, genes, dispersion, batches, labels, bf16),
         None if library is None else LibraryNormal(*library),
         q_l,
     )

@@ -33,6 +33,8 @@ class CountVAE(nn.Module):
         ValueError: if only one of the two parts over l is given.
     """
 
+    likelihood: Any  # to the type checker an nn.Module's attributes are tensors or modules
+
     def __init__(
         self,
         prior: nn.Module,
