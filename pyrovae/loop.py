@@ -17,7 +17,7 @@ from pyrovae import checkpoint, traces
 from pyrovae.batches import Transform, kind, minibatches, take
 from pyrovae.history import History
 from pyrovae.normalization import settle
-from pyrovae.objectives import SGVB_A, SGVB_B, Bound
+from pyrovae.objectives import Bound, Objective
 from pyrovae.svi import Step
 
 __all__ = ["Loop", "Plan", "TrainingError"]
@@ -140,7 +140,7 @@ class Loop:
 
     def weight(self, position: int) -> float:
         """Set and return the KL's weight for a step of the epoch under way."""
-        if not isinstance(self.objective, SGVB_A):
+        if not isinstance(self.objective, Objective):
             return 1.0
         last = self.plan.epochs * self.steps_an_epoch - 1
         done = len(self.history.loss) * self.steps_an_epoch + position
@@ -199,9 +199,8 @@ class Loop:
 
     def bound(self, batch: Tensors) -> Bound:
         """Return the bound at beta = 1; under an objective of Pyro's own its loss stands for the reconstruction."""
-        if isinstance(self.objective, SGVB_A):
-            estimator = SGVB_B() if isinstance(self.objective, SGVB_B) else SGVB_A()
-            return estimator.bound(self.graph.model, self.graph.guide, *batch)
+        if isinstance(self.objective, Objective):
+            return self.objective.judge().bound(self.graph.model, self.graph.guide, *batch)
         return Bound(torch.tensor(-self.objective.loss(self.graph.model, self.graph.guide, *batch)), {})
 
     def judge(self, warm: bool) -> None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from pyrovae import traces
 from pyrovae.conditional import held
-from pyrovae.objectives import SGVB_A, Bound
+from pyrovae.objectives import Bound, Objective
 
 __all__ = ["OneOptimizer", "Step", "adam", "parameters"]
 
@@ -82,7 +82,7 @@ class Step(SVI):
 
         A loss that is not finite is returned before any weight moves.
         """
-        loss = self._own_gradients(batch) if isinstance(self.objective, SGVB_A) else self._pyro_gradients(batch)
+        loss = self._own_gradients(batch) if isinstance(self.objective, Objective) else self._pyro_gradients(batch)
         if loss - loss == 0:  # finite
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -149,8 +149,8 @@ def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:
     with traces.evaluation(graph), pyro.validation_enabled(True):
         q = poutine.trace(graph.guide).get_trace(*batch)
         p = poutine.trace(poutine.replay(graph.model, trace=q)).get_trace(*batch)
-        if isinstance(objective, SGVB_A):
-            traces.check_sites(*traces.run(graph.model, graph.guide, *batch))
+        if isinstance(objective, Objective):
+            traces.check_sites(*traces.run(graph.model, graph.guide, *batch), objective.needs_rsample)
             Trace_ELBO()._get_trace(graph.model, graph.guide, batch, {})
     found = {id(parameter): parameter for parameter in _trainable(graph, p, q)}
     if not found:

@@ -29,6 +29,7 @@ __all__ = [
     "leaf",
     "log_prob",
     "not_finite",
+    "record",
     "run",
     "sampled_kl",
     "sites",
@@ -36,6 +37,7 @@ __all__ = [
 
 Site = Any  # a node of a Pyro trace, a dict: name, fn, value, scale, mask, is_observed, ...
 Program = Callable[..., object]
+Cut = Callable[[Tensor], Tensor]
 
 
 class Trace(dict[str, Site]):
@@ -48,25 +50,34 @@ class _Record(Messenger):
     A step of a small model spends a tenth of its time in handlers; this takes a third of that away.
     """
 
-    def __init__(self, given: Trace | None = None) -> None:
+    def __init__(self, given: Trace | None = None, cut: Cut | None = None) -> None:
         super().__init__()
-        self.given, self.trace = given or Trace(), Trace()
+        self.given, self.cut, self.trace = given or Trace(), cut, Trace()
 
     def _pyro_sample(self, msg: Site) -> None:
         if not msg["is_observed"] and msg["name"] in self.given:
             msg["done"], msg["value"] = True, self.given[msg["name"]]["value"]
 
     def _pyro_post_sample(self, msg: Site) -> None:
+        if self.cut is not None and not msg["is_observed"] and not site_is_subsample(msg):
+            msg["drawn"], msg["value"] = msg["value"], self.cut(msg["value"])
         self.trace[msg["name"]] = msg
 
 
-def run(model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
-    """Draw the latents from the guide, run the model on them, and return both traces (model's, guide's)."""
-    with _Record() as q:
-        guide(*batch)
-    with _Record(q.trace) as p:
-        model(*batch)
-    return p.trace, q.trace
+def run(model: Program, guide: Program, *batch: Tensor, cut: Cut | None = None) -> tuple[Trace, Trace]:
+    """Draw the latents from the guide, run the model on them, and return both traces (model's, guide's).
+
+    With `cut`, each draw goes on as `cut(draw)`, e.g. `Tensor.detach`; its site keeps the draw itself as "drawn".
+    """
+    q = record(guide, *batch, cut=cut)
+    return record(model, *batch, given=q), q
+
+
+def record(program: Program, *batch: Tensor, given: Trace | None = None, cut: Cut | None = None) -> Trace:
+    """Run one program, its latents at the given trace's values where that has them, and return its trace."""
+    with _Record(given, cut) as recorded:
+        program(*batch)
+    return recorded.trace
 
 
 def sites(trace: Trace, observed: bool) -> list[Site]:
@@ -102,11 +113,11 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
         return sampled_kl(q, p)
 
 
-def check_sites(p: Trace, q: Trace) -> None:
+def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
     """Refuse a pair of programs whose bound would be wrong or not differentiable.
 
     Raises:
-        ValueError: if a latent of the model is missing in the guide, or a guide's site has no reparameterized draw.
+        ValueError: if a latent of the model is missing in the guide, or a guide's site lacks the reparameterized draw it needs.
     """
     for site in sites(p, observed=False):
         if site["name"] not in q:
@@ -115,10 +126,10 @@ def check_sites(p: Trace, q: Trace) -> None:
             )
     for site in sites(q, observed=False):
         fn: Distribution = site["fn"]
-        if not fn.has_rsample:
+        if needs_rsample and not fn.has_rsample:
             raise ValueError(
                 f'site "{site["name"]}": {type(fn).__name__} has no reparameterized draw, which SGVB needs. '
-                "Use a reparameterizable posterior, or objective=pyro.infer.Trace_ELBO() (score function)"
+                "Use a reparameterizable posterior, or objective=objectives.ScoreFunction()"
             )
 
 

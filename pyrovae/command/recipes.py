@@ -125,7 +125,7 @@ def graph(settings: Settled, preparation: Preparation, x: Tensor) -> VAE | Denoi
     return Denoising(vae, GaussianNoise(settings.denoise * x.std().item()))
 
 
-def objective(settings: Settled) -> objectives.SGVB_A:
+def objective(settings: Settled) -> objectives.Objective:
     """Build the estimator of the ELBO."""
     beta = objectives.warm_up(settings.warm_up, settings.beta) if settings.warm_up else settings.beta
     return _OBJECTIVES[settings.objective](samples=settings.draws, beta=beta)

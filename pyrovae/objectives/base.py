@@ -1,0 +1,127 @@
+"""What every objective is: a bound on the evidence, its terms, and a loss whose gradient trains model and guide."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.objectives.schedules import Schedule
+from pyrovae.traces import Program, Trace
+
+__all__ = ["Bound", "Objective", "total"]
+
+
+class Bound(NamedTuple):
+    """The terms of a bound in nats, summed over the rows: bound = reconstruction - sum of kl over the latent sites.
+
+    Attributes:
+        reconstruction: log p(x | z), averaged over the draws.
+        kl: by latent site, unweighted. Where a bound has no such terms, one entry holds reconstruction - bound.
+        loss: what is minimized, where it is not the weighted sum of these terms.
+    """
+
+    reconstruction: Tensor
+    kl: dict[str, Tensor]
+    loss: Tensor | None = None
+
+    def numbers(self) -> tuple[float, float]:
+        """Return reconstruction and KL, summed over the latent sites, as numbers."""
+        return self.reconstruction.item(), sum(kl.item() for kl in self.kl.values())
+
+
+class Objective(Trace_ELBO, ABC):
+    """A bound and how its gradient is estimated. As in Pyro, one object belongs to one model.
+
+    A concrete objective writes `bound`; where its loss is not the weighted ELBO it also puts that loss into the `Bound`.
+
+    Args:
+        samples: draws of z for each row of data, as one vectorized run.
+        beta: weight of the KL terms (Higgins et al. 2017), a number or a schedule such as `warm_up(0.25)`; at t = 1 the target.
+        annealed: names of the latent sites that beta weighs; None for all.
+        data_size: N. If given, a minibatch of M rows stands for the whole data and the loss is scaled by N / M (AEVB, eq. 8).
+
+    Raises:
+        ValueError: if `samples` is below 1, or the weight at the end of the schedule is negative or not finite.
+    """
+
+    needs_rsample = True  # whether gradients pass through the guide's draws
+    cut: Callable[[Tensor], Tensor] | None = None  # what replaces a draw where they do not
+
+    def __init__(
+        self,
+        samples: int = 1,
+        beta: float | Schedule = 1.0,
+        annealed: Collection[str] | None = None,
+        data_size: int | None = None,
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"{type(self).__name__}: samples is {samples}, expected at least one draw of z a row")
+        super().__init__(num_particles=samples, vectorize_particles=samples > 1)
+        self.samples, self.beta, self.annealed, self.data_size = samples, beta, annealed, data_size
+        if not (0 <= self.target < math.inf):
+            raise ValueError(f"{type(self).__name__}: beta ends at {self.target}, expected a finite weight of at least 0")
+        self.weight = self.target
+
+    @abstractmethod
+    def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
+        """Return the terms of the bound at beta = 1, summed over the batch and averaged over the draws."""
+
+    @abstractmethod
+    def judge(self) -> "Objective":
+        """Return the estimator, at beta = 1, by which held-out data judges what this objective trained."""
+
+    @property
+    def target(self) -> float:
+        """The weight of the KL at the end of training."""
+        return float(self.beta(1.0) if callable(self.beta) else self.beta)
+
+    def at(self, t: float) -> float:
+        """Set and return the weight for the fraction t of the planned steps."""
+        self.weight = float(self.beta(t)) if callable(self.beta) else float(self.beta)
+        return self.weight
+
+    def weighted(self, bound: Bound, rows: int) -> Tensor:
+        """Return the loss of a minibatch of so many rows, -(reconstruction - beta * KL) or its own, scaled by N / M if N is known."""
+        loss = bound.loss
+        if loss is None:
+            loss = total([-bound.reconstruction, *(self.weigh(name, kl) for name, kl in bound.kl.items())])
+        return loss if self.data_size is None else loss * (self.data_size / rows)
+
+    def weigh(self, name: str, kl: Tensor) -> Tensor:
+        """Return a latent site's KL times its present weight."""
+        return kl * self.weight if self.weight != 1 and (self.annealed is None or name in self.annealed) else kl
+
+    # ------------------------------------------------------------------------------------------------ Pyro's interface
+    def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
+        """Return the loss, a sum over the rows as Pyro's are, as a tensor to differentiate."""
+        return self.weighted(self.bound(model, guide, *batch), len(batch[0]))
+
+    def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:
+        """Return the loss as a number."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *batch).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *batch: Tensor) -> float:
+        """Add the gradients of the loss to the parameters' and return the loss as a number."""
+        loss = self.differentiable_loss(model, guide, *batch)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def draw(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
+        """Return one run of both programs with all L draws in it (model's trace, guide's trace)."""
+        return next(self._get_traces(model, guide, batch, {}))
+
+    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
+        return traces.run(model, guide, *args, cut=type(self).cut)
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors."""
+    return reduce(torch.add, terms)

@@ -1,0 +1,138 @@
+"""Bounds by importance weights of each row: w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x), k = 1 .. K.
+
+L_K = E[ log (1 / K) sum_k w_k ]                                                                    (Burda et al. 2016, eq. 8)
+d L_K / d phi = E[ sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) ],  v_k = w_k / sum_j w_j        (Tucker et al. 2019, eq. 8)
+L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                                                    (Li & Turner 2016, eq. 4)
+"""
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.schedules import Schedule
+from pyrovae.objectives.weights import log_mean_exp, log_weights, of_model, report, weighed, with_gradient_of
+from pyrovae.traces import Program, Site
+
+__all__ = ["IWAE", "DReG", "Renyi"]
+
+
+class IWAE(Objective):
+    """The importance weighted bound L_K (Burda et al. 2016, eq. 8), tighter with each sample; K = 1 is the ELBO by `SGVB_A`.
+
+    loss = -log (1 / K) sum_k w_k,  log w_k = log p(x | z_k) - beta * (log q(z_k | x) - log p(z_k)),  summed over the rows.
+
+    The history's `elbo` holds L_K, and its `kl` what is left of the reconstruction. Arguments and errors are those of
+    `Objective`, with K for L; a site that is not in a plate over the rows is refused.
+
+    Example:
+        >>> IWAE(samples=50).samples
+        50
+    """
+
+    def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
+        """Return L_K, summed over the batch, and the loss."""
+        p, q = self.draw(model, guide, *batch)
+        rec, kl = log_weights(p, q, len(batch[0]))
+        return report(rec, kl, log_mean_exp, -log_mean_exp(rec - weighed(self, kl)).sum())
+
+    def judge(self) -> "IWAE":
+        """Return the same bound at beta = 1."""
+        return IWAE(self.samples)
+
+
+class DReG(Objective):
+    """The importance weighted bound with the doubly reparameterized gradient for the guide (Tucker et al. 2019, eq. 8).
+
+    Same bound and same gradient in expectation as `IWAE`, but the guide's gradient has no score term: its signal-to-noise ratio
+    grows with K where that of `IWAE` falls (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
+
+    Arguments and errors are those of `IWAE`.
+
+    Example:
+        >>> DReG(samples=50).samples
+        50
+    """
+
+    cut = staticmethod(lambda z: z.detach().requires_grad_())
+
+    def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
+        """Return L_K, summed over the batch, and a loss of its value with the doubly reparameterized gradient."""
+        with torch.enable_grad():
+            p, q = self.draw(model, guide, *batch)
+            rec, kl = log_weights(p, q, len(batch[0]))
+            log_w = rec - weighed(self, kl)
+            v = log_w.detach().softmax(0)  # (K, B)
+            latent = traces.sites(q, observed=False)
+            paths = [_rows_times(v**2, g * site["drawn"]) for g, site in zip(_gradients(log_w, latent), latent, strict=True)]
+            surrogate = -total([(v * of_model(self, rec, p, len(batch[0]))).sum(), *paths])
+        return report(rec, kl, log_mean_exp, with_gradient_of(surrogate, -log_mean_exp(log_w).sum()))
+
+    def judge(self) -> IWAE:
+        """Return the same bound at beta = 1."""
+        return IWAE(self.samples)
+
+
+class Renyi(Objective):
+    """The variational Renyi bound (Li & Turner 2016, eq. 4): alpha = 1 is the ELBO, alpha = 0 is `IWAE`, alpha < 0 may exceed log p(x).
+
+    loss = -1 / (1 - alpha) log (1 / K) sum_k w_k^(1 - alpha), summed over the rows. With finite K the estimate is biased.
+
+    Args:
+        alpha: order of the divergence, any finite number.
+        samples: K, importance samples a row.
+        beta, annealed, data_size: as in `Objective`.
+
+    Raises:
+        ValueError: if `alpha` is not finite, or as `IWAE` does.
+
+    Example:
+        >>> Renyi(alpha=0.5, samples=10).alpha
+        0.5
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        samples: int = 10,
+        beta: float | Schedule = 1.0,
+        annealed: Collection[str] | None = None,
+        data_size: int | None = None,
+    ) -> None:
+        super().__init__(samples, beta, annealed, data_size)
+        if not math.isfinite(alpha):
+            raise ValueError(f"Renyi: alpha is {alpha}, expected a finite order, e.g. 0.5")
+        self.alpha = alpha
+
+    def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
+        """Return L_alpha, summed over the batch, and the loss."""
+        p, q = self.draw(model, guide, *batch)
+        rec, kl = log_weights(p, q, len(batch[0]))
+        return report(rec, kl, self._of_weights, -self._of_weights(rec - weighed(self, kl)).sum())
+
+    def judge(self) -> "Renyi":
+        """Return the same bound at beta = 1."""
+        return Renyi(self.alpha, self.samples)
+
+    def _of_weights(self, log_w: Tensor) -> Tensor:
+        power = 1 - self.alpha
+        return log_w.mean(0) if power == 0 else log_mean_exp(power * log_w) / power
+
+
+def _gradients(log_w: Tensor, latent: list[Site]) -> list[Tensor]:
+    """Return d log w_k / d z_k for each latent site, along every path that leads from it, the guide's later draws included."""
+    outputs, wanted, found = [log_w], [torch.ones_like(log_w)], list[Tensor]()
+    for site in reversed(latent):
+        (g,) = torch.autograd.grad(outputs, site["value"], wanted, retain_graph=True)
+        found.insert(0, g)
+        if site["drawn"].requires_grad:
+            outputs, wanted = [*outputs, site["drawn"]], [*wanted, g]
+    return found
+
+
+def _rows_times(v: Tensor, term: Tensor) -> Tensor:
+    """Return sum_kb v_kb sum_event term_kb."""
+    return (v * term.reshape(*v.shape, -1).sum(-1)).sum()
