@@ -11,6 +11,7 @@ warm_up, cyclical     schedules for beta, the weight of the KL
 """
 
 from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.em import MonteCarloEM
 from pyrovae.objectives.importance import IWAE, DReG, Renyi
 from pyrovae.objectives.schedules import Schedule, cyclical, warm_up
 from pyrovae.objectives.score import LeaveOneOut, RunningMean, ScoreFunction
@@ -25,6 +26,7 @@ __all__ = [
     "DReG",
     "FreeBits",
     "LeaveOneOut",
+    "MonteCarloEM",
     "Objective",
     "Renyi",
     "ReweightedWakeSleep",
