@@ -5,18 +5,21 @@ A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a gr
 """
 
 from pyrovae import batches, blocks, conditional, expression, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
+from pyrovae.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
 from pyrovae.evaluate import Evidence, Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.files import inspect, load, save
 from pyrovae.fit import TrainingError, fit
 from pyrovae.graphs import VAE, CountVAE, Denoising
 from pyrovae.history import History
 from pyrovae.latents import LatentSummary, active_units, kl_per_dimension, latent_summary, mutual_information
+from pyrovae.reciprocal import reciprocal_log_evidence
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Bounds",
     "CountVAE",
     "Denoising",
     "Evidence",
@@ -25,7 +28,9 @@ __all__ = [
     "Terms",
     "TrainingError",
     "active_units",
+    "annealed_log_evidence",
     "batches",
+    "bidirectional_bounds",
     "blocks",
     "conditional",
     "decode",
@@ -49,6 +54,7 @@ __all__ = [
     "objectives",
     "posteriors",
     "priors",
+    "reciprocal_log_evidence",
     "reconstruct",
     "save",
     "tasks",

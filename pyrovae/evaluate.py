@@ -4,27 +4,20 @@ log p(x) = log E_q(z|x)[ p(x, z) / q(z | x) ]  ~  log (1 / K) sum_k w_k,   w_k =
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.batches import Array, as_tensors, kind, take
+from pyrovae.batches import Array, as_tensors
+from pyrovae.passes import check_density, log_prob, many, passes, per_row, total
 
-__all__ = ["Evidence", "Terms", "elbo", "log_evidence", "naive_log_evidence"]
+__all__ = ["Evidence", "Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence", "summary"]
 
 Tensors = tuple[Tensor, ...]
 LogWeights = Callable[[Any, Tensors, int], Tensor]  # graph, batch, K -> log w, with shape (K, B)
-
-# Numbers that one pass may hold a site: 32 MiB in float32, so that memory does not grow with samples or rows.
-_AT_ONCE = 1 << 23
-_ROWS = 128  # encoded together
-_LEAST_WIDTH = 256  # of a row, for its hidden layers
 
 
 class Evidence(NamedTuple):
@@ -73,7 +66,7 @@ def log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
-    return _estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_guide)
+    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_guide)
 
 
 def naive_log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0) -> Evidence:
@@ -82,7 +75,7 @@ def naive_log_evidence(graph: Any, x: Array, *c: Array, samples: int = 1000, see
     Few of the draws explain x, so it needs far too many: its effective sample size says so. It is here to be compared with
     `log_evidence`; arguments, result and errors are the same.
     """
-    return _estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
+    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -101,103 +94,51 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     data = as_tensors((x, *c))
     pieces = []
     with traces.evaluation(graph, seed):
-        for batch, sizes in _passes(graph, data, samples):
-            pieces.append(_total(_terms(graph, batch, draws) * draws for draws in sizes) / samples)
+        for batch, sizes in passes(graph, data, samples):
+            pieces.append(total(_terms(graph, batch, draws) * draws for draws in sizes) / samples)
     rec, kl = torch.cat(pieces, -1)
     return Terms(rec - kl, rec, kl)
 
 
 def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:
     """Return the mean reconstruction and KL of each row over so many draws, with shape (2, B)."""
-    p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
+    p, q = traces.run(many(graph.model, draws), many(graph.guide, draws), *batch)
     prior = {site["name"]: site for site in traces.sites(p, observed=False)}
-    rec = _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
-    kl = _total(
-        _per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False)
-    )
+    rec = total(log_prob(site, batch) for site in traces.sites(p, observed=True))
+    kl = total(per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False))
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
 # -------------------------------------------------------------------------------------------------- importance sampling
-def _estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_weights: LogWeights) -> Evidence:
+def estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_weights: LogWeights, copies: int = 1) -> Evidence:
     """Accumulate log sum w and log sum w^2 over passes; neither memory nor the result depends on how they are cut."""
     first, second = [], []
     with traces.evaluation(graph, seed):
-        for batch, sizes in _passes(graph, data, samples):
+        for batch, sizes in passes(graph, data, samples, copies):
             log_w = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64)
             for draws in sizes:
                 log_w_k = log_weights(graph, batch, draws).double().cpu()  # (K, B)
                 log_w = torch.logaddexp(log_w, torch.stack([log_w_k.logsumexp(0), (2 * log_w_k).logsumexp(0)]))
             first.append(log_w[0])
             second.append(log_w[1])
-    log_sum, log_sum_of_squares = torch.cat(first), torch.cat(second)
+    return summary(torch.cat(first), torch.cat(second), samples)
+
+
+def summary(log_sum: Tensor, log_sum_of_squares: Tensor, samples: int) -> Evidence:
+    """Return what log sum w and log sum w^2 of so many weights, each with shape (B,), say of log mean w."""
     size = (2 * log_sum - log_sum_of_squares).exp()
     error = ((samples / size - 1).clamp(min=0) / (samples - 1)).sqrt() if samples > 1 else torch.full_like(size, math.nan)
     return Evidence(log_sum - math.log(samples), error, size)
 
 
 def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    p, q = traces.run(_many(graph.model, draws), _many(graph.guide, draws), *batch)
+    p, q = traces.run(many(graph.model, draws), many(graph.guide, draws), *batch)
     for site in traces.sites(p, observed=False) + traces.sites(q, observed=False):
-        _check_density(site)
-    joint = _total(_log_prob(site, batch) for site in traces.sites(p, observed=True) + traces.sites(p, observed=False))
-    return joint - _total(_log_prob(site, batch) for site in traces.sites(q, observed=False))
+        check_density(site)
+    joint = total(log_prob(site, batch) for site in traces.sites(p, observed=True) + traces.sites(p, observed=False))
+    return joint - total(log_prob(site, batch) for site in traces.sites(q, observed=False))
 
 
 def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    p, _ = traces.run(_many(graph.model, draws), lambda *_: None, *batch)
-    return _total(_log_prob(site, batch) for site in traces.sites(p, observed=True))
-
-
-def _check_density(site: traces.Site) -> None:
-    if isinstance(traces.leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
-        raise ValueError(
-            f'site "{site["name"]}" is a point or flat: an autoencoder has no density over its codes and so no log p(x). '
-            "Use a proper prior and posterior, or compare reconstructions"
-        )
-
-
-# ------------------------------------------------------------------------------------------------------ rows and samples
-def _passes(graph: Any, data: Tensors, samples: int) -> Iterator[tuple[Tensors, list[int]]]:
-    """Yield minibatches and, for each, the numbers of draws to make at once, so that no pass holds more than _AT_ONCE values."""
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, expected at least one draw a row")
-    width = _width(graph, take(data, slice(0, 1), *kind(graph, data)))
-    rows = max(1, min(_ROWS, _AT_ONCE // width))
-    draws = max(1, _AT_ONCE // (width * rows))
-    sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
-    for start in range(0, len(data[0]), rows):
-        yield take(data, slice(start, start + rows), *kind(graph, data)), sizes
-
-
-def _width(graph: Any, one: Tensors) -> int:
-    """Return how many numbers one draw for one row takes: the largest parameter of a site, such as a categorical's logits."""
-    with traces.random_stream(0, []):  # a look that leaves the stream where it was
-        p, q = traces.run(graph.model, graph.guide, *one)
-    leaves = [traces.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
-    parameters = [getattr(leaf, name) for leaf in leaves for name in getattr(leaf, "arg_constraints", {})]
-    return max([_LEAST_WIDTH, *(value.numel() for value in parameters if isinstance(value, Tensor))])
-
-
-def _many(program: traces.Program, draws: int) -> traces.Program:
-    """Return the program run `draws` times at once, in a plate left of the one over the rows."""
-    return pyro.plate("samples", draws, dim=-2)(program)
-
-
-def _log_prob(site: traces.Site, batch: Tensors) -> Tensor:
-    return _per_row(traces.log_prob(site), site, batch)
-
-
-def _per_row(term: Tensor, site: traces.Site, batch: Tensors) -> Tensor:
-    """Return a site's term, which has shape (K, B) if it has one a row."""
-    rows = len(batch[0])
-    if not any(frame.dim == -1 and frame.size == rows for frame in site["cond_indep_stack"]):
-        raise ValueError(
-            f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row. '
-            'Draw it inside `with pyro.plate("data", len(x)):`'
-        )
-    return term
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.add, terms)
+    p, _ = traces.run(many(graph.model, draws), lambda *_: None, *batch)
+    return total(log_prob(site, batch) for site in traces.sites(p, observed=True))

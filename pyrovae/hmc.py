@@ -171,6 +171,9 @@ class Coordinates:
             other sites.
         lead: number of leading axes (*).
 
+    Raises:
+        ValueError: if a site is discrete, or a support belongs to none.
+
     Example:
         >>> z = {"rate": torch.tensor([[2.0], [3.0]]), "mean": torch.zeros(2, 4)}
         >>> Coordinates(z, {"rate": constraints.positive}, 1).vector(z).shape
@@ -178,6 +181,7 @@ class Coordinates:
     """
 
     def __init__(self, values: Mapping[str, Tensor], supports: Supports, lead: int) -> None:
+        _check_sites(values, supports)
         self.lead = lead
         self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in values}
         self.shapes = {name: self.transforms[name].inv(value).shape[lead:] for name, value in values.items()}
@@ -210,7 +214,6 @@ def _unconstrained(
     """Return log f over vectors, the vectors at which the chains start, and the way back from a vector to the form of z0."""
     alone = isinstance(z0, Tensor)
     values = {_ALONE: z0} if alone else dict(z0)
-    _check_sites(values, supports)
     with torch.no_grad():
         start = log_density(z0)
         if not torch.isfinite(start).all():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import evaluate, latents
+from pyrovae import latents, passes
 
 
 def test_exact_posterior_gives_the_exact_evidence_with_one_draw():
@@ -69,8 +69,8 @@ def test_memory_bound_does_not_change_the_figure(monkeypatch):
     with torch.no_grad():
         graph.posterior.net.bias[2:] += 0.2
     whole = pv.log_evidence(graph, x, samples=4000)
-    monkeypatch.setattr(evaluate, "_AT_ONCE", 256 * 7 * 13)
-    monkeypatch.setattr(evaluate, "_ROWS", 7)
+    monkeypatch.setattr(passes, "_AT_ONCE", 256 * 7 * 13)
+    monkeypatch.setattr(passes, "_ROWS", 7)
     pieces = pv.log_evidence(graph, x, samples=4000)
     assert ((whole.log_p - pieces.log_p).abs() < 6 * whole.standard_error).all()
     bound = pv.elbo(graph, x, samples=100)
@@ -83,7 +83,7 @@ def test_memory_follows_the_widest_parameter_of_a_site():
     for likelihood in (pv.likelihoods.Bernoulli(nn.Linear(2, 500)), pv.likelihoods.Categorical(nn.Linear(2, 256 * 500))):
         graph = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(nn.Linear(500, 4)), likelihood)
         with pv.traces.evaluation(graph):
-            shapes.append(evaluate._width(graph, (torch.zeros(1, 500),)))
+            shapes.append(passes._width(graph, (torch.zeros(1, 500),)))
     assert shapes == [500, 256 * 500]
 
 

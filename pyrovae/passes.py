@@ -1,0 +1,96 @@
+"""Passes over rows and samples whose memory grows with neither, and the terms of a trace, one for each sample and row.
+
+What `evaluate` and `annealing` share. K samples of B rows are one run of a program inside a plate at dim -2; each term of its
+trace then has shape (K, B).
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.batches import kind, take
+
+__all__ = ["check_density", "log_prob", "many", "passes", "per_row", "total"]
+
+Tensors = tuple[Tensor, ...]
+
+# Numbers that one pass may hold a site: 32 MiB in float32, so that memory does not grow with samples or rows.
+_AT_ONCE = 1 << 23
+_ROWS = 128  # encoded together
+_LEAST_WIDTH = 256  # of a row, for its hidden layers
+
+
+def passes(graph: Any, data: Tensors, samples: int, copies: int = 1) -> Iterator[tuple[Tensors, list[int]]]:
+    """Yield minibatches and, for each, the numbers of draws to make at once, so that no pass holds more than _AT_ONCE values.
+
+    Args:
+        graph: anything with `model` and `guide`.
+        data: (x, *c), B rows each.
+        samples: K, draws a row.
+        copies: how often a pass holds a site's numbers, e.g. 4 where gradients are taken.
+
+    Raises:
+        ValueError: if K is below 1.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}, expected at least one draw a row")
+    width = copies * _width(graph, take(data, slice(0, 1), *kind(graph, data)))
+    rows = max(1, min(_ROWS, _AT_ONCE // width))
+    draws = max(1, _AT_ONCE // (width * rows))
+    sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
+    for start in range(0, len(data[0]), rows):
+        yield take(data, slice(start, start + rows), *kind(graph, data)), sizes
+
+
+def _width(graph: Any, one: Tensors) -> int:
+    """Return how many numbers one draw for one row takes: the largest parameter of a site, such as a categorical's logits."""
+    with traces.random_stream(0, []):  # a look that leaves the stream where it was
+        p, q = traces.run(graph.model, graph.guide, *one)
+    leaves = [traces.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
+    parameters = [getattr(leaf, name) for leaf in leaves for name in getattr(leaf, "arg_constraints", {})]
+    return max([_LEAST_WIDTH, *(value.numel() for value in parameters if isinstance(value, Tensor))])
+
+
+def many(program: traces.Program, draws: int) -> traces.Program:
+    """Return the program run `draws` times at once, in a plate left of the one over the rows."""
+    return pyro.plate("samples", draws, dim=-2)(program)
+
+
+def log_prob(site: traces.Site, batch: Tensors) -> Tensor:
+    """Return log p of a site's value, with shape (K, B)."""
+    return per_row(traces.log_prob(site), site, batch)
+
+
+def per_row(term: Tensor, site: traces.Site, batch: Tensors) -> Tensor:
+    """Return a site's term, which has shape (K, B) if it has one a row.
+
+    Raises:
+        ValueError: if the site is not in a plate over the rows.
+    """
+    rows = len(batch[0])
+    if not any(frame.dim == -1 and frame.size == rows for frame in site["cond_indep_stack"]):
+        raise ValueError(
+            f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row. '
+            'Draw it inside `with pyro.plate("data", len(x)):`'
+        )
+    return term
+
+
+def check_density(site: traces.Site) -> None:
+    """Refuse a latent that has no density: a ValueError for a point or a flat prior."""
+    if isinstance(traces.leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
+        raise ValueError(
+            f'site "{site["name"]}" is a point or flat: an autoencoder has no density over its codes and so no log p(x). '
+            "Use a proper prior and posterior, or compare reconstructions"
+        )
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the terms."""
+    return reduce(torch.add, terms)

@@ -1,0 +1,92 @@
+"""The way from a density that can be drawn from to the posterior, as functions of vectors that HMC can move.
+
+f_t(z) = f_0(z)^(1 - t) f_1(z)^t,   f_1(z) = p(x, z),   f_0(z) = p(z | c) or q(z | x, c);   in u with z = T(u), each f times |dz/du|
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import hmc, traces
+from pyrovae.passes import check_density, log_prob, many, total
+
+__all__ = ["COPIES", "Path", "check_counts", "step_sizes_at_first"]
+
+Tensors = tuple[Tensor, ...]
+
+COPIES = 4  # what a pass holds of each site's numbers: a gradient keeps what its forward pass computed
+_FIRST_STEP = 0.1  # where the search for step sizes starts, in the latents' unit
+
+
+class Path:
+    """log f_t over the latents of K x B chains, as one unconstrained vector u a chain, with shape (K, B, D).
+
+    Args:
+        graph: anything with `model` and `guide`.
+        batch: (x, *c), B rows each.
+        draws: K.
+        from_guide: whether f_0 is q(z | x, c) or p(z | c).
+
+    Raises:
+        ValueError: if a latent has no density, is discrete, is shared by the rows, or belongs to only one of the programs.
+    """
+
+    def __init__(self, graph: Any, batch: Tensors, draws: int, from_guide: bool) -> None:
+        self.batch, self.draws, self.from_guide = batch, draws, from_guide
+        self.model, self.guide = many(graph.model, draws), many(graph.guide, draws)
+        p, q = traces.run(self.model, self.guide, *batch)
+        latent = traces.sites(p, observed=False)
+        for site in latent + traces.sites(q, observed=False):
+            check_density(site)
+        _check_pair(p, q)
+        values = {site["name"]: site["value"] for site in latent}
+        self.coordinates = hmc.Coordinates(values, {site["name"]: site["fn"].support for site in latent}, 2)
+
+    def start(self) -> Tensor:
+        """Draw u from f_0."""
+        trace = traces.record(self.guide if self.from_guide else self.model, *self.batch)
+        return self.coordinates.vector({name: trace[name]["value"] for name in self.coordinates.shapes})
+
+    def vector(self, z: dict[str, Tensor]) -> Tensor:
+        """Return given latents of each row, with shapes (B, *event), as u of every chain."""
+        return self.coordinates.vector({name: value.expand(self.draws, *value.shape) for name, value in z.items()})
+
+    def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log f_0 and log f_1 at u, with shape (K, B) each."""
+        given = traces.Trace({name: {"value": value} for name, value in self.coordinates.sites(u).items()})
+        p = traces.record(self.model, *self.batch, given=given)
+        prior, det = self._sum(p, False), self.coordinates.log_det(u)
+        first = self._sum(traces.record(self.guide, *self.batch, given=given), False) if self.from_guide else prior
+        return first + det, prior + self._sum(p, True) + det
+
+    def at(self, t: Any) -> Any:
+        """Return u -> log f_t(u)."""
+
+        def log_f(u: Tensor) -> Tensor:
+            first, last = self.ends(u)
+            return first + t * (last - first)
+
+        return log_f
+
+    def _sum(self, trace: traces.Trace, observed: bool) -> Tensor:
+        return total(log_prob(site, self.batch) for site in traces.sites(trace, observed))
+
+
+def _check_pair(p: traces.Trace, q: traces.Trace) -> None:
+    names = [{site["name"] for site in traces.sites(trace, observed=False)} for trace in (p, q)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"annealing: the model's latents are {sorted(names[0])}, the guide's {sorted(names[1])}; expected the same"
+        )
+
+
+def step_sizes_at_first(u: Tensor) -> Tensor:
+    """Return where the search for step sizes starts, one a row, with shape (B,)."""
+    return torch.full_like(u[0, :, 0], _FIRST_STEP)
+
+
+def check_counts(name: str, count: int, least: int, leapfrog: int) -> None:
+    """Refuse numbers of temperatures, moves or leapfrog steps that do nothing: a ValueError."""
+    if count < least or leapfrog < 1:
+        raise ValueError(f"{name} is {count} and leapfrog {leapfrog}, expected at least {least} and 1")
