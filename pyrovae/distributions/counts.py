@@ -5,7 +5,7 @@ log NB(0) = -theta log(1 + mu / theta)
 log ZINB(0) = log( pi + (1 - pi) NB(0) ),    log ZINB(x) = log(1 - pi) + log NB(x),    pi = sigmoid(gate logits)
 
 Most counts of single cells are zeros, which need no lgamma: that term is taken for the others alone, in double precision, in which
-lgamma(x + theta) - lgamma(theta) keeps its digits at theta = 1e7. Value and gradients come out of one pass over the grid.
+it keeps its digits at theta = 1e7 (`rising.py`). Value and gradients come out of one pass over the grid.
 """
 
 from typing import Any
@@ -16,14 +16,13 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.autograd import Function
 
+from pyrovae.distributions.rising import factor, factor_by_gene, places
+
 __all__ = ["NegativeBinomial", "ZeroInflatedNegativeBinomial"]
 
 _ONE = Size()  # sample_shape of one draw
 _LEAST_MEAN = 1e-20  # added to mu: log p and its gradient stay finite in float32 at mu = 0
 _LARGE = 9.0  # log theta above which the terms that cancel are taken by their series
-_ALMOST_POISSON = 20.0  # log theta above which lgamma loses digits in float64 too
-_TABLE = 1024
-_LOG_FACTORIALS = torch.lgamma(torch.arange(1, _TABLE + 1, dtype=torch.float64))
 
 
 class NegativeBinomial(TorchDistribution):
@@ -210,51 +209,28 @@ def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 def _others(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, log_p: Tensor, gradients: list[Tensor]) -> None:
     """Put the non-zero counts' log p, and gradients where there are any, into the grid."""
-    place = x.expand(a.shape).reshape(-1).bool().nonzero().squeeze(-1)
+    place = places(x.expand(a.shape).reshape(-1) != 0)
     x, a = (values.expand(log_p.shape).reshape(-1).index_select(0, place).double() for values in (x, a))
-    dispersion = _Dispersion(t.double(), log_p.shape, place)
-    ratio = a - dispersion.t
+    t, (log_c, slope) = _dispersion(t.double(), log_p.shape, place, x)
+    theta, ratio = t.exp(), a - t
     d = F.softplus(ratio)
-    f = dispersion.log_rising(x) - _log_factorial(x) - dispersion.theta * d - x * (d - ratio)
+    f = log_c - theta * d - x * (d - ratio)
     g = None if g is None else g.reshape(-1).index_select(0, place)
     log_p.view(-1).scatter_(0, place, (f if g is None else f - F.softplus(g)).to(log_p.dtype))
     if not gradients:
         return
     r = ratio.sigmoid_()
     da, dt, *dg = (gradient.view(-1) for gradient in gradients)
-    dt.scatter_(0, place, (dispersion.theta * (dispersion.slope(x) - d + r) - x * (1 - r)).to(log_p.dtype))
-    da.scatter_(0, place, (x - (x + dispersion.theta) * r).to(log_p.dtype))
+    dt.scatter_(0, place, (theta * (slope - d + r) - x * (1 - r)).to(log_p.dtype))
+    da.scatter_(0, place, (x - (x + theta) * r).to(log_p.dtype))
     if g is not None:
         dg[0].scatter_(0, place, -torch.sigmoid(g))
 
 
-class _Dispersion:
-    """Theta at the non-zero counts, and the functions of it, which one dispersion a gene lets be computed once a gene."""
-
-    def __init__(self, t: Tensor, grid: Size, place: Tensor) -> None:
-        a_gene = t.dim() == 1 and t.shape == grid[-1:]
-        each = t if a_gene else t.expand(grid).reshape(-1).index_select(0, place)
-        theta = each.exp()
-        table = torch.stack([each, theta, torch.lgamma(theta), torch.digamma(theta)], -1)
-        if a_gene:
-            table = table.index_select(0, place % grid[-1])
-        self.t, self.theta, self._lgamma, self._digamma = table.unbind(-1)
-        self._almost_poisson = each.numel() > 0 and bool(each.max() > _ALMOST_POISSON)
-
-    def log_rising(self, x: Tensor) -> Tensor:
-        """Lgamma(x + theta) - lgamma(theta) = log theta (theta + 1) ... (theta + x - 1)."""
-        exact = torch.lgamma(x + self.theta).sub_(self._lgamma)
-        if not self._almost_poisson:
-            return exact
-        return torch.where(self.t > _ALMOST_POISSON, x * self.t + x * (x - 1) / (2 * self.theta), exact)
-
-    def slope(self, x: Tensor) -> Tensor:
-        """Psi(x + theta) - psi(theta), the derivative of the former."""
-        exact = torch.digamma(x + self.theta).sub_(self._digamma)
-        return torch.where(self.t > _ALMOST_POISSON, x / self.theta, exact) if self._almost_poisson else exact
-
-
-def _log_factorial(x: Tensor) -> Tensor:
-    """Log x!, looked up where counts are small, as most are."""
-    small = _LOG_FACTORIALS.to(x.device).index_select(0, x.clamp(max=_TABLE - 1).long())
-    return torch.where(x < _TABLE, small, torch.lgamma(x + 1)) if x.numel() and x.max() >= _TABLE else small
+def _dispersion(t: Tensor, grid: Size, place: Tensor, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return log theta at the non-zero counts, and the counts' own factor there with its slope."""
+    if t.dim() == 1 and t.shape == grid[-1:]:  # one dispersion a gene
+        gene = place % grid[-1]
+        return t.index_select(0, gene), factor_by_gene(x, t, gene)
+    t = t.expand(grid).reshape(-1).index_select(0, place)
+    return t, factor(x, t)
