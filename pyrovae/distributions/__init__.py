@@ -8,12 +8,14 @@ DiscretizedLogistic    p(x | m, s) = sigmoid(b) - sigmoid(a), the mass of the bi
 NegativeBinomial, ZeroInflatedNegativeBinomial                                              x in {0, 1, 2, ...}
 UnitNormal             p(z) = N(0, 1)                                                       z real
 Improper               p(z) = 1                                                             z in R^D
+Stacked                p(x)_k = p_k(x_k), k = 1 .. K                                        any
 """
 
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
 from pyrovae.distributions.latent import Improper, UnitNormal
+from pyrovae.distributions.stacked import Stacked
 
 __all__ = [
     "ContinuousBernoulli",
@@ -23,6 +25,7 @@ __all__ = [
     "Levels",
     "LogPoisson",
     "NegativeBinomial",
+    "Stacked",
     "UnitNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -1,0 +1,67 @@
+"""Several distributions of one shape side by side: p_k(x), k = 1 .. K, as one with a further batch axis in front."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+__all__ = ["Stacked"]
+
+
+class Stacked(TorchDistribution):
+    """p(x)_k = p_k(x_k), batch shape (K, *) for K distributions with batch shape (*).
+
+    Pyro has no such thing: each of its distributions is one family over tensors of parameters, and a function that returns a
+    distribution cannot go through `torch.func.vmap`.
+
+    Args:
+        parts: K distributions with the same batch and event shape.
+
+    Example:
+        >>> from pyro.distributions import Laplace, Normal
+        >>> Stacked([Normal(torch.zeros(3), 1.0), Laplace(torch.zeros(3), 1.0)]).batch_shape
+        torch.Size([2, 3])
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own form)
+
+    def __init__(self, parts: Sequence[Any], validate_args: bool | None = None) -> None:
+        self.parts = list(parts)
+        first = self.parts[0]
+        batch_shape = torch.Size((len(self.parts), *first.batch_shape))
+        super().__init__(batch_shape, first.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """The parts' support."""
+        return self.parts[0].support
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether every part has reparameterized draws."""
+        return all(part.has_rsample for part in self.parts)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x_k], with shape (K, *, *event)."""
+        return torch.stack([part.mean for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p_k(x_k), with shape (K, *), for x with shape (K, *, *event); more axes may lead."""
+        dims = len(self.batch_shape) + len(self.event_shape)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape))
+        parts = zip(self.parts, value.unbind(-dims), strict=True)
+        return torch.stack([part.log_prob(x) for part, x in parts], -len(self.batch_shape))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
+        """x_k ~ p_k, with shape (*sample_shape, K, *, *event)."""
+        return self._drawn(lambda part: part.sample(sample_shape))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """As `sample`, with gradients."""
+        return self._drawn(lambda part: part.rsample(sample_shape))
+
+    def _drawn(self, draw: Callable[[Any], Tensor]) -> Tensor:
+        return torch.stack([draw(part) for part in self.parts], -len(self.batch_shape) - len(self.event_shape))
