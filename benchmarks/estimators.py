@@ -161,11 +161,11 @@ def main() -> None:
         x = torch.bernoulli(images[:BATCH], generator=torch.Generator().manual_seed(seed))
         found.append(measure(graph, x, draws, seed))
     figures = median_over(found)
-    print(f"\n{'':34s}{'variance':>12s}{'of SGVB B':>11s}{'(seeds)':>20s}{'SNR':>9s}{'ms':>8s}")
+    print(f"\n{'':34s}{'variance':>12s}{'of SGVB B':>11s}{'(seeds)':>22s}{'SNR':>9s}{'ms':>8s}")
     for name, row in figures.items():
         between = f"{row['least']:.3g} to {row['most']:.3g}"
         print(
-            f"{name:34s}{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>20s}{row['signal to noise']:9.3g}{row['ms']:8.2f}"
+            f"{name:34s}{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>22s}{row['signal to noise']:9.3g}{row['ms']:8.2f}"
         )
     report: dict[str, Any] = {"machine": machine, "versions": versions, "data": source.name, "seeds": seeds, "figures": figures}
     if arguments.json:

@@ -18,13 +18,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one."""
+    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one, `positive` where."""
 
     name: str
     make: Callable[[], nn.Module]
     given: tuple[Shape, ...]
     event: Shape
     proper: bool = True
+    positive: bool = False
 
     def inputs(self, *lead: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """Random inputs with the leading axes."""
@@ -56,6 +57,14 @@ def conv_decoder(shape: Shape) -> nn.Module:
     return nets.ConvDecoder(2, shape, channels=(3, 2), activation=nn.Tanh)
 
 
+def iaf(**settings) -> nn.Module:
+    """A flow whose networks are smooth: their rectifiers are replaced."""
+    part = posteriors.IAF(mlp(6, 2 * 2 + 3), 2, context=3, hidden=(8,), **{"steps": 2, **settings})
+    for net in part.networks:
+        net.f = nn.Tanh()
+    return part
+
+
 def batch_norm() -> nn.Module:
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
     return nets.AnyLeading(net, 5, 3)
@@ -78,6 +87,19 @@ POSTERIORS = [
     ),
     Case("DiagonalNormal, floor", lambda: posteriors.DiagonalNormal(mlp(6, 4), floor=0.1), ((6,),), (2,)),
     Case("Point", lambda: posteriors.Point(mlp(6, 2)), ((6,),), (2,), proper=False),
+    Case("FullRankNormal", lambda: posteriors.FullRankNormal(mlp(6, 5)), ((6,),), (2,)),
+    Case("FullRankNormal, c", lambda: posteriors.FullRankNormal(mlp(6, 9, 3)), ((6,), (3,)), (3,)),
+    Case("LowRankNormal", lambda: posteriors.LowRankNormal(mlp(6, 6), 2, rank=1), ((6,),), (2,)),
+    Case("IAF", lambda: iaf(), ((6,),), (2,)),
+    Case("IAF, plain, permuted", lambda: iaf(steps=3, gated=False, seed=1), ((6,),), (2,)),
+    Case("Mixture", lambda: posteriors.Mixture(mlp(6, 15), 2, components=3), ((6,),), (2,)),
+    Case("Laplace", lambda: posteriors.Laplace(mlp(6, 4)), ((6,),), (2,)),
+    Case("StudentT", lambda: posteriors.StudentT(mlp(6, 4), df=5.0), ((6,),), (2,)),
+    Case("Logistic", lambda: posteriors.Logistic(mlp(6, 4)), ((6,),), (2,)),
+    Case("Cauchy", lambda: posteriors.Cauchy(mlp(6, 4)), ((6,),), (2,)),
+    Case("Exponential", lambda: posteriors.Exponential(mlp(6, 2)), ((6,),), (2,), positive=True),
+    Case("LogNormal", lambda: posteriors.LogNormal(mlp(6, 4)), ((6,),), (2,), positive=True),
+    Case("Gamma", lambda: posteriors.Gamma(mlp(6, 4)), ((6,),), (2,), positive=True),
 ]
 
 REAL = {"grid": torch.linspace(-60, 60, 60001), "off": (float("nan"), float("inf")), "continuous": True}

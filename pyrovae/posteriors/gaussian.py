@@ -1,0 +1,131 @@
+"""Gaussian posteriors q(z | x) = N(mu(x), Sigma(x)), and the point of an autoencoder.
+
+z = mu + sigma * eps        Sigma = diag sigma^2               D numbers beside the means
+z = mu + L eps              Sigma = L L^T                      D (D + 1) / 2
+z = mu + W u + sigma * eps  Sigma = W W^T + diag sigma^2       D (R + 1),  R the rank of W
+"""
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from pyrovae.conditional import Conditional
+from pyrovae.distributions import gaussian  # noqa: F401 (registers their KLs)
+from pyrovae.posteriors.outputs import cut
+
+__all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal", "Point"]
+
+
+class DiagonalNormal(Conditional):
+    """q(z | x) = N(mu(x), diag sigma(x)^2), reparameterized as z = mu + sigma * eps (Kingma & Welling 2014, eq. 10).
+
+    Args:
+        net: maps x (and c) to 2 D numbers, mu and log sigma (*not* log sigma^2), with shape (*, 2 D).
+        floor: added to the variance, sigma^2 = exp(2 log sigma) + floor, so that no posterior becomes a point; scVI takes 1e-4.
+
+    Raises:
+        ValueError: if `floor` is negative.
+
+    Example:
+        >>> q = DiagonalNormal(nn.Linear(784, 2 * 20))
+        >>> q(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(self, net: nn.Module, floor: float = 0.0) -> None:
+        super().__init__()
+        if floor < 0:
+            raise ValueError(f"DiagonalNormal: floor is {floor}, expected a variance of at least 0 to add, e.g. 1e-4")
+        self.net, self.floor = net, floor
+
+    def forward(self, x: Tensor, *c: Tensor) -> Distribution:
+        """Return q(z | x, c), batch shape (*), event shape (D,)."""
+        mu, log_sigma = self.net(x, *c).chunk(2, -1)  # (*, D) each
+        sigma = (torch.exp(2 * log_sigma) + self.floor).sqrt() if self.floor else log_sigma.exp()
+        return dist.Normal(mu, sigma).to_event(1)
+
+
+class FullRankNormal(Conditional):
+    """q(z | x) = N(mu(x), L(x) L(x)^T), z = mu + L eps with L lower triangular (Kingma & Welling 2019, section 2.5.1).
+
+    Args:
+        net: maps x (and c) to D (D + 3) / 2 numbers: mu, the logarithms of L's diagonal, and L below it, row by row.
+
+    Raises:
+        ValueError: when it is called, if the network puts out a number that is no D (D + 3) / 2.
+
+    Example:
+        >>> q = FullRankNormal(nn.Linear(784, 20 * 23 // 2))
+        >>> q(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, *c: Tensor) -> Distribution:
+        """Return q(z | x, c), batch shape (*), event shape (D,)."""
+        y = self.net(x, *c)
+        d = (math.isqrt(9 + 8 * y.shape[-1]) - 3) // 2
+        below = d * (d - 1) // 2
+        meaning = f"D (D + 3) / 2 for D latents, such as {d * (d + 3) // 2} for {d} or {(d + 1) * (d + 4) // 2} for {d + 1}"
+        mu, log_diagonal, lower = cut(y, [d, d, below], "FullRankNormal", meaning)
+        row, column = torch.tril_indices(d, d, -1, device=y.device)
+        square = y.new_zeros(*y.shape[:-1], d * d).index_copy(-1, row * d + column, lower)
+        tril = square.unflatten(-1, (d, d)) + torch.diag_embed(log_diagonal.exp())
+        return dist.MultivariateNormal(mu, scale_tril=tril)
+
+
+class LowRankNormal(Conditional):
+    """q(z | x) = N(mu(x), W(x) W(x)^T + diag sigma(x)^2), with W of R columns: the strongest correlations at a price linear in D.
+
+    Args:
+        net: maps x (and c) to D (R + 2) numbers: mu, log sigma, and W, row by row.
+        d: number of latents D.
+        rank: R, at least 1.
+
+    Raises:
+        ValueError: if a number is below 1, or the network puts out another number than D (R + 2).
+
+    Example:
+        >>> q = LowRankNormal(nn.Linear(784, 20 * (3 + 2)), 20, rank=3)
+        >>> q(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(self, net: nn.Module, d: int, rank: int = 1) -> None:
+        super().__init__()
+        if d < 1 or rank < 1:
+            raise ValueError(f"LowRankNormal: d is {d} and rank {rank}, expected at least 1 of each")
+        self.net, self.d, self.rank = net, d, rank
+
+    def forward(self, x: Tensor, *c: Tensor) -> Distribution:
+        """Return q(z | x, c), batch shape (*), event shape (D,)."""
+        d, r = self.d, self.rank
+        meaning = f"mu, log sigma and a factor of rank {r} over {d} latents"
+        mu, log_sigma, w = cut(self.net(x, *c), [d, d, d * r], "LowRankNormal", meaning)
+        return dist.LowRankMultivariateNormal(mu, w.unflatten(-1, (d, r)), (2 * log_sigma).exp())
+
+
+class Point(Conditional):
+    """q(z | x) = delta(z - f(x)): all mass in one code, the encoder of an autoencoder.
+
+    Args:
+        net: maps x (and c) to the code f(x), with shape (*, D).
+
+    Example:
+        >>> Point(nn.Linear(784, 20))(torch.zeros(5, 784)).event_shape
+        torch.Size([20])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, *c: Tensor) -> Distribution:
+        """Return the point mass at f(x, c), batch shape (*), event shape (D,)."""
+        return dist.Delta(self.net(x, *c), event_dim=1)

@@ -1,0 +1,43 @@
+"""A posterior with several modes: q(z | x) = sum_k w_k(x) N(mu_k(x), diag sigma_k(x)^2)."""
+
+import pyro.distributions as dist
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from pyrovae.conditional import Conditional
+from pyrovae.posteriors.outputs import cut
+
+__all__ = ["Mixture"]
+
+
+class Mixture(Conditional):
+    """A mixture of K diagonal normals, with pathwise gradients for the weights too (Jankowiak & Karaletsos 2019), by Pyro.
+
+    Args:
+        net: maps x (and c) to K (2 D + 1) numbers: K logits of the weights, then K times D means, then K times D log sigmas.
+        d: number of latents D.
+        components: K.
+
+    Raises:
+        ValueError: if a number is below 1, or the network puts out another number than K (2 D + 1).
+
+    Example:
+        >>> import torch
+        >>> q = Mixture(nn.Linear(784, 3 * (2 * 20 + 1)), 20, components=3)
+        >>> q(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(self, net: nn.Module, d: int, components: int) -> None:
+        super().__init__()
+        if d < 1 or components < 1:
+            raise ValueError(f"Mixture: d is {d} and components {components}, expected at least 1 of each")
+        self.net, self.d, self.components = net, d, components
+
+    def forward(self, x: Tensor, *c: Tensor) -> Distribution:
+        """Return q(z | x, c), batch shape (*), event shape (D,)."""
+        k, d = self.components, self.d
+        meaning = f"weights, means and log sigmas of {k} components over {d} latents"
+        logits, mu, log_sigma = cut(self.net(x, *c), [k, k * d, k * d], "Mixture", meaning)
+        shape = (*logits.shape, d)
+        return dist.MixtureOfDiagNormals(mu.reshape(shape), log_sigma.reshape(shape).exp(), logits)
