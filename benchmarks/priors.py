@@ -84,7 +84,7 @@ SETTINGS = {
 def data(quick: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return training images in [0, 1], validation and test images binarized once; test images spread over the test set."""
     mnist = datasets.mnist()
-    x, test = (torch.from_numpy(part).flatten(1).float() / 255 for part in (mnist.x, mnist.x_test))
+    x, test = (torch.from_numpy(part).flatten(1).float() for part in (mnist.x, mnist.x_test))
     stream = torch.Generator().manual_seed(0)
     held_out, test = (torch.bernoulli(part, generator=stream) for part in (x[55_000:], test[::5]))
     return (x[:2000], held_out[:500], test[:100]) if quick else (x[:55_000], held_out, test)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.checkpoint import replace
 from pyrovae.history import History
@@ -112,6 +112,8 @@ def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:
     """Return constructor calls as JSON: `{"class": ..., "arguments": {...}}`, read from attributes of the arguments' names."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Tensor):  # its values are in the weights file
+        return {"tensor": list(value.shape)}
     if isinstance(value, list | tuple):
         return [_describe(item, f"{path}.{i}", seen) for i, item in enumerate(value)]
     if isinstance(value, type) and _activation(value.__name__) is value:
@@ -136,6 +138,8 @@ def _build(description: Any, path: str, built: dict[str, Any]) -> Any:
         raise ValueError(
             f"{path} is a {description['foreign']}, not a part of this library: build the graph and call load(folder, into=graph)"
         )
+    if "tensor" in description:
+        return torch.zeros(description["tensor"])
     if "same as" in description:
         return built[description["same as"]]
     if "activation" in description:

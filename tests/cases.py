@@ -10,22 +10,24 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyrovae import blocks, expression, likelihoods, nets, posteriors, priors
 
 Shape = tuple[int, ...]
+CIRCLE = constraints.interval(-torch.pi, torch.pi)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one, `positive` where."""
+    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one, over `where`."""
 
     name: str
     make: Callable[[], nn.Module]
     given: tuple[Shape, ...]
     event: Shape
     proper: bool = True
-    positive: bool = False
+    where: constraints.Constraint = constraints.real
 
     def inputs(self, *lead: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """Random inputs with the leading axes."""
@@ -65,6 +67,26 @@ def iaf(**settings) -> nn.Module:
     return part
 
 
+def flow(**settings) -> nn.Module:
+    """A flow prior away from its start, whose networks are smooth."""
+    part = priors.Flow(2, steps=2, hidden=(8,), **settings)
+    for net in part.networks:
+        net.f = nn.Tanh()
+        nn.init.normal_(net.layers[-1].weight, std=0.3)
+    return part
+
+
+def full_mixture() -> nn.Module:
+    part = priors.Mixture(2, 3, full=True, learned_weights=False)
+    nn.init.normal_(part.lower)
+    return part
+
+
+def vamp_given_context() -> nn.Module:
+    q = posteriors.FullRankNormal(mlp(6, 5, 3))
+    return priors.Vamp(q, torch.rand(4, 6), low=0.0, high=1.0, learned_weights=True)
+
+
 def batch_norm() -> nn.Module:
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
     return nets.AnyLeading(net, 5, 3)
@@ -74,6 +96,15 @@ PRIORS = [
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
     Case("LibraryNormal", lambda: expression.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
+    Case("Learned, c", lambda: priors.Learned(mlp(3, 4)), ((3,),), (2,)),
+    Case("Mixture", lambda: priors.Mixture(2, 3), (), (2,)),
+    Case("Mixture, full, fixed weights", lambda: full_mixture(), (), (2,)),
+    Case("Vamp", lambda: priors.Vamp(posteriors.DiagonalNormal(mlp(6, 4)), torch.randn(3, 6)), (), (2,)),
+    Case("Vamp, c", lambda: vamp_given_context(), ((3,),), (2,)),
+    Case("Flow", lambda: flow(), (), (2,)),
+    Case("Flow, coupling, permuted", lambda: flow(coupling=True, seed=1), (), (2,)),
+    Case("VonMises", lambda: priors.VonMises(2, concentration=2.0, loc=0.5), (), (2,), where=CIRCLE),
+    Case("UniformAngle", lambda: priors.UniformAngle(2), (), (2,), where=CIRCLE),
 ]
 
 POSTERIORS = [
@@ -97,9 +128,9 @@ POSTERIORS = [
     Case("StudentT", lambda: posteriors.StudentT(mlp(6, 4), df=5.0), ((6,),), (2,)),
     Case("Logistic", lambda: posteriors.Logistic(mlp(6, 4)), ((6,),), (2,)),
     Case("Cauchy", lambda: posteriors.Cauchy(mlp(6, 4)), ((6,),), (2,)),
-    Case("Exponential", lambda: posteriors.Exponential(mlp(6, 2)), ((6,),), (2,), positive=True),
-    Case("LogNormal", lambda: posteriors.LogNormal(mlp(6, 4)), ((6,),), (2,), positive=True),
-    Case("Gamma", lambda: posteriors.Gamma(mlp(6, 4)), ((6,),), (2,), positive=True),
+    Case("Exponential", lambda: posteriors.Exponential(mlp(6, 2)), ((6,),), (2,), where=constraints.positive),
+    Case("LogNormal", lambda: posteriors.LogNormal(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
+    Case("Gamma", lambda: posteriors.Gamma(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
 ]
 
 REAL = {"grid": torch.linspace(-60, 60, 60001), "off": (float("nan"), float("inf")), "continuous": True}

@@ -24,7 +24,7 @@ MAY = {
     "history": set(),
     "hmc": set(),
     "checkpoint": set(),
-    "priors": {"conditional", "distributions"},
+    "priors": {"conditional", "distributions", "priors"},
     "posteriors": {"conditional", "distributions", "posteriors"},
     "likelihoods": {"conditional", "distributions", "supports"},
     "expression": {"axes", "blocks", "conditional", "distributions", "likelihoods", "supports"},

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro.distributions.testing.gof import auto_goodness_of_fit
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 
 from pyrovae import likelihoods
 
@@ -26,8 +26,7 @@ def value(case: Case, *lead: int) -> Tensor:
     """Something that the part gives a density to."""
     if isinstance(case, LikelihoodCase):
         return case.data(*lead)
-    z = torch.randn(*lead, *case.event)
-    return z.exp() if case.positive else z
+    return biject_to(case.where)(torch.randn(*lead, *case.event))
 
 
 def output(case: Case, part: nn.Module, inputs: list[Tensor], x: Tensor) -> Tensor:
@@ -43,14 +42,14 @@ def output(case: Case, part: nn.Module, inputs: list[Tensor], x: Tensor) -> Tens
 def test_any_leading_axes(case, lead):
     p = case.make()(*case.inputs(*lead))
     assert p.event_shape == case.event
-    assert p.batch_shape == (() if case in PRIORS else lead)
+    assert p.batch_shape == (lead if case.given else ())
     x = value(case, *lead) if case.proper else torch.zeros(*lead, *case.event)
     assert p.log_prob(x).shape == lead
     if case not in PRIORS or case.proper:
         assert p.sample().shape == p.batch_shape + p.event_shape
 
 
-@pytest.mark.parametrize("case", [case for case in PARTS if case.proper and case not in PRIORS], ids=str)
+@pytest.mark.parametrize("case", [case for case in PARTS if case.proper and case.given], ids=str)
 def test_leading_axes_are_rows(case):
     part, inputs, x = case.make(), case.inputs(3, 5), value(case, 3, 5)
     together = part(*inputs).log_prob(x)
@@ -97,10 +96,10 @@ def test_samples_fit_the_density(case):
 def fit_of_draws(case):
     p = case.make()(*case.inputs())
     x = p.sample((20_000,))
-    log_p = p.log_prob(x)
-    if case.positive:  # the test's balls must not reach over the edge at 0
-        log_p, x = log_p + x.log().sum(-1), x.log()
-    return auto_goodness_of_fit(x, log_p.exp(), dim=len(case.event) and case.event[0])
+    free = biject_to(case.where)  # the test's balls must not reach over an edge
+    y = free.inv(x)
+    log_p = p.log_prob(x) + free.log_abs_det_jacobian(y, x).sum(-1)
+    return auto_goodness_of_fit(y, log_p.exp(), dim=case.event[0])
 
 
 @all_likelihoods
@@ -130,7 +129,7 @@ def test_gradients_by_finite_differences(case):
     part = case.make().double()
     inputs, x = case.inputs(2, dtype=torch.float64), value(case, 2).double()
     wanted = (*(i.requires_grad_() for i in inputs), *part.parameters())
-    if not wanted or case in PRIORS:
+    if not wanted:
         pytest.skip("nothing to differentiate by")
     assert torch.autograd.gradcheck(lambda *_: output(case, part, inputs, x), wanted)
 

@@ -8,24 +8,31 @@ DiscretizedLogistic    p(x | m, s) = sigmoid(b) - sigmoid(a), the mass of the bi
 NegativeBinomial, ZeroInflatedNegativeBinomial                                              x in {0, 1, 2, ...}
 UnitNormal             p(z) = N(0, 1)                                                       z real
 Improper               p(z) = 1                                                             z in R^D
+CircularUniform        p(theta) = 1 / (2 pi)                                                theta an angle
+MixtureOf              p(z) = sum_k w_k p_k(z)                                              any
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                                        any
 """
 
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
-from pyrovae.distributions.latent import Improper, UnitNormal
+from pyrovae.distributions.gaussian import cholesky_factor
+from pyrovae.distributions.latent import CircularUniform, Improper, UnitNormal
+from pyrovae.distributions.mixture import MixtureOf
 from pyrovae.distributions.stacked import Stacked
 
 __all__ = [
+    "CircularUniform",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Improper",
     "IndependentBernoulli",
     "Levels",
     "LogPoisson",
+    "MixtureOf",
     "NegativeBinomial",
     "Stacked",
     "UnitNormal",
     "ZeroInflatedNegativeBinomial",
+    "cholesky_factor",
 ]

@@ -1,9 +1,23 @@
-"""What autoregressive flows share: the orders in which their steps go through the dimensions."""
+"""What autoregressive flows share: the orders in which their steps go through the dimensions, and a step that is Pyro's."""
 
 import torch
+from pyro.distributions.transforms import AffineAutoregressive
 from torch import Tensor
 
-__all__ = ["orders"]
+__all__ = ["Autoregressive", "orders"]
+
+
+class Autoregressive(AffineAutoregressive):
+    """Pyro's step y = exp(a(x)) x + m(x), whose inverse has the type of y: Pyro's own starts from zeros of torch's default type."""
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x, a = torch.zeros_like(y), y
+        for i in self.arn.permutation:
+            m, a = self.arn(x)
+            a = a + (a.clamp(self.log_scale_min_clip, self.log_scale_max_clip) - a).detach()  # clipped, gradients kept
+            x = x.index_copy(-1, i, ((y - m) * (-a).exp()).index_select(-1, i))
+        self._cached_log_scale = a
+        return x
 
 
 def orders(d: int, steps: int, seed: int | None = None) -> list[Tensor]:

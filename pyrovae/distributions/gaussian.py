@@ -11,6 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, register_kl
 
+__all__ = ["cholesky_factor"]
+
+
+def cholesky_factor(log_diagonal: Tensor, lower: Tensor) -> Tensor:
+    """Return L, with shape (*, D, D), from the logarithms of its diagonal, (*, D), and what lies below it, row by row, (*, D (D - 1) / 2)."""
+    d = log_diagonal.shape[-1]
+    row, column = torch.tril_indices(d, d, -1, device=lower.device)
+    square = lower.new_zeros(*lower.shape[:-1], d * d).index_copy(-1, row * d + column, lower)
+    return square.unflatten(-1, (d, d)) + torch.diag_embed(log_diagonal.exp())
+
 
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:

@@ -13,7 +13,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
-from pyrovae.distributions import gaussian  # noqa: F401 (registers their KLs)
+from pyrovae.distributions import cholesky_factor
 from pyrovae.posteriors.outputs import cut
 
 __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal", "Point"]
@@ -74,10 +74,7 @@ class FullRankNormal(Conditional):
         below = d * (d - 1) // 2
         meaning = f"D (D + 3) / 2 for D latents, such as {d * (d + 3) // 2} for {d} or {(d + 1) * (d + 4) // 2} for {d + 1}"
         mu, log_diagonal, lower = cut(y, [d, d, below], "FullRankNormal", meaning)
-        row, column = torch.tril_indices(d, d, -1, device=y.device)
-        square = y.new_zeros(*y.shape[:-1], d * d).index_copy(-1, row * d + column, lower)
-        tril = square.unflatten(-1, (d, d)) + torch.diag_embed(log_diagonal.exp())
-        return dist.MultivariateNormal(mu, scale_tril=tril)
+        return dist.MultivariateNormal(mu, scale_tril=cholesky_factor(log_diagonal, lower))
 
 
 class LowRankNormal(Conditional):

@@ -1,16 +1,14 @@
-"""Priors p(z | c) over the latent z, with shape (*, D).
+"""The plain priors: N(0, I) of a variational autoencoder, the flat p(z) = 1 of an autoencoder, N(mu(c), sigma(c)^2) of a conditional one."""
 
-A variational autoencoder has p(z) = N(0, I); an autoencoder has none, which is the flat p(z) = 1.
-"""
-
+import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, constraints
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
 from pyrovae.distributions import Improper, UnitNormal
 
-__all__ = ["Flat", "StandardNormal"]
+__all__ = ["Flat", "Learned", "StandardNormal"]
 
 
 class StandardNormal(Conditional):
@@ -59,3 +57,31 @@ class Flat(Conditional):
     def forward(self, *c: Tensor) -> Distribution:
         """Return the improper uniform distribution over R^D, batch shape (), event shape (D,)."""
         return Improper(constraints.real_vector, torch.Size(), torch.Size((self.d,)))
+
+
+class Learned(Conditional):
+    """p(z | c) = N(mu(c), diag sigma(c)^2): the prior of a conditional VAE, one normal a context (Sohn et al. 2015, section 3).
+
+    Args:
+        net: maps the context c to 2 D numbers, mu and log sigma, with shape (*, 2 D).
+
+    Raises:
+        ValueError: when it is called without a context.
+
+    Example:
+        >>> Learned(nn.Linear(10, 4))(torch.zeros(5, 10)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *c: Tensor) -> Distribution:
+        """Return p(z | c), batch shape (*), event shape (D,)."""
+        if not c:
+            raise ValueError(
+                "Learned: there is no context, expected (x, c) as data: p(z | c) is read off c. Else use StandardNormal"
+            )
+        mu, log_sigma = self.net(*c).chunk(2, -1)
+        return dist.Normal(mu, log_sigma.exp()).to_event(1)
