@@ -88,10 +88,26 @@ def check_single_cell(r):
     assert r["own_posterior_rises"] > 100
 
 
+def check_uncertain_decoder(r):
+    assert max(r["regression_error"], r["scale_error"]) < 1e-9  # float64 identities
+    point, full = ([r[f"{name}_{i}"] for i in range(3)] for name in ("point", "full"))
+    assert point[0]["training"] - point[0]["last"] > 30  # 63 nats of overfitting
+    assert full[0]["training"] - full[0]["last"] < 8  # 2.8
+    assert full[0]["last"] > point[0]["last"] + 20  # -29.8, -70.9
+    assert full[0]["last"] > full[0]["best"] - 6  # -27.0 on the way
+    assert -24 < full[2]["last"] < point[2]["last"]  # -22.1, -20.5: with many images it costs
+    assert r["slip"] < full[2]["last"] - 2  # -25.5
+    assert r["price"][0] > r["price"][1] > r["price"][2]
+    assert r["known_0"] < r["known_2"]  # 4 % and 14 %
+    assert r["spread_0"] > 1.5 * r["spread_2"]  # 0.081, 0.029
+    assert r["together"] > max(r["apart"], r["point"])  # Jensen: certain; -26.0, -27.9, -50.9
+
+
 CASES = {
     "00_bare_pyro": (check_bare_pyro, {"reparameterization", "elbo", "reconstructions", "samples"}),
     "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
     "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
+    "12_uncertain_decoder": (check_uncertain_decoder, {"overfitting", "weights", "pictures"}),
     "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
 }
 
