@@ -146,6 +146,15 @@ LIKELIHOODS = [
         off=(0.5, -1, 2, float("nan")),
     ),
     LikelihoodCase(
+        "Bernoulli, c",
+        lambda: likelihoods.Bernoulli(mlp(2, 6, 3)),
+        ((2,), (3,)),
+        (6,),
+        single=lambda: likelihoods.Bernoulli(mlp(2, 1, 3)),
+        grid=torch.arange(2.0),
+        off=(0.5, -1, 2, float("nan")),
+    ),
+    LikelihoodCase(
         "Bernoulli, images, c",
         lambda: likelihoods.Bernoulli(nets.ConvDecoder(2, (1, 5, 3), (3, 2), nn.Tanh, context=3)),
         ((2,), (3,)),
