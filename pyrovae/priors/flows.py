@@ -13,12 +13,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
-from pyro.distributions.transforms import AffineAutoregressive, AffineCoupling, Permute
+from pyro.distributions.transforms import AffineCoupling, Permute
 from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
-from pyrovae.distributions.flows import orders
+from pyrovae.distributions import UnitNormal
+from pyrovae.distributions.flows import Autoregressive, orders
 
 __all__ = ["Flow"]
 
@@ -66,7 +67,7 @@ class Flow(Conditional):
     def _network(self, order: Tensor) -> nn.Module:
         half, widths = self.d // 2, list(self.hidden)
         rest = self.d - half
-        net: Any = DenseNN(half, widths, [rest, rest]) if self.coupling else AutoRegressiveNN(self.d, widths, permutation=order)
+        net: Any = DenseNN(half, widths, [rest, rest]) if self.coupling else AutoRegressiveNN(self.d, widths, permutation=order)  # type: ignore[arg-type]
         with torch.no_grad():
             for parameter in net.layers[-1].parameters():
                 parameter *= _START
@@ -74,13 +75,14 @@ class Flow(Conditional):
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return p(z), batch shape (), event shape (D,)."""
-        base = dist.Normal(self.loc, self.scale).to_event(1)
+        base = UnitNormal(self.loc, self.scale).to_event(1)
         # Transforms hold the tensors of their last use: new ones for each p, as in `posteriors.IAF`.
         return dist.TransformedDistribution(
             base, [step for pair in zip(self.networks, self.orders, strict=True) for step in self._step(*pair)]
         )
 
     def _step(self, net: nn.Module, order: Tensor) -> list[Any]:
-        if self.coupling:
-            return [AffineCoupling(self.d // 2, net), Permute(order)]
-        return [AffineAutoregressive(net).inv]
+        if not self.coupling:
+            return [Autoregressive(net).inv]
+        turn = Permute(order)
+        return [turn, AffineCoupling(self.d // 2, net), turn.inv]  # and back: an order is one of the dimensions of z
