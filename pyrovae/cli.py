@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pyrovae.command.options import DataDir, Part, Settings, command
+from pyrovae.command.kinds import holds_cells, refuse_what_does_not_apply
+from pyrovae.command.options import DATA_HELP, DataDir, Part, Settings, TestRows, command
 
 __all__ = ["app", "main"]
 
@@ -15,9 +16,7 @@ app = typer.Typer(name="pyrovae", no_args_is_help=True, add_completion=False, pr
 state = {"traceback": False}
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, as `pyrovae fit` leaves it.")]
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
-]
+Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Rows = Annotated[Part | None, typer.Option(help="Which rows (default: the test rows where there are any).")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 
@@ -72,9 +71,12 @@ def _options(
 @command
 def fit(settings: Settings) -> None:
     """Fit a variational autoencoder, evaluate it on held-out data, and leave model, metrics.json and report.html in a folder."""
-    from pyrovae.command import job
-
-    outcome = job.fit_and_report(settings, (lambda text: None) if settings.quiet else _say)
+    refuse_what_does_not_apply(settings)
+    if holds_cells(settings.data):
+        from pyrovae.command.cells import fit_and_report
+    else:
+        from pyrovae.command.job import fit_and_report
+    outcome = fit_and_report(settings, (lambda text: None) if settings.quiet else _say)
     if outcome.code:
         typer.echo(f"pyrovae: {outcome.message}", err=True)
         raise typer.Exit(outcome.code)
@@ -87,21 +89,30 @@ def evaluate(
     data: Data,
     part: Rows = None,
     data_dir: DataDir = None,
-    samples: Annotated[int, typer.Option(min=0, help="Importance samples for log p(x); 0 leaves it out.")] = 1000,
-    test_images: Annotated[int, typer.Option(min=1, help="Rows that log p(x) is estimated on.")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(min=0, help="Importance samples for log p(x); 0 leaves it out (default: 1000, for cells 200).")
+    ] = None,
+    test_images: TestRows = 1000,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Print the ELBO with its terms, log p(x), active units and mutual information of a fitted model on data."""
     from dataclasses import replace
 
-    from pyrovae.command import recipes, runs, summary
+    from pyrovae.command import cellrecipes, cellruns, cellsummary, options, recipes, runs, summary
 
     run = runs.Run.open(model)
-    rows = run.rows(recipes.load(data, data_dir), part)
-    graph = run.load_model()
-    graph.check(*rows)
-    figures = summary.measure(graph, replace(run.settings, samples=samples, test_images=test_images), rows)
-    for row in summary.rows(figures):
+    usual = cellrecipes.SAMPLES if run.of_cells else options.Settled.samples
+    settings = replace(run.settings, samples=usual if samples is None else samples, test_images=test_images)
+    if run.of_cells:
+        figures = cellruns.evaluate(replace(run, settings=settings), data, part)
+        table = cellsummary.rows(figures)
+    else:
+        rows = run.rows(recipes.load(data, data_dir), part)
+        graph = run.load_model()
+        graph.check(*rows)
+        figures = summary.measure(graph, settings, rows)
+        table = summary.rows(figures)
+    for row in table:
         _say(row.line())
     if output:
         runs.write_json(figures, output)
@@ -112,16 +123,22 @@ def evaluate(
 def encode(
     model: Model,
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .npy, .npz (with labels) or .csv.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .npy, .npz (with labels), .csv, or of cells .h5ad.")
+    ],
     part: Rows = Part.ALL,
     data_dir: DataDir = None,
 ) -> None:
     """Write the codes, which are posterior means, with shape (N, latents), one row a datum."""
     from pyrovae import tasks
-    from pyrovae.command import exports, recipes, runs
+    from pyrovae.command import cellruns, exports, recipes, runs
 
-    exports.check(output, exports.CODES)
     run = runs.Run.open(model)
+    exports.check(output, exports.CELLS if run.of_cells else exports.CODES)
+    if run.of_cells:
+        n, d = cellruns.encode(run, data, part or Part.ALL, output)
+        _say(f"{output}: {n} codes of {d} latents")
+        return
     dataset = recipes.load(data, data_dir)
     z = tasks.embed(run.load_model(), *run.rows(dataset, part)).numpy()
     labels = run.stored(dataset, part)[1]
@@ -144,7 +161,7 @@ def sample(
     from pyrovae.command import exports, runs, summary
 
     exports.check(output, exports.PICTURES)
-    run = runs.Run.open(model)
+    run = runs.Run.open_for(model, "sample")
     c = summary.classes_in_turn(run.preparation, n, label)
     x = run.preparation.undo(tasks.generate(run.load_model(), n, *c, mean=not draw, seed=seed))
     exports.data(x, output, lambda: plots.images(x, "Samples", limits=run.preparation.limits))
@@ -169,7 +186,7 @@ def interpolate(
     from pyrovae.command import exports, recipes, runs
 
     exports.check(output, exports.PICTURES)
-    run = runs.Run.open(model)
+    run = runs.Run.open_for(model, "interpolate")
     x, *c = run.rows(recipes.load(data, data_dir), part)
     if max(start, end) >= len(x):
         raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")

@@ -8,7 +8,7 @@ adata.obsm["X_pyrovae"] = model.get_latent_representation()
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from pyrovae.batches import split
 from pyrovae.celldata import Cells, rows_in
 from pyrovae.checkpoint import replace
 from pyrovae.encoding import Encoding, Setup
-from pyrovae.fit import fit
+from pyrovae.fit import TrainingError, fit
 from pyrovae.history import History
 from pyrovae.queries import CellQueries
 
@@ -191,7 +191,8 @@ class SingleCellVAE(CellQueries):
         if early_stopping and not len(held_out):
             raise ValueError("train: early_stopping needs validation cells: lower train_size")
         self._learn_scales(training)
-        record = fit(
+        self._training, self._held_out = training, held_out
+        record = self._fitted(
             self.graph,
             self._data(training),
             validation=self._data(held_out) if len(held_out) else None,
@@ -206,9 +207,18 @@ class SingleCellVAE(CellQueries):
             callback=callback,
             progress=progress,
         )
-        self.record, self._training, self._held_out = record, training, held_out
+        self.record = record
         self.graph.eval()
         return record
+
+    def _fitted(self, *data: Any, **settings: Any) -> History:
+        """Fit the graph; where the loss becomes NaN the last good weights are those of a trained model."""
+        try:
+            return fit(*data, **settings)
+        except TrainingError as error:
+            self.record = error.history
+            self.graph.eval()
+            raise
 
     def _learn_scales(self, training: Tensor) -> None:
         """Fix what is learned of the training cells alone: the prior of the library sizes, the covariates' scales."""
@@ -253,8 +263,8 @@ class SingleCellVAE(CellQueries):
         }
 
     # ------------------------------------------------------------------------------------------------------------- files
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write the model to a folder: `pyrovae.save`'s files and cells.json, without the data.
+    def save(self, folder: str | Path, overwrite: bool = False, *, metrics: Mapping[str, Any] | None = None) -> Path:
+        """Write the model to a folder: `pyrovae.save`'s files (with its `metrics`) and cells.json, without the data.
 
         Raises:
             RuntimeError: if the model was not trained.
@@ -264,7 +274,7 @@ class SingleCellVAE(CellQueries):
         folder = Path(folder)
         if (folder / "model.json").exists() and not overwrite:
             raise FileExistsError(f"{folder}: holds a model already. Pass overwrite=True, or another folder")
-        files.save(self.graph, folder, history=self.record)
+        files.save(self.graph, folder, history=self.record, metrics=metrics)
         content = {
             "format": FORMAT,
             "weights": files.inspect(folder)["weights"],  # the model that it belongs to
@@ -330,7 +340,10 @@ def _split(n: int, train_size: float, validation_size: float | None, seed: int) 
     if train_size == 1 or n < 2:
         return torch.arange(n), torch.arange(0)
     training, others = split(n, 1 - train_size, seed)
-    return training, others[: round(rest * n)] if validation_size is not None else others
+    wanted = len(others) if validation_size is None else min(len(others), round(rest * n))
+    if wanted in (0, len(others)):
+        return training, others[:wanted]
+    return training, others[split(len(others), wanted / len(others), seed)[1]]  # by chance: files lie sorted by batch
 
 
 def _read(path: Path) -> dict[str, Any]:

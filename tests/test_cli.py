@@ -281,7 +281,7 @@ def interrupt_at(epoch, monkeypatch):
 
         return press
 
-    monkeypatch.setattr(job, "_lines", lines)
+    monkeypatch.setattr(job, "lines", lines)
 
 
 def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ MAY = {
         "traces",
     },
 }
-FRONT = {"__init__", "__main__", "cli", "command", "plots", "report"}  # may use all of the above
+FRONT = {"__init__", "__main__", "cellplots", "cli", "command", "plots", "report"}  # may use all of the above
 
 
 def imported(path):

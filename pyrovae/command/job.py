@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pyrovae import batches, files, report
-from pyrovae.command import preparation, recipes, runs, summary
+from pyrovae.command import kinds, preparation, recipes, runs, summary
 from pyrovae.command.options import Settings, Settled
 from pyrovae.command.runs import Run
 from pyrovae.datasets import Dataset
@@ -24,7 +24,7 @@ from pyrovae.fit import TrainingError, fit
 from pyrovae.graphs import VAE, Denoising
 from pyrovae.history import History
 
-__all__ = ["fit_and_report", "wording"]
+__all__ = ["Outcome", "circumstances", "device", "fit_and_report", "lines", "outcome", "threads", "wording"]
 
 Batch = tuple[Tensor, ...]  # (x, *c)
 Say = Callable[[str], None]
@@ -57,12 +57,12 @@ def fit_and_report(settings: Settings, say: Say) -> Outcome:
     """
     started = time.time()
     run, data = _begin(settings)
-    with _threads(run.settings.threads):
+    with threads(run.settings.threads):
         return _fit_and_report(run, data, say, started)
 
 
 @contextmanager
-def _threads(n: int | None) -> Iterator[None]:
+def threads(n: int | None) -> Iterator[None]:
     """Context in which torch and scikit-learn take so many threads; None leaves it to them."""
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
@@ -76,7 +76,7 @@ def _threads(n: int | None) -> Iterator[None]:
 def _fit_and_report(run: Run, data: Dataset, say: Say, started: float) -> Outcome:
     """Do the main job on settled settings and loaded data."""
     train, validation, test = _batches(run, data)
-    graph = recipes.graph(run.settings, run.preparation, train[0]).to(_device(run.settings.device))
+    graph = recipes.graph(run.settings, run.preparation, train[0]).to(device(run.settings.device))
     say(_greeting(run, data, train, validation, graph))
     history, failure = _train(run, graph, train, validation, say)
     run.save_model(graph, history)
@@ -91,7 +91,7 @@ def _fit_and_report(run: Run, data: Dataset, say: Say, started: float) -> Outcom
     if run.settings.report:
         _write_report(run, graph, history, data, figures, failure, started)
         say(f"report: {run.folder / 'report.html'}")
-    return _outcome(run, interrupted, failure)
+    return outcome(run, interrupted, failure)
 
 
 def _begin(settings: Settings) -> tuple[Run, Dataset]:
@@ -125,7 +125,7 @@ def _batches(run: Run, data: Dataset) -> tuple[Batch, Batch | None, Batch]:
     return (x[kept], *(part[kept] for part in c)), (validation, *(part[held_out] for part in c)), test
 
 
-def _device(name: str) -> torch.device:
+def device(name: str) -> torch.device:
     """Return a device that is there."""
     try:
         torch.empty(0, device=name)
@@ -156,7 +156,7 @@ def _train(run: Run, graph: VAE | Denoising, train: Batch, validation: Batch | N
             seed=settings.seed,
             checkpoint=run.checkpoint,
             resume=run.checkpoint if settings.resume else None,
-            callback=_lines(settings, say),
+            callback=lines(settings, say),
             progress=not settings.quiet,
         )
     except TrainingError as error:
@@ -167,7 +167,7 @@ def _train(run: Run, graph: VAE | Denoising, train: Batch, validation: Batch | N
     return history, ""
 
 
-def _lines(settings: Settled, say: Say) -> Callable[[History], None]:
+def lines(settings: Settled, say: Say) -> Callable[[History], None]:
     """Return a callback that prints a line for about every tenth of the epochs where no progress bar can be seen."""
     every = max(1, settings.epochs // 10)
 
@@ -194,7 +194,7 @@ def _figures(run: Run, graph: nn.Module, history: History, parts: tuple[Batch, B
     return figures
 
 
-def _outcome(run: Run, interrupted: bool, failure: str) -> Outcome:
+def outcome(run: Run, interrupted: bool, failure: str) -> Outcome:
     """Return the exit status and its reason."""
     if failure:
         return Outcome(run, 1, failure)
@@ -254,12 +254,20 @@ def _write_report(
 def _facts(run: Run, data: Dataset, started: float) -> dict[str, str]:
     """Return what was run, with what, when."""
     parts = files.inspect(run.model)["graph"]["arguments"]
-    versions = [f"{name} {version(name)}" for name in ("pyrovae", "torch", "pyro-ppl", "numpy", "scikit-learn")]
-    fitted = {key: value for key, value in run.settings.to_dict().items() if value not in (None, False)}
     count = f"{run.data['rows']} + {run.data['test_rows']} rows of {data.shape}"
     return {
         "data": f"{data.name}, {count}, SHA-256 {run.data['fingerprint'][:16]}",
         **{name: wording(part) for name, part in parts.items()},
+        **circumstances(run, kinds.FOR_CELLS, ("scikit-learn",), started),
+    }
+
+
+def circumstances(run: Run, without: tuple[str, ...], packages: tuple[str, ...], started: float) -> dict[str, str]:
+    """Return settings but for some, versions of packages beside those always in use, machine and time."""
+    settings = run.settings.to_dict().items()
+    fitted = {key: value for key, value in settings if value not in (None, False) and key not in without}
+    versions = [f"{name} {version(name)}" for name in ("pyrovae", "torch", "pyro-ppl", "numpy", *packages)]
+    return {
         "settings": ", ".join(f"{key} {wording(list(v) if isinstance(v, tuple) else v)}" for key, v in fitted.items()),
         "versions": f"{', '.join(versions)}, Python {platform.python_version()}",
         "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, {run.settings.device}",

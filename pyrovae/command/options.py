@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "Activation", "DataDir", "Likelihood", "Network", "Objective", "Optimizer", "Part", "Posterior", "Prior", "Settings",
-    "Settled", "command",
+    "DATA_HELP", "Activation", "DataDir", "Dispersion", "Likelihood", "Network", "Objective", "Optimizer", "Part", "Posterior", "Prior",
+    "Settings", "Settled", "TestRows", "command",
 ]  # fmt: skip
 
 
@@ -62,6 +62,17 @@ class Likelihood(StrEnum):
     DISCRETIZED_LOGISTIC = "discretized-logistic"
     CATEGORICAL = "categorical"
     POISSON = "poisson"
+    ZINB = "zinb"
+    NB = "nb"
+
+
+class Dispersion(StrEnum):
+    """What a negative binomial's inverse dispersion depends on."""
+
+    GENE = "gene"
+    GENE_BATCH = "gene-batch"
+    GENE_LABEL = "gene-label"
+    GENE_CELL = "gene-cell"
 
 
 class Objective(StrEnum):
@@ -108,21 +119,21 @@ def _option(help_text: str, *names: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
-DATA, PARTS, TRAINING, RUN = "Data", "Parts", "Training", "The run"
+DATA, PARTS, TRAINING, RUN, CELLS = "Data", "Parts", "Training", "The run", "Cells (an .h5ad file, or simulated-cells)"
 BY_KIND = "chosen by the data's kind"
 
 DataDir = Annotated[
     Path | None, _option("Folder with torchvision's data sets.", envvar="PYROVAE_DATA", panel=DATA, show_envvar=True)
 ]
+TestRows = Annotated[int, _option("Test rows that log p(x) is estimated on.", "--test-rows", "--test-images", min=1, panel=RUN)]
+DATA_HELP = "digits, mnist, fashion-mnist, simulated-cells, an .npy, .npz or .h5ad file, or a folder of images."
 
 
 @dataclass(frozen=True)
 class Settings:
     """Every option of `pyrovae fit`; None is left to the data's kind."""
 
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="digits, mnist, fashion-mnist, an .npy or .npz file, or a folder of images.")
-    ]
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
     output: Annotated[Path | None, _option("Folder of the run (default: runs/DATA).", "--output", "-o", panel=RUN)] = None
     data_dir: DataDir = None
     validation: Annotated[
@@ -131,8 +142,10 @@ class Settings:
                 min=0, max=0.9, panel=DATA),
     ] = None  # fmt: skip
     test: Annotated[
-        float, _option("Share held out for testing where the data bring no test part.", min=0.001, max=0.9, panel=DATA)
-    ] = 0.2
+        float | None,
+        _option("Share held out for testing where the data bring no test part (default: 0.2, of cells 0.1).",
+                min=0.001, max=0.9, panel=DATA),
+    ] = None  # fmt: skip
     binarize: Annotated[
         bool | None, _option(f"Draw each grey value in [0, 1] as 0 or 1, anew at every visit (default: {BY_KIND}).", panel=DATA)
     ] = None
@@ -157,9 +170,11 @@ class Settings:
     ] = None
     objective: Annotated[Objective, _option("Estimator of the ELBO.", panel=TRAINING)] = Objective.SGVB_B
     beta: Annotated[float, _option("Weight of the KL term.", min=0, panel=TRAINING)] = 1.0
-    warm_up: Annotated[float, _option("Fraction of training over which the weight rises from 0.", min=0, max=1, panel=TRAINING)] = (
-        0.0
-    )
+    warm_up: Annotated[
+        float | None,
+        _option("Fraction of training over which the weight rises from 0 (default: 0, for cells 0.25).",
+                min=0, max=1, panel=TRAINING),
+    ] = None  # fmt: skip
     draws: Annotated[int, _option("Draws of z for each datum and step.", min=1, panel=TRAINING)] = 1
     epochs: Annotated[int | None, _option(f"Passes over the training rows (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
     batch_size: Annotated[int | None, _option(f"Rows a step (default: {BY_KIND}).", min=1, panel=TRAINING)] = None
@@ -170,14 +185,34 @@ class Settings:
         int | None, _option("Stop after so many epochs without a better validation ELBO.", min=1, panel=TRAINING)
     ] = None
     seed: Annotated[int, _option("Seed of splits, initial weights and training.", min=0, panel=RUN)] = 0
-    samples: Annotated[int, _option("Importance samples for log p(x); 0 leaves it out.", min=0, panel=RUN)] = 1000
-    test_images: Annotated[int, _option("Test rows that log p(x) is estimated on.", min=1, panel=RUN)] = 1000
+    samples: Annotated[
+        int | None, _option("Importance samples for log p(x); 0 leaves it out (default: 1000, for cells 200).", min=0, panel=RUN)
+    ] = None
+    test_images: TestRows = 1000
     report: Annotated[bool, _option("Draw report.html.", panel=RUN)] = True
     device: Annotated[str, _option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
     threads: Annotated[int | None, _option("Threads (default: one for small steps, else all).", min=1, panel=RUN)] = None
     resume: Annotated[bool, _option("Go on with the interrupted run in the output folder.", "--resume", panel=RUN)] = False
     overwrite: Annotated[bool, _option("Write into the output folder whatever it holds.", "--overwrite", panel=RUN)] = False
     quiet: Annotated[bool, _option("Print nothing but errors.", "--quiet", "-q", panel=RUN)] = False
+    batch_key: Annotated[str | None, _option("Column of obs with the batch.", panel=CELLS)] = None
+    labels_key: Annotated[str | None, _option("Column of obs with cell types, to colour and to score by.", panel=CELLS)] = None
+    layer: Annotated[str | None, _option("Layer with the raw counts (default: X).", panel=CELLS)] = None
+    categorical_key: Annotated[
+        list[str] | None, _option("Column of obs that enters the decoder as a one-hot; may be repeated.", panel=CELLS)
+    ] = None
+    continuous_key: Annotated[
+        list[str] | None, _option("Column of obs that enters it standardized; may be repeated.", panel=CELLS)
+    ] = None
+    layers: Annotated[int | None, _option("Hidden layers, each of the width --hidden (default: 1).", min=1, panel=CELLS)] = None
+    dropout: Annotated[float | None, _option("Dropout rate of the encoders (default: 0.1).", min=0, max=0.99, panel=CELLS)] = None
+    dispersion: Annotated[Dispersion | None, _option("Inverse dispersion (default: one a gene).", panel=CELLS)] = None
+    observed_library: Annotated[
+        bool, _option("Take a cell's total as its library size, instead of inferring it.", "--observed-library", panel=CELLS)
+    ] = False
+    encode_covariates: Annotated[
+        bool, _option("Let the encoders see batch and covariates.", "--encode-covariates", panel=CELLS)
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -185,14 +220,19 @@ class Settled(Settings):
     """Settings in which nothing is left open."""
 
     validation: float = 0.1
+    test: float = 0.2
     binarize: bool = False
     latents: int = 16
     hidden: tuple[int, ...] = (400,)  # type: ignore[assignment]  # Typer reads words
     network: Network = Network.MLP
     activation: Activation = Activation.RELU
     likelihood: Likelihood = Likelihood.BERNOULLI
+    warm_up: float = 0.0
     epochs: int = 50
     batch_size: int = 128
+    samples: int = 1000
+    layers: int = 1
+    dropout: float = 0.1
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as words and numbers for JSON."""
@@ -208,6 +248,7 @@ class Settled(Settings):
 TYPES = {
     "network": Network, "activation": Activation, "prior": Prior, "posterior": Posterior, "likelihood": Likelihood,
     "objective": Objective, "optimizer": Optimizer, "output": Path, "data_dir": Path, "hidden": tuple,
+    "dispersion": Dispersion,
 }  # fmt: skip
 
 

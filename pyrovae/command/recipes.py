@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import datasets, likelihoods, nets, objectives, posteriors, priors, traces
+from pyrovae.command.kinds import SIMULATED, holds_cells
 from pyrovae.command.options import Activation, Likelihood, Network, Objective, Optimizer, Posterior, Prior, Settings, Settled
 from pyrovae.command.preparation import Preparation
 from pyrovae.conditional import Standardized
@@ -56,6 +57,8 @@ BY_NAME: dict[str, dict[str, Any]] = {
 
 def load(data: str, data_dir: Path | None = None) -> Dataset:
     """Load what DATA names: an embedded set, an array file or a folder of images."""
+    if holds_cells(data):
+        raise ValueError(f"{data} holds cells, but the model was fitted on images or arrays; give data of that kind")
     if data in EMBEDDED:
         return EMBEDDED[data](data_dir)
     path = Path(data)
@@ -64,7 +67,8 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
     if path.suffix in (".npy", ".npz"):
         return datasets.array(path)
     raise FileNotFoundError(
-        f"DATA is {data}: expected {', '.join(EMBEDDED)}, an .npy or .npz file, or a folder of images; there is no such folder"
+        f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz or .h5ad file, or a folder of images; "
+        "there is no such folder"
     )
 
 
@@ -75,7 +79,7 @@ def settle(settings: Settings, data: Dataset) -> Settled:
     binarize = recipe.get("binarize", False) and bernoulli if settings.binarize is None else settings.binarize
     batch_size = settings.batch_size or recipe.get("batch_size") or (128 if len(data.x) >= 10_000 else 32)
     conv = Network.CONV if len(data.shape) == 3 and prod(data.shape[1:]) > 32 * 32 else Network.MLP
-    chosen = {
+    chosen: dict[str, Any] = {
         "likelihood": _fitting(data, binarize),
         "network": conv,
         "activation": Activation.RELU,
@@ -89,10 +93,9 @@ def settle(settings: Settings, data: Dataset) -> Settled:
     chosen |= recipe | {"binarize": binarize}
     if (settings.network or chosen["network"]) is Network.CONV:
         chosen["hidden"] = (32, 64, 64)
-    given = asdict(settings)
     if settings.patience and settings.validation == 0:
         raise ValueError("--patience needs validation rows to judge by, but --validation is 0; leave one of them out")
-    return Settled(**given | {key: value for key, value in chosen.items() if given[key] is None})
+    return Settled(**chosen | {key: value for key, value in asdict(settings).items() if value is not None})
 
 
 def _fitting(data: Dataset, binarize: bool) -> Likelihood:

@@ -25,9 +25,10 @@ from pyrovae.command.preparation import Preparation
 from pyrovae.datasets import Dataset
 from pyrovae.history import History
 
-__all__ = ["Run", "claim", "fingerprint", "resumed", "split", "write_json"]
+__all__ = ["CELLS", "Run", "claim", "fingerprint", "resumed", "split", "write_json"]
 
 FORMAT = "pyrovae-run-1"
+CELLS = "cells"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,19 @@ class Run:
         folder: The run's folder.
         settings: Settled settings.
         preparation: How data are prepared for the model.
-        data: Facts about the training data: name, kind, rows, fingerprint.
+        data: Facts about the training data: name, kind, rows, fingerprint. The kind "cells" is single cells, which the model's
+            cells.json says how to encode; all others are images or arrays.
     """
 
     folder: Path
     settings: Settled
     preparation: Preparation
     data: dict[str, Any]
+
+    @property
+    def of_cells(self) -> bool:
+        """Whether it was fitted on single cells."""
+        return self.data["kind"] == CELLS
 
     @property
     def model(self) -> Path:
@@ -96,6 +103,14 @@ class Run:
             return cls(folder, settings, preparation, content["data"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is truncated or not of this version ({error}); run `pyrovae fit` again") from error
+
+    @classmethod
+    def open_for(cls, folder: Path, what: str) -> "Run":
+        """Read a run for a command that is for images and arrays alone; refuse one of cells."""
+        run = cls.open(folder)
+        if run.of_cells:
+            raise ValueError(f"{folder} was fitted on cells: `pyrovae {what}` is for images and arrays; use evaluate or encode")
+        return run
 
     def rows(self, data: Dataset, part: Part | None = None) -> tuple[Tensor, ...]:
         """Return (x, *c) of a part of a data set, prepared as the training data were.
@@ -155,8 +170,7 @@ def resumed(folder: Path, given: Settings) -> Settled:
             raise ValueError(
                 f"{folder} was begun with {option} {old}, not {new}; leave it out with --resume, or fit anew with --overwrite"
             )
-    free = {name: getattr(given, name) for name in FREE}
-    free |= {name: getattr(given, name) or getattr(run.settings, name) for name in ("epochs", "threads")}
+    free = {name: value for name in FREE if (value := getattr(given, name)) is not None}
     return replace(run.settings, **free)
 
 
@@ -167,7 +181,8 @@ def split(data: Dataset, settings: Settings) -> Dataset:
     """Hold test rows out where the data bring none."""
     if data.x_test is not None:
         return data
-    return data.hold_out(batches.split(len(data.x), settings.test, settings.seed)[1].numpy())
+    share = Settled.test if settings.test is None else settings.test
+    return data.hold_out(batches.split(len(data.x), share, settings.seed)[1].numpy())
 
 
 def fingerprint(data: Dataset) -> str:

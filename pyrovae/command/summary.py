@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import evaluate, latents, plots, tasks
+from pyrovae.celldata import rows_in
 from pyrovae.command import baselines
 from pyrovae.command.options import Posterior, Prior, Settled
 from pyrovae.command.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
@@ -239,4 +240,4 @@ def _rows(n: int, wanted: int) -> np.ndarray:
 def _spread(batch: Batch, wanted: int) -> Batch:
     """Return evenly spread rows of a batch."""
     index = torch.from_numpy(_rows(len(batch[0]), wanted))
-    return tuple(part[index] for part in batch)
+    return tuple(rows_in(part, index) for part in batch)
