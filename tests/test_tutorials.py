@@ -76,6 +76,27 @@ def check_the_bound(r):
     assert r["minibatch_error"] < 1e-12  # unbiased: the mean over all minibatches is the loss
 
 
+def check_estimators(r):
+    for name, one in r["one_dimension"].items():
+        assert one["z_score"] < 5, name
+        assert one["variance_ratio"] == pytest.approx(1, abs=0.03), name  # 2,000,000 draws of a heavy tail
+    assert max(r["means_agree"].values()) < 2  # mean squared z-score; 1 where expectations agree
+    relative = r["relative_variance"]  # 1,280 and 35; leave one out 0.34, SGVB A 2.4, five draws 0.20
+    assert relative["score function"] > 200 > relative["score function, running mean"] > 5 > relative["SGVB A"] > 1
+    assert relative["SGVB B, 5"] == pytest.approx(0.2, rel=0.2)
+    trained = r["trained"]  # -23.8, -21.1, -21.0, -20.9
+    assert trained["score function"] < min(trained["score function, leave one out"], trained["SGVB A"], trained["SGVB B"]) - 1
+    assert trained["SGVB B"] > -22
+    assert r["bounds"] == sorted(r["bounds"])
+    assert r["bounds"][-1] < r["log_evidence"] + 0.05
+    assert r["log_evidence"] - r["bounds"][-1] < 0.3 * (r["log_evidence"] - r["bounds"][0])
+    for iwae, dreg in zip(r["signal_to_noise"]["IWAE"], r["signal_to_noise"]["DReG"], strict=True):
+        assert dreg > 1.5 * iwae  # 3 to 6 times
+    assert min(r["learned"].values()) > -25  # -22.3 to -23.6
+    assert all(r["learned"][name] > began + 2 for name, began in r["began"].items())
+    assert r["learned"]["wake-sleep"] < r["learned"]["Monte Carlo EM"]
+
+
 def check_single_cell(r):
     assert max(r["zeros_error_NB"], r["zeros_error_ZINB"]) < 0.008  # 100,000 draws: five standard errors
     assert -500 < r["elbo"] < r["log_p"] < r["elbo"] + 40  # -472.6, -453.4
@@ -108,6 +129,7 @@ CASES = {
     "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
     "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
     "12_uncertain_decoder": (check_uncertain_decoder, {"overfitting", "weights", "pictures"}),
+    "04_estimators": (check_estimators, {"variance", "iwae", "em"}),
     "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
 }
 

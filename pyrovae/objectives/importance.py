@@ -48,7 +48,7 @@ class DReG(Objective):
     """The importance weighted bound with the doubly reparameterized gradient for the guide (Tucker et al. 2019, eq. 8).
 
     Same bound and same gradient in expectation as `IWAE`, but the guide's gradient has no score term: its signal-to-noise ratio
-    grows with K where that of `IWAE` falls (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
+    does not fall with K as that of `IWAE` does (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
 
     Arguments and errors are those of `IWAE`.
 

@@ -141,6 +141,8 @@ def _kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         a, b = q["fn"].base_dist, p["fn"].base_dist if p else None
     except AttributeError:
         raise NotImplementedError from None
+    if q.get("entangled"):  # its prior sees what is drawn after it
+        raise NotImplementedError
     if b is None or q["fn"].batch_shape + q["fn"].event_shape != a.batch_shape or len(q["fn"].event_shape) != 1:
         raise NotImplementedError
     return torch.atleast_2d(kl_divergence(a, b))
