@@ -9,7 +9,7 @@ from pyrovae.annealing import Bounds, annealed_log_evidence, bidirectional_bound
 from pyrovae.evaluate import Evidence, Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.files import inspect, load, save
 from pyrovae.fit import TrainingError, fit
-from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising
+from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE
 from pyrovae.history import History
 from pyrovae.latents import LatentSummary, active_units, kl_per_dimension, latent_summary, mutual_information
 from pyrovae.reciprocal import reciprocal_log_evidence
@@ -24,6 +24,7 @@ __all__ = [
     "CountVAE",
     "Denoising",
     "Evidence",
+    "HierarchicalVAE",
     "History",
     "LatentSummary",
     "Terms",

@@ -43,13 +43,14 @@ def save(graph: nn.Module, folder: str | Path, *, history: History | None = None
         The folder.
 
     Raises:
-        TypeError: if `graph` is no `nn.Module`, or `metrics` hold something that JSON cannot.
+        TypeError: if `graph` is no `nn.Module`, a part's tensor is neither parameter nor persistent buffer, or `metrics` hold something
+            that JSON cannot.
     """
     if not isinstance(graph, nn.Module):
         raise TypeError(f"save: got a {type(graph).__name__}, expected a graph that is an nn.Module")
     folder = Path(folder)
     content = {
-        "graph": _describe(graph, "graph", {}),
+        "graph": _describe(graph, "graph", {}, {id(part) for part in graph.state_dict(keep_vars=True).values()}),
         "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
         "data": history.data if history else None,
         "history": history.to_dict() if history else None,
@@ -108,14 +109,21 @@ def inspect(folder: str | Path) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------- how an object was built
-def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:
-    """Return constructor calls as JSON: `{"class": ..., "arguments": {...}}`, read from attributes of the arguments' names."""
+def _describe(value: Any, path: str, seen: dict[int, str], kept: set[int]) -> Any:
+    """Return constructor calls as JSON: `{"class": ..., "arguments": {...}}`, read from attributes of the arguments' names.
+
+    A tensor is described by shape and type; its values come with the weights, if it is among those `kept` there.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor):  # its values are in the weights file
-        return {"tensor": list(value.shape)}
+    if isinstance(value, Tensor):
+        if id(value) not in kept:
+            raise TypeError(
+                f"save: {path} is a tensor outside the weights. Keep it as a parameter or a persistent buffer of that name"
+            )
+        return {"tensor": list(value.shape), "type": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, list | tuple):
-        return [_describe(item, f"{path}.{i}", seen) for i, item in enumerate(value)]
+        return [_describe(item, f"{path}.{i}", seen, kept) for i, item in enumerate(value)]
     if isinstance(value, type) and _activation(value.__name__) is value:
         return {"activation": value.__name__}
     if id(value) in seen:
@@ -125,7 +133,7 @@ def _describe(value: Any, path: str, seen: dict[int, str]) -> Any:
     if name is None:
         return {"foreign": f"{type(value).__module__}.{type(value).__qualname__}"}
     parameters = signatures.signature(type(value)).parameters
-    return {"class": name, "arguments": {key: _describe(getattr(value, key), f"{path}.{key}", seen) for key in parameters}}
+    return {"class": name, "arguments": {key: _describe(getattr(value, key), f"{path}.{key}", seen, kept) for key in parameters}}
 
 
 def _build(description: Any, path: str, built: dict[str, Any]) -> Any:
@@ -139,7 +147,8 @@ def _build(description: Any, path: str, built: dict[str, Any]) -> Any:
             f"{path} is a {description['foreign']}, not a part of this library: build the graph and call load(folder, into=graph)"
         )
     if "tensor" in description:
-        return torch.zeros(description["tensor"])
+        kind = getattr(torch, str(description.get("type")), None)
+        return torch.zeros(description["tensor"], dtype=_known(kind if isinstance(kind, torch.dtype) else None, path, description))
     if "same as" in description:
         return built[description["same as"]]
     if "activation" in description:

@@ -114,7 +114,7 @@ def _kl_of_factors(p: traces.Site, q: traces.Site) -> Tensor:
     """Return KL(q_d || p_d) with shape (B, D), for distributions that are independent over their last axis."""
     p_fn, q_fn = p["fn"], q["fn"]
     try:
-        if not q_fn.event_shape == p_fn.event_shape == q_fn.base_dist.batch_shape[-1:]:
+        if q.get("entangled") or not q_fn.event_shape == p_fn.event_shape == q_fn.base_dist.batch_shape[-1:]:
             raise NotImplementedError
         return kl_divergence(q_fn.base_dist, p_fn.base_dist)
     except (AttributeError, NotImplementedError):

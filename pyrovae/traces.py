@@ -70,7 +70,22 @@ def run(model: Program, guide: Program, *batch: Tensor, cut: Cut | None = None) 
     With `cut`, each draw goes on as `cut(draw)`, e.g. `Tensor.detach`; its site keeps the draw itself as "drawn".
     """
     q = record(guide, *batch, cut=cut)
-    return record(model, *batch, given=q), q
+    p = record(model, *batch, given=q)
+    _mark_entangled(p, q)
+    return p, q
+
+
+def _mark_entangled(p: Trace, q: Trace) -> None:
+    """Mark the guide's sites whose prior may see a latent that the guide draws after them, as in z2 -> z1 -> x with q(z1 | x) q(z2 | z1).
+
+    E log q(z1) / p(z1 | z2) over (z1, z2) ~ q is no KL(q(z1) || p(z1 | z2)) then: z2 was drawn given that very z1.
+    """
+    drawn, of_model = [site["name"] for site in sites(q, observed=False)], [site["name"] for site in sites(p, observed=False)]
+    if drawn == of_model:  # as in most graphs
+        return
+    for i, name in enumerate(drawn):
+        parents = of_model[: of_model.index(name)] if name in of_model else []
+        q[name]["entangled"] = not set(parents) <= set(drawn[:i])
 
 
 def record(program: Program, *batch: Tensor, given: Trace | None = None, cut: Cut | None = None) -> Trace:
@@ -104,8 +119,8 @@ def sampled_kl(q: Site, p: Site | None) -> Tensor:
 
 
 def analytic_kl(q: Site, p: Site | None) -> Tensor:
-    """Return KL(q || p) in closed form where one is known (AEVB, eq. 7 and appendix B), else by the one draw."""
-    if p is None:
+    """Return KL(q || p) in closed form where one is known (AEVB, eq. 7 and appendix B) and holds, else by the one draw."""
+    if p is None or q.get("entangled"):
         return sampled_kl(q, p)
     try:
         return scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])

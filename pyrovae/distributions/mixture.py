@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, Normal, constraints
 
 __all__ = ["MixtureOf"]
 
@@ -84,12 +84,8 @@ class MixtureOf(TorchDistribution):
     @property
     def _normal(self) -> bool:
         """Whether the components are normals that are independent over one axis."""
-        base = getattr(self.components, "base_dist", None)
-        return (
-            isinstance(base, torch.distributions.Normal)
-            and len(self.event_shape) == 1
-            and base.batch_shape[-1:] == self.event_shape
-        )
+        parts = self.components
+        return isinstance(parts, Independent) and isinstance(parts.base_dist, Normal) and len(self.event_shape) == 1
 
     def _each(self, value: Tensor) -> Tensor:
         """Return log p_k(z), with shape (*, K); z is expanded by hand, for a flow's context does not broadcast by itself."""

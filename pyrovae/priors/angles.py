@@ -38,8 +38,8 @@ class VonMises(Conditional):
                 f"VonMises: d is {d} and concentration {concentration}, expected at least 1 angle and a number above 0; for 0 use UniformAngle"
             )
         self.d, self.concentration, self.loc = d, concentration, loc
-        self.register_buffer("_loc", torch.full((d,), loc), persistent=False)
-        self.register_buffer("_concentration", torch.full((d,), concentration), persistent=False)
+        self.register_buffer("_loc", torch.full((d,), float(loc)), persistent=False)
+        self.register_buffer("_concentration", torch.full((d,), float(concentration)), persistent=False)
 
     _loc: Tensor
     _concentration: Tensor

@@ -85,8 +85,9 @@ class Vamp(Conditional):
     Give it the graph's own posterior: the module is shared, and its parameters are counted, trained and saved once. It runs in
     eval() mode here: a density has no dropout, and batch normalization's statistics are those of data, not of pseudo-inputs.
 
-    With a normal posterior a step costs one more pass of its network, over K inputs. A flow's density at a z that it did not draw
-    is solved for, D passes for each of the B K pairs: give it few pseudo-inputs.
+    With a normal posterior a step costs one more pass of its network, over K inputs, or over B K pairs (u_k, c_n) if it reads c:
+    its network then broadcasts u with shape (K, *event) against c with shape (*, K, C), as the library's do. A flow's density at a
+    z that it did not draw is solved for, D passes for each of the B K pairs: give it few pseudo-inputs.
 
     Args:
         posterior: q(z | x, c), with a density.
@@ -135,13 +136,13 @@ class Vamp(Conditional):
         _hold_weights(self, len(start), learned_weights)
 
     def forward(self, *c: Tensor) -> MixtureOf:
-        """Return p(z | c), batch shape (*) of the context, or () without one, event shape (D,)."""
+        """Return p(z | c), batch shape (*) of the context, or () where the posterior reads none, event shape (D,)."""
         u = self._bounded(self.pseudo_inputs)
         lead = torch.broadcast_shapes(*(part.shape[:-1] for part in c))
         pairs = (part.unsqueeze(-2).expand(*lead, len(u), part.shape[-1]) for part in c)  # every u_k at every c
         with _evaluating(self.posterior):
-            q = self.posterior(u.expand(*lead, *u.shape), *pairs)
-        if isinstance(q, dist.Delta) or q.batch_shape != (*lead, len(u)):
+            q = self.posterior(u, *pairs)  # u itself: a posterior that leaves c out has K rows to do, not B K
+        if isinstance(q, dist.Delta) or q.batch_shape not in ((len(u),), (*lead, len(u))):
             raise ValueError(
                 f"Vamp: the posterior is a {type(q).__name__} with batch shape {tuple(q.batch_shape)} for {len(u)} pseudo-inputs, expected "
                 "a density for each: an autoencoder's point has none, use priors.Flat there"

@@ -1,0 +1,70 @@
+"""Two layers of latents, z2 -> z1 -> x, given c (Burda et al. 2016, section 5; Rezende et al. 2014).
+
+p(x, z1, z2 | c) = p(x | z1, c) p(z1 | z2, c) p(z2 | c)      the model
+q(z1, z2 | x, c) = q(z1 | x, c) q(z2 | z1, c)                the guide, from the data upwards
+
+log p(x | c) >= E_q[ log p(x | z1) + log p(z1 | z2) - log q(z1 | x) - KL( q(z2 | z1) || p(z2) ) ]
+
+The term of z1 has no closed form to be taken: its prior sees z2, and z2 is drawn given the very z1 that the term is about.
+"""
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.conditional import register, rows
+
+__all__ = ["HierarchicalVAE"]
+
+
+class HierarchicalVAE(nn.Module):
+    """A variational autoencoder whose prior over z1 is one itself. Sites: "z2", "z1", "x", with shapes (B, D2), (B, D1), (B, *event).
+
+    What looks at latents takes the layer by its name: `pyrovae.embed(graph, x, site="z2")`.
+
+    Args:
+        top_prior: p(z2 | c), such as `priors.StandardNormal(D2)`.
+        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 numbers to 2 D1.
+        posterior: q(z1 | x, c).
+        top_posterior: q(z2 | z1, c), a posterior that reads z1 where others read x.
+        likelihood: p(x | z1, c).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import likelihoods, posteriors, priors
+        >>> p = priors.StandardNormal(2), priors.Learned(nn.Linear(2, 2 * 3))
+        >>> q = posteriors.DiagonalNormal(nn.Linear(6, 2 * 3)), posteriors.DiagonalNormal(nn.Linear(3, 2 * 2))
+        >>> HierarchicalVAE(*p, *q, likelihoods.Bernoulli(nn.Linear(3, 6))).model(torch.zeros(5, 6)).shape
+        torch.Size([5, 6])
+    """
+
+    def __init__(
+        self,
+        top_prior: nn.Module,
+        prior: nn.Module,
+        posterior: nn.Module,
+        top_posterior: nn.Module,
+        likelihood: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.top_prior, self.prior = top_prior, prior
+        self.posterior, self.top_posterior, self.likelihood = posterior, top_posterior, likelihood
+
+    def model(self, x: Tensor, *c: Tensor) -> Tensor:
+        """Draw z2 ~ p(z2 | c), z1 ~ p(z1 | z2, c), x ~ p(x | z1, c)."""
+        register(self)
+        with rows(x):
+            z2 = pyro.sample("z2", self.top_prior(*c))
+            z1 = pyro.sample("z1", self.prior(z2, *c))
+            return pyro.sample("x", self.likelihood(z1, *c), obs=x)
+
+    def guide(self, x: Tensor, *c: Tensor) -> Tensor:
+        """Draw z1 ~ q(z1 | x, c), z2 ~ q(z2 | z1, c), and return z1."""
+        register(self)
+        with rows(x):
+            z1 = pyro.sample("z1", self.posterior(x, *c))
+            pyro.sample("z2", self.top_posterior(z1, *c))
+            return z1
+
+    def check(self, x: Tensor, *c: Tensor) -> None:
+        """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
+        getattr(self.likelihood, "check", lambda x: None)(x)
