@@ -60,11 +60,7 @@ def conv_decoder(shape: Shape) -> nn.Module:
 
 
 def iaf(**settings) -> nn.Module:
-    """A flow whose networks are smooth: their rectifiers are replaced."""
-    part = posteriors.IAF(mlp(6, 2 * 2 + 3), 2, context=3, hidden=(8,), **{"steps": 2, **settings})
-    for net in part.networks:
-        net.f = nn.Tanh()
-    return part
+    return posteriors.IAF(mlp(6, 2 * 2 + 3), 2, **{"steps": 2, "context": 3, "hidden": (8,), "activation": nn.Tanh, **settings})
 
 
 def flow(**settings) -> nn.Module:
@@ -122,7 +118,7 @@ POSTERIORS = [
     Case("FullRankNormal, c", lambda: posteriors.FullRankNormal(mlp(6, 9, 3)), ((6,), (3,)), (3,)),
     Case("LowRankNormal", lambda: posteriors.LowRankNormal(mlp(6, 6), 2, rank=1), ((6,),), (2,)),
     Case("IAF", lambda: iaf(), ((6,),), (2,)),
-    Case("IAF, plain, permuted", lambda: iaf(steps=3, gated=False, seed=1), ((6,),), (2,)),
+    Case("IAF, plain, permuted", lambda: iaf(steps=3, gated=False, seed=1, hidden=(8, 6)), ((6,),), (2,)),
     Case("Mixture", lambda: posteriors.Mixture(mlp(6, 15), 2, components=3), ((6,),), (2,)),
     Case("Laplace", lambda: posteriors.Laplace(mlp(6, 4)), ((6,),), (2,)),
     Case("StudentT", lambda: posteriors.StudentT(mlp(6, 4), df=5.0), ((6,),), (2,)),
