@@ -113,6 +113,16 @@ def test_samples_have_the_mean_and_lie_in_the_support(case):
     assert error.max() < 6  # standard errors
 
 
+@pytest.mark.parametrize("case", POSTERIORS, ids=str)
+def test_posteriors_draw_and_expand_in_any_shape(case):
+    q = case.make()(*case.inputs(5))
+    assert q.sample((3, 7)).shape == (3, 7, 5, *case.event)
+    wide = q.expand((7, 5))
+    z = wide.rsample() if case.proper else wide.sample()
+    assert z.shape == (7, 5, *case.event)
+    torch.testing.assert_close(q.log_prob(z), wide.log_prob(z))
+
+
 @all_likelihoods
 def test_expands_in_a_plate(case):
     part, x = case.make(), value(case, 7, 5)

@@ -1,10 +1,11 @@
 """A posterior with several modes: q(z | x) = sum_k w_k(x) N(mu_k(x), diag sigma_k(x)^2)."""
 
-import pyro.distributions as dist
+
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
+from pyrovae.distributions.pathwise import PathwiseMixture
 from pyrovae.posteriors.outputs import cut
 
 __all__ = ["Mixture"]
@@ -40,4 +41,4 @@ class Mixture(Conditional):
         meaning = f"weights, means and log sigmas of {k} components over {d} latents"
         logits, mu, log_sigma = cut(self.net(x, *c), [k, k * d, k * d], "Mixture", meaning)
         shape = (*logits.shape, d)
-        return dist.MixtureOfDiagNormals(mu.reshape(shape), log_sigma.reshape(shape).exp(), logits)
+        return PathwiseMixture(mu.reshape(shape), log_sigma.reshape(shape).exp(), logits)
