@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from pyrovae.history import History
 
-__all__ = ["Groups", "Plane", "curves", "latent_map", "libraries", "moments", "plane", "predictive"]
+__all__ = ["Groups", "Moments", "Plane", "curves", "kl_per_unit", "latent_map", "libraries", "moments", "plane", "predictive"]
 
+_COLOURS = tuple(colour for colour in CLASSES if colour not in ("#94a4a2", "#717581"))  # its greys: grey is for the rest
 _SHOWN = 20  # groups in a legend; the smaller ones are grey together
 _LAYERS = 6  # groups are drawn in so many turns, so that none hides another
+_WIDE = 5  # ratios that span more are drawn on a logarithmic axis
 _NEIGHBOURS = 15  # UMAP's own default; it needs more cells than that
 
 
@@ -88,14 +90,19 @@ def curves(history: History, library: bool) -> Figure:
         history: of the fit.
         library: whether the library size is a latent.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = plots.curves(history)
     given, cost = ("z, l", "KL of z and of l") if library else ("z", "KL of z")
     figure.axes[1].set_title(f"Reconstruction E[log p(x | {given})]")
     figure.axes[2].set_title(cost)
     for axis in figure.axes[:3]:
         axis.set_ylabel("nats per cell")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in figure.axes[3:]:
-        axis.set_ylabel("weight of the KL of z")
+        axis.set_ylabel("weight of the KL of z (dashed)")
+        for legend in filter(None, [axis.get_legend()]):
+            legend.remove()  # it would lie on the curves
     return figure
 
 
@@ -135,13 +142,15 @@ def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> 
     names = np.full(len(totals), "cells") if batches is None else batches.names[seen]
     _scatter(left, np.stack([totals, sizes], 1), names, legend=False)
     _scatter(right, np.stack([totals, sizes / totals], 1), names, legend=batches is not None)
-    ends = [min(totals.min(), sizes.min()), max(totals.max(), sizes.max())]
+    ends = [totals.min(), totals.max()]
     left.plot(ends, ends, color="black", lw=0.8)
     right.axhline(1, color="black", lw=0.8)
     _logarithmic(left, "x", "y")
     _logarithmic(right, "x")
     left.set(title="Library size", xlabel="transcripts observed", ylabel="library size inferred, E[exp l | x]")
-    right.set(title="Inferred over observed", xlabel="transcripts observed", ylabel="ratio", ylim=(0, None))
+    right.set(title="Inferred over observed", xlabel="transcripts observed", ylabel="ratio")
+    if (sizes / totals).max() > _WIDE * (sizes / totals).min():
+        _logarithmic(right, "y")
     return figure
 
 
@@ -182,6 +191,13 @@ def predictive(data: Moments, drawn: Moments) -> Figure:
     return figure
 
 
+def kl_per_unit(kl: np.ndarray) -> Figure:
+    """Draw each latent's KL to the prior in nats a cell, with shape (D,), greatest first."""
+    figure = plots.kl_per_unit(kl)
+    figure.axes[0].set(title="KL of z, by unit", ylabel="nats per cell")
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     """Make a figure that no global state knows of."""
     from matplotlib.figure import Figure
@@ -194,7 +210,7 @@ def _scatter(axis: Axes, points: np.ndarray, names: np.ndarray, legend: bool = T
     found, sizes = np.unique(names, return_counts=True)
     shown = sorted(found[np.argsort(-sizes, kind="stable")][:_SHOWN])
     looks: dict[str, Any] = {
-        name: {"c": CLASSES[i % len(CLASSES)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(shown)
+        name: {"c": _COLOURS[i % len(_COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(shown)
     }
     turns = np.arange(len(points)) * 7919 % _LAYERS  # neighbours in the file fall into different turns
     others = ~np.isin(names, shown)

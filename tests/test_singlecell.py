@@ -1,12 +1,23 @@
 """The AnnData face: scverse's names, genes by name, sparse and dense alike, bad input by the name of its cell or gene, files."""
 
+import re
+import signal
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from pyrovae.fit import TrainingError
 from pyrovae.simulation import simulate
 
 anndata = pytest.importorskip("anndata")
+import pandas as pd  # noqa: E402
+from scipy.sparse import csc_matrix, csr_matrix  # noqa: E402
+
 from pyrovae.singlecell import SingleCellVAE  # noqa: E402
 
 
@@ -188,3 +199,204 @@ def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     fitted()
     assert torch.equal(before, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------------------------------------ files that stay on the disk
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_a_backed_file_gives_the_same(model, form, tmp_path):
+    adata = cells_like()
+    if form == "dense":
+        adata.X = adata.X.toarray()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    assert backed.isbacked
+    again = fitted(setup(backed))
+    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model.get_elbo(backed), model.get_elbo(), rtol=1e-6)
+    backed.file.close()
+
+
+def test_a_backed_file_is_checked_to_its_last_row(tmp_path, monkeypatch):
+    from pyrovae import cells
+
+    monkeypatch.setattr(cells, "_READ_AT_ONCE", 32)
+    adata = cells_like()
+    x = adata.X.toarray()
+    x[79, 29] = -3
+    adata.X = x
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match="-3 in cell 'cell 79', gene 'gene 29'"):
+        SingleCellVAE(setup(backed))
+    backed.file.close()
+
+
+# ------------------------------------------------------------------------------------------------- dispersion and covariates
+def test_dispersion_by_label_takes_the_cell_s_own():
+    adata = setup(cells_like())
+    model = fitted(adata, dispersion="gene-label")
+    labels = adata.obs["cell_type"].to_numpy()
+    theta = model.get_likelihood_parameters()["dispersions"]
+    rows = np.exp(model.graph.likelihood.log_theta.detach().numpy())
+    assert rows.shape == (2, adata.n_vars)
+    assert not np.allclose(rows[0], rows[1], rtol=1e-2)
+    for k, name in enumerate(["type 0", "type 1"]):
+        np.testing.assert_allclose(theta[labels == name], np.broadcast_to(rows[k], theta[labels == name].shape), rtol=1e-4)
+    other = adata.copy()
+    other.obs["cell_type"] = "type 0"
+    np.testing.assert_allclose(model.get_latent_representation(other), model.get_latent_representation(), rtol=1e-5, atol=1e-6)
+    assert not np.isclose(model.get_elbo(other), model.get_elbo())
+    other.obs["cell_type"] = "type 7"
+    with pytest.raises(ValueError, match=r"type 7.*type 0.*type 1"):
+        model.get_elbo(other)
+
+
+def test_dispersion_by_label_needs_labels():
+    adata = cells_like()
+    SingleCellVAE.setup_anndata(adata, batch_key="batch")
+    with pytest.raises(ValueError, match="labels_key"):
+        SingleCellVAE(adata, dispersion="gene-label")
+
+
+def test_dispersion_by_cell_differs_between_cells(tmp_path):
+    adata = setup(cells_like())
+    model = fitted(adata, dispersion="gene-cell")
+    theta = model.get_likelihood_parameters()["dispersions"]
+    assert theta.shape == adata.shape
+    assert (theta > 0).all()
+    assert (theta.std(0) / theta.mean(0)).min() > 1e-4
+    model.save(tmp_path / "model")
+    again = SingleCellVAE.load(tmp_path / "model", adata)
+    np.testing.assert_allclose(again.get_likelihood_parameters()["dispersions"], theta, rtol=1e-5)
+
+
+def with_covariates(adata):
+    n = adata.n_obs
+    adata.obs["site"] = np.array(["ant", "bee", "cat"])[np.arange(n) % 3]
+    adata.obs["age"] = np.linspace(20, 80, n)
+    SingleCellVAE.setup_anndata(adata, batch_key="batch", categorical_covariate_keys=["site"], continuous_covariate_keys=["age"])
+    return adata
+
+
+def test_covariates_reach_the_decoder_and_are_scaled_on_the_training_cells(tmp_path):
+    adata = with_covariates(cells_like())
+    model = fitted(adata)
+    assert model.cells.data[1].shape == (80, 2 + 3 + 1)
+    ages = adata.obs["age"].to_numpy()
+    training = ages[model.train_indices]
+    np.testing.assert_allclose(model.cells.data[1][:, -1], (ages - training.mean()) / training.std(), rtol=1e-5)
+    np.testing.assert_allclose(model.cells.data[1][:, 2:5].argmax(1), np.arange(80) % 3)
+    own = model.get_normalized_expression(return_numpy=True)
+    for key, value in (("site", "ant"), ("age", 95.0)):
+        changed = adata.copy()
+        changed.obs[key] = value
+        np.testing.assert_allclose(model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-6)
+        assert np.abs(model.get_normalized_expression(changed, return_numpy=True) - own).max() > 1e-5, key
+    model.save(tmp_path / "model")
+    assert SingleCellVAE.load(tmp_path / "model", adata).get_elbo() == pytest.approx(model.get_elbo())
+
+
+def test_encoders_see_covariates_on_request():
+    adata = with_covariates(cells_like())
+    model = fitted(adata, encode_covariates=True)
+    changed = adata.copy()
+    changed.obs["age"] = 95.0
+    assert not np.allclose(model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-4)
+
+
+def test_covariates_that_cannot_be_used_are_refused():
+    model = fitted(with_covariates(cells_like()))
+    adata = with_covariates(cells_like())
+    adata.obs["site"] = "dog"
+    with pytest.raises(ValueError, match=r"dog.*ant.*bee.*cat"):
+        model.get_elbo(adata)
+    adata = with_covariates(cells_like())
+    adata.obs["age"] = adata.obs["age"].where(np.arange(80) != 7)
+    with pytest.raises(ValueError, match=r"'age'.*missing or infinite in 1 cells: 'cell 7'"):
+        SingleCellVAE(adata)
+
+
+# ---------------------------------------------------------------------------------------------- validation, interrupt, resume
+def test_validation_cells_are_drawn_from_the_whole_file():
+    """A file lies sorted by batch: the held-out cells must not be its first rows."""
+    model = SingleCellVAE(setup(cells_like(n=400)), n_hidden=4, n_latent=2)
+    model.train(max_epochs=1, train_size=0.6, validation_size=0.2, progress=False)
+    held_out = model.validation_indices
+    assert (len(model.train_indices), len(held_out)) == (240, 80)
+    assert not set(held_out) & set(model.train_indices)
+    others = np.setdiff1d(np.arange(400), np.concatenate([held_out, model.train_indices]))
+    # Means of 80 of 160 ranks drawn by chance differ by 9 each side of the middle at most, one deviation; the first half by 100.
+    assert abs(held_out.mean() - others.mean()) < 80
+
+
+def press(history):
+    if len(history.elbo) == 2:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_leaves_a_usable_model_that_resumes_exactly(tmp_path):
+    adata, plan = setup(cells_like()), {"max_epochs": 4, "progress": False, "batch_size": 16}
+    whole, cut, resumed = (SingleCellVAE(adata, n_hidden=8, n_latent=3) for _ in range(3))
+    whole.train(**plan)
+    history = cut.train(**plan, callback=press, checkpoint=tmp_path / "state")
+    assert history.stopped == "interrupted"
+    assert len(history.elbo) == 2
+    assert np.isfinite(cut.get_latent_representation()).all()
+    cut.save(tmp_path / "model")
+    assert SingleCellVAE.load(tmp_path / "model", adata).get_elbo() == pytest.approx(cut.get_elbo())
+    history = resumed.train(**plan, resume=tmp_path / "state")
+    assert len(history.elbo) == 4
+    for name, value in whole.graph.state_dict().items():
+        assert torch.equal(value, resumed.graph.state_dict()[name]), name
+
+
+def test_divergence_leaves_the_last_good_weights():
+    model = SingleCellVAE(setup(cells_like()), n_hidden=8, n_latent=3)
+    with pytest.raises(TrainingError):
+        model.train(max_epochs=3, lr=1e30, batch_size=16, progress=False)
+    assert model.is_trained
+    assert all(torch.isfinite(value).all() for value in model.graph.state_dict().values())
+
+
+# -------------------------------------------------------------------------------------------------------- any bad value, anywhere
+@settings(max_examples=30, deadline=None)
+@given(
+    row=st.integers(0, 79),
+    gene=st.integers(0, 29),
+    value=st.one_of(
+        st.floats(-1e6, -1e-3), st.floats(0.001, 0.999), st.sampled_from([np.nan, np.inf, -np.inf]), st.floats(7.01, 7.99)
+    ),
+    form=st.sampled_from(["csr", "csc", "dense", "layer"]),
+)
+def test_any_value_that_is_no_count_is_named_by_cell_and_gene(row, gene, value, form):
+    adata = cells_like()
+    x = adata.X.toarray()
+    x[row, gene] = value
+    if form == "layer":
+        adata.layers["counts"] = x
+    else:
+        adata.X = {"csr": csr_matrix, "csc": csc_matrix, "dense": np.asarray}[form](x)
+    with pytest.raises(ValueError, match=re.escape(f"in cell 'cell {row}', gene 'gene {gene}'")):
+        SingleCellVAE(setup(adata, layer="counts" if form == "layer" else None))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    x=arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.integers(0, 10**6)),
+    seed=st.integers(0, 100),
+)
+def test_any_counts_are_taken_or_refused_before_training(x, seed):
+    """Never a NaN, and never an error but one that says what is wrong."""
+    obs = pd.DataFrame({"batch": ["a" if i % 2 else "b" for i in range(len(x))]}, index=[f"cell {i}" for i in range(len(x))])
+    adata = anndata.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"gene {g}" for g in range(x.shape[1])]))
+    SingleCellVAE.setup_anndata(adata, batch_key="batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if not x.any():
+            with pytest.raises(ValueError, match="every value is zero"):
+                SingleCellVAE(adata)
+            return
+        model = SingleCellVAE(adata, n_hidden=4, n_latent=2, seed=seed)
+        model.train(max_epochs=1, train_size=1.0, progress=False)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert np.isfinite(model.get_elbo())

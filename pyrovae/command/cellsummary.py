@@ -3,11 +3,12 @@
 ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l))  <=  log p(x)        in nats a cell, at beta = 1
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyrovae import cellplots, latents, plots
+from pyrovae import cellplots, latents
 from pyrovae.cellplots import Groups
 from pyrovae.command import clusters, summary
 from pyrovae.command.options import Settled
@@ -86,8 +87,10 @@ def about(model: SingleCellVAE) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def measure(asked: Cells) -> dict[str, Any]:
-    """Return the figures of a model: fit on the judged cells, clusters of the mapped ones."""
+    """Return the figures of a model: fit on the judged cells, clusters of the mapped ones; why not, where z is not finite."""
     model, data = asked.model, asked.model.cells.query(None, asked.judged)
+    if not _finite(asked):
+        return {"unit": "nats per cell", "why_not": "the model's z are not finite: its weights are useless"}
     figures = summary.measure(model.graph, asked.settings, data)
     figures["unit"] = "nats per cell"
     if model.graph.library_prior is not None:
@@ -104,6 +107,16 @@ def measure(asked: Cells) -> dict[str, Any]:
         z, asked.counts(chosen), asked.labels(chosen), None if batches is None else batches.names, asked.settings.seed
     )
     return figures
+
+
+def _finite(asked: Cells) -> bool:
+    """Whether the weights still encode: those that a diverged fit leaves may not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return bool(np.isfinite(asked.model.get_latent_representation(indices=asked.judged)).all())
+        except (RuntimeError, ValueError):  # of draws, which stand for a mean that is NaN
+            return False
 
 
 def _library(asked: Cells) -> dict[str, Any]:
@@ -163,13 +176,14 @@ def _truth(asked: Cells) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- as table rows
 def rows(figures: dict[str, Any]) -> list[Row]:
     """Return figures as rows of a table, best read top to bottom."""
+    last = summary.training_rows(figures)
+    if "why_not" in figures:
+        return [Row("figures", "left out", figures["why_not"]), *last]
     table = [_of_cells(row) for row in summary.rows({key: value for key, value in figures.items() if key != "training"})]
     if "kl_l" in figures["test"]:
         table.insert(1, Row("KL of z, of l", "{kl_z:.2f}, {kl_l:.2f} nats".format(**figures["test"]), "what either latent costs"))
     table += [*_library_rows(figures["library"]), *_predictive_rows(figures["predictive"]), *_truth_rows(figures.get("truth"))]
-    table += clusters.rows(figures["clusters"])
-    last = [row for row in summary.rows(figures) if row.name == "training"]
-    return table + last
+    return [*table, *clusters.rows(figures["clusters"]), *last]
 
 
 def _of_cells(row: Row) -> Row:
@@ -210,10 +224,12 @@ def pictures(asked: Cells, figures: dict[str, Any]) -> list[Picture]:
     model, latent = asked.model, asked.model.graph.library_prior is not None
     history = model.record
     drawn = [Picture("Training", cellplots.curves(history, latent), CURVES)] if history is not None and history.elbo else []
+    if "why_not" in figures:
+        return drawn
     drawn += [_map(asked), *([_library_picture(asked)] if latent else [])]
     drawn.append(Picture("Posterior predictive", cellplots.predictive(*_moments(asked)), PREDICTIVE))
     kl = figures.get("latents", {}).get("kl_per_unit")
-    return drawn + ([Picture("KL per unit", plots.kl_per_unit(np.array(kl)), KL)] if kl else [])
+    return drawn + ([Picture("KL per unit", cellplots.kl_per_unit(np.array(kl)), KL)] if kl else [])
 
 
 CURVES = (

@@ -20,7 +20,7 @@ from pyrovae.datasets import Dataset
 from pyrovae.history import History
 from pyrovae.report import Picture, Row
 
-__all__ = ["compare", "measure", "pictures", "rows", "training"]
+__all__ = ["compare", "measure", "pictures", "rows", "training", "training_rows"]
 
 Batch = tuple[Tensor, ...]  # (x, *c)
 ELBO_ROWS = 10_000
@@ -123,11 +123,16 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         most = f"I(x; z) under q, at most log {held['rows']} = {np.log(held['rows']):.2f}"
         table.append(Row("active units", f"{held['active']} of {held['units']}", "variance of the posterior mean above 0.01"))
         table.append(Row("mutual information", f"{held['mutual_information']:.2f} nats", most))
-    if "training" in figures:
-        fit = figures["training"]
-        best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
-        table.append(Row("training", f"{fit['epochs']} epochs, {fit['seconds']:.1f} s", f"{fit['stopped']}{best}"))
-    return table
+    return table + training_rows(figures)
+
+
+def training_rows(figures: dict[str, Any]) -> list[Row]:
+    """Return how the fit went, where there was one."""
+    if "training" not in figures:
+        return []
+    fit = figures["training"]
+    best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
+    return [Row("training", f"{fit['epochs']} epochs, {fit['seconds']:.1f} s", f"{fit['stopped']}{best}")]
 
 
 def _evidence_rows(log_p: dict[str, Any] | None, others: dict[str, Any] | None) -> list[Row]:

@@ -1,0 +1,474 @@
+"""The command line on single cells, from end to end on tiny data: what a run leaves, what later commands make of it, every message."""
+
+import json
+import re
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_cli import call, strict
+
+anndata = pytest.importorskip("anndata")
+from pyrovae import cellplots  # noqa: E402
+from pyrovae.command import cellrecipes, cellsummary, clusters, job, options, runs  # noqa: E402
+from pyrovae.history import History  # noqa: E402
+from pyrovae.simulation import simulate  # noqa: E402
+from pyrovae.singlecell import SingleCellVAE  # noqa: E402
+
+KEYS = ["--batch-key", "batch", "--labels-key", "cell_type"]
+QUICK = ["--epochs", "2", "--hidden", "8", "--latents", "3", "--samples", "5", "--test-rows", "20"]
+TERSE = [*QUICK, "--no-report"]
+
+
+def table(n=120, genes=30, seed=0):
+    adata = simulate(cells=n, genes=genes, types=3, batches=2, seed=seed).to_anndata()
+    del adata.layers["rho"]
+    adata.obs["stress"] = np.linspace(-1, 1, n)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Files of cells, good and bad, by name."""
+    folder = tmp_path_factory.mktemp("cells")
+
+    def write(name, change=None, **options):
+        adata = table(**options)
+        if change:
+            change(adata)
+        adata.write_h5ad(folder / f"{name}.h5ad")
+
+    def put(value):
+        def change(adata):
+            x = adata.X.toarray()
+            x[11, 7] = value
+            adata.X = x
+
+        return change
+
+    def layered(adata):
+        adata.layers["counts"], adata.X = adata.X, np.log1p(adata.X.toarray())
+
+    def logs(adata):
+        adata.X = np.log1p(adata.X.toarray())
+
+    def batch(adata, names):
+        adata.obs = adata.obs.assign(batch=names)
+
+    def gaps(adata):
+        x = adata.X.toarray()
+        x[:5], x[:, 3] = 0, 0
+        adata.X = x
+
+    write("cells")
+    write("others", n=40, seed=1)
+    write("layered", layered)
+    write("logs", logs)
+    write("gaps", gaps)
+    for name, value in (("nan", np.nan), ("negative", -1.0), ("fraction", 0.5)):
+        write(name, put(value))
+    write("hole", lambda adata: batch(adata, [None if i == 5 else name for i, name in enumerate(adata.obs["batch"])]))
+    write("new_batch", lambda adata: batch(adata, "batch 9"), n=10)
+    write("zeros", lambda adata: setattr(adata, "X", adata.X * 0))
+    adata = table()
+    adata[:, :20].copy().write_h5ad(folder / "few_genes.h5ad")
+    adata[:0].copy().write_h5ad(folder / "no_cells.h5ad")
+    (folder / "empty.h5ad").write_bytes(b"")
+    (folder / "text.h5ad").write_text("years of work")
+    whole = (folder / "cells.h5ad").read_bytes()
+    (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(stored, tmp_path_factory):
+    """A run on a file of cells: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "cells"
+    return folder, call("fit", stored / "cells.h5ad", *KEYS, "--output", folder, *QUICK)
+
+
+# ------------------------------------------------------------------------------------------------------------ a whole run
+def test_a_run_leaves_model_figures_and_report(fitted):
+    folder, output = fitted
+    assert {file.name for file in folder.iterdir()} == {"model", "run.json", "metrics.json", "report.html"}
+    figures = strict(folder / "metrics.json")
+    test = figures["test"]
+    assert test["elbo"] == pytest.approx(test["reconstruction"] - test["kl"], abs=1e-2)
+    assert test["kl"] == pytest.approx(test["kl_z"] + test["kl_l"])
+    assert test["elbo"] < figures["log_p"]["mean"] < 0
+    assert (test["rows"], figures["unit"], figures["training"]["epochs"]) == (12, "nats per cell", 2)
+    assert figures["data"]["cells"] == sum(figures["data"]["batches"].values()) == sum(figures["data"]["labels"].values()) == 120
+    assert figures["clusters"]["clusters"] == 3
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    titles = ["Training", "Latent space", "Library sizes", "Posterior predictive", "KL per unit"]
+    assert re.findall(r'<img alt="([^"]*)"', page) == titles
+    for text in (
+        f"{test['elbo']:.2f} nats",
+        "clusters, ARI",
+        "zeros, drawn",
+        "library size",
+        "97 training, 11 validation, 12 test",
+    ):
+        assert text in page, text
+    assert "120 cells, 30 genes, 2 batches, 3 labels" in output
+    assert re.search(r"data\s*</th><td><code>[^<]*120 cells of 30 genes", page)
+
+
+def test_figures_are_those_of_the_face(fitted, stored):
+    """The report's numbers by another way: the face of the saved model, scikit-learn and numpy."""
+    from sklearn.metrics import silhouette_score
+
+    folder, _ = fitted
+    figures, adata = strict(folder / "metrics.json"), anndata.read_h5ad(stored / "cells.h5ad")
+    model = SingleCellVAE.load(folder / "model", adata)
+    test = np.setdiff1d(np.arange(120), np.concatenate([model.train_indices, model.validation_indices]))
+    assert figures["test"]["elbo"] == pytest.approx(model.get_elbo(indices=test))
+    assert figures["log_p"]["mean"] == pytest.approx(model.get_marginal_ll(indices=test, n_mc_samples=5))
+    totals, sizes = np.asarray(adata.X.sum(1)).ravel()[test], model.get_latent_library_size(indices=test).ravel()
+    assert figures["library"]["correlation"] == pytest.approx(np.corrcoef(np.log(totals), np.log(sizes))[0, 1])
+    drawn = model.posterior_predictive_sample(indices=test, seed=0).toarray()
+    assert figures["predictive"]["zeros_drawn"] == pytest.approx((drawn == 0).mean())
+    assert figures["predictive"]["zeros_data"] == pytest.approx((adata.X[test].toarray() == 0).mean())
+    assert figures["data"]["zeros"] == pytest.approx((adata.X.toarray() == 0).mean())
+    z = model.get_latent_representation()
+    for key, column in (("silhouette", "cell_type"), ("batch_silhouette", "batch")):
+        assert figures["clusters"]["latents"][key] == pytest.approx(silhouette_score(z, adata.obs[column]), rel=1e-4)
+
+
+def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
+    folder, _ = fitted
+    output = call("evaluate", folder, stored / "cells.h5ad", "--samples", 5, "--test-rows", 20, "-o", tmp_path / "figures.json")
+    again, first = strict(tmp_path / "figures.json"), strict(folder / "metrics.json")
+    for key in ("test", "log_p", "clusters", "predictive", "library"):
+        assert again[key] == first[key], key
+    assert "12 test cells" in output
+    output = call("evaluate", folder / "model", stored / "others.h5ad", "--samples", 0)
+    assert "40 test cells" in output
+    assert "108 test cells" in call("evaluate", folder, stored / "cells.h5ad", "--samples", 0, "--part", "train")
+
+
+def test_encode_writes_posterior_means(fitted, stored, tmp_path):
+    folder, _ = fitted
+    for suffix in ("npy", "npz", "csv", "h5ad"):
+        call("encode", folder, stored / "cells.h5ad", "--output", tmp_path / f"z.{suffix}")
+    z, named, cells = np.load(tmp_path / "z.npy"), np.load(tmp_path / "z.npz"), anndata.read_h5ad(tmp_path / "z.h5ad")
+    assert z.shape == (120, 3)
+    assert np.array_equal(named["z"], z)
+    adata = anndata.read_h5ad(stored / "cells.h5ad")
+    assert named["labels"].tolist() == adata.obs["cell_type"].tolist()
+    assert named["cells"].tolist() == adata.obs_names.tolist()
+    lines = (tmp_path / "z.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("cell,z1,z2,z3,label", 121)
+    assert lines[3].startswith("cell 2,")
+    assert lines[3].endswith(adata.obs["cell_type"].iloc[2])
+    assert np.array_equal(cells.obsm["X_pyrovae"], z)
+    assert (cells.X != adata.X).nnz == 0
+    call("encode", folder, stored / "cells.h5ad", "--output", tmp_path / "few.npy", "--part", "test")
+    assert len(np.load(tmp_path / "few.npy")) == 12
+
+
+def test_inspect_shows_parts_and_figures(fitted):
+    folder, _ = fitted
+    output = " ".join(call("inspect", folder).split())
+    for text in ("CountVAE", "likelihood: ZeroInflated", "library_prior: LibraryNormal", "2 epochs", "zeros_drawn"):
+        assert text in output, text
+
+
+def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
+    cells = simulate(cells=150, genes=40)
+    monkeypatch.setattr(cellrecipes, "simulate", lambda: cells)
+    output = call("fit", "simulated-cells", "--output", tmp_path / "run", *TERSE, "--test", 0.2)
+    assert "2 batches, 4 labels" in output
+    model = SingleCellVAE.load(tmp_path / "run" / "model", cells.to_anndata())
+    test = np.setdiff1d(np.arange(150), np.concatenate([model.train_indices, model.validation_indices]))
+    rho = model.get_normalized_expression().to_numpy()[test]
+    plain = cells.counts[test] / cells.counts[test].sum(1, keepdims=True)
+    sizes = model.get_latent_library_size().ravel()[test]
+    truth = strict(tmp_path / "run" / "metrics.json")["truth"]
+    assert truth["expression_error"] == pytest.approx(np.abs(rho - cells.rho[test]).sum(1).mean() / 2, rel=1e-4)
+    assert truth["expression_error_of_counts"] == pytest.approx(np.abs(plain - cells.rho[test]).sum(1).mean() / 2, rel=1e-4)
+    assert truth["library_correlation"] == pytest.approx(np.corrcoef(np.log(sizes), np.log(cells.library[test]))[0, 1], rel=1e-4)
+    assert "expression, to truth" in call("evaluate", tmp_path / "run", "simulated-cells", "--samples", 0)
+
+
+# --------------------------------------------------------------------------------------------------------- every option
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("cells", [], "likelihood: ZeroInflated"),
+        ("cells", ["--likelihood", "nb", "--dispersion", "gene-cell"], "likelihood: NegativeBinomial"),
+        ("cells", ["--likelihood", "poisson", "--layers", "2"], "likelihood: Poisson"),
+        ("cells", [*KEYS, "--dispersion", "gene-batch"], "gene-batch"),
+        ("cells", [*KEYS, "--dispersion", "gene-label", "--dropout", "0.3"], "gene-label"),
+        ("cells", [*KEYS, "--observed-library", "--warm-up", "0"], "library_prior: None"),
+        ("cells", ["--categorical-key", "batch", "--categorical-key", "cell_type", "--continuous-key", "stress"], "context: 6"),
+        ("cells", [*KEYS, "--encode-covariates", "--validation", "0", "--test", "0.5"], "context: 2"),
+        ("layered", ["--layer", "counts", "--batch-size", "16", "--patience", "1"], "likelihood: ZeroInflated"),
+    ],
+)
+def test_every_option(name, arguments, expected, stored, tmp_path):
+    file = stored / f"{name}.h5ad"
+    output = call("fit", file, "--output", tmp_path / "run", *TERSE, *arguments)
+    assert "test ELBO" in output
+    assert ("clusters, ARI" in output) == ("--labels-key" in arguments)
+    assert expected in " ".join(call("inspect", tmp_path / "run").split())
+    call("encode", tmp_path / "run", file, "--output", tmp_path / "z.npy")
+    assert np.isfinite(np.load(tmp_path / "z.npy")).all()
+
+
+def test_an_observed_library_has_no_picture_and_says_so(stored, tmp_path):
+    output = call("fit", stored / "cells.h5ad", "--observed-library", "--output", tmp_path, *QUICK)
+    titles = re.findall(r'<img alt="([^"]*)"', (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Library sizes" not in titles
+    assert "Latent space" in titles
+    assert re.search(r"library size +observed", output)
+
+
+def test_what_is_survived_is_said_in_a_line_and_in_the_report(stored, tmp_path):
+    output = call("fit", stored / "gaps.h5ad", *KEYS, "--output", tmp_path, *QUICK)
+    notes = [line for line in output.splitlines() if line.startswith("note: ")]
+    assert any("5 cells have no counts" in line for line in notes)
+    assert any("'gene 3'" in line for line in notes)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "5 cells have no counts" in page
+    assert "UserWarning" not in output
+
+
+def test_quiet_prints_nothing(stored, tmp_path):
+    assert call("fit", stored / "cells.h5ad", "--output", tmp_path / "run", *TERSE, "--quiet") == ""
+
+
+# --------------------------------------------------------------------------------------------------- interruption, resume
+def weights(folder):
+    return load_file(next((folder / "model").glob("weights-*.safetensors")))
+
+
+def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):
+    args = ["fit", stored / "cells.h5ad", *KEYS, "--hidden", 8, "--latents", 2, "--samples", 5, "--batch-size", 16, "--output"]
+    call(*args, tmp_path / "whole", "--epochs", 4, "--no-report")
+
+    def press(history):
+        if len(history.elbo) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "lines", lambda settings, say: press)
+        output = call(*args, tmp_path / "cut", "--epochs", 4, code=130)
+    assert f"--output {tmp_path / 'cut'} --resume" in output
+    assert "interrupted" in (tmp_path / "cut" / "report.html").read_text(encoding="utf-8")
+    call("encode", tmp_path / "cut", stored / "cells.h5ad", "--output", tmp_path / "z.npy")
+    assert np.isfinite(np.load(tmp_path / "z.npy")).all()
+    assert "holds an interrupted run" in call(*args, tmp_path / "cut", code=2)
+    resume = ["fit", stored / "cells.h5ad", "--output", tmp_path / "cut", "--resume"]
+    assert "was begun with layer None, not counts" in call(*resume, "--layer", "counts", code=2)
+    call(*resume, "--no-report")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+
+
+def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
+    output = call("fit", stored / "cells.h5ad", "--output", tmp_path, *QUICK, "--learning-rate", "1e30", code=1)
+    assert "Try a smaller learning rate" in output
+    assert SingleCellVAE.load(tmp_path / "model", anndata.read_h5ad(stored / "cells.h5ad")).is_trained
+    assert "Try a smaller learning rate" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------------- messages
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["absent.h5ad"], ["absent.h5ad: no such file"]),
+        (["{data}"], ["holds no image"]),
+        (["{data}/empty.h5ad"], ["empty.h5ad: truncated, or not an h5ad file"]),
+        (["{data}/text.h5ad"], ["text.h5ad: truncated, or not an h5ad file"]),
+        (["{data}/truncated.h5ad"], ["truncated.h5ad: truncated, or not an h5ad file"]),
+        (["{data}/no_cells.h5ad"], ["no_cells.h5ad", "0 cells and 30 genes"]),
+        (["{data}/zeros.h5ad"], ["zeros.h5ad", "every value is zero"]),
+        (["{data}/nan.h5ad"], ["nan.h5ad", "nan in cell 'cell 11', gene 'gene 7'"]),
+        (["{data}/negative.h5ad"], ["-1 in cell 'cell 11', gene 'gene 7'", "never negative"]),
+        (["{data}/fraction.h5ad"], ["0.5 in cell 'cell 11', gene 'gene 7'", "not a whole number"]),
+        (["{data}/logs.h5ad"], ["in cell 'cell 0', gene 'gene", "log-normalised", "--layer counts"]),
+        (["{data}/layered.h5ad"], ["log-normalised", "adata.layers has 'counts'"]),
+        (["{data}/hole.h5ad", "--batch-key", "batch"], ["missing in 1 cells: 'cell 5'"]),
+        (["{data}/cells.h5ad", "--batch-key", "donor"], ["--batch-key donor", "'batch', 'cell_type', 'library', 'stress'"]),
+        (["{data}/cells.h5ad", "--labels-key", "type"], ["--labels-key type", "'cell_type'"]),
+        (["{data}/cells.h5ad", "--continuous-key", "age"], ["--continuous-key age"]),
+        (["{data}/cells.h5ad", "--continuous-key", "cell_type"], ["adata.obs['cell_type'] are no numbers"]),
+        (["{data}/cells.h5ad", "--layer", "raw"], ["--layer raw", "has no such layer; it has none"]),
+        (["{data}/layered.h5ad", "--layer", "raw"], ["it has 'counts'"]),
+        (["{data}/cells.h5ad", "--dispersion", "gene-label"], ["--labels-key"]),
+        (["{data}/cells.h5ad", "--dispersion", "gene", "--likelihood", "poisson"], ["a Poisson has none"]),
+        (["{data}/cells.h5ad", "--hidden", "64,32"], ["have one width", "--layers"]),
+        (["{data}/cells.h5ad", "--validation", "0", "--patience", "3"], ["--patience needs validation cells"]),
+        (["{data}/cells.h5ad", "--batch-size", "1"], ["batch normalization needs at least 2"]),
+        (["{data}/cells.h5ad", "--device", "warp"], ["--device warp cannot be used"]),
+        (["{data}/cells.h5ad", "--likelihood", "bernoulli"], ["--likelihood bernoulli is for images", "zinb, nb, poisson"]),
+        (["{data}/cells.h5ad", "--network", "conv"], ["--network is for images and arrays", "holds cells; leave it out"]),
+        (["{data}/cells.h5ad", "--binarize"], ["--binarize is for images"]),
+        (["{data}/cells.h5ad", "--beta", "2"], ["--beta is for images"]),
+        (["{data}/cells.h5ad", "--prior", "flat"], ["--prior is for images"]),
+        (["{data}/cells.h5ad", "--clip-norm", "1"], ["--clip-norm is for images"]),
+        (["digits", "--batch-key", "batch"], ["--batch-key is for cells, but digits holds none"]),
+        (["digits", "--observed-library"], ["--observed-library is for cells"]),
+        (["digits", "--likelihood", "zinb"], ["--likelihood zinb is for cells"]),
+    ],
+)
+def test_users_errors_are_one_line_before_training(arguments, messages, stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SingleCellVAE, "train", None)
+    refused(["fit", *arguments], messages, stored, tmp_path)
+
+
+def refused(arguments, messages, stored, folder):
+    output = call(*(str(part).format(data=stored) for part in arguments), code=2)
+    for message in messages:
+        assert message in output
+    errors = [line for line in output.splitlines() if not line.startswith("note: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("pyrovae: ")
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["evaluate", "{run}", "digits"], ["digits holds no cells, but the model was fitted on cells"]),
+        (["evaluate", "{run}", "{data}/truncated.h5ad"], ["truncated"]),
+        (["evaluate", "{run}", "{data}/others.h5ad", "--part", "test"], ["these are not the cells that the model was fitted on"]),
+        (["encode", "{run}", "{data}/new_batch.h5ad", "-o", "z.npy"], ["'batch 9'", "'batch 0', 'batch 1'"]),
+        (["encode", "{run}", "{data}/few_genes.h5ad", "-o", "z.npy"], ["10 of the model's 30 genes", "'gene 20'"]),
+        (["encode", "{run}", "{data}/nan.h5ad", "-o", "z.npy"], ["nan in cell 'cell 11', gene 'gene 7'"]),
+        (["encode", "{run}", "{data}/cells.h5ad", "-o", "z.txt"], [".npy, .npz, .csv, .h5ad"]),
+        (["sample", "{run}", "-o", "x.npy"], ["was fitted on cells: `pyrovae sample` is for images and arrays"]),
+        (["interpolate", "{run}", "digits", "-o", "x.npy"], ["was fitted on cells: `pyrovae interpolate`"]),
+    ],
+)
+def test_users_errors_of_other_commands(arguments, messages, fitted, stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused([part.replace("{run}", str(fitted[0])) for part in arguments], messages, stored, tmp_path)
+
+
+def test_images_runs_refuse_cells(stored, tmp_path):
+    call("fit", "digits", "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 0, "--no-report")
+    output = call("evaluate", tmp_path / "run", stored / "cells.h5ad", code=2)
+    assert "holds cells, but the model was fitted on images or arrays" in output
+    assert "ends in .npy, .npz, .csv" in call("encode", tmp_path / "run", "digits", "-o", tmp_path / "z.h5ad", code=2)
+
+
+def test_without_anndata_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    assert "pip install 'pyrovae[cells]'" in call("fit", "simulated-cells", "--output", tmp_path / "run", code=2)
+
+
+def test_settings_survive_json():
+    settings = options.Settled("a.h5ad", likelihood=options.Likelihood.NB, dispersion=options.Dispersion.GENE_CELL, batch_key="b")
+    again = options.Settled.from_dict(json.loads(json.dumps(settings.to_dict())))
+    assert again == settings
+    assert again.dispersion is options.Dispersion.GENE_CELL
+
+
+# --------------------------------------------------------------------------------------------------------------- the parts
+def test_moments_are_numpys():
+    from scipy.sparse import csr_matrix
+
+    x = np.random.default_rng(0).poisson(0.7, (50, 8))
+    found = cellplots.moments(csr_matrix(x))
+    np.testing.assert_allclose(found.mean, x.mean(0))
+    np.testing.assert_allclose(found.variance, x.var(0))
+    np.testing.assert_allclose(found.gene_zeros, (x == 0).mean(0))
+    np.testing.assert_allclose(found.cell_zeros, (x == 0).mean(1))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_the_plane_is_the_codes_or_their_principal_components(d, monkeypatch):
+    from sklearn.decomposition import PCA
+
+    monkeypatch.setattr(cellplots, "_umap", lambda: None)
+    z = np.random.default_rng(0).standard_normal((40, d)) * np.arange(1, d + 1)
+    where = cellplots.plane(z)
+    assert where.points.shape == (40, 2)
+    if d == 5:
+        np.testing.assert_allclose(np.abs(where.points), np.abs(PCA(2).fit_transform(z)))
+        assert where.axes[0].startswith("PC 1")
+    else:
+        np.testing.assert_array_equal(where.points[:, :d], z)
+
+
+def test_umap_is_taken_where_it_is_installed(monkeypatch):
+    class Umap:
+        def __init__(self, **options):
+            self.options = options
+
+        def fit_transform(self, z):
+            return z[:, :2] + self.options["random_state"]
+
+    monkeypatch.setattr(cellplots, "_umap", lambda: Umap)
+    z = np.random.default_rng(0).standard_normal((40, 5))
+    where = cellplots.plane(z, seed=3)
+    assert where.axes == ("UMAP 1", "UMAP 2")
+    np.testing.assert_array_equal(where.points, z[:, :2] + 3)
+    assert cellplots.plane(z[:10]).axes[0].startswith("PC 1")  # too few neighbours
+
+
+@pytest.mark.parametrize("groups", [0, 1, 2])
+@pytest.mark.parametrize("names", [1, 3, 40])
+def test_the_map_draws_every_cell_once(groups, names):
+    rng = np.random.default_rng(0)
+    where = cellplots.Plane(rng.standard_normal((200, 2)), ("a", "b"), "as they are")
+    label = np.array([f"group {i % names}" for i in range(200)])
+    figure = cellplots.latent_map(where, [cellplots.Groups("batch", label)] * groups)
+    for axis in figure.axes:
+        drawn = np.concatenate([part.get_offsets() for part in axis.collections])
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, where.points))
+    if groups:
+        entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert len(entries) == min(names, 21)
+        assert ("20 smaller groups" in entries) == (names == 40)
+
+
+def test_pictures_of_odd_cells():
+    totals, sizes = np.array([0.0, 10.0, 1000.0]), np.array([3.0, 11.0, 900.0])
+    figure = cellplots.libraries(totals, sizes, None)
+    assert sum(len(part.get_offsets()) for part in figure.axes[0].collections) == 2  # a cell without counts has no place
+    history = History(best_epoch=1)
+    history.append(elbo=-1.0, reconstruction=-1.0, kl=0.0, loss=1.0, weight=0.5, learning_rate=1e-3, seconds=1.0)
+    assert cellplots.curves(history, library=False).axes[2].get_title() == "KL of z"
+    cellplots.kl_per_unit(np.array([0.1, 0.0]))
+
+
+def test_scores_of_clusters_that_are_known():
+    from scipy.sparse import csr_matrix
+
+    rng = np.random.default_rng(0)
+    labels, batches = np.repeat(["a", "b", "c"], 30), np.tile(["s", "t"], 45)
+    z = np.repeat(10.0 * np.eye(3), 30, 0) + 0.1 * rng.standard_normal((90, 3))
+    counts = csr_matrix(rng.poisson(2.0, (90, 12)))
+    found = clusters.scores(z, counts, labels, batches, seed=0)
+    assert (found["latents"]["ari"], found["latents"]["nmi"]) == pytest.approx((1.0, 1.0))
+    assert found["latents"]["silhouette"] > 0.95
+    assert abs(found["latents"]["batch_silhouette"]) < 0.05
+    assert abs(found["pca"]["ari"]) < 0.1  # the counts hold nothing of the labels
+    assert "why_not" in clusters.scores(z, counts, None, None, 0)
+    assert "1 labels" in clusters.scores(z, counts, np.repeat("a", 90), None, 0)["why_not"]
+    assert len(clusters.rows(found)) == 4
+
+
+def test_figures_without_scores_have_rows(fitted):
+    figures = strict(fitted[0] / "metrics.json")
+    figures["library"]["correlation"] = figures["predictive"]["variance_ratio"] = None
+    figures["clusters"]["latents"]["batch_silhouette"] = None
+    names = [row.name for row in cellsummary.rows(figures)]
+    assert "library size" not in names
+    assert names[0] == "test ELBO"
+    assert names[-1] == "training"
+
+
+def test_run_json_says_that_it_is_of_cells(fitted):
+    run = runs.Run.open(fitted[0])
+    assert run.of_cells
+    assert (run.settings.batch_key, run.settings.likelihood) == ("batch", options.Likelihood.ZINB)
