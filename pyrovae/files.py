@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyrovae.checkpoint import replace
@@ -82,13 +82,12 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     content = _read(folder)
     weights = _checked_weights(folder, content)
     graph = into if into is not None else _build(content["graph"], "graph", {})
-    with safe_open(weights, framework="pt") as file:
-        kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 (no dict)
-    floats = [kind for kind in kinds if kind.is_floating_point]
+    tensors = _tensors(weights)
+    floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if into is None and len(floats) == 1:
-        graph = graph.to(floats[0])
+        graph = graph.to(next(iter(floats)))
     try:
-        load_model(graph, weights)
+        graph.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder}: the weights do not fit the graph. Build `into` as it was when saved. {error}") from error
     return graph.eval()
@@ -195,14 +194,32 @@ def _public_class(name: Any) -> type | None:
 def _write_weights(graph: nn.Module, folder: Path) -> Path:
     """Write the tensors under a name made of their hash, beside those of a model that may be there."""
     written: list[Path] = []
+    first: dict[int, str] = {}
+    tensors, other_names = {}, {"format": "pt"}
+    for name, tensor in graph.state_dict(keep_vars=True).items():
+        if first.setdefault(id(tensor), name) == name:
+            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)  # a view of another is one of its own here
+        else:
+            other_names[name] = first[id(tensor)]
 
     def write(file: Path) -> None:
-        save_model(graph, str(file))
+        save_file(tensors, file, metadata=other_names)
         written.append(folder / f"weights-{_sha256(file.read_bytes())[:16]}.safetensors")
 
     part = folder / "weights.part"
     replace(part, write)
     return part.replace(written[0])
+
+
+def _tensors(weights: Path) -> dict[str, Tensor]:
+    """Return the weights by every name that they have: what parts share is written once, its other names in the file's metadata.
+
+    safetensors' own `save_model` and `load_model` drop a tensor that is a view of another, and refuse a shared batch normalization.
+    """
+    with safe_open(weights, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
+        names = file.metadata() or {}
+    return tensors | {name: tensors[kept] for name, kept in names.items() if kept in tensors}
 
 
 def _read(folder: Path) -> dict[str, Any]:

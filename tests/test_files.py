@@ -59,6 +59,24 @@ def test_the_same_part_twice_is_one_part_again(tmp_path):
     assert equal(graph, loaded)
 
 
+class Views(nn.Module):
+    """Tensors that share memory: one is a view of another, one is another."""
+
+    def __init__(self):
+        super().__init__()
+        whole = torch.randn(3, 2)
+        self.register_buffer("whole", whole)
+        self.register_buffer("first", whole[0])
+        self.register_buffer("again", whole)
+
+
+def test_views_of_one_tensor_are_all_kept(tmp_path):
+    graph, other = Views(), Views()
+    pv.save(graph, tmp_path)
+    assert equal(pv.load(tmp_path, into=other), graph)
+    assert pv.inspect(tmp_path)["parameters"] == 6 + 2  # what is the same tensor is written once
+
+
 def test_history_metrics_and_fingerprint_are_kept(tmp_path):
     graph = vae()
     history = pv.fit(graph, torch.rand(20, 6).round(), epochs=2, progress=False)

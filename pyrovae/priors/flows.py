@@ -8,7 +8,7 @@ et al. 2017) and a draw takes D; coupling layers take one pass either way (Dinh 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
@@ -66,8 +66,8 @@ class Flow(Conditional):
 
     def _network(self, order: Tensor) -> nn.Module:
         half, widths = self.d // 2, list(self.hidden)
-        rest = self.d - half
-        net: Any = DenseNN(half, widths, [rest, rest]) if self.coupling else AutoRegressiveNN(self.d, widths, permutation=order)  # type: ignore[arg-type]
+        rest, own_order = self.d - half, cast(torch.LongTensor, order.clone())
+        net: Any = DenseNN(half, widths, [rest, rest]) if self.coupling else AutoRegressiveNN(self.d, widths, permutation=own_order)
         with torch.no_grad():
             for parameter in net.layers[-1].parameters():
                 parameter *= _START

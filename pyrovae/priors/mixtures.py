@@ -150,8 +150,11 @@ class Vamp(Conditional):
         return MixtureOf(self.logits, q)
 
     def _bounded(self, u: Tensor) -> Tensor:
-        # clamp, not hardtanh: that one's gradient is 0 at the bounds too, and black pixels could never be learned
-        return u if self.low is None and self.high is None else u.clamp(self.low, self.high)
+        if self.low is None and self.high is None:
+            return u
+        # The gradient of hardtanh, and of torch's clamp, is 0 at the bounds too: black pixels could never be learned.
+        bounded = u.detach().clamp(self.low, self.high)
+        return torch.where(u == bounded, u, bounded)
 
 
 def _hold_weights(part: nn.Module, components: int, learned: bool) -> None:
