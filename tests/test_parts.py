@@ -5,6 +5,7 @@ import inspect
 from itertools import product
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from cases import LIKELIHOODS, NETS, PARTS, POSTERIORS, PRIORS, Case, LikelihoodCase
@@ -121,6 +122,15 @@ def test_posteriors_draw_and_expand_in_any_shape(case):
     z = wide.rsample() if case.proper else wide.sample()
     assert z.shape == (7, 5, *case.event)
     torch.testing.assert_close(q.log_prob(z), wide.log_prob(z))
+
+
+@pytest.mark.parametrize("case", POSTERIORS, ids=str)
+def test_posteriors_stay_on_their_device(case):
+    """The device without data: to mix it with the CPU's tensors is an error there as it is on a GPU."""
+    with pyro.validation_enabled(False):
+        q = case.make().to("meta")(*(i.to("meta") for i in case.inputs(5)))
+        z = q.rsample((3,))
+        assert q.log_prob(z).device.type == z.device.type == "meta"
 
 
 @all_likelihoods

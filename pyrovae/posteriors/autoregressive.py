@@ -1,7 +1,7 @@
 """The autoregressive networks of a flow, all its steps together, and the transform that they make at a context h.
 
 (m, a) = net_t(z, h),  m_d and a_d depend on h and on the dimensions that come before d in the order of step t
-z' = m + s z,  s = e^a                     plain
+z' = m + s z,  s = e^a, a cut to [-5, 3]   plain
 z' = s z + (1 - s) m,  s = sigmoid(a)      gated
 
 A hidden unit of level g sees the dimensions of rank below g, and the parameters of the dimension of rank r see the units up to level r
@@ -22,6 +22,7 @@ from torch.nn.functional import logsigmoid
 
 __all__ = ["AutoregressiveFlow", "Networks"]
 
+LOG_SCALES = (-5.0, 3.0)  # Pyro's bounds: without them a plain flow overflows sooner or later in training
 OPEN = 2.0  # where the gates' logits start: sigmoid(2) = 0.88, near the identity (Kingma et al. 2016, section 4.1: 1 or 2)
 
 
@@ -68,7 +69,7 @@ class Networks(nn.Module):
     def _set_masks(self, *_: object) -> None:
         rank = self.orders.argsort(-1)  # (T, D), the place of each dimension
         d = rank.shape[-1]
-        levels = [torch.linspace(0, d - 1, weight.shape[-1]).round().to(rank.device) for weight in self.weights[:-1]]
+        levels = [torch.linspace(1, d, weight.shape[-1]).round().to(rank.device) - 1 for weight in self.weights[:-1]]
         self.get_buffer("mask0").copy_(rank[..., None] < levels[0])
         for i, (before, after) in enumerate(pairwise(levels), 1):
             self.get_buffer(f"mask{i}").copy_(before[:, None] <= after)
@@ -111,6 +112,7 @@ class AtContext(NamedTuple):
         for i in order:
             rows = [i, i + d]
             m, a = affine(self.biases[-1][rows], self.hidden(first), self.weights[-1][:, rows]).unbind(-1)
+            a = a if gated else a.clamp(*LOG_SCALES)
             found[i] = m + (z[..., i] - m) * (1 + torch.exp(-a)) if gated else (z[..., i] - m) * torch.exp(-a)
             scales[i] = a.expand_as(found[i])
             first = first + found[i][..., None] * self.weights[0][i]
@@ -171,6 +173,7 @@ class AutoregressiveFlow(Transform):
         z, scales = x, []
         for net in self.steps:
             m, a = net.parameters(z)
+            a = a if self.gated else a.clamp(*LOG_SCALES)
             z = torch.lerp(m, z, a.sigmoid()) if self.gated else torch.addcmul(m, a.exp(), z)
             scales.append(a)
         self._last = Pass(x, z, scales, torch.is_grad_enabled())

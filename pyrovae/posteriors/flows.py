@@ -34,7 +34,7 @@ class IAF(Conditional):
         steps: T.
         hidden: widths of each step's hidden layers, at least D each.
         context: H, at least 1.
-        gated: use the gated update, whose gates start open (at 0.88); False uses the plain one, which can bend more and break more.
+        gated: use the gated update, whose gates start open (at 0.88); False uses the plain one, with a_t cut to [-5, 3].
         seed: of a random order of the dimensions for each step; None reverses them between steps. The orders are saved.
         activation: of the hidden layers.
 

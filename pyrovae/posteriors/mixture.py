@@ -1,6 +1,5 @@
 """A posterior with several modes: q(z | x) = sum_k w_k(x) N(mu_k(x), diag sigma_k(x)^2)."""
 
-
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
@@ -12,7 +11,10 @@ __all__ = ["Mixture"]
 
 
 class Mixture(Conditional):
-    """A mixture of K diagonal normals, with pathwise gradients for the weights too (Jankowiak & Karaletsos 2019), by Pyro.
+    """A mixture of K diagonal normals, drawn differentiably by the weights too (Figurnov et al. 2018; Graves 2016).
+
+    Where the components lie far apart almost no draw falls between them, and the gradient by the weights, though right in the mean,
+    varies without bound: start them close together.
 
     Args:
         net: maps x (and c) to K (2 D + 1) numbers: K logits of the weights, then K times D means, then K times D log sigmas.
