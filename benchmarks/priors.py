@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures; fits that it holds are not run again")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=1000, help="importance samples an image")
     parser.add_argument("--no-times", action="store_true", help="leave the interleaved timing of steps out")
     arguments = parser.parse_args()
