@@ -80,7 +80,8 @@ def annealed_log_evidence(
         temperatures: T, a move between each two of them; the bias falls about as 1 / T. The cost is near K T (leapfrog + 2)
             gradients of log p(x, z), and half as much again for the pilots at K = 16.
         leapfrog: leapfrog steps a move.
-        from_guide: anneal from q(z | x) instead of p(z | c), which is nearer; its density must be computable at any z.
+        from_guide: anneal from q(z | x), which is nearer, instead of p(z | c). Its density must be computable at any z, and a mode
+            of the posterior that it does not see may be missed for good, which no standard error shows.
         seed: of the stream used, as for `log_evidence`.
 
     Returns:

@@ -18,11 +18,13 @@ from pyro.distributions import constraints
 from pyro.distributions.transforms import biject_to
 from torch import Tensor
 
-__all__ = ["Coordinates", "adapt", "adapted", "leapfrog_steps", "move", "sample"]
+__all__ = ["Coordinates", "adapt", "adapted", "leapfrog_steps", "move", "sample", "transform_to_support"]
 
 Position = TypeVar("Position", Tensor, dict[str, Tensor])
 Supports = Mapping[str, Any]
 _JITTER = 0.2  # of the step size: a fixed trajectory can return to where it began (Neal 2011, section 5.3.2)
+_MIXTURE = torch.distributions.constraints.MixtureSameFamilyConstraint
+_DISCRETE = 'hmc: site "{}" is discrete, expected continuous latents: there is no gradient. Sum it out'
 _ALONE = "z"  # the site's name where only a tensor is given
 
 
@@ -172,7 +174,7 @@ class Coordinates:
         lead: number of leading axes (*).
 
     Raises:
-        ValueError: if a site is discrete, or a support belongs to none.
+        ValueError: if a site is discrete, a support belongs to none, or no bijection to it is known.
 
     Example:
         >>> z = {"rate": torch.tensor([[2.0], [3.0]]), "mean": torch.zeros(2, 4)}
@@ -183,7 +185,7 @@ class Coordinates:
     def __init__(self, values: Mapping[str, Tensor], supports: Supports, lead: int) -> None:
         _check_sites(values, supports)
         self.lead = lead
-        self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in values}
+        self.transforms = {name: transform_to_support(supports.get(name, constraints.real), name) for name in values}
         self.shapes = {name: self.transforms[name].inv(value).shape[lead:] for name, value in values.items()}
 
     def vector(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -206,6 +208,23 @@ class Coordinates:
     def _free(self, u: Tensor) -> dict[str, Tensor]:
         parts = u.split([shape.numel() for shape in self.shapes.values()], -1)
         return {name: part.reshape(*u.shape[:-1], *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
+
+
+def transform_to_support(support: Any, site: str) -> Any:
+    """Return the bijection T from R^n to a support; a mixture's is that of its components.
+
+    Raises:
+        ValueError: if none is known, as to a discrete one.
+    """
+    try:
+        if support.is_discrete:
+            raise ValueError(_DISCRETE.format(site))
+        return biject_to(support.base_constraint if isinstance(support, _MIXTURE) else support)
+    except NotImplementedError:
+        raise ValueError(
+            f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is known; register one with '
+            "pyro.distributions.transforms.biject_to"
+        ) from None
 
 
 def _unconstrained(
@@ -239,8 +258,8 @@ def _check(steps: int, leapfrog: int) -> None:
 
 def _check_sites(values: Mapping[str, Tensor], supports: Supports) -> None:
     for name, value in values.items():
-        if not value.is_floating_point() or getattr(supports.get(name), "is_discrete", False):
-            raise ValueError(f'hmc: site "{name}" is discrete, expected continuous latents: there is no gradient. Sum it out')
+        if not value.is_floating_point():
+            raise ValueError(_DISCRETE.format(name))
     unknown = sorted(set(supports) - set(values))
     if unknown:
         raise ValueError(f"hmc: supports are given for {unknown}, which are no sites; the sites are {sorted(values)}")

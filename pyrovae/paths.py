@@ -29,7 +29,8 @@ class Path:
         from_guide: whether f_0 is q(z | x, c) or p(z | c).
 
     Raises:
-        ValueError: if a latent has no density, is discrete, is shared by the rows, or belongs to only one of the programs.
+        ValueError: if a latent has no density, is discrete, is shared by the rows, belongs to only one of the programs, or has
+            two supports, of which the way from the guide would see one.
     """
 
     def __init__(self, graph: Any, batch: Tensors, draws: int, from_guide: bool) -> None:
@@ -39,13 +40,17 @@ class Path:
         latent = traces.sites(p, observed=False)
         for site in latent + traces.sites(q, observed=False):
             check_density(site)
-        _check_pair(p, q)
+        _check_pair(p, q, supports=from_guide)
         values = {site["name"]: site["value"] for site in latent}
         self.coordinates = hmc.Coordinates(values, {site["name"]: site["fn"].support for site in latent}, 2)
 
     def start(self) -> Tensor:
         """Draw u from f_0."""
-        trace = traces.record(self.guide if self.from_guide else self.model, *self.batch)
+        return self.drawn(self.guide if self.from_guide else self.model)
+
+    def drawn(self, program: traces.Program) -> Tensor:
+        """Draw u from the guide or the model."""
+        trace = traces.record(program, *self.batch)
         return self.coordinates.vector({name: trace[name]["value"] for name in self.coordinates.shapes})
 
     def vector(self, z: dict[str, Tensor]) -> Tensor:
@@ -54,11 +59,15 @@ class Path:
 
     def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log f_0 and log f_1 at u, with shape (K, B) each."""
-        given = traces.Trace({name: {"value": value} for name, value in self.coordinates.sites(u).items()})
-        p = traces.record(self.model, *self.batch, given=given)
-        prior, det = self._sum(p, False), self.coordinates.log_det(u)
-        first = self._sum(traces.record(self.guide, *self.batch, given=given), False) if self.from_guide else prior
+        p, det = self._run(self.model, u), self.coordinates.log_det(u)
+        prior = self._sum(p, False)
+        first = self._sum(self._run(self.guide, u), False) if self.from_guide else prior
         return first + det, prior + self._sum(p, True) + det
+
+    def joint(self, u: Tensor) -> Tensor:
+        """Return log f_1 at u, with shape (K, B): the guide, whose density may be zero there, is not asked."""
+        p = self._run(self.model, u)
+        return self._sum(p, False) + self._sum(p, True) + self.coordinates.log_det(u)
 
     def at(self, t: Any) -> Any:
         """Return u -> log f_t(u)."""
@@ -69,16 +78,28 @@ class Path:
 
         return log_f
 
+    def _run(self, program: traces.Program, u: Tensor) -> traces.Trace:
+        given = traces.Trace({name: {"value": value} for name, value in self.coordinates.sites(u).items()})
+        return traces.record(program, *self.batch, given=given)
+
     def _sum(self, trace: traces.Trace, observed: bool) -> Tensor:
         return total(log_prob(site, self.batch) for site in traces.sites(trace, observed))
 
 
-def _check_pair(p: traces.Trace, q: traces.Trace) -> None:
+def _check_pair(p: traces.Trace, q: traces.Trace, supports: bool) -> None:
     names = [{site["name"] for site in traces.sites(trace, observed=False)} for trace in (p, q)]
     if names[0] != names[1]:
         raise ValueError(
             f"annealing: the model's latents are {sorted(names[0])}, the guide's {sorted(names[1])}; expected the same"
         )
+    for name in names[0] if supports else ():
+        z, both = q[name]["value"], [hmc.transform_to_support(trace[name]["fn"].support, name) for trace in (p, q)]
+        u = both[1].inv(z)
+        if both[0].codomain.event_dim != both[1].codomain.event_dim or not torch.allclose(both[0](u), both[1](u), equal_nan=True):
+            raise ValueError(
+                f'site "{name}": the prior lives on {p[name]["fn"].support}, the guide on {q[name]["fn"].support}, and annealing '
+                "from the guide would stay there. Anneal from the prior (from_guide=False)"
+            )
 
 
 def step_sizes_at_first(u: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def reciprocal_log_evidence(
     pieces = []
     with traces.evaluation(graph, seed):
         for batch, sizes in passes(graph, as_tensors((x, *c)), 2 * samples, COPIES):
-            states = [_posterior(Path(graph, batch, draws, from_guide=True), moves // 2, leapfrog) for draws in sizes]
+            states = [_posterior(Path(graph, batch, draws, from_guide=False), moves // 2, leapfrog) for draws in sizes]
             pieces.append(_reciprocal(*(torch.cat(part) for part in zip(*states, strict=True))))
     log_w, log_w2 = torch.cat([piece.logsumexp(0) for piece in pieces]), torch.cat([(2 * p).logsumexp(0) for p in pieces])
     inverse = summary(log_w, log_w2, samples)
@@ -57,7 +57,7 @@ def reciprocal_log_evidence(
 
 def _posterior(path: Path, moves: int, leapfrog: int) -> tuple[Tensor, Tensor]:
     """Return states of the posterior as vectors, with shape (K, B, D), and log p(x, z) there, with shape (K, B)."""
-    f, u = path.at(1.0), path.start()
+    f, u = path.joint, path.drawn(path.guide)
     u, eps = hmc.adapt(f, u, steps=moves, leapfrog=leapfrog, step_size=step_sizes_at_first(u))
     u, _ = hmc.sample(f, u, steps=moves, leapfrog=leapfrog, step_size=eps)
     return u, f(u)

@@ -28,7 +28,7 @@ def near():
     """Probabilistic PCA with a guide that is a little off."""
     graph = linear_gaussian.exact()
     with torch.no_grad():
-        graph.posterior.net.bias += torch.tensor([0.1, -0.2, 0.3, 0.3])
+        graph.posterior.net.bias += torch.tensor([0.2, -0.3, 0.3, 0.3])
     return graph
 
 
@@ -39,34 +39,33 @@ def scores(result, exact):
 
 def test_the_exact_posterior_gives_the_exact_evidence_at_every_chain():
     graph, x = linear_gaussian.exact(), linear_gaussian.data(20)
-    result = pv.annealed_log_evidence(graph, x, samples=3, temperatures=7, from_guide=True)
+    result = pv.annealed_log_evidence(graph, x, samples=3, temperatures=5, leapfrog=2, from_guide=True)
     torch.testing.assert_close(result.log_p, linear_gaussian.evidence(graph, x), rtol=0, atol=1e-9)
     torch.testing.assert_close(result.effective_sample_size, torch.full((20,), 3.0, dtype=torch.double))
-    bounds = pv.bidirectional_bounds(graph, rows=20, samples=3, temperatures=7, from_guide=True)
+    bounds = pv.bidirectional_bounds(graph, rows=20, samples=3, temperatures=5, leapfrog=2, from_guide=True)
     for bound in (bounds.lower, bounds.upper):
         torch.testing.assert_close(bound, linear_gaussian.evidence(graph, bounds.x), rtol=0, atol=1e-9)
 
 
 @DIRECTIONS
 def test_weights_are_unbiased_so_the_bound_rises_with_the_temperatures_and_stays_below(from_guide):
-    graph, x = near(), linear_gaussian.data(30).repeat(20, 1)
+    graph, x = near(), linear_gaussian.data(30).repeat(10, 1)
     exact = linear_gaussian.evidence(graph, x)
     means = []
-    for temperatures in (2, 8, 32):
+    for temperatures in (1, 8, 40):
         log_w = pv.annealed_log_evidence(graph, x, samples=1, temperatures=temperatures, leapfrog=3, from_guide=from_guide).log_p
         means.append((log_w - exact).mean().item())
-        if temperatures > 2 or from_guide:  # from the prior at 2 a few weights carry it all
-            ratio = (log_w - exact).exp()
-            assert (ratio.mean() - 1).abs() < 4 * ratio.std() / len(x) ** 0.5
+    ratio = (log_w - exact).exp()  # at 40; with few temperatures a few weights carry the mean
+    assert (ratio.mean() - 1).abs() < 4 * ratio.std() / len(x) ** 0.5
     assert means[0] < means[1] < means[2] < 0.02
 
 
 def test_many_temperatures_reach_the_evidence_within_the_standard_error():
-    graph, x = poor(), linear_gaussian.data(60)
+    graph, x = poor(), linear_gaussian.data(30)
     exact = linear_gaussian.evidence(graph, x)
     assert (pv.log_evidence(graph, x).log_p - exact).mean() < -20  # importance sampling from that guide
-    for from_guide, temperatures in ((False, 100), (True, 300)):
-        result = pv.annealed_log_evidence(graph, x, temperatures=temperatures, leapfrog=5, from_guide=from_guide)
+    for from_guide, temperatures in ((False, 60), (True, 250)):
+        result = pv.annealed_log_evidence(graph, x, temperatures=temperatures, leapfrog=4, from_guide=from_guide)
         assert scores(result, exact).abs().median() < 1.5  # 0.67 of a standard normal
         assert (result.log_p - exact).mean() == pytest.approx(0, abs=0.4)
     assert (pv.naive_log_evidence(graph, x, samples=16).log_p - exact).mean() < -2
@@ -85,16 +84,15 @@ def test_one_temperature_is_importance_sampling():
 def test_bidirectional_bounds_bracket_the_evidence(from_guide):
     graph = near()
     wide, tight = (
-        pv.bidirectional_bounds(graph, rows=400, samples=2, temperatures=t, leapfrog=4, from_guide=from_guide) for t in (2, 40)
+        pv.bidirectional_bounds(graph, rows=300, samples=2, temperatures=t, leapfrog=4, from_guide=from_guide) for t in (2, 40)
     )
     for bounds in (wide, tight):
         exact = linear_gaussian.evidence(graph, bounds.x)
-        for log_ratio in (bounds.lower - exact, exact - bounds.upper):  # of w to p(x), of 1/w to 1/p(x)
-            error = log_ratio.std() / 400**0.5
-            assert log_ratio.mean() < 3 * error
-            ratio = log_ratio.exp()
-            assert (ratio.mean() - 1).abs() < 4 * ratio.std() / 400**0.5
+        ratios = torch.stack([bounds.lower - exact, exact - bounds.upper])  # log of w to p(x), of 1/w to 1/p(x)
+        assert (ratios.mean(1) < 3 * ratios.std(1) / 300**0.5).all()
         assert bounds.gap == pytest.approx((bounds.upper - bounds.lower).mean().item())
+    unbiased = ratios.exp()  # of the tight ones
+    assert ((unbiased.mean(1) - 1).abs() < 4 * unbiased.std(1) / 300**0.5).all()
     assert wide.gap > 4 * wide.gap_standard_error
     assert -3 * tight.gap_standard_error < tight.gap < 0.5 * wide.gap
 
@@ -133,10 +131,10 @@ class PositivePosterior(Conditional):
 
 def quadrature(likelihood, x, c):
     """log p(x | c) by the trapezium rule over log z, z = (z_1, z_2) > 0."""
-    side = torch.linspace(-3.5, 3.5, 141, dtype=torch.double)
-    log_z = torch.cartesian_prod(side, side)[:, None] + c  # (141^2, B, 2)
+    side = torch.linspace(-3.5, 3.5, 71, dtype=torch.double)
+    log_z = torch.cartesian_prod(side, side)[:, None] + c  # (71^2, B, 2)
     prior = dist.Normal(c, 0.5).to_event(1).log_prob(log_z)
-    return (prior + likelihood(log_z.exp()).log_prob(x)).logsumexp(0) + 2 * math.log(0.05)
+    return (prior + likelihood(log_z.exp()).log_prob(x)).logsumexp(0) + 2 * math.log(0.1)
 
 
 def test_constrained_latents_with_a_context_and_a_posterior_that_is_no_normal():
@@ -150,18 +148,46 @@ def test_constrained_latents_with_a_context_and_a_posterior_that_is_no_normal():
     with torch.no_grad():
         exact = quadrature(likelihood, x, c)
     for from_guide in (False, True):
-        result = pv.annealed_log_evidence(graph, x, c, samples=200, temperatures=30, leapfrog=5, from_guide=from_guide)
+        result = pv.annealed_log_evidence(graph, x, c, samples=100, temperatures=20, leapfrog=4, from_guide=from_guide)
         assert scores(result, exact).abs().max() < 4
-        assert result.standard_error.median() < 0.1
+        assert result.standard_error.median() < 0.2
     result = pv.reciprocal_log_evidence(graph, x, c, samples=300, moves=30, leapfrog=5)
     assert scores(result, exact).abs().max() < 4
     assert result.standard_error.max() < 0.1
-    bounds = pv.bidirectional_bounds(graph, c.repeat(8, 1), rows=48, samples=4, temperatures=30, leapfrog=5)
+    bounds = pv.bidirectional_bounds(graph, c.repeat(8, 1), rows=48, samples=4, temperatures=30, leapfrog=4)
     with torch.no_grad():
         exact = quadrature(likelihood, bounds.x, c.repeat(8, 1))
-    for log_ratio in (bounds.lower - exact, exact - bounds.upper):
-        assert (log_ratio.exp().mean() - 1).abs() < 4 * log_ratio.exp().std() / 48**0.5
-    assert (bounds.lower - exact).mean() == pytest.approx(0, abs=0.1)
+    assert (bounds.lower - exact).mean() == pytest.approx(0, abs=0.15)
+    assert (bounds.upper - exact).mean() == pytest.approx(0, abs=0.15)
+
+
+def test_a_guide_on_less_than_the_priors_support():
+    """From such a guide only a part of p(x) is seen: refused. From the prior, and by chains that leave the guide's support, all is."""
+    torch.manual_seed(0)
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(4)
+    graph.posterior = pv.posteriors.LogNormal(pv.nets.MLP(6, [], 4)).double()
+    with pytest.raises(ValueError, match=r'site "z": the prior lives on .*Real.*, the guide on .*Greater.*from_guide=False'):
+        pv.annealed_log_evidence(graph, x, temperatures=5, from_guide=True)
+    exact = linear_gaussian.evidence(graph, x)
+    assert scores(pv.annealed_log_evidence(graph, x, samples=200, temperatures=40, leapfrog=4), exact).abs().max() < 4
+    assert scores(pv.reciprocal_log_evidence(graph, x, samples=200, moves=100, leapfrog=5), exact).abs().max() < 4
+
+
+@pytest.mark.parametrize(("prior", "from_guide"), [
+    (lambda: pv.priors.Mixture(2, 3), False),  # a guide that misses one of its modes would miss it for good
+    (lambda: pv.priors.Flow(2, steps=2, hidden=(8,)), False),
+    (lambda: pv.priors.StandardNormal(2), True),
+])  # fmt: skip
+def test_priors_and_posteriors_that_are_no_normals(prior, from_guide):
+    torch.manual_seed(0)
+    posterior = pv.posteriors.IAF(pv.nets.MLP(6, [], 4 + 5), 2, steps=2, context=5, hidden=(8,))
+    graph, x = pv.VAE(prior(), posterior, pv.likelihoods.Bernoulli(nn.Linear(2, 6))), torch.rand(5, 6).round()
+    with torch.no_grad():
+        z = torch.cartesian_prod(*2 * [torch.linspace(-15, 15, 151)])[:, None]  # (151^2, 1, 2)
+        exact = (graph.prior().log_prob(z) + graph.likelihood(z).log_prob(x)).double().logsumexp(0) + 2 * math.log(0.2)
+    result = pv.annealed_log_evidence(graph, x, samples=100, temperatures=10, leapfrog=3, from_guide=from_guide)
+    assert scores(result, exact).abs().max() < 4
+    assert result.standard_error.max() < 0.5
 
 
 class Two(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.testing.gof import unif01_goodness_of_fit
-from torch.distributions import Gamma, LogNormal, MultivariateNormal, Normal
+from torch.distributions import Categorical, Gamma, Independent, LogNormal, MixtureSameFamily, MultivariateNormal, Normal
 
 from pyrovae import hmc
 
@@ -167,3 +167,16 @@ def test_errors():
         hmc.sample(lambda z: z["k"].float(), {"k": torch.zeros(3, dtype=torch.long)})
     with pytest.raises(ValueError, match=r"\['sigma'\], which are no sites; the sites are \['z'\]"):
         hmc.sample(f, torch.zeros(3, 2), supports={"sigma": constraints.positive})
+    with pytest.raises(ValueError, match=r'site "b" has the support .*no bijection'):
+        hmc.sample(
+            lambda z: z["b"], {"b": torch.zeros(3)}, supports={"b": constraints.MixtureSameFamilyConstraint(constraints.dependent)}
+        )
+
+
+def test_a_mixture_moves_on_its_components_support():
+    mixture = MixtureSameFamily(
+        Categorical(torch.ones(2)), Independent(Gamma(torch.full((2, 1), 3.0), torch.tensor([[2.0], [4.0]])), 1)
+    )
+    z, _ = hmc.sample(lambda z: mixture.log_prob(z["z"]), {"z": mixture.sample((5000,))}, steps=10, supports={"z": mixture.support})
+    uniform = torch.stack([torch.special.gammainc(torch.tensor(3.0), rate * z["z"]) for rate in (2, 4)]).mean(0)
+    assert unif01_goodness_of_fit(uniform.flatten()) > FAILURE_RATE
