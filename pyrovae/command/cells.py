@@ -22,6 +22,7 @@ from pyrovae.singlecell import SingleCellVAE
 __all__ = ["fit_and_report"]
 
 Say = Callable[[str], None]
+_NAMED = 20  # groups that the report lists
 
 
 # ----------------------------------------------------------------------------------------------------------- the main job
@@ -149,9 +150,15 @@ def _write_report(run: Run, asked: Cells, figures: dict[str, Any], said: list[st
     report.write(page, run.folder / "report.html")
 
 
+def _sizes(groups: dict[str, int]) -> str:
+    """Return the sizes of groups in words, the largest first."""
+    shown = [f"{name}: {n:,}" for name, n in groups.items()][:_NAMED]
+    return "; ".join([*shown, *([f"and {len(groups) - _NAMED} more"] if len(groups) > _NAMED else [])])
+
+
 def _facts(run: Run, model: SingleCellVAE, about: dict[str, Any], started: float) -> dict[str, str]:
     """Return what the data were, and what was run, with what, when."""
-    sizes = {name: ", ".join(f"{key} {n:,}" for key, n in about[name].items()) for name in ("batches", "labels") if name in about}
+    sizes = {name: _sizes(about[name]) for name in ("batches", "labels") if name in about}
     held_out = about["cells"] - len(model.train_indices) - len(model.validation_indices)
     parts = files.inspect(run.model)["graph"]["arguments"]
     return {

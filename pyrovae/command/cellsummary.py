@@ -18,7 +18,7 @@ from pyrovae.sparse import SparseRows
 
 __all__ = ["Cells", "about", "measure", "pictures", "rows"]
 
-ELBO_CELLS, DRAWN_CELLS, MAPPED_CELLS, CLUSTERED_CELLS = 10_000, 2_000, 10_000, 20_000
+ELBO_CELLS, DRAWN_CELLS, MAPPED_CELLS, CLUSTERED_CELLS = 10_000, 2_000, 5_000, 20_000
 
 
 class Cells(NamedTuple):

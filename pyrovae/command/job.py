@@ -226,7 +226,7 @@ def wording(part: object) -> str:
     if isinstance(part, list):
         return f"({', '.join(map(wording, part))})"
     if not isinstance(part, dict):
-        return str(part)
+        return f"{part:.4g}" if isinstance(part, float) else str(part)
     if "class" not in part:
         return str(next(iter(part.values())))
     given = [f"{key}={wording(value)}" for key, value in part["arguments"].items() if value not in (None, 0)]
