@@ -284,7 +284,8 @@ def test_full_rank_at_the_exact_posterior_gives_the_evidence_at_every_draw():
     graph.posterior = posteriors.FullRankNormal(nn.Linear(6, 5)).double()
     with torch.no_grad():
         graph.posterior.net.weight.copy_(torch.cat([to_mean, torch.zeros(3, 6)]))
-        graph.posterior.net.bias.copy_(torch.cat([torch.zeros(2), tril.diagonal().log(), tril[1:, 0]]))
+        n = math.sqrt(2) * tril[1:, 0] / tril[1, 1]
+        graph.posterior.net.bias.copy_(torch.cat([torch.zeros(2), tril.diagonal().log(), n]))
     exact = linear_gaussian.evidence(graph, x).sum()
     for objective in (objectives.SGVB_A(), objectives.IWAE(samples=3)):
         torch.testing.assert_close(-objective.differentiable_loss(graph.model, graph.guide, x), exact)
