@@ -18,6 +18,7 @@ from pyrovae.posteriors.outputs import cut
 
 __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal", "Point"]
 
+
 class DiagonalNormal(Conditional):
     """q(z | x) = N(mu(x), diag sigma(x)^2), reparameterized as z = mu + sigma * eps (Kingma & Welling 2014, eq. 10).
 
