@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pyrovae import checkpoint, traces
 from pyrovae.batches import Transform, kind, minibatches, take
+from pyrovae.failure import TrainingError, culprit
 from pyrovae.history import History
 from pyrovae.normalization import settle
 from pyrovae.objectives import Bound, Objective
@@ -24,16 +25,7 @@ __all__ = ["Loop", "Plan", "TrainingError"]
 
 Tensors = tuple[Tensor, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
-_NAMED = 5  # rows that an error lists
 _SETTLED = 64  # minibatches that batch normalization's statistics are taken over
-
-
-class TrainingError(RuntimeError):
-    """The loss, or a weight, is no longer finite. The graph holds the last good weights; `history` tells what led there."""
-
-    def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
-        self.history = history
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ class Loop:
         loss = self.svi.step(*batch)
         if not math.isfinite(loss):
             checkpoint.set_random_state(before, self.devices)
-            self.fail(f"the loss is {loss}: {self.culprit(batch, rows)}")
+            self.fail(f"the loss is {loss}: {culprit(self.svi, batch, rows)}")
         rec, kl = self.svi.bound.numbers() if self.svi.bound else (math.nan, math.nan)
         self.sums[0] += loss * len(rows)
         self.sums[1] += rec
@@ -190,10 +182,13 @@ class Loop:
         self.settle()
         total = [0.0, 0.0]
         with traces.evaluation(self.graph):
-            for start in range(0, len(self.held_out[0]), _VALIDATED_AT_ONCE):
-                bound = self.bound(take(self.held_out, slice(start, start + _VALIDATED_AT_ONCE), *self.kind))
-                for i, term in enumerate(bound.numbers()):
-                    total[i] += term
+            for rows in torch.arange(len(self.held_out[0])).split(_VALIDATED_AT_ONCE):
+                batch, before = take(self.held_out, rows, *self.kind), checkpoint.random_state(self.devices)
+                terms = self.bound(batch).numbers()
+                if not all(map(math.isfinite, terms)):  # a NaN is never beaten: it would stay the best epoch
+                    checkpoint.set_random_state(before, self.devices)
+                    self.fail(f"the validation ELBO is not finite: {culprit(self.svi, batch, rows, 'validation data')}")
+                total = [before + term for before, term in zip(total, terms, strict=True)]
         rec, kl = (term / len(self.held_out[0]) for term in total)
         return {"validation_elbo": rec - kl, "validation_reconstruction": rec, "validation_kl": kl}
 
@@ -241,18 +236,6 @@ class Loop:
             self.history,
         )
 
-    def culprit(self, batch: Tensors, rows: Tensor) -> str:
-        """Run the failed step again, with the same noise, and name the first parameter or site that is not finite."""
-        name = self.svi.broken_parameter()
-        if name:
-            return f"parameter {name} is not finite since the step before"
-        found = traces.not_finite(self.graph, *batch)
-        if found is None:
-            return "every site's density is finite, but a closed-form KL is not"
-        site, bad = found
-        places = f"{bad[:_NAMED].tolist()}, which are rows {rows[bad][:_NAMED].tolist()} of the data"
-        return f"{site} has no finite density in {len(bad)} rows of the batch: {places}"
-
     # ----------------------------------------------------------------------------------------------------- its state
     def save(self) -> None:
         """Write the state, from which `restore` goes on bit for bit."""
@@ -269,6 +252,7 @@ class Loop:
             "kind of optimizer": type(self.svi.optim.torch).__name__,
             "optimizer": self.svi.optim.torch.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "objective": self.objective.state() if isinstance(self.objective, Objective) else {},
         }
         checkpoint.write(Path(self.plan.checkpoint), state)
 
@@ -294,6 +278,8 @@ class Loop:
             ) from error
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
+        if isinstance(self.objective, Objective):
+            self.objective.put(state.get("objective", {}))
         self.history, self.position, self.sums = history, state["position"], state["sums"]
         self.good, self.best = self.svi.weights(), state["best"]
         checkpoint.set_random_state(state["random"], self.devices)

@@ -1,6 +1,8 @@
 """`fit`: it trains, it resumes bit for bit, it stops when it should, and what goes wrong is named and loses nothing."""
 
+import copy
 import functools
+import math
 import os
 import signal
 import threading
@@ -14,7 +16,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.objectives import SGVB_A, SGVB_B, warm_up
+from pyrovae.objectives import SGVB_A, SGVB_B, MonteCarloEM, RunningMean, ScoreFunction, warm_up
 
 quiet = functools.partial(pv.fit, progress=False)
 
@@ -171,6 +173,8 @@ OPTIMIZERS = {
     "plateau": dict(scheduler=functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)),
     "warm": dict(objective=SGVB_B(beta=warm_up(0.5))),
     "binarized": dict(transform=pv.batches.binarize),
+    "running mean": dict(objective=ScoreFunction(baseline=RunningMean())),
+    "EM": dict(objective=MonteCarloEM(leapfrog=2)),
 }
 
 
@@ -194,11 +198,12 @@ def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
     b = small_vae(batchnorm())
     torch.manual_seed(0)
     c = small_vae(batchnorm())
-    whole = quiet(a, x, validation=held_out, **SETTINGS, **extra)
+    extra = [copy.deepcopy(extra) for _ in range(3)]  # an objective may learn as it goes
+    whole = quiet(a, x, validation=held_out, **SETTINGS, **extra[0])
     file = tmp_path / "state"
-    quiet(b, x, validation=held_out, checkpoint=file, callback=lambda history: len(history.loss) == 3, **SETTINGS, **extra)
+    quiet(b, x, validation=held_out, checkpoint=file, callback=lambda history: len(history.loss) == 3, **SETTINGS, **extra[1])
     torch.manual_seed(77)  # resuming must not depend on the process's random state, nor on the weights it starts from
-    rest = quiet(c, x, validation=held_out, resume=file, **SETTINGS, **extra)
+    rest = quiet(c, x, validation=held_out, resume=file, **SETTINGS, **extra[2])
     assert equal(a, c)
     assert whole.elbo == rest.elbo
     assert whole.validation_elbo == rest.validation_elbo
@@ -351,6 +356,26 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
     assert "step" in str(error.value)
     assert len(error.value.history.loss) == 2
     assert all(torch.equal(p, q) for p, q in zip(kept[-1], graph.parameters(), strict=True))
+
+
+def test_a_validation_row_without_a_density_ends_the_fit_and_is_named():
+    """A NaN among the validation ELBOs compares as worse than nothing: kept, it would be the best epoch for good."""
+
+    class Tires(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += not self.training
+            return torch.where((x.sum(-1, keepdim=True) == 6) & (self.calls > 8), torch.nan, super().forward(x))
+
+    held_out = binary(20, seed=1)
+    held_out[:, 0], held_out[7] = 0, 1
+    graph = small_vae(Tires(6, 4))
+    with pytest.raises(pv.TrainingError, match=r"validation ELBO.*rows \[7\] of the validation data.*weights of epoch") as error:
+        quiet(graph, binary(), epochs=9, validation=held_out)
+    assert 0 < len(error.value.history.loss) < 9
+    assert all(map(math.isfinite, error.value.history.validation_elbo))
+    assert all(torch.isfinite(p).all() for p in graph.parameters())
 
 
 def test_weights_that_overflow_are_named_and_not_kept():

@@ -1,10 +1,11 @@
 """What every objective is: a bound on the evidence, its terms, and a loss whose gradient trains model and guide."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import Trace_ELBO
@@ -97,6 +98,13 @@ class Objective(Trace_ELBO, ABC):
         """Return a latent site's KL times its present weight."""
         return kl * self.weight if self.weight != 1 and (self.annealed is None or name in self.annealed) else kl
 
+    def state(self) -> dict[str, Any]:
+        """Return what the objective has learned in training, for a checkpoint: tensors and plain values; most learn nothing."""
+        return {}
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
     # ------------------------------------------------------------------------------------------------ Pyro's interface
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
         """Return the loss, a sum over the rows as Pyro's are, as a tensor to differentiate."""
@@ -120,6 +128,15 @@ class Objective(Trace_ELBO, ABC):
 
     def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         return traces.run(model, guide, *args, cut=type(self).cut)
+
+    def _guess_max_plate_nesting(self, *run: Any) -> None:
+        log = logging.getLogger("pyro.infer.elbo")
+        level = log.level
+        log.setLevel(logging.WARNING)  # nobody asked how deep plates nest
+        try:
+            super()._guess_max_plate_nesting(*run)
+        finally:
+            log.setLevel(level)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -75,6 +75,14 @@ class MonteCarloEM(Objective):
         """Return the ELBO by one draw."""
         return SGVB_A()
 
+    def state(self) -> dict[str, Any]:
+        """Return the step size that the acceptance has led to."""
+        return {"step size": self.step_size}
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.step_size = state.get("step size", self.step_size)
+
     def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         start = traces.record(guide, *args, cut=torch.Tensor.detach)
         sites = {site["name"]: site for site in traces.sites(start, observed=False)}

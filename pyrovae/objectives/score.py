@@ -6,6 +6,7 @@ The baseline b does not depend on z and so leaves the expectation alone (Paisley
 """
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,6 +120,15 @@ class ScoreFunction(Objective):
     def judge(self) -> SGVB_A:
         """Return the ELBO by one draw."""
         return SGVB_A()
+
+    def state(self) -> dict[str, Any]:
+        """Return the running mean, if that is the baseline."""
+        return {"running mean": self.baseline.value} if isinstance(self.baseline, RunningMean) else {}
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        if isinstance(self.baseline, RunningMean):
+            self.baseline.value = state.get("running mean")
 
 
 def _mean(term: Tensor) -> Tensor:
