@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyrovae.command.kinds import holds_cells, refuse_what_does_not_apply
+from pyrovae.command.kinds import holds_cells, refuse_what_does_not_apply, refuse_what_does_not_go_together
 from pyrovae.command.options import DATA_HELP, DataDir, Part, Settings, TestRows, command
 
 __all__ = ["app", "main"]
@@ -72,6 +72,7 @@ def _options(
 def fit(settings: Settings) -> None:
     """Fit a variational autoencoder, evaluate it on held-out data, and leave model, metrics.json and report.html in a folder."""
     refuse_what_does_not_apply(settings)
+    refuse_what_does_not_go_together(settings)
     if holds_cells(settings.data):
         from pyrovae.command.cells import fit_and_report
     else:

@@ -56,8 +56,9 @@ class SingleCellVAE(CellQueries):
         gene_likelihood: "zinb", "nb" or "poisson".
         use_observed_lib_size: take the total as the library size, instead of inferring it.
         encode_covariates: let the encoders see batch and covariates.
-        prior: p(z), any of the library's; standard normal by default.
-        posterior: q(z | log(1 + x), c), any of the library's; diagonal normal by default.
+        prior: p(z), any of the library's, or a function of the posterior that makes it; standard normal by default.
+        posterior: q(z | log(1 + x), c), any of the library's, or a function of `encoder` that makes it, see `graphs.count_vae`;
+            diagonal normal by default.
         seed: of the first weights and of the split; the global random state is left alone.
 
     Raises:
@@ -76,8 +77,8 @@ class SingleCellVAE(CellQueries):
         use_observed_lib_size: bool = False,
         *,
         encode_covariates: bool = False,
-        prior: nn.Module | None = None,
-        posterior: nn.Module | None = None,
+        prior: nn.Module | Callable[[nn.Module], nn.Module] | None = None,
+        posterior: nn.Module | Callable[[graphs.Encoder], nn.Module] | None = None,
         seed: int = 0,
     ) -> None:
         _check_choice("gene_likelihood", gene_likelihood, list(_LIKELIHOODS))

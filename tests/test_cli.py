@@ -187,6 +187,13 @@ def test_inspect_builds_nothing(digits, monkeypatch):
         ("pictures", ["--latents", "2"], "likelihood: DiscretizedLogistic net: MLP"),
         ("labelled.npz", ["--condition", "--denoise", "0.3"], "context: 3"),
         ("binary.npy", ["--validation", "0", "--optimizer", "sgd", "--clip-norm", "1"], "likelihood: Bernoulli"),
+        ("binary.npy", ["--prior", "mixture", "--components", "7"], "components: 7"),
+        ("labelled.npz", ["--prior", "vamp", "--components", "9", "--condition"], "low: 0.0 high: 1.0"),
+        ("counts.npy", ["--prior", "vamp", "--components", "9", "--latents", "3"], "prior: Vamp"),
+        ("real.npy", ["--prior", "flow", "--posterior", "full-rank-normal"], "posterior: FullRankNormal"),
+        ("pictures", ["--posterior", "iaf", "--objective", "iwae", "--draws", "3"], "part: IAF"),
+        ("binary.npy", ["--prior", "vamp", "--components", "9", "--posterior", "iaf", "--latents", "2"], "prior: Vamp"),
+        ("binary.npy", ["--objective", "dreg", "--draws", "2", "--warm-up", "0.5"], "prior: StandardNormal"),
     ],
 )
 def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
@@ -375,6 +382,21 @@ def test_foreign_folders_are_left_alone(stored, tmp_path):
     call(*args, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     call(*args, tmp_path)  # it is a run now, and may be replaced
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prior", "vamp", "--posterior", "point"], "take --prior flat"),
+        (["--prior", "flat"], "take --posterior point"),
+        (["--prior", "flow", "--latents", "1"], "take --prior mixture"),
+        (["--components", "5"], "--components is for --prior mixture or vamp"),
+        (["--objective", "iwae"], "give e.g. --draws 5"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(arguments, message, tmp_path):
+    assert message in call("fit", "digits", "--output", tmp_path / "run", *arguments, code=2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "other"}', '{"format": "pyrovae-run-1", "settings": {"color": 1}}'])

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import distributions, expression, objectives, posteriors
+from pyrovae import distributions, expression, objectives, posteriors, priors
 from pyrovae.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
 DOUBLE = torch.float64
@@ -170,12 +170,29 @@ def test_the_batch_moves_the_decoder_and_the_library():
     torch.testing.assert_close(graph.library_prior(c).mean, torch.where(c[:, :1] == 1, 2.0, 8.0))
 
 
-@pytest.mark.parametrize(
-    "posterior", [None, posteriors.DiagonalNormal(mlp(30, 4)), posteriors.DiagonalNormal(nn.Linear(30, 4), floor=0.01)]
-)
-def test_any_posterior_of_the_library_serves(posterior):
+SWAPS = {
+    "module": dict(posterior=posteriors.DiagonalNormal(mlp(30, 4))),
+    "floor": dict(posterior=posteriors.DiagonalNormal(nn.Linear(30, 4), floor=0.01)),
+    "mixture": dict(prior=priors.Mixture(2, components=5)),
+    "Vamp": dict(prior=lambda q: priors.Vamp(q, torch.rand(7, 30), low=0.0)),
+    "flow": dict(prior=priors.Flow(2, hidden=(8,))),
+    "IAF": dict(posterior=lambda encoder: posteriors.IAF(encoder(2 * 2 + 3), 2, context=3, hidden=(8,))),
+    "full rank": dict(posterior=lambda encoder: posteriors.FullRankNormal(encoder(5))),
+    "both": dict(
+        posterior=lambda encoder: posteriors.FullRankNormal(encoder(5)), prior=lambda q: priors.Vamp(q, torch.rand(7, 30), low=0.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
+def test_one_argument_swaps_prior_or_posterior(swap):
     x, *_ = simulated(60)
-    assert math.isfinite(train(graph_for(x, posterior=posterior), x).loss[0])
+    graph = graph_for(x, **swap)
+    assert math.isfinite(train(graph, x).loss[0])
+    posterior, prior = swap.get("posterior"), swap.get("prior")
+    assert not isinstance(posterior, nn.Module) or graph.posterior is posterior
+    assert not isinstance(prior, nn.Module) or graph.prior is prior
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in graph.parameters())
 
 
 def test_refuses_what_are_no_counts():

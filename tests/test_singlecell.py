@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pyrovae import posteriors, priors
 from pyrovae.fit import TrainingError
 from pyrovae.simulation import simulate
 
@@ -131,6 +132,26 @@ def test_files_round_trip(model, tmp_path):
     (tmp_path / "model" / "cells.json").write_text("{")
     with pytest.raises(ValueError, match="truncated"):
         SingleCellVAE.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        dict(prior=priors.Mixture(3, components=4)),
+        dict(prior=lambda q: priors.Vamp(q, torch.rand(5, 30), low=0.0)),
+        dict(posterior=lambda encoder: posteriors.IAF(encoder(2 * 3 + 4), 3, context=4, hidden=(8,))),
+        dict(posterior=lambda encoder: posteriors.FullRankNormal(encoder(9)), encode_covariates=True),
+    ],
+    ids=["mixture", "Vamp", "IAF", "full rank"],
+)
+def test_other_parts_by_one_argument_answer_and_survive_files(parts, tmp_path):
+    model = fitted(**parts)
+    assert model.get_latent_representation().shape == (len(model.cells.adata), 3)
+    assert model.get_elbo() < model.get_marginal_ll(n_mc_samples=50)
+    assert model.differential_expression("cell_type", group1="type 0")["proba_de"].between(0, 1).all()
+    model.save(tmp_path / "model")
+    again = SingleCellVAE.load(tmp_path / "model", cells_like())
+    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------------- bad input

@@ -1,13 +1,19 @@
 """From the words of the command line to a model of cells: which data, what is left open, every count looked at."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from torch import Tensor
+
 from pyrovae import cells as reading
-from pyrovae.command import kinds
-from pyrovae.command.options import Dispersion, Likelihood, Settings, Settled
+from pyrovae.command import kinds, parts
+from pyrovae.command.options import Dispersion, Likelihood, Posterior, Settings, Settled
 from pyrovae.encoding import listed
 from pyrovae.simulation import simulate
 from pyrovae.singlecell import SingleCellVAE
@@ -98,6 +104,7 @@ def _model(settings: Settled, adata: Any) -> SingleCellVAE:
     )
     likelihoods: Any = settings.likelihood.value  # the face takes words; Typer has checked them
     dispersion: Any = (settings.dispersion or Dispersion.GENE).value
+    plain = settings.posterior is Posterior.DIAGONAL_NORMAL  # scVI's own, with a floor under the variance
     return SingleCellVAE(
         adata,
         n_hidden=settings.hidden[0],
@@ -108,8 +115,17 @@ def _model(settings: Settled, adata: Any) -> SingleCellVAE:
         gene_likelihood=likelihoods,
         use_observed_lib_size=settings.observed_library,
         encode_covariates=settings.encode_covariates,
+        prior=lambda q: parts.prior(settings, q, functools.partial(_seen, adata, settings.layer), low=0.0),
+        posterior=None if plain else functools.partial(parts.posterior, settings),
         seed=settings.seed,
     )
+
+
+def _seen(adata: Any, layer: str | None, k: int) -> Tensor:
+    """Return log(1 + x) of k cells by chance: what the encoder sees."""
+    chosen = parts.some(torch.arange(adata.n_obs), k).numpy()
+    x = (adata.X if layer is None else adata.layers[layer])[chosen]
+    return torch.from_numpy(np.asarray(x.toarray() if issparse(x) else x, dtype=np.float32)).log1p()
 
 
 def _check_keys(settings: Settled, adata: Any) -> None:

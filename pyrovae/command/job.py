@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from pyrovae import batches, files, report
-from pyrovae.command import kinds, preparation, recipes, runs, summary
+from pyrovae.command import kinds, parts, preparation, recipes, runs, summary
 from pyrovae.command.options import Settings, Settled
 from pyrovae.command.runs import Run
 from pyrovae.datasets import Dataset
@@ -146,7 +146,7 @@ def _train(run: Run, graph: VAE | Denoising, train: Batch, validation: Batch | N
             graph,
             train,
             validation=validation,
-            objective=recipes.objective(settings),
+            objective=parts.objective(settings),
             optimizer=recipes.optimizer(settings),
             epochs=settings.epochs,
             batch_size=settings.batch_size,

@@ -41,6 +41,9 @@ class Prior(StrEnum):
     """p(z)."""
 
     STANDARD_NORMAL = "standard-normal"
+    MIXTURE = "mixture"
+    VAMP = "vamp"
+    FLOW = "flow"
     FLAT = "flat"
 
 
@@ -48,6 +51,8 @@ class Posterior(StrEnum):
     """q(z | x)."""
 
     DIAGONAL_NORMAL = "diagonal-normal"
+    FULL_RANK_NORMAL = "full-rank-normal"
+    IAF = "iaf"
     POINT = "point"
 
 
@@ -76,10 +81,12 @@ class Dispersion(StrEnum):
 
 
 class Objective(StrEnum):
-    """Estimator of the ELBO."""
+    """Estimator of the bound."""
 
     SGVB_A = "sgvb-a"
     SGVB_B = "sgvb-b"
+    IWAE = "iwae"
+    DREG = "dreg"
 
 
 class Optimizer(StrEnum):
@@ -162,13 +169,17 @@ class Settings:
     network: Annotated[Network | None, _option(f"Encoder and decoder (default: {BY_KIND}).", panel=PARTS)] = None
     activation: Annotated[Activation | None, _option(f"Non-linearity (default: {BY_KIND}).", panel=PARTS)] = None
     prior: Annotated[Prior, _option("p(z).", panel=PARTS)] = Prior.STANDARD_NORMAL
+    components: Annotated[
+        int | None,
+        _option("Normals of --prior mixture, or pseudo-inputs of --prior vamp (default: 50, 500).", min=1, panel=PARTS),
+    ] = None
     posterior: Annotated[Posterior, _option("q(z | x).", panel=PARTS)] = Posterior.DIAGONAL_NORMAL
     likelihood: Annotated[Likelihood | None, _option(f"p(x | z) (default: {BY_KIND}).", panel=PARTS)] = None
     sigma: Annotated[
         float | None,
         _option("Fixed deviation of the Gaussian likelihood, in units of the data's (default: learned).", min=1e-6, panel=PARTS),
     ] = None
-    objective: Annotated[Objective, _option("Estimator of the ELBO.", panel=TRAINING)] = Objective.SGVB_B
+    objective: Annotated[Objective, _option("Estimator of the bound.", panel=TRAINING)] = Objective.SGVB_B
     beta: Annotated[float, _option("Weight of the KL term.", min=0, panel=TRAINING)] = 1.0
     warm_up: Annotated[
         float | None,

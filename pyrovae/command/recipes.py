@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae import datasets, likelihoods, nets, objectives, posteriors, priors, traces
+from pyrovae import datasets, likelihoods, nets, traces
+from pyrovae.command import parts
 from pyrovae.command.kinds import SIMULATED, holds_cells
-from pyrovae.command.options import Activation, Likelihood, Network, Objective, Optimizer, Posterior, Prior, Settings, Settled
-from pyrovae.command.preparation import Preparation
+from pyrovae.command.options import Activation, Likelihood, Network, Optimizer, Settings, Settled
+from pyrovae.command.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
 from pyrovae.conditional import Standardized
 from pyrovae.datasets import Dataset, Kind
 from pyrovae.graphs import VAE, Denoising, GaussianNoise
 
-__all__ = ["graph", "load", "objective", "optimizer", "settle"]
+__all__ = ["graph", "load", "optimizer", "settle"]
 
 Features = int | tuple[int, ...]
 
@@ -114,24 +115,25 @@ def graph(settings: Settled, preparation: Preparation, x: Tensor) -> VAE | Denoi
         preparation: Of the data.
         x: Prepared training rows with shape (N, *event), whose mean and deviation scale the encoder's input.
     """
-    context, d = len(preparation.classes), settings.latents
+    context = len(preparation.classes)
     with traces.random_stream(settings.seed, []):
-        make_posterior, codes = _POSTERIORS[settings.posterior]
-        posterior = make_posterior(_encoder(settings, preparation.shape, codes * d, context))
+        posterior = parts.posterior(settings, lambda codes: _encoder(settings, preparation.shape, codes, context))
         likelihood = _likelihood(settings, preparation, x, functools.partial(_decoder, settings, preparation.shape, context))
-    x = x.float()
-    if preparation.total_count not in (None, 1) and set(preparation.scale) == {1.0}:
-        posterior = Standardized(posterior, x.mean().item(), x.std().item() or 1.0)
-    vae = VAE(_PRIORS[settings.prior](d), posterior, likelihood)
+        x = x.float()
+        if preparation.total_count not in (None, 1) and set(preparation.scale) == {1.0}:
+            posterior = Standardized(posterior, x.mean().item(), x.std().item() or 1.0)
+        prior = parts.prior(settings, posterior, functools.partial(parts.some, x), *_bounds(settings, preparation))
+    vae = VAE(prior, posterior, likelihood)
     if not settings.denoise:
         return vae
     return Denoising(vae, GaussianNoise(settings.denoise * x.std().item()))
 
 
-def objective(settings: Settled) -> objectives.Objective:
-    """Build the estimator of the ELBO."""
-    beta = objectives.warm_up(settings.warm_up, settings.beta) if settings.warm_up else settings.beta
-    return _OBJECTIVES[settings.objective](samples=settings.draws, beta=beta)
+def _bounds(settings: Settled, preparation: Preparation) -> tuple[float | None, float | None]:
+    """Return the least and the largest value that a row as modelled can hold."""
+    if settings.likelihood in REAL_LIKELIHOODS:
+        return None, None
+    return 0.0, 1.0 if settings.likelihood in UNIT_LIKELIHOODS else preparation.total_count
 
 
 def optimizer(settings: Settled) -> Callable[..., torch.optim.Optimizer]:
@@ -139,9 +141,6 @@ def optimizer(settings: Settled) -> Callable[..., torch.optim.Optimizer]:
     return functools.partial(_OPTIMIZERS[settings.optimizer], lr=settings.learning_rate)
 
 
-_PRIORS = {Prior.STANDARD_NORMAL: priors.StandardNormal, Prior.FLAT: priors.Flat}
-_POSTERIORS = {Posterior.DIAGONAL_NORMAL: (posteriors.DiagonalNormal, 2), Posterior.POINT: (posteriors.Point, 1)}
-_OBJECTIVES = {Objective.SGVB_A: objectives.SGVB_A, Objective.SGVB_B: objectives.SGVB_B}
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
     Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),

@@ -218,7 +218,7 @@ class _Gallery:
     def manifold(self) -> list[Picture]:
         """What two latents decode to."""
         settings = self.run.settings
-        if settings.latents != 2 or settings.condition or settings.prior is Prior.FLAT:
+        if settings.latents != 2 or settings.condition or settings.prior is not Prior.STANDARD_NORMAL:
             return []
         grid = self.run.preparation.undo(tasks.manifold(self.graph, steps=20))
         return [Picture("Manifold", plots.manifold(grid, self.limits), "Kingma & Welling (2014), figure 4.")]

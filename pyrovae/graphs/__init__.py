@@ -1,10 +1,20 @@
 """Graphs: which sample sites there are. Each file holds one, with its own readable `model` and `guide`."""
 
-from pyrovae.graphs.assembly import count_vae
+from pyrovae.graphs.assembly import Encoder, count_vae
 from pyrovae.graphs.bayesian import BayesianVAE
 from pyrovae.graphs.count import CountVAE
 from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise
 from pyrovae.graphs.hierarchical import HierarchicalVAE
 from pyrovae.graphs.vae import VAE
 
-__all__ = ["VAE", "BayesianVAE", "CountVAE", "Denoising", "GaussianNoise", "HierarchicalVAE", "MaskingNoise", "count_vae"]
+__all__ = [
+    "VAE",
+    "BayesianVAE",
+    "CountVAE",
+    "Denoising",
+    "Encoder",
+    "GaussianNoise",
+    "HierarchicalVAE",
+    "MaskingNoise",
+    "count_vae",
+]

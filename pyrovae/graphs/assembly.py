@@ -1,5 +1,7 @@
 """scVI's networks (Lopez et al. 2018; scvi-tools' settings) around the graph of `pyrovae.graphs.count`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,7 +12,9 @@ from pyrovae.expression import PER_LABEL, Dispersion, Expression, LibraryNormal
 from pyrovae.graphs.count import CountVAE
 from pyrovae.nets import WithoutContext
 
-__all__ = ["count_vae"]
+__all__ = ["Encoder", "count_vae"]
+
+Encoder = Callable[[int], nn.Module]  # the number of its outputs -> the network
 
 _FLOOR = 1e-4  # scVI's, added to the variances of q(z) and q(l)
 
@@ -28,8 +32,8 @@ def count_vae(
     likelihood: type[Expression] = expression.ZeroInflated,
     dispersion: Dispersion = expression.PER_GENE,
     library: tuple[Any, Any] | None = None,
-    prior: nn.Module | None = None,
-    posterior: nn.Module | None = None,
+    prior: nn.Module | Callable[[nn.Module], nn.Module] | None = None,
+    posterior: nn.Module | Callable[[Encoder], nn.Module] | None = None,
     encode_covariates: bool = False,
     bf16: bool = True,
 ) -> CountVAE:
@@ -47,8 +51,9 @@ def count_vae(
         likelihood: a class of `pyrovae.expression`.
         dispersion: what theta depends on beside the gene.
         library: mean and deviation of the log totals of each batch, S numbers each; None takes the library size as observed.
-        prior: p(z | c); N(0, I) by default.
-        posterior: q(z | log(1 + x), c); a diagonal normal by default.
+        prior: p(z | c), or a function that makes it of the posterior, as `lambda q: priors.Vamp(q, u)`; N(0, I) by default.
+        posterior: q(z | log(1 + x), c), or a function that makes it of `encoder`, which makes scVI's network of the number of its
+            outputs: `lambda encoder: posteriors.FullRankNormal(encoder(10 * 13 // 2))`; a diagonal normal by default.
         encode_covariates: whether the encoders see the batch and the covariates.
         bf16: take the products over the genes in bfloat16 while training, where the CPU can; see `pyrovae.blocks.WideLinear`.
 
@@ -67,9 +72,15 @@ def count_vae(
 
     decoder = Blocks(latents, [hidden] * layers, context=context)
     q_l = None if library is None else posteriors.DiagonalNormal(encoder(1, 2), _FLOOR)
+    if posterior is None:
+        posterior = posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR)
+    if prior is None:
+        prior = priors.StandardNormal(latents)
+    q = posterior if isinstance(posterior, nn.Module) else posterior(partial(encoder, layers))
+    p = prior if isinstance(prior, nn.Module) else prior(q)
     return CountVAE(
-        prior or priors.StandardNormal(latents),
-        posterior or posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR),
+        p,
+        q,
         likelihood(decoder, genes, dispersion, batches, labels, bf16),
         None if library is None else LibraryNormal(*library),
         q_l,
