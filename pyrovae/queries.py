@@ -1,6 +1,5 @@
 """What a fitted model of cells is asked, under scverse's names: arrays and frames of cells, out of the count graph."""
 
-from abc import ABC
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -10,16 +9,15 @@ from torch import Tensor
 
 from pyrovae import differential, evaluate, latents, profiles, tasks, traces
 from pyrovae.batches import as_tensors, kind, take
-from pyrovae.celldata import Cells, group_rows, rows_in
-from pyrovae.graphs import CountVAE
-from pyrovae.history import History
+from pyrovae.celldata import group_rows, rows_in
+from pyrovae.celltraining import CellTraining
 
 __all__ = ["CellQueries"]
 
 LibrarySize = float | Literal["latent"]
 
 
-class CellQueries(ABC):
+class CellQueries(CellTraining):
     """The questions. No method writes to an AnnData; genes are matched by name; cells of an unseen batch are refused.
 
     Common arguments: `adata`, cells with the model's genes in any order, None for the model's own; `indices`, numbers or a mask
@@ -27,15 +25,6 @@ class CellQueries(ABC):
 
     Every method raises RuntimeError before training, and ValueError if the cells do not fit the model, saying why.
     """
-
-    graph: CountVAE
-    cells: Cells
-    record: History | None
-
-    def _needs_training(self, what: str) -> History:
-        if self.record is None:
-            raise RuntimeError(f"{what}: the model is not trained yet. Call model.train() first")
-        return self.record
 
     def _query(self, what: str, adata: Any, indices: Any) -> tuple[Any, ...]:
         self._needs_training(what)
