@@ -194,12 +194,9 @@ def _simulate(graph: Any, rows: int, *c: Array) -> tuple[Tensor, dict[str, Tenso
     empty = torch.empty(rows, 0)  # a model asks x only how many rows there are
     context = take(as_tensors((torch.zeros(rows, 1), *c)), slice(None), *kind(graph, (empty,)))[1:]
     trace = traces.record(poutine.uncondition(graph.model), empty, *context)
-    drawn = traces.sites(trace, observed=False)
-    observed = [site["name"] for site in drawn if site["infer"].get("was_observed")]
-    if len(observed) != 1:
-        raise ValueError(f"bidirectional_bounds: the model observes {observed}, expected one site to simulate x from")
-    z = {site["name"]: site["value"] for site in drawn if site["name"] != observed[0]}
-    return trace[observed[0]]["value"], z
+    x = traces.simulated(trace)
+    drawn = [site for site in traces.sites(trace, observed=False) if not site["infer"].get("was_observed")]
+    return x["value"], {site["name"]: site["value"] for site in drawn}
 
 
 def _with_latents(

@@ -5,6 +5,7 @@ together from any of them, from this library's or from a user's.
 """
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from itertools import count
 from typing import Any
@@ -107,7 +108,8 @@ def _forget(name: str) -> None:
     """Drop the parameters of a graph that no longer exists: the store would keep them for the life of the process."""
     store = pyro.get_param_store()
     for key in [key for key in store.keys() if key.startswith(f"{name}$$$")]:  # noqa: SIM118 (the store is no dict)
-        del store[key]
+        with suppress(KeyError):  # of a tensor that another graph has too, the store knows one name only
+            del store[key]
 
 
 class held:  # noqa: N801 (a context manager, used like a function)

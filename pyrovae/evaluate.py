@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.batches import Array, as_tensors
-from pyrovae.passes import check_density, log_prob, many, passes, per_row, total
+from pyrovae.passes import log_prob, many, passes
+from pyrovae.traces import check_density, per_row, total
 
 __all__ = ["Evidence", "Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence", "summary"]
 
@@ -105,7 +106,9 @@ def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:
     p, q = traces.run(many(graph.model, draws), many(graph.guide, draws), *batch)
     prior = {site["name"]: site for site in traces.sites(p, observed=False)}
     rec = total(log_prob(site, batch) for site in traces.sites(p, observed=True))
-    kl = total(per_row(traces.analytic_kl(site, prior.get(site["name"])), site, batch) for site in traces.sites(q, observed=False))
+    kl = total(
+        per_row(traces.analytic_kl(site, prior.get(site["name"])), site, len(batch[0])) for site in traces.sites(q, observed=False)
+    )
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
@@ -115,7 +118,7 @@ def estimate(graph: Any, data: Tensors, samples: int, seed: int | None, log_weig
     first, second = [], []
     with traces.evaluation(graph, seed):
         for batch, sizes in passes(graph, data, samples, copies):
-            log_w = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64)
+            log_w = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64, device="cpu")
             for draws in sizes:
                 log_w_k = log_weights(graph, batch, draws).double().cpu()  # (K, B)
                 log_w = torch.logaddexp(log_w, torch.stack([log_w_k.logsumexp(0), (2 * log_w_k).logsumexp(0)]))
@@ -133,6 +136,7 @@ def summary(log_sum: Tensor, log_sum_of_squares: Tensor, samples: int) -> Eviden
 
 def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:
     p, q = traces.run(many(graph.model, draws), many(graph.guide, draws), *batch)
+    traces.check_sites(p, q, needs_rsample=False)
     for site in traces.sites(p, observed=False) + traces.sites(q, observed=False):
         check_density(site)
     joint = total(log_prob(site, batch) for site in traces.sites(p, observed=True) + traces.sites(p, observed=False))

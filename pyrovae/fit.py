@@ -94,7 +94,8 @@ def fit(
     state = files.read(Path(resume)) if resume is not None else None
     seed = state["history"]["seed"] if state else seed if seed is not None else int(torch.randint(2**53, ()))
     history = History(seed=seed, data=fingerprint(training))
-    objective = copy.copy(objective) if objective is not None else SGVB_B()
+    objective = copy.deepcopy(objective) if objective is not None else SGVB_B()  # the caller's learns nothing
+    _check_data_size(objective, len(training[0]))
     with traces.random_stream(seed, traces.cuda_devices(graph)):
         x, *c = take(training, slice(0, batch_size), *kind(graph, training))
         example = (x if transform is None else transform(x), *c)
@@ -114,6 +115,12 @@ def _check_settings(epochs: int, batch_size: int, patience: int | None, clip_nor
         raise ValueError(f"fit: patience is {patience}, expected at least 1 and validation data to judge by: pass validation=")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"fit: clip_norm is {clip_norm}, expected a positive bound on the gradient's norm")
+
+
+def _check_data_size(objective: Any, rows: int) -> None:
+    size = getattr(objective, "data_size", None)
+    if size not in (None, rows):
+        raise ValueError(f"fit: the objective's data_size is {size}, but there are {rows} training rows: give data_size={rows}")
 
 
 def _check_data(graph: object, training: Tensors, held_out: Tensors | None, transform: Transform | None) -> None:

@@ -18,7 +18,7 @@ from pyro.distributions import constraints
 from pyro.distributions.transforms import biject_to
 from torch import Tensor
 
-__all__ = ["Coordinates", "adapt", "adapted", "leapfrog_steps", "move", "sample", "transform_to_support"]
+__all__ = ["Coordinates", "adapt", "adapted", "leapfrog_steps", "move", "same_support", "sample", "transform_to_support"]
 
 Position = TypeVar("Position", Tensor, dict[str, Tensor])
 Supports = Mapping[str, Any]
@@ -225,6 +225,13 @@ def transform_to_support(support: Any, site: str) -> Any:
             f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is known; register one with '
             "pyro.distributions.transforms.biject_to"
         ) from None
+
+
+def same_support(a: Any, b: Any, z: Tensor, site: str) -> bool:
+    """Whether two supports are one, by what their bijections do at a z on `b`; errors are those of `transform_to_support`."""
+    first, second = (transform_to_support(support, site) for support in (a, b))
+    u = second.inv(z)
+    return first.codomain.event_dim == second.codomain.event_dim and torch.allclose(first(u), second(u), equal_nan=True)
 
 
 def _unconstrained(

@@ -4,19 +4,16 @@ What `evaluate` and `annealing` share. K samples of B rows are one run of a prog
 trace then has shape (K, B).
 """
 
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.batches import kind, take
 
-__all__ = ["check_density", "log_prob", "many", "passes", "per_row", "total"]
+__all__ = ["log_prob", "many", "passes"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -52,6 +49,12 @@ def _width(graph: Any, one: Tensors) -> int:
     """Return how many numbers one draw for one row takes: the largest parameter of a site, such as a categorical's logits."""
     with traces.random_stream(0, []):  # a look that leaves the stream where it was
         p, q = traces.run(graph.model, graph.guide, *one)
+    for site in [*p.values(), *q.values()]:
+        if any(frame.vectorized and frame.dim < -1 for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f'site "{site["name"]}" lies in more plates than the one over the rows, and evaluation puts its samples where the next '
+                "is. Make what is inside a row one event: `fn.to_event(1)` instead of a plate"
+            )
     leaves = [traces.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
     parameters = [getattr(leaf, name) for leaf in leaves for name in getattr(leaf, "arg_constraints", {})]
     return max([_LEAST_WIDTH, *(value.numel() for value in parameters if isinstance(value, Tensor))])
@@ -59,38 +62,9 @@ def _width(graph: Any, one: Tensors) -> int:
 
 def many(program: traces.Program, draws: int) -> traces.Program:
     """Return the program run `draws` times at once, in a plate left of the one over the rows."""
-    return pyro.plate("samples", draws, dim=-2)(program)
+    return pyro.plate(traces.SAMPLES, draws, dim=-2)(program)
 
 
 def log_prob(site: traces.Site, batch: Tensors) -> Tensor:
     """Return log p of a site's value, with shape (K, B)."""
-    return per_row(traces.log_prob(site), site, batch)
-
-
-def per_row(term: Tensor, site: traces.Site, batch: Tensors) -> Tensor:
-    """Return a site's term, which has shape (K, B) if it has one a row.
-
-    Raises:
-        ValueError: if the site is not in a plate over the rows.
-    """
-    rows = len(batch[0])
-    if not any(frame.dim == -1 and frame.size == rows for frame in site["cond_indep_stack"]):
-        raise ValueError(
-            f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row. '
-            'Draw it inside `with pyro.plate("data", len(x)):`'
-        )
-    return term
-
-
-def check_density(site: traces.Site) -> None:
-    """Refuse a latent that has no density: a ValueError for a point or a flat prior."""
-    if isinstance(traces.leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
-        raise ValueError(
-            f'site "{site["name"]}" is a point or flat: an autoencoder has no density over its codes and so no log p(x). '
-            "Use a proper prior and posterior, or compare reconstructions"
-        )
-
-
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of the terms."""
-    return reduce(torch.add, terms)
+    return traces.per_row(traces.log_prob(site), site, len(batch[0]))

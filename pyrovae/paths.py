@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import hmc, traces
-from pyrovae.passes import check_density, log_prob, many, total
+from pyrovae.passes import log_prob, many
+from pyrovae.traces import check_density, total
 
 __all__ = ["COPIES", "Path", "check_counts", "step_sizes_at_first"]
 
@@ -93,9 +94,7 @@ def _check_pair(p: traces.Trace, q: traces.Trace, supports: bool) -> None:
             f"annealing: the model's latents are {sorted(names[0])}, the guide's {sorted(names[1])}; expected the same"
         )
     for name in names[0] if supports else ():
-        z, both = q[name]["value"], [hmc.transform_to_support(trace[name]["fn"].support, name) for trace in (p, q)]
-        u = both[1].inv(z)
-        if both[0].codomain.event_dim != both[1].codomain.event_dim or not torch.allclose(both[0](u), both[1](u), equal_nan=True):
+        if not hmc.same_support(p[name]["fn"].support, q[name]["fn"].support, q[name]["value"], name):
             raise ValueError(
                 f'site "{name}": the prior lives on {p[name]["fn"].support}, the guide on {q[name]["fn"].support}, and annealing '
                 "from the guide would stay there. Anneal from the prior (from_guide=False)"

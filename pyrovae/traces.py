@@ -5,13 +5,14 @@
 Everything is read from Pyro's traces, so it serves every graph, one that a user wrote this morning too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -19,25 +20,33 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyrovae.conditional import held
+from pyrovae.distributions import CIRCLE
 
 __all__ = [
+    "SAMPLES",
     "Site",
     "Trace",
     "analytic_kl",
+    "check_density",
     "check_sites",
     "evaluation",
     "leaf",
     "log_prob",
     "not_finite",
+    "per_row",
     "record",
     "run",
     "sampled_kl",
+    "simulated",
     "sites",
+    "total",
 ]
 
 Site = Any  # a node of a Pyro trace, a dict: name, fn, value, scale, mask, is_observed, ...
 Program = Callable[..., object]
 Cut = Callable[[Tensor], Tensor]
+SAMPLES = "samples"  # the plate of K runs at once; Pyro's own ELBOs call theirs otherwise
+_OF_SAMPLES = (SAMPLES, "num_particles_vectorized")
 
 
 class Trace(dict[str, Site]):
@@ -96,9 +105,16 @@ def record(program: Program, *batch: Tensor, given: Trace | None = None, cut: Cu
 
 
 def sites(trace: Trace, observed: bool) -> list[Site]:
-    """Return the observed or the latent sample sites of a trace, in their order; a plate's own site is neither."""
+    """Return the observed or the latent sample sites of a trace, in their order; neither a plate's own nor `pyro.deterministic`'s."""
     found = [site for site in trace.values() if site["is_observed"] is observed]
-    return found if observed else [site for site in found if not site_is_subsample(site)]
+    if observed:
+        return [site for site in found if not site["infer"].get("_deterministic")]
+    return [site for site in found if not site_is_subsample(site)]
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors."""
+    return reduce(torch.add, terms)
 
 
 def leaf(fn: Any) -> Any:
@@ -128,11 +144,52 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
         return sampled_kl(q, p)
 
 
+def per_row(term: Tensor, site: Site, rows: int) -> Tensor:
+    """Return a site's term for each of K samples and B rows, with shape (K, B), summed over the plates inside a row.
+
+    Raises:
+        ValueError: if the site is not in a plate over the rows.
+    """
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]  # from the outermost plate inwards
+    own = next((frame.dim for frame in frames if frame.size == rows and frame.name not in _OF_SAMPLES), None)
+    if own is None:
+        raise ValueError(
+            f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row, and no weight. '
+            'Draw it inside `with pyro.plate("data", len(x)):`, or use SGVB_A or SGVB_B'
+        )
+    kept = {own, *(frame.dim for frame in frames if frame.name in _OF_SAMPLES)}
+    inner = [dim for dim in range(-term.dim(), 0) if dim not in kept]
+    return torch.atleast_2d(term.sum(inner) if inner else term)
+
+
+def simulated(p: Trace) -> Site:
+    """Return the one site that a run of `poutine.uncondition(model)` drew where the model observes.
+
+    Raises:
+        ValueError: if the model observes none, or more than one.
+    """
+    drawn = [site for site in p.values() if site["infer"].get("was_observed") and not site["infer"].get("_deterministic")]
+    if len(drawn) != 1:
+        names = [site["name"] for site in drawn]
+        raise ValueError(f"the model observes {names}, expected one site, the guide's first argument, to simulate x from")
+    return drawn[0]
+
+
+def check_density(site: Site) -> None:
+    """Refuse a latent that has no density: a ValueError for a point or a flat prior."""
+    if isinstance(leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
+        raise ValueError(
+            f'site "{site["name"]}" is a point or flat: an autoencoder has no density over its codes and so no log p(x). '
+            "Use a proper prior and posterior, or compare reconstructions"
+        )
+
+
 def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
     """Refuse a pair of programs whose bound would be wrong or not differentiable.
 
     Raises:
-        ValueError: if a latent of the model is missing in the guide, or a guide's site lacks the reparameterized draw it needs.
+        ValueError: if a latent of the model is missing in the guide, a guide's site lacks the reparameterized draw it needs, or a
+            prior over the circle meets a guide over the real line.
     """
     for site in sites(p, observed=False):
         if site["name"] not in q:
@@ -140,12 +197,22 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
                 f'site "{site["name"]}": latent in the model but absent from the guide. Sample it in the guide under the same name'
             )
     for site in sites(q, observed=False):
-        fn: Distribution = site["fn"]
+        fn: Any = site["fn"]
+        if site["name"] in p and _on_circle(p[site["name"]]["fn"]) and not _on_circle(fn):
+            raise ValueError(
+                f'site "{site["name"]}": the prior lives on the circle and the guide\'s {type(leaf(fn)).__name__} on {fn.support}, over '
+                "which the prior's mass is infinite: no bound. Use posteriors.WrappedNormal, or a prior over the real line"
+            )
         if needs_rsample and not fn.has_rsample:
             raise ValueError(
                 f'site "{site["name"]}": {type(fn).__name__} has no reparameterized draw, which SGVB needs. '
                 "Use a reparameterizable posterior, or objective=objectives.ScoreFunction()"
             )
+
+
+def _on_circle(fn: Any) -> bool:
+    support = fn.support
+    return getattr(support, "base_constraint", support) is CIRCLE
 
 
 def not_finite(graph: Any, *batch: Tensor) -> tuple[str, Tensor] | None:

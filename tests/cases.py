@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import blocks, expression, likelihoods, nets, posteriors, priors
+from pyrovae.distributions import CIRCLE
 
 Shape = tuple[int, ...]
-CIRCLE = constraints.interval(-torch.pi, torch.pi)
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ POSTERIORS = [
     Case("Exponential", lambda: posteriors.Exponential(mlp(6, 2)), ((6,),), (2,), where=constraints.positive),
     Case("LogNormal", lambda: posteriors.LogNormal(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
     Case("Gamma", lambda: posteriors.Gamma(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
+    Case("WrappedNormal", lambda: posteriors.WrappedNormal(mlp(6, 4)), ((6,),), (2,), where=CIRCLE),
 ]
 
 REAL = {"grid": torch.linspace(-60, 60, 60001), "off": (float("nan"), float("inf")), "continuous": True}

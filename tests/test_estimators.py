@@ -8,10 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, RenyiELBO
 from torch import nn
 
 import pyrovae as pv
+from pyrovae import posteriors
 from pyrovae.conditional import register, rows
 from pyrovae.objectives import (
     IWAE,
@@ -195,12 +197,15 @@ def test_renyi_equals_pyros_on_one_row(alpha):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("weights", [{}, {"beta": 0.5}, {"beta": 0.0}, {"beta": 4.0, "annealed": {"z1"}}], ids=str)
 @pytest.mark.parametrize("make", [poor_vae, lambda: Two().double()], ids=["one site", "two sites"])
-def test_dreg_and_iwae_have_one_gradient(make):
+def test_dreg_and_iwae_have_one_gradient(make, weights):
     torch.manual_seed(3)
     graph = make()
     x = linear_gaussian.data(3)[:, : 6 if hasattr(graph, "posterior") else 4]
-    a, b = (gradients(objective, graph, x, 1500) for objective in (DReG(samples=4), IWAE(samples=4)))
+    if hasattr(graph, "posterior") and "annealed" in weights:
+        weights = {**weights, "annealed": {"z"}}
+    a, b = (gradients(objective(samples=4, **weights), graph, x, 1500) for objective in (DReG, IWAE))
     error = (a.var(0) / 1500 + b.var(0) / 1500).sqrt().clamp(min=1e-12)
     assert ((a.mean(0) - b.mean(0)).abs() / error).max() < 5
 
@@ -391,7 +396,7 @@ def test_a_site_shared_by_the_rows_is_refused():
 
     graph = poor_vae()
     graph = Shared(graph.prior, graph.posterior, graph.likelihood)
-    with pytest.raises(ValueError, match='site "w" has terms of shape'):
+    with pytest.raises(ValueError, match='site "w" is not in a plate over the 4 rows'):
         pv.fit(graph, linear_gaussian.data(4), epochs=1, objective=IWAE(samples=2), progress=False)
 
 
@@ -405,8 +410,151 @@ def test_a_site_shared_by_the_rows_is_refused():
         lambda: ScoreFunction(samples=1, baseline=LeaveOneOut()),
         lambda: ReweightedWakeSleep(sleep=2.0),
         lambda: MonteCarloEM(acceptance=1.0),
+        lambda: SGVB_B(annealed="z"),
     ],
 )
 def test_bad_settings_are_refused(make):
     with pytest.raises(ValueError, match="expected"):
         make()
+
+
+# --------------------------------------------------------------------------------------------------- graphs that differ
+class Pixels(nn.Module):
+    """A VAE whose pixels are one event, or a plate inside the plate over the rows."""
+
+    def __init__(self, plate):
+        super().__init__()
+        self.plate, self.decoder, self.encoder = plate, nn.Linear(2, 6), nn.Linear(6, 4)
+
+    def model(self, x):
+        register(self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            mean = pyro.deterministic("mean", self.decoder(z), event_dim=1)
+            if not self.plate:
+                return pyro.sample("x", dist.Normal(mean, 0.7).to_event(1), obs=x)
+            mean = mean.movedim(-1, -2)  # (6, B), or (K, 1, 6, B): particles lie left of both plates
+            with pyro.plate("pixels", 6, dim=-2):
+                return pyro.sample("x", dist.Normal(mean.squeeze(1) if mean.dim() == 4 else mean, 0.7), obs=x.T)
+
+    def guide(self, x):
+        register(self)
+        with rows(x):
+            mu, log_sigma = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mu, (0.3 * log_sigma).exp()).to_event(1))
+
+
+BY_WEIGHTS = {
+    "IWAE": IWAE,
+    "DReG": DReG,
+    "A": SGVB_A,
+    "score": ScoreFunction,
+    "RWS": ReweightedWakeSleep,
+    "Renyi": lambda samples: Renyi(0.5, samples),
+    "EM": lambda samples: MonteCarloEM(samples=samples),
+}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("name", BY_WEIGHTS)
+def test_a_plate_inside_a_row_is_part_of_its_weight(name, samples):
+    torch.manual_seed(0)
+    one, many = Pixels(False), Pixels(True)
+    many.load_state_dict(one.state_dict())
+    x, found = torch.randn(6, 6), []  # as many rows as pixels: only their order tells the plates apart
+    for graph in (one, many):
+        torch.manual_seed(1)
+        loss = BY_WEIGHTS[name](samples=samples).differentiable_loss(graph.model, graph.guide, x)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in graph.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_deterministic_sites_are_neither_data_nor_latents():
+    graph, x = Pixels(False), torch.randn(5, 6)
+    for objective in (WakeSleep(), ReweightedWakeSleep(samples=3, sleep=0.5), SGVB_B()):
+        assert math.isfinite(objective.loss_and_grads(graph.model, graph.guide, x))
+    assert math.isfinite(pv.bidirectional_bounds(graph, rows=4, samples=5, temperatures=5).gap)
+
+
+def test_evaluation_says_that_it_takes_the_plate_left_of_the_rows():
+    with pytest.raises(ValueError, match='site "x" lies in more plates than the one over the rows'):
+        pv.log_evidence(Pixels(True), torch.randn(5, 6), samples=10)
+    assert pv.log_evidence(Pixels(False), torch.randn(5, 6), samples=10).log_p.isfinite().all()
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_free_bits_of_none_are_sgvb_b_where_sites_are_scaled_or_shared(samples):
+    torch.manual_seed(0)
+    parts = poor_vae().float()
+    bayesian = pv.BayesianVAE(parts.prior, parts.posterior, parts.likelihood, data_size=1000)
+
+    class Scaled(pv.VAE):
+        def model(self, x, *c):
+            with poutine.scale(scale=0.1):
+                return super().model(x, *c)
+
+        def guide(self, x, *c):
+            with poutine.scale(scale=0.1):
+                return super().guide(x, *c)
+
+    x = linear_gaussian.data(50).float()
+    for graph in (bayesian, Scaled(parts.prior, parts.posterior, parts.likelihood)):
+        losses = []
+        for objective in (SGVB_B(samples=samples), FreeBits(nats=0.0, samples=samples), FreeBits(nats=1e4, samples=samples)):
+            torch.manual_seed(1)
+            bound = objective.bound(graph.model, graph.guide, x)
+            losses.append(objective.weighted(bound, 50).item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+        latents = 2 * 50 * (0.1 if graph is not bayesian else 1)
+        weights = sum(p.numel() for p in parts.likelihood.parameters()) * 50 / 1000 if graph is bayesian else 0
+        assert losses[2] == pytest.approx(1e4 * (latents + weights) - bound.reconstruction.item(), rel=1e-5)  # the floors alone
+
+
+class Guesses(pv.conditional.Conditional):
+    """A posterior without reparameterized draws."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return dist.Bernoulli(logits=self.net(x)).to_event(1)
+
+
+def test_under_pyros_svi_too_programs_that_do_not_fit_are_refused():
+    graph, x = poor_vae().float(), linear_gaussian.data(4).float()
+    discrete = pv.VAE(graph.prior, Guesses(nn.Linear(6, 2)), graph.likelihood)
+    for objective in (SGVB_A(), IWAE(samples=2), DReG(samples=2)):
+        with pytest.raises(ValueError, match="no reparameterized draw"):
+            objective.loss_and_grads(discrete.model, discrete.guide, x)
+    assert math.isfinite(SGVB_A().loss(discrete.model, discrete.guide, x))  # a value needs no gradient
+    with pytest.raises(ValueError, match="absent from the guide"):
+        SGVB_A().loss(graph.model, lambda x: pyro.sample("zz", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2)), x)
+    with pytest.raises(ValueError, match=r"annealed names \['Z'\], but the guide's latents are \['z'\]"):
+        SGVB_B(beta=100.0, annealed={"Z"}).loss(graph.model, graph.guide, x)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "words"),
+    [
+        (posteriors.Gamma(nn.Linear(6, 4)), "the guide on"),
+        (posteriors.Point(nn.Linear(6, 2)), "point or flat"),
+    ],
+    ids=["half-line", "point"],
+)
+def test_chains_need_a_posterior_over_the_priors_support(posterior, words):
+    graph = poor_vae().float()
+    graph = pv.VAE(graph.prior, posterior, graph.likelihood)
+    with pytest.raises(ValueError, match=words):
+        MonteCarloEM().loss(graph.model, graph.guide, linear_gaussian.data(4).float())
+
+
+def test_a_fit_leaves_the_callers_objective_as_it_was_and_checks_its_data_size():
+    graph, x = poor_vae(), linear_gaussian.data(20)
+    objective = ScoreFunction(baseline=RunningMean())
+    pv.fit(graph, x, epochs=1, objective=objective, progress=False)
+    assert objective.baseline.value is None
+    with pytest.raises(ValueError, match="data_size is 5, but there are 20 training rows"):
+        pv.fit(graph, x, epochs=1, objective=SGVB_B(data_size=5), progress=False)

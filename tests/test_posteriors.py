@@ -284,7 +284,7 @@ def test_full_rank_at_the_exact_posterior_gives_the_evidence_at_every_draw():
     graph.posterior = posteriors.FullRankNormal(nn.Linear(6, 5)).double()
     with torch.no_grad():
         graph.posterior.net.weight.copy_(torch.cat([to_mean, torch.zeros(3, 6)]))
-        n = math.sqrt(2) * tril[1:, 0] / tril[1, 1]
+        n = 2 * tril[1:, 0] / tril[1, 1]
         graph.posterior.net.bias.copy_(torch.cat([torch.zeros(2), tril.diagonal().log(), n]))
     exact = linear_gaussian.evidence(graph, x).sum()
     for objective in (objectives.SGVB_A(), objectives.IWAE(samples=3)):
@@ -306,8 +306,8 @@ def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name
     nn.init.zeros_(graph.posterior.net.weight)
     exact = linear_gaussian.evidence(graph, x).mean()
     step = Step(graph, objectives.SGVB_A(samples=4), lambda p: torch.optim.Adam(p, lr=0.03), (x,))
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optim.torch, 500)
-    for _ in range(500):
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optim.torch, 800)
+    for _ in range(800):
         step.step(x)
         decay.step()
     with traces.evaluation(graph):

@@ -17,7 +17,7 @@ import pyrovae as pv
 from pyrovae import distributions, priors
 from pyrovae.blocks import Blocks
 from pyrovae.nets import MLP, WithoutContext
-from pyrovae.posteriors import DiagonalNormal
+from pyrovae.posteriors import DiagonalNormal, WrappedNormal
 
 DOUBLE = torch.float64
 
@@ -71,6 +71,16 @@ def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
     normals = Independent(Normal(mu.double(), sigma.double()), 1)
     wanted = MixtureSameFamily(Categorical(logits=logits.double()), normals).log_prob(z.double())
     torch.testing.assert_close(found.double(), wanted, rtol=3e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.003])
+def test_narrow_components_in_float32(sigma):
+    mu = torch.randn(50, 40)
+    z = mu + sigma * torch.randn(50, 40)
+    found = distributions.MixtureOf(torch.zeros(50), Independent(Normal(mu, sigma * torch.ones_like(mu)), 1)).log_prob(z)
+    normals = Independent(Normal(mu.double(), sigma * torch.ones(50, 40, dtype=torch.double)), 1)
+    wanted = MixtureSameFamily(Categorical(logits=torch.zeros(50, dtype=torch.double)), normals).log_prob(z.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
 
 
 def test_mixture_starts_with_the_moments_of_a_standard_normal_and_means_apart():
@@ -243,15 +253,56 @@ def test_von_mises_equals_scipy(concentration):
 
 
 @pytest.mark.parametrize("part", [priors.VonMises(2, 1.5, loc=3.0), priors.UniformAngle(2)], ids=lambda part: type(part).__name__)
-def test_angles_are_periodic_and_drawn_from_one_turn(part):
-    p, theta = part(), torch.randn(50, 2)
-    torch.testing.assert_close(p.log_prob(theta + 2 * math.pi), p.log_prob(theta))
+def test_angles_are_drawn_from_one_turn_over_which_the_density_integrates_to_one(part):
+    p = part()
     draws = p.sample((20_000,)).double()
     assert draws.min() >= -math.pi - 1e-6
     assert draws.max() < math.pi + 1e-6
     side = torch.linspace(-math.pi, math.pi, 401)
     density = p.log_prob(torch.cartesian_prod(side, side)).exp().reshape(401, 401)
     assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.7, 3.0, math.pi * (1 - 1e-6), math.pi * (1 + 1e-6), 4.0, 50.0])
+def test_wrapped_normal_equals_the_sum_of_its_images(sigma):
+    theta = np.linspace(-math.pi, math.pi, 101)
+    images = stats.norm(2.9, sigma).logpdf(theta[:, None] + 2 * math.pi * np.arange(-200, 201))
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
+        q = distributions.WrappedNormal(torch.tensor(2.9, dtype=dtype), torch.tensor(sigma, dtype=dtype))
+        found = q.log_prob(torch.from_numpy(theta).to(dtype))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.numpy(), np.logaddexp.reduce(images, 1), rtol=tolerance, atol=tolerance)
+        assert q.rsample((1000,)).abs().max() <= math.pi
+    parameters = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.9, sigma)]
+    assert torch.autograd.gradcheck(lambda x, mu, s: distributions.WrappedNormal(mu, s).log_prob(x), parameters)
+
+
+def test_wrapped_normal_has_the_gradient_of_its_mean_directions():
+    """E cos(theta) = exp(-sigma^2 / 2) cos(mu): the characteristic function (Mardia & Jupp 2000, eq. 3.5.62)."""
+    torch.manual_seed(0)
+    mu, sigma = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.8, 1.3))
+    found = torch.autograd.grad(distributions.WrappedNormal(mu, sigma).rsample((400_000,)).cos().mean(), (mu, sigma))
+    exact = torch.autograd.grad((-(sigma**2) / 2).exp() * mu.cos(), (mu, sigma))
+    for a, b in zip(found, exact, strict=True):
+        assert a.item() == pytest.approx(b.item(), abs=0.006)  # four standard errors
+
+
+def test_a_prior_over_angles_wants_a_posterior_over_angles():
+    """Over the real line the density is periodic, its mass infinite, and the bound would rise for ever."""
+    net = MLP(8, [16], 4)
+    for prior in (priors.UniformAngle(2), priors.VonMises(2), priors.Vamp(WrappedNormal(net), data(5)[0])):
+        graph = pv.VAE(prior, DiagonalNormal(net), pv.likelihoods.Bernoulli(Turned()))
+        for look in (lambda g: pv.fit(g, data()[0], epochs=1, progress=False), lambda g: pv.log_evidence(g, data()[0], samples=5)):
+            with pytest.raises(ValueError, match=r'site "z": the prior lives on the circle.*Use posteriors\.WrappedNormal'):
+                look(graph)
+    graph = pv.VAE(priors.UniformAngle(2), WrappedNormal(nn.Linear(8, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 8)))
+    with torch.no_grad():
+        graph.posterior.net.bias[2:] = 0.7  # wide, and wound around the circle
+        graph.likelihood.net.weight.zero_()  # it does not look at the angles: log p(x) is known
+    exact = graph.likelihood(torch.zeros(1, 2)).log_prob(data()[0])
+    found = pv.log_evidence(graph, data()[0], samples=4000)
+    assert found.effective_sample_size.min() > 200
+    assert ((found.log_p - exact).abs() < 5 * found.standard_error).all()
 
 
 # ------------------------------------------------------------------------------------------------- as a part of a graph
@@ -291,8 +342,9 @@ MAKE = {
 
 def vae(name):
     context = 4 if name in ("Learned", "Vamp, c") else 0
-    q = DiagonalNormal(MLP(8, [16], 4, context=context))
-    net = Turned() if name in ("VonMises", "UniformAngle") else MLP(2, [16], 8, context=context)
+    turned = name in ("VonMises", "UniformAngle")
+    q = (WrappedNormal if turned else DiagonalNormal)(MLP(8, [16], 4, context=context))
+    net = Turned() if turned else MLP(2, [16], 8, context=context)
     return pv.VAE(MAKE[name](q), q, pv.likelihoods.Bernoulli(net))
 
 
@@ -374,6 +426,8 @@ def test_single_cells_take_another_prior(name, tmp_path):
         (lambda: priors.Vamp(nn.Identity(), torch.zeros(2, 3), low=1.0, high=0.0), "low < high"),
         (lambda: priors.Vamp(pv.posteriors.Point(nn.Identity()), torch.zeros(2, 3))(), "point has none.*Flat"),
         (lambda: priors.Learned(nn.Identity())(), "no context.*StandardNormal"),
+        (lambda: priors.Learned(nn.Linear(3, 5))(torch.zeros(2, 3)), "Learned: net puts out 5 numbers, expected 4"),
+        (lambda: DiagonalNormal(nn.Linear(3, 3))(torch.zeros(2, 3)), "DiagonalNormal: net puts out 3 numbers, expected 2"),
         (lambda: priors.VonMises(1, 0.0), "UniformAngle"),
         (lambda: priors.UniformAngle(0), "d is 0"),
     ],

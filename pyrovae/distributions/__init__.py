@@ -9,20 +9,24 @@ NegativeBinomial, ZeroInflatedNegativeBinomial                                  
 UnitNormal             p(z) = N(0, 1)                                                       z real
 Improper               p(z) = 1                                                             z in R^D
 CircularUniform        p(theta) = 1 / (2 pi)                                                theta an angle
+WrappedNormal          q(theta) = sum_k N(theta + 2 pi k; mu, sigma^2)                      theta an angle
 MixtureOf              p(z) = sum_k w_k p_k(z)                                              any
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                                        any
 """
 
+from pyrovae.distributions.angles import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
 from pyrovae.distributions.gaussian import cholesky_factor
-from pyrovae.distributions.latent import CircularUniform, Improper, UnitNormal
+from pyrovae.distributions.latent import Improper, UnitNormal
 from pyrovae.distributions.mixture import MixtureOf
 from pyrovae.distributions.stacked import Stacked
 
 __all__ = [
+    "CIRCLE",
     "CircularUniform",
+    "CircularVonMises",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Improper",
@@ -33,6 +37,7 @@ __all__ = [
     "NegativeBinomial",
     "Stacked",
     "UnitNormal",
+    "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
 ]

@@ -104,11 +104,12 @@ class MixtureOf(TorchDistribution):
 def _table(z: Tensor, normals: Any) -> Tensor:
     """Return log N(z_n; mu_k, diag s_k^2), with shape (*, K), for normals with shape (K, D).
 
-    Everything is measured from the mean of the means: far from the origin the squares would cancel.
+    Everything is measured from the mean of the means, and in double precision: where components are narrow, or far from the origin,
+    large squares cancel.
     """
-    loc, scale = normals.loc, normals.scale
+    loc, scale = normals.loc.double(), normals.scale.double()
     centre = loc.detach().mean(0)
-    z, mu, precision = z - centre, loc - centre, scale.square().reciprocal()
+    x, mu, precision = z.double() - centre, loc - centre, scale.square().reciprocal()
     constant = (mu.square() * precision + 2 * scale.log()).sum(-1) + loc.shape[-1] * math.log(2 * math.pi)  # (K,)
-    squares = torch.cat([z.square(), z], -1) @ torch.cat([precision, -2 * precision * mu], -1).T
-    return -0.5 * (squares + constant)
+    squares = torch.cat([x.square(), x], -1) @ torch.cat([precision, -2 * precision * mu], -1).T
+    return (-0.5 * (squares + constant)).to(z.dtype)

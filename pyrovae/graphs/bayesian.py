@@ -116,7 +116,12 @@ class BayesianVAE(nn.Module):
             return torch.stack([self.draw().likelihood(z, *c).mean for _ in range(draws)])
 
     def check(self, x: Tensor, *c: Tensor) -> None:
-        """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
+        """Refuse more rows than there are, or data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
+        if len(x) > self.data_size:
+            raise ValueError(
+                f"BayesianVAE: data_size is {self.data_size}, but the data have {len(x)} rows, which would each pay for the weights "
+                "again. Give the number of training rows"
+            )
         getattr(self.likelihood, "check", lambda x: None)(x)
 
     def _at(self, w: Tensor, z: Tensor, *c: Tensor) -> Any:

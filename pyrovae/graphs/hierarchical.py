@@ -23,17 +23,19 @@ class HierarchicalVAE(nn.Module):
 
     Args:
         top_prior: p(z2 | c), such as `priors.StandardNormal(D2)`.
-        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 numbers to 2 D1.
+        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 numbers to 2 D1. Its deviations are exponentials of
+            what it puts out at unbounded z2: give it a bounded hidden layer, or they run away.
         posterior: q(z1 | x, c).
         top_posterior: q(z2 | z1, c), a posterior that reads z1 where others read x.
         likelihood: p(x | z1, c).
 
     Example:
         >>> import torch
-        >>> from pyrovae import likelihoods, posteriors, priors
-        >>> p = priors.StandardNormal(2), priors.Learned(nn.Linear(2, 2 * 3))
-        >>> q = posteriors.DiagonalNormal(nn.Linear(6, 2 * 3)), posteriors.DiagonalNormal(nn.Linear(3, 2 * 2))
-        >>> HierarchicalVAE(*p, *q, likelihoods.Bernoulli(nn.Linear(3, 6))).model(torch.zeros(5, 6)).shape
+        >>> from pyrovae import likelihoods, nets, posteriors, priors
+        >>> mlp = lambda a, b: nets.MLP(a, [32], b, activation=nn.Tanh)
+        >>> p = priors.StandardNormal(2), priors.Learned(mlp(2, 2 * 3))
+        >>> q = posteriors.DiagonalNormal(mlp(6, 2 * 3)), posteriors.DiagonalNormal(mlp(3, 2 * 2))
+        >>> HierarchicalVAE(*p, *q, likelihoods.Bernoulli(mlp(3, 6))).model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
 

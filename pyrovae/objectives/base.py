@@ -3,8 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
-from functools import reduce
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.traces import Program, Trace
+from pyrovae.traces import Program, Trace, total
 
-__all__ = ["Bound", "Objective", "total"]
+__all__ = ["Bound", "Objective"]
 
 
 class Bound(NamedTuple):
@@ -44,6 +43,7 @@ class Objective(Trace_ELBO, ABC):
     Args:
         samples: draws of z for each row of data, as one vectorized run.
         beta: weight of the KL terms (Higgins et al. 2017), a number or a schedule such as `warm_up(0.25)`; at t = 1 the target.
+            `pyrovae.fit` walks the schedule; beside Pyro's own SVI call `objective.at(t)` before a step.
         annealed: names of the latent sites that beta weighs; None for all.
         data_size: N. If given, a minibatch of M rows stands for the whole data and the loss is scaled by N / M (AEVB, eq. 8).
 
@@ -65,6 +65,10 @@ class Objective(Trace_ELBO, ABC):
             raise ValueError(f"{type(self).__name__}: samples is {samples}, expected at least one draw of z a row")
         super().__init__(num_particles=samples, vectorize_particles=samples > 1)
         self.samples, self.beta, self.annealed, self.data_size = samples, beta, annealed, data_size
+        if isinstance(annealed, str):
+            raise ValueError(
+                f"{type(self).__name__}: annealed is {annealed!r}, expected a collection of names, e.g. {{{annealed!r}}}"
+            )
         if not (0 <= self.target < math.inf):
             raise ValueError(f"{type(self).__name__}: beta ends at {self.target}, expected a finite weight of at least 0")
         self.weight = self.target
@@ -96,7 +100,12 @@ class Objective(Trace_ELBO, ABC):
 
     def weigh(self, name: str, kl: Tensor) -> Tensor:
         """Return a latent site's KL times its present weight."""
-        return kl * self.weight if self.weight != 1 and (self.annealed is None or name in self.annealed) else kl
+        beta = self.weight_of(name)
+        return kl if beta == 1 else kl * beta
+
+    def weight_of(self, name: str) -> float:
+        """Return the present weight of a latent site's KL."""
+        return self.weight if self.annealed is None or name in self.annealed else 1.0
 
     def state(self) -> dict[str, Any]:
         """Return what the objective has learned in training, for a checkpoint: tensors and plain values; most learn nothing."""
@@ -123,8 +132,18 @@ class Objective(Trace_ELBO, ABC):
         return loss.item()
 
     def draw(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
-        """Return one run of both programs with all L draws in it (model's trace, guide's trace)."""
-        return next(self._get_traces(model, guide, batch, {}))
+        """Return one run of both programs with all L draws in it (model's trace, guide's trace).
+
+        Raises:
+            ValueError: if the bound would be wrong: see `traces.check_sites`, or `annealed` names no latent.
+        """
+        p, q = next(self._get_traces(model, guide, batch, {}))
+        traces.check_sites(p, q, self.needs_rsample and torch.is_grad_enabled())
+        unknown = set(self.annealed or ()) - {site["name"] for site in traces.sites(q, observed=False)}
+        if unknown:
+            names = [site["name"] for site in traces.sites(q, observed=False)]
+            raise ValueError(f"{type(self).__name__}: annealed names {sorted(unknown)}, but the guide's latents are {names}")
+        return p, q
 
     def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         return traces.run(model, guide, *args, cut=type(self).cut)
@@ -137,8 +156,3 @@ class Objective(Trace_ELBO, ABC):
             super()._guess_max_plate_nesting(*run)
         finally:
             log.setLevel(level)
-
-
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of tensors."""
-    return reduce(torch.add, terms)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import hmc, traces
-from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.sgvb import SGVB_A
 from pyrovae.objectives.weights import log_latent, log_weights, of_model, report
-from pyrovae.traces import Program, Trace
+from pyrovae.traces import Program, Trace, total
 
 __all__ = ["MonteCarloEM"]
 
@@ -39,7 +39,8 @@ class MonteCarloEM(Objective):
         data_size: as in `Objective`.
 
     Raises:
-        ValueError: if `acceptance` is not in (0, 1), or as `Objective` and `hmc.sample` do.
+        ValueError: if `acceptance` is not in (0, 1), or as `Objective` and `hmc.sample` do; when it runs, if a latent has no density,
+            is shared by the rows, or has another support in the guide than in the model.
 
     Example:
         >>> MonteCarloEM(leapfrog=5).leapfrog
@@ -84,25 +85,49 @@ class MonteCarloEM(Objective):
         self.step_size = state.get("step size", self.step_size)
 
     def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
-        start = traces.record(guide, *args, cut=torch.Tensor.detach)
-        sites = {site["name"]: site for site in traces.sites(start, observed=False)}
+        p, q = traces.run(model, guide, *args, cut=torch.Tensor.detach)
+        latent = traces.sites(q, observed=False)
+        _check_chains(p, q)
+        shapes = {site["name"]: site["value"].shape for site in latent}  # with an axis of length one for each plate inside a row
+        lead = (self.samples, len(args[0])) if self.samples > 1 else (len(args[0]),)
+        start = {site["name"]: site["value"].reshape(*lead, *site["fn"].event_shape) for site in latent}
+
+        def at(values: dict[str, Tensor]) -> Trace:
+            return Trace({name: {"value": value.reshape(shapes[name])} for name, value in values.items()})
 
         def log_joint(values: dict[str, Tensor]) -> Tensor:
-            p = traces.record(model, *args, given=_at(values))
-            return total([traces.log_prob(site) for site in p.values()])
+            trace = traces.record(model, *args, given=at(values))
+            every = traces.sites(trace, observed=False) + traces.sites(trace, observed=True)
+            f = total(traces.per_row(traces.log_prob(site), site, len(args[0])) for site in every)
+            return f if self.samples > 1 else f[0]
 
         ends, accepted = hmc.sample(
             log_joint,
-            {name: site["value"] for name, site in sites.items()},
+            start,
             steps=self.steps,
             leapfrog=self.leapfrog,
             step_size=self.step_size,
-            supports={name: site["fn"].support for name, site in sites.items()},
+            supports={name: p[name]["fn"].support for name in start},
         )
         self.step_size *= math.exp(_GAIN * (accepted.mean().item() - self.acceptance))
-        given = _at(ends)
+        given = at(ends)
         return traces.record(model, *args, given=given), traces.record(guide, *args, given=given)
 
 
-def _at(values: dict[str, Any]) -> Trace:
-    return Trace({name: {"value": value} for name, value in values.items()})
+def _check_chains(p: Trace, q: Trace) -> None:
+    """Refuse latents that a chain cannot move from the guide to the posterior: a ValueError."""
+    traces.check_sites(p, q, needs_rsample=False)
+    for site in traces.sites(q, observed=False):
+        name = site["name"]
+        if name not in p:
+            raise ValueError(
+                f'site "{name}": drawn in the guide alone, so there is no posterior of it. MonteCarloEM needs it in the model'
+            )
+        traces.check_density(p[name])
+        traces.check_density(site)
+        supports = p[name]["fn"].support, site["fn"].support
+        if not hmc.same_support(*supports, site["value"], name):
+            raise ValueError(
+                f'site "{name}": the prior lives on {supports[0]}, the guide on {supports[1]}, which cannot learn the chains\' ends. '
+                "Use a posterior over the prior's support"
+            )

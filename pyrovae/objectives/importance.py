@@ -2,6 +2,7 @@
 
 L_K = E[ log (1 / K) sum_k w_k ]                                                                    (Burda et al. 2016, eq. 8)
 d L_K / d phi = E[ sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) ],  v_k = w_k / sum_j w_j        (Tucker et al. 2019, eq. 8)
+    at a weight beta of the KL the score term has it too: (1 - beta) v_k + beta v_k^2 in place of v_k^2
 L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                                                    (Li & Turner 2016, eq. 4)
 """
 
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.weights import log_mean_exp, log_weights, of_model, report, weighed, with_gradient_of
-from pyrovae.traces import Program, Site
+from pyrovae.traces import Program, Site, per_row, total
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
@@ -50,6 +51,9 @@ class DReG(Objective):
     Same bound and same gradient in expectation as `IWAE`, but the guide's gradient has no score term: its signal-to-noise ratio
     does not fall with K as that of `IWAE` does (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
 
+    It asks the guide's density at a z that is cut from the draw. For an inverse autoregressive flow that takes D passes: 48 times a
+    step of `IWAE` at 40 latents.
+
     Arguments and errors are those of `IWAE`.
 
     Example:
@@ -67,13 +71,21 @@ class DReG(Objective):
             log_w = rec - weighed(self, kl)
             v = log_w.detach().softmax(0)  # (K, B)
             latent = traces.sites(q, observed=False)
-            paths = [_rows_times(v**2, g * site["drawn"]) for g, site in zip(_gradients(log_w, latent), latent, strict=True)]
+            paths = [self._path(site, g, v) for site, g in zip(latent, _gradients(log_w, latent), strict=True)]
             surrogate = -total([(v * of_model(self, rec, p, len(batch[0]))).sum(), *paths])
         return report(rec, kl, log_mean_exp, with_gradient_of(surrogate, -log_mean_exp(log_w).sum()))
 
     def judge(self) -> IWAE:
         """Return the same bound at beta = 1."""
         return IWAE(self.samples)
+
+    def _path(self, site: Site, gradient: Tensor, v: Tensor) -> Tensor:
+        """Return what has the gradient of the bound along a site's draws, for d log w / d z."""
+        beta = self.weight_of(site["name"])
+        term = gradient * site["drawn"]
+        event = len(site["fn"].event_shape)
+        moved = per_row(term.flatten(-event).sum(-1) if event else term, site, v.shape[-1])  # (K, B)
+        return (((1 - beta) * v + beta * v**2) * moved).sum()
 
 
 class Renyi(Objective):
@@ -131,8 +143,3 @@ def _gradients(log_w: Tensor, latent: list[Site]) -> list[Tensor]:
         if site["drawn"].requires_grad:
             outputs, wanted = [*outputs, site["drawn"]], [*wanted, g]
     return found
-
-
-def _rows_times(v: Tensor, term: Tensor) -> Tensor:
-    """Return sum_kb v_kb sum_event term_kb."""
-    return (v * term.reshape(*v.shape, -1).sum(-1)).sum()

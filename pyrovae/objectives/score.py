@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
 from pyrovae.objectives.weights import log_latent, log_weights, of_model, weighed, with_gradient_of
-from pyrovae.traces import Program
+from pyrovae.traces import Program, total
 
 __all__ = ["LeaveOneOut", "RunningMean", "ScoreFunction"]
 

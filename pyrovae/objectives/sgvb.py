@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Collection
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae import traces
-from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.traces import Program, Site, Trace
+from pyrovae.traces import Program, Site, Trace, total
 
 __all__ = ["SGVB_A", "SGVB_B", "FreeBits"]
 
@@ -73,7 +74,8 @@ class FreeBits(Objective):
 
     loss = -( log p(x | z) - beta * sum_d max(lambda, KL_d) ),  KL_d the mean over the minibatch, times the rows.
 
-    A site whose KL does not split into dimensions has one floor, D times lambda.
+    A site whose KL does not split into dimensions has one floor, D times lambda; one that all rows share, as the weights of a
+    `BayesianVAE`, has its floors once, scaled as its KL is.
 
     Args:
         nats: lambda, the KL of a dimension that costs nothing.
@@ -104,22 +106,22 @@ class FreeBits(Objective):
         """Return both terms of the ELBO without the floor, and the loss with it."""
         p, q = self.draw(model, guide, *batch)
         terms = _terms(p, q, traces.analytic_kl, self.samples)
-        prior, rows = _latent(p), len(batch[0])
-        floored = [
-            self.weigh(name, self._floored(site, prior.get(name), terms.kl[name], rows)) for name, site in _latent(q).items()
-        ]
+        prior = _latent(p)
+        floored = [self.weigh(name, self._floored(site, prior.get(name), terms.kl[name])) for name, site in _latent(q).items()]
         return terms._replace(loss=total([-terms.reconstruction, *floored]))
 
     def judge(self) -> SGVB_B:
         """Return estimator B: held-out data knows no free bits."""
         return SGVB_B()
 
-    def _floored(self, q: Site, p: Site | None, kl: Tensor, rows: int) -> Tensor:
+    def _floored(self, q: Site, p: Site | None, kl: Tensor) -> Tensor:
+        weights = scale_and_mask(kl.new_ones(q["fn"].batch_shape), q["scale"], q["mask"])  # of each KL in the sum over plates
+        floor = (self.nats * weights.sum() / self.samples).item()
         try:
-            each = _kl_of_dimensions(q, p).flatten(0, -2).mean(0) * rows  # (D,)
+            each = weights.unsqueeze(-1) * _kl_of_dimensions(q, p)
         except NotImplementedError:
-            return kl.clamp(min=self.nats * q["fn"].event_shape.numel() * rows)
-        return each.clamp(min=self.nats * rows).sum()
+            return kl.clamp(min=floor * q["fn"].event_shape.numel())
+        return (each.flatten(0, -2).sum(0) / self.samples).clamp(min=floor).sum()
 
 
 def _terms(p: Trace, q: Trace, divergence: Divergence, samples: int) -> Bound:

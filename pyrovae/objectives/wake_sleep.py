@@ -14,12 +14,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.objectives.base import Bound, Objective, total
+from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
 from pyrovae.objectives.weights import log_latent, log_mean_exp, log_weights, of_model, report, weighed
-from pyrovae.traces import Program, Trace
+from pyrovae.traces import Program, total
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -107,13 +107,5 @@ def _dream(model: Program, guide: Program, *batch: Tensor) -> Tensor:
     """Return the sum of log q(z | x) over rows that the model draws, a number of them as in the batch, at its context."""
     with torch.no_grad():
         p = traces.record(poutine.uncondition(model), *batch)
-    x = _simulated(p)
+    x = traces.simulated(p)["value"]
     return total(log_latent(traces.record(guide, x, *batch[1:], given=p), len(batch[0])).values()).sum()
-
-
-def _simulated(p: Trace) -> Tensor:
-    drawn = [site for site in p.values() if site["infer"].get("was_observed")]
-    if len(drawn) != 1:
-        names = [site["name"] for site in drawn]
-        raise ValueError(f"the model has the observed sites {names}, expected one, the guide's first argument, to be drawn asleep")
-    return drawn[0]["value"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.objectives.base import Bound, Objective, total
-from pyrovae.traces import Site, Trace
+from pyrovae.objectives.base import Bound, Objective
+from pyrovae.traces import Trace, per_row, total
 
 __all__ = ["log_latent", "log_mean_exp", "log_weights", "of_model", "report", "weighed", "with_gradient_of"]
 
@@ -51,17 +51,3 @@ def report(rec: Tensor, kl: dict[str, Tensor], of_weights: Callable[[Tensor], Te
 def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
     """Return a tensor with this value and the surrogate's gradient."""
     return surrogate - surrogate.detach() + value.detach()
-
-
-def per_row(term: Tensor, site: Site, rows: int) -> Tensor:
-    """Return a site's term with shape (K, B).
-
-    Raises:
-        ValueError: if the site is shared by the rows: weights are of one datum each (a joint weight makes the bound loose).
-    """
-    if term.shape[-1:] != (rows,):
-        raise ValueError(
-            f'site "{site["name"]}" has terms of shape {tuple(term.shape)}, expected one for each of the {rows} rows: weights are of '
-            'one datum each. Draw it inside `with pyro.plate("data", len(x)):`, or use SGVB_A or SGVB_B'
-        )
-    return torch.atleast_2d(term)

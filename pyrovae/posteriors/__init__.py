@@ -6,9 +6,11 @@ Mixture                                           a mixture of diagonal normals
 Laplace, StudentT, Logistic                       location and scale (Kingma & Welling 2014, section 2.4)
 Exponential, Cauchy                               inverse distribution functions
 LogNormal, Gamma                                  composition, and implicit gradients
+WrappedNormal                                     a normal wound around the circle, for angles
 Point                                             a single point z = f(x), for the autoencoder
 """
 
+from pyrovae.posteriors.angles import WrappedNormal
 from pyrovae.posteriors.families import Cauchy, Exponential, Gamma, Laplace, Logistic, LogNormal, StudentT
 from pyrovae.posteriors.flows import IAF
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
@@ -28,4 +30,5 @@ __all__ = [
     "Mixture",
     "Point",
     "StudentT",
+    "WrappedNormal",
 ]

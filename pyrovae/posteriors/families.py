@@ -10,7 +10,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
-from pyrovae.posteriors.outputs import equal
+from pyrovae.outputs import equal
 
 __all__ = ["Cauchy", "Exponential", "Gamma", "Laplace", "LogNormal", "Logistic", "StudentT"]
 

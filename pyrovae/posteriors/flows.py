@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
 from pyrovae.distributions.flows import orders
+from pyrovae.outputs import cut
 from pyrovae.posteriors.autoregressive import AutoregressiveFlow, Networks
-from pyrovae.posteriors.outputs import cut
 
 __all__ = ["IAF"]
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
 from pyrovae.distributions.pathwise import PathwiseMixture
-from pyrovae.posteriors.outputs import cut
+from pyrovae.outputs import cut
 
 __all__ = ["Mixture"]
 

@@ -2,15 +2,17 @@
 
 p(theta) = exp(kappa cos(theta - mu)) / (2 pi I_0(kappa))      von Mises, the normal of the circle (Mardia & Jupp 2000, section 3.5.4)
 p(theta) = 1 / (2 pi)                                          uniform, its limit at kappa = 0
+
+Their posterior is `posteriors.WrappedNormal`. One over the real line is refused: it could spread over many turns, each of which
+has the prior's whole mass, and what is called a bound would not be one.
 """
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae.conditional import Conditional
-from pyrovae.distributions import CircularUniform
+from pyrovae.distributions import CircularUniform, CircularVonMises
 
 __all__ = ["UniformAngle", "VonMises"]
 
@@ -46,7 +48,7 @@ class VonMises(Conditional):
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return p(theta), batch shape (), event shape (D,)."""
-        return dist.VonMises(self._loc, self._concentration).to_event(1)
+        return CircularVonMises(self._loc, self._concentration).to_event(1)
 
 
 class UniformAngle(Conditional):
@@ -59,7 +61,7 @@ class UniformAngle(Conditional):
         ValueError: if `d` is below 1.
 
     Example:
-        >>> UniformAngle(1)().log_prob(torch.tensor([9.0]))
+        >>> UniformAngle(1)().log_prob(torch.tensor([3.0]))
         tensor(-1.8379)
     """
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyrovae.conditional import Conditional
 from pyrovae.distributions import Improper, UnitNormal
+from pyrovae.outputs import equal
 
 __all__ = ["Flat", "Learned", "StandardNormal"]
 
@@ -66,7 +67,7 @@ class Learned(Conditional):
         net: maps the context c to 2 D numbers, mu and log sigma, with shape (*, 2 D).
 
     Raises:
-        ValueError: when it is called without a context.
+        ValueError: when it is called without a context, or the network puts out an odd number.
 
     Example:
         >>> Learned(nn.Linear(10, 4))(torch.zeros(5, 10)).batch_shape
@@ -83,5 +84,5 @@ class Learned(Conditional):
             raise ValueError(
                 "Learned: there is no context, expected (x, c) as data: p(z | c) is read off c. Else use StandardNormal"
             )
-        mu, log_sigma = self.net(*c).chunk(2, -1)
+        mu, log_sigma = equal(self.net(*c), 2, "Learned", "mu and log sigma of each latent")
         return dist.Normal(mu, log_sigma.exp()).to_event(1)
