@@ -26,16 +26,22 @@ class Cells:
 
     def __init__(self, encoding: Encoding, adata: Any = None) -> None:
         self.encoding, self.adata = encoding, adata
+        self.names: Any = None if adata is None else adata.obs_names
         self.data = () if adata is None else self._encoded(adata)
 
     def own(self) -> Any:
         """Return the model's own AnnData.
 
         Raises:
-            ValueError: if it has none.
+            ValueError: if it has none, or has other cells by now.
         """
         if self.adata is None:
             raise ValueError("the model was loaded without cells: pass adata= here, or to load")
+        if not self.adata.obs_names.equals(self.names):
+            raise ValueError(
+                f"the model was made of {len(self.names)} cells, but its AnnData was changed in place and has {self.adata.n_obs}, or "
+                "others, or in another order. Pass adata= (a copy of what you want to ask about), or make the model again"
+            )
         return self.adata
 
     def rescale(self, training: Tensor) -> None:
@@ -61,6 +67,8 @@ class Cells:
         Raises:
             ValueError: if the model does not know one.
         """
+        if isinstance(names, str):
+            raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
         where = {gene: i for i, gene in enumerate(self.encoding.genes)}
         unknown = [name for name in names or () if name not in where]
         if unknown:
@@ -80,7 +88,10 @@ class Cells:
         """Return the numbers of one batch or several; [None] for None, which is each cell's own."""
         if names is None:
             return [None]
-        return [self.encoding.batch(name) for name in ([names] if isinstance(names, str | int) else names)]
+        several = [names] if np.isscalar(names) else list(names)
+        if not several:
+            raise ValueError("transform_batch is empty, expected a batch or several, or None for each cell's own")
+        return [self.encoding.batch(name) for name in several]
 
 
 def rows_in(part: Any, rows: Tensor | None) -> Any:
@@ -90,7 +101,7 @@ def rows_in(part: Any, rows: Tensor | None) -> Any:
     return part.select(rows) if isinstance(part, SparseRows) else part[rows]
 
 
-def group_rows(groups: list[str], key: str, one: str, two: str | None) -> tuple[Tensor, Tensor]:
+def group_rows(groups: list[str | None], key: str, one: str, two: str | None) -> tuple[Tensor, Tensor]:
     """Return the cells of group `one`, and of `two` or of all others.
 
     Raises:
@@ -98,9 +109,12 @@ def group_rows(groups: list[str], key: str, one: str, two: str | None) -> tuple[
     """
     for group in (one, two):
         if group is not None and group not in groups:
-            raise ValueError(f"{group!r} is no group of adata.obs[{key!r}], which has {listed(sorted(set(groups)), most=50)}")
+            raise ValueError(
+                f"{group!r} is no group of adata.obs[{key!r}], which has {listed(sorted(set(groups) - {None}), most=50)}"
+            )
     first = torch.tensor([group == one for group in groups])
-    second = ~first if two is None else torch.tensor([group == two for group in groups])
+    others = [group is not None and group != one if two is None else group == two for group in groups]
+    second = torch.tensor(others)
     if not second.any():
         raise ValueError(f"every cell is in group {one!r} of adata.obs[{key!r}]: there is nothing to compare it with")
     return first.nonzero().flatten(), second.nonzero().flatten()

@@ -19,20 +19,37 @@ if TYPE_CHECKING:
 
     from pyrovae.history import History
 
-__all__ = ["Groups", "Moments", "Plane", "curves", "kl_per_unit", "latent_map", "libraries", "moments", "plane", "predictive"]
+__all__ = [
+    "UNLABELLED",
+    "Groups",
+    "Moments",
+    "Plane",
+    "curves",
+    "kl_per_unit",
+    "latent_map",
+    "libraries",
+    "moments",
+    "plane",
+    "predictive",
+]
 
 _COLOURS = tuple(colour for colour in CLASSES if colour not in ("#94a4a2", "#717581"))  # its greys: grey is for the rest
 _SHOWN = 20  # groups in a legend; the smaller ones are grey together
 _LAYERS = 6  # groups are drawn in so many turns, so that none hides another
 _WIDE = 5  # ratios that span more are drawn on a logarithmic axis
 _NEIGHBOURS = 15  # UMAP's own default; it needs more cells than that
+UNLABELLED = "unlabelled"
 
 
 class Groups(NamedTuple):
-    """Groups of cells: what they are, the name of each cell's, with shape (N,)."""
+    """Groups of cells: what they are, the name of each cell's, with shape (N,), and all names there are, the largest group first.
+
+    The last give a group one colour in every picture. Cells named `UNLABELLED` are in no group.
+    """
 
     title: str
     names: np.ndarray
+    ranked: tuple[str, ...] = ()
 
 
 class Plane(NamedTuple):
@@ -117,7 +134,7 @@ def latent_map(where: Plane, groups: Sequence[Groups]) -> Figure:
     figure = _figure(4.6 + 6.2 * (wide - 1) if wide > 1 else 6.4, 4.4)
     panels = np.atleast_1d(figure.subplots(1, wide, sharex=True, sharey=True))
     for axis, group in zip(panels, groups, strict=False):
-        _scatter(axis, where.points, group.names)
+        _scatter(axis, where.points, group.names, group.ranked)
         axis.set_title(f"by {group.title}")
     if not groups:
         panels[0].scatter(where.points[:, 0], where.points[:, 1], s=6, c=BLUE, alpha=0.6, lw=0)
@@ -139,9 +156,9 @@ def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> 
     totals, sizes = totals[seen], sizes[seen]
     figure = _figure(10.6, 4.2)
     left, right = figure.subplots(1, 2)
-    names = np.full(len(totals), "cells") if batches is None else batches.names[seen]
-    _scatter(left, np.stack([totals, sizes], 1), names, legend=False)
-    _scatter(right, np.stack([totals, sizes / totals], 1), names, legend=batches is not None)
+    names, ranked = (np.full(len(totals), "cells"), ()) if batches is None else (batches.names[seen], batches.ranked)
+    _scatter(left, np.stack([totals, sizes], 1), names, ranked, legend=False)
+    _scatter(right, np.stack([totals, sizes / totals], 1), names, ranked, legend=batches is not None)
     ends = [totals.min(), totals.max()]
     left.plot(ends, ends, color="black", lw=0.8)
     right.axhline(1, color="black", lw=0.8)
@@ -205,10 +222,10 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _scatter(axis: Axes, points: np.ndarray, names: np.ndarray, legend: bool = True) -> None:
+def _scatter(axis: Axes, points: np.ndarray, names: np.ndarray, ranked: tuple[str, ...], legend: bool = True) -> None:
     """Draw each group in its own colour and marker, in turns, so that none hides another."""
-    found, sizes = np.unique(names, return_counts=True)
-    shown = sorted(found[np.argsort(-sizes, kind="stable")][:_SHOWN])
+    found, sizes = np.unique(names[names != UNLABELLED], return_counts=True)
+    shown = sorted((ranked or tuple(found[np.argsort(-sizes, kind="stable")]))[:_SHOWN])
     looks: dict[str, Any] = {
         name: {"c": _COLOURS[i % len(_COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(shown)
     }
@@ -222,15 +239,16 @@ def _scatter(axis: Axes, points: np.ndarray, names: np.ndarray, legend: bool = T
             axis.scatter(x[mask], y[mask], s=6, alpha=0.6, lw=0, **look)
     axis.spines[["top", "right"]].set_visible(False)
     if legend:
-        _legend(axis, looks, int((~np.isin(found, shown)).sum()))
+        _legend(axis, looks, int((~np.isin(found, shown)).sum()), bool((names == UNLABELLED).any()))
 
 
-def _legend(axis: Axes, looks: dict[str, Any], others: int) -> None:
+def _legend(axis: Axes, looks: dict[str, Any], others: int, unlabelled: bool) -> None:
     """Name the groups beside the panel."""
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], ls="", marker=look["marker"], color=look["c"], label=name) for name, look in looks.items()]
     marks += [Line2D([], [], ls="", marker="o", color=GREY, label=f"{others} smaller groups")] if others else []
+    marks += [Line2D([], [], ls="", marker="o", color=GREY, label=UNLABELLED)] if unlabelled else []
     axis.legend(handles=marks, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
 

@@ -94,6 +94,8 @@ def _matrix(adata: Any, layer: str | None, columns: np.ndarray | None) -> Tensor
     if whole is not None and not is_sparse(whole):
         return _dense(next(pieces))
     first, *others = pieces
+    if whole is not None and columns is None:
+        first = first.copy()  # adata's own memory: what scanpy does in place must not reach the model
     if not is_sparse(first):
         return torch.cat([_dense(piece) for piece in (first, *others)])
     if not others:
@@ -111,7 +113,10 @@ def _pieces(adata: Any, layer: str | None) -> Iterator[Any]:
 def _pick(adata: Any, layer: str | None) -> Any:
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
-        raise ValueError(f"adata.X is empty. Name the layer of raw counts: layer=, one of {listed(adata.layers.keys())}")
+        layers = (
+            f"one of {listed(adata.layers.keys())}" if len(adata.layers) else "but adata has no layers: put the counts into adata.X"
+        )
+        raise ValueError(f"adata.X is empty. Name the layer of raw counts: layer=, {layers}")
     if hasattr(x, "tocsr") and x.format != "csr":
         return x.tocsr()  # once, and before columns are picked
     return x
@@ -137,6 +142,7 @@ def _reason(x: Tensor | SparseRows, value: float, adata: Any) -> str:
     """Return what the value may come from and what to do."""
     values = x.values if isinstance(x, SparseRows) else x
     layers = f"; adata.layers has {listed(adata.layers.keys())}" if len(adata.layers) else ""
+    layers += "; adata.raw may hold them: adata.raw.to_adata()" if adata.raw is not None else ""
     remedy = f"pass layer='counts', or whichever holds the raw counts{layers}"
     if not np.isfinite(value):
         return f": not a number of transcripts. Drop these cells or genes, or {remedy}"

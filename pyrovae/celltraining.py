@@ -88,6 +88,10 @@ class CellTraining:
             raise ValueError(
                 f"train: {len(training)} training cells and batch_size {batch_size}: batch normalization needs at least 2 of each"
             )
+        if int(epochs) != epochs or epochs < 1 or not lr > 0:
+            raise ValueError(
+                f"train: max_epochs is {epochs} and lr {lr}, expected a whole number of at least 1, and a step above 0"
+            )
         if early_stopping and not len(held_out):
             raise ValueError("train: early_stopping needs validation cells: lower train_size")
         self._learn_scales(training)
@@ -98,7 +102,7 @@ class CellTraining:
             validation=self._data(held_out) if len(held_out) else None,
             objective=objectives.SGVB_B(beta=_warm_up(n_epochs_kl_warmup, epochs), annealed={"z"}),
             optimizer=functools.partial(torch.optim.Adam, lr=lr, eps=eps, weight_decay=weight_decay, fused=True),
-            epochs=epochs,
+            epochs=int(epochs),
             batch_size=batch_size,
             patience=early_stopping_patience if early_stopping else None,
             seed=self.seed if seed is None else seed,

@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = ["Encoding", "Setup", "listed", "rows_of"]
 
 KEY = "_pyrovae_setup"  # under adata.uns
+_CONSTANT = 1e-6  # a covariate's deviation over its mean, below which it does not vary
 _NAMED = 5  # cells, genes or categories that a message lists
 
 
@@ -103,11 +104,14 @@ class Encoding:
         def known(key: str | None) -> list[str]:
             return [] if key is None else sorted(set(_labels(adata, key)))
 
+        def named(key: str | None) -> list[str]:  # of labels that only colour and score, some may be missing
+            return [] if key is None else sorted(set(adata.obs[key].dropna().astype(str)))
+
         made = cls(
             setup,
             adata.var_names.astype(str).tolist(),
             known(setup.batch_key) or [""],
-            known(setup.labels_key),
+            known(setup.labels_key) if labelled else named(setup.labels_key),
             {key: known(key) for key in setup.categorical_covariate_keys},
             labelled=labelled,
         )
@@ -118,7 +122,9 @@ class Encoding:
         scales = {}
         for key in self.setup.continuous_covariate_keys:
             values = _numbers(adata, key)[rows]
-            scales[key] = (float(values.mean()), float(values.std()) or 1.0)
+            mean, deviation = float(values.mean()), float(values.std())
+            constant = deviation <= _CONSTANT * max(1.0, abs(mean))  # but for rounding
+            scales[key] = (mean, 1.0 if constant else deviation)
         return replace(self, scales=scales)
 
     @property
@@ -132,7 +138,8 @@ class Encoding:
         Raises:
             ValueError: if a column or a value of it is missing, or a category is unknown: the known ones are listed.
         """
-        parts = [self._one_hot(self.codes(adata), self.batches)] if len(self.batches) > 1 else []
+        codes = self.codes(adata)  # of one batch too: another one is refused
+        parts = [self._one_hot(codes, self.batches)] if len(self.batches) > 1 else []
         parts += [self._one_hot(_codes(adata, key, names), names) for key, names in self.categories.items()]
         parts += [
             torch.as_tensor((_numbers(adata, key) - mean) / deviation).float()[:, None]

@@ -4,6 +4,7 @@ I_q(x; z) = E_x KL( q(z | x) || q(z) ),   q(z) = (1 / N) sum_n q(z | x_n)      (
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -139,5 +140,7 @@ def _kl_of_factors(p: traces.Site, q: traces.Site) -> Tensor:
         raise ValueError(f'site "{q["name"]}": {names} do not factorize into dimensions with a known KL') from None
 
 
-def minibatches(graph: object, data: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    return [take(data, slice(start, start + _ROWS), *kind(graph, data)) for start in range(0, len(data[0]), _ROWS)]
+def minibatches(graph: object, data: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield minibatches one at a time: sparse rows are dense only in theirs."""
+    for start in range(0, len(data[0]), _ROWS):
+        yield take(data, slice(start, start + _ROWS), *kind(graph, data))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-import torch  # noqa: F401 (the examples name it)
+import torch
 from torch import Tensor, nn
 
 from pyrovae.axes import Network, Shape, concatenated, over_leading_axes
@@ -220,25 +220,26 @@ class ConvDecoder(Network):
 
 
 class WithoutContext(nn.Module):
-    """f(x, c) = f(x): for a network that does not want the context that other parts of the graph get.
+    """f(x, c) = f(x), or f(x, c_1 .. c_k): for a network that does not want all of the context that other parts of the graph get.
 
     Args:
-        net: any network of one input.
+        net: any network of one input, or of two if it keeps some of the context.
+        keep: k, the first columns of the context that it does want.
 
     Example:
         >>> WithoutContext(MLP(784, [400], 40))(torch.zeros(5, 784), torch.zeros(5, 10)).shape
         torch.Size([5, 40])
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, keep: int = 0) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.keep = net, keep
         if hasattr(net, "shape_out"):
             self.shape_out = net.shape_out
 
     def forward(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Return f(x)."""
-        return self.net(x)
+        """Return f(x), or f of x and the columns that it keeps."""
+        return self.net(x, torch.cat(c, -1)[..., : self.keep]) if self.keep else self.net(x)
 
 
 class AnyLeading(Network):

@@ -103,6 +103,7 @@ class CellQueries(CellTraining):
         Returns:
             A DataFrame of cells by genes; with `return_mean=False` and several draws an array with shape (K, N, G).
         """
+        _check_samples("get_normalized_expression", n_samples)
         x, genes = self._query("get_normalized_expression", adata, indices), self.cells.genes(gene_list)
         chunks = self._expression(x, transform_batch, genes, library_size, n_samples, batch_size, seed)
         if n_samples > 1 and not return_mean:
@@ -141,6 +142,7 @@ class CellQueries(CellTraining):
 
         At the posterior mean with one sample, else averaged over so many draws.
         """
+        _check_samples("get_likelihood_parameters", n_samples)
         data = self._query("get_likelihood_parameters", adata, indices)
         found: dict[str, np.ndarray] = {}
 
@@ -166,6 +168,7 @@ class CellQueries(CellTraining):
         """Return new counts x' ~ p(x' | x): a CSR matrix of cells by genes; for several samples an array with shape (N, G, K)."""
         from scipy import sparse
 
+        _check_samples("posterior_predictive_sample", n_samples)
         data, genes = self._query("posterior_predictive_sample", adata, indices), self.cells.genes(gene_list)
 
         def draw(batch: tuple[Tensor, ...]) -> np.ndarray:
@@ -193,14 +196,14 @@ class CellQueries(CellTraining):
         """Compare the expression of two groups of cells; see `pyrovae.differential` for what is computed.
 
         Args:
-            groupby: column of `adata.obs`.
+            groupby: column of `adata.obs`; cells in which it is missing are in no group, nor in the rest.
             group1: a group in it; None compares each with the rest.
             group2: another; None is the rest.
             adata: None for the model's own cells.
             mode: "change" asks whether the log2 fold change exceeds delta either way, "vanilla" which group is higher.
             delta: log2 fold change that counts.
             batch_correction: decode every cell in each batch and average, where batches and groups are confounded.
-            fdr_target: expected share of false ones among the genes called.
+            fdr_target: largest probability that a gene called has not changed, and so of false ones among them.
             n_samples: pairs of cells drawn.
             pseudocounts: added to proportions: by default a transcript in a million, which a thousand cells of a thousand cannot tell from 0.
             seed: of the draws.
@@ -213,10 +216,15 @@ class CellQueries(CellTraining):
 
         if mode not in ("change", "vanilla"):
             raise ValueError(f"mode is {mode!r}, expected 'change' or 'vanilla'")
+        _check_samples("differential_expression", n_samples)
+        if not 0 < fdr_target < 1 or not delta >= 0 or not pseudocounts > 0:
+            got = f"fdr_target is {fdr_target}, delta {delta} and pseudocounts {pseudocounts}"
+            raise ValueError(f"differential_expression: {got}, expected a share in (0, 1), at least 0, and above 0")
         data, groups = self._query("differential_expression", adata, None), self._groups(adata, groupby)
         batches = list(range(len(self.cells.encoding.batches))) if batch_correction else [None]
         frames = []
-        for one in [group1] if group1 is not None else sorted(set(groups)):
+        every = sorted({name for name in groups if name is not None and name != str(group2)})
+        for one in [group1] if group1 is not None else every:
             rows = group_rows(groups, groupby, str(one), None if group2 is None else str(group2))
             with traces.evaluation(self.graph, seed):
                 first, second = (self._drawn_expression(data, cells, n_samples, batches) for cells in rows)
@@ -254,9 +262,15 @@ class CellQueries(CellTraining):
 
         yield from profiles.mapped(self.graph, data, rows, seed, decode)
 
-    def _groups(self, adata: Any, key: str) -> list[str]:
-        """Return the group of each cell."""
+    def _groups(self, adata: Any, key: str) -> list[str | None]:
+        """Return the group of each cell; None where it is missing."""
         adata = self.cells.own() if adata is None else adata
         if key not in adata.obs:
             raise ValueError(f"groupby: key {key!r} is not in adata.obs, which has {list(adata.obs.columns)}")
-        return adata.obs[key].astype(str).tolist()
+        missing = adata.obs[key].isna()
+        return [None if none else name for name, none in zip(adata.obs[key].astype(str), missing, strict=True)]
+
+
+def _check_samples(what: str, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"{what}: n_samples is {n}, expected at least one draw")

@@ -14,12 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pyrovae import cells, expression, files, graphs, traces
+from pyrovae import cells, expression, files, graphs, objectives, traces
+from pyrovae.batches import kind, take
 from pyrovae.celldata import Cells
 from pyrovae.checkpoint import replace
 from pyrovae.encoding import Encoding, Setup
 from pyrovae.history import History
 from pyrovae.queries import CellQueries
+from pyrovae.svi import parameters
 
 __all__ = ["SingleCellVAE"]
 
@@ -76,6 +78,9 @@ class SingleCellVAE(CellQueries):
     ) -> None:
         _check_choice("gene_likelihood", gene_likelihood, list(_LIKELIHOODS))
         _check_choice("dispersion", dispersion, [kind.value for kind in expression.Dispersion])
+        if min(n_hidden, n_latent, n_layers) < 1 or not 0 <= dropout_rate < 1:
+            sizes = f"n_hidden is {n_hidden}, n_latent {n_latent}, n_layers {n_layers} and dropout_rate {dropout_rate}"
+            raise ValueError(f"{sizes}: expected at least 1 of each, and a share in [0, 1)")
         labelled = dispersion == "gene-label"
         self.cells = Cells(Encoding.of(adata, labelled), adata)
         encoding = self.cells.encoding
@@ -99,6 +104,17 @@ class SingleCellVAE(CellQueries):
                 posterior=posterior,
                 encode_covariates=encode_covariates,
             )
+
+        if prior is not None or posterior is not None:
+            self._check_parts(n_latent)
+
+    def _check_parts(self, n_latent: int) -> None:
+        """Refuse a prior and a posterior that do not fit each other: a ValueError."""
+        try:
+            parameters(self.graph, objectives.SGVB_B(), *take(self.cells.data, slice(0, 2), *kind(self.graph, self.cells.data)))
+        except (ValueError, RuntimeError) as error:
+            words = " ".join(str(error).split())
+            raise ValueError(f"prior and posterior do not fit each other or the cells (n_latent is {n_latent}): {words}") from error
 
     @staticmethod
     def setup_anndata(

@@ -71,6 +71,10 @@ def stored(tmp_path_factory):
     for name, value in (("nan", np.nan), ("negative", -1.0), ("fraction", 0.5)):
         write(name, put(value))
     write("hole", lambda adata: batch(adata, [None if i == 5 else name for i, name in enumerate(adata.obs["batch"])]))
+    write(
+        "half",
+        lambda adata: setattr(adata, "obs", adata.obs.assign(cell_type=adata.obs["cell_type"].where(adata.obs.index < "cell 5"))),
+    )
     write("new_batch", lambda adata: batch(adata, "batch 9"), n=10)
     write("zeros", lambda adata: setattr(adata, "X", adata.X * 0))
     adata = table()
@@ -175,6 +179,18 @@ def test_inspect_shows_parts_and_figures(fitted):
     output = " ".join(call("inspect", folder).split())
     for text in ("CountVAE", "likelihood: ZeroInflated", "library_prior: LibraryNormal", "2 epochs", "zeros_drawn"):
         assert text in output, text
+
+
+def test_cells_without_a_label_are_grey_and_not_scored(stored, tmp_path):
+    cells = anndata.read_h5ad(stored / "half.h5ad")
+    labelled = int(cells.obs["cell_type"].notna().sum())
+    assert 0 < labelled < cells.n_obs
+    call("fit", stored / "half.h5ad", *KEYS, "--output", tmp_path / "run", *QUICK)
+    figures = strict(tmp_path / "run" / "metrics.json")
+    assert figures["clusters"]["cells"] == labelled
+    assert figures["data"]["labels"]["unlabelled"] == cells.n_obs - labelled
+    assert "Latent space" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "holds a run" in call("fit", stored / "half.h5ad", "--output", tmp_path / "run", *TERSE, code=2)
 
 
 def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
@@ -428,6 +444,8 @@ def test_the_map_draws_every_cell_once(groups, names):
     for axis in figure.axes:
         drawn = np.concatenate([part.get_offsets() for part in axis.collections])
         assert sorted(map(tuple, drawn)) == sorted(map(tuple, where.points))
+    grey = cellplots.latent_map(where, [cellplots.Groups("type", np.where(np.arange(200) < 100, label, cellplots.UNLABELLED))])
+    assert cellplots.UNLABELLED in [text.get_text() for text in grey.axes[0].get_legend().get_texts()]
     if groups:
         entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         assert len(entries) == min(names, 21)

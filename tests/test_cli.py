@@ -381,7 +381,7 @@ def test_foreign_folders_are_left_alone(stored, tmp_path):
     assert "is a file" in call(*args, tmp_path / "thesis.tex", code=2)
     call(*args, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-    call(*args, tmp_path)  # it is a run now, and may be replaced
+    assert "holds a run; choose another folder with --output, or replace it with --overwrite" in call(*args, tmp_path, code=2)
 
 
 @pytest.mark.parametrize(

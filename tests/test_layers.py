@@ -65,6 +65,7 @@ MAY = {
         "traces",
     },
     "singlecell": {
+        "batches",
         "celldata",
         "cells",
         "checkpoint",
@@ -73,7 +74,9 @@ MAY = {
         "files",
         "graphs",
         "history",
+        "objectives",
         "queries",
+        "svi",
         "traces",
     },
 }

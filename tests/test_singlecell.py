@@ -3,6 +3,7 @@
 import re
 import signal
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -421,3 +422,133 @@ def test_any_counts_are_taken_or_refused_before_training(x, seed):
         model.train(max_epochs=1, train_size=1.0, progress=False)
     assert np.isfinite(model.get_latent_representation()).all()
     assert np.isfinite(model.get_elbo())
+
+
+# ------------------------------------------------------------------------------------------------- what happens to the data
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix, np.asarray], ids=["csr", "csc", "dense"])
+def test_what_is_done_to_an_anndata_in_place_does_not_reach_the_model(form):
+    adata = setup(cells_like())
+    adata.X = form(adata.X.toarray().astype(np.float32))
+    model = fitted(adata)
+    z, elbo = model.get_latent_representation(), model.get_elbo()
+    values = adata.X if isinstance(adata.X, np.ndarray) else adata.X.data
+    np.log1p(values, out=values)  # as scanpy does
+    np.testing.assert_array_equal(model.get_latent_representation(), z)
+    assert model.get_elbo() == elbo
+
+
+def test_cells_dropped_in_place_are_noticed():
+    model = fitted()
+    adata = model.cells.adata
+    z = model.get_latent_representation(adata=adata[:50].copy())
+    adata._inplace_subset_obs(np.arange(50))
+    for ask in (model.get_latent_representation, lambda: model.differential_expression("cell_type")):
+        with pytest.raises(ValueError, match="made of 80 cells, but its AnnData was changed in place and has 50"):
+            ask()
+    np.testing.assert_allclose(model.get_latent_representation(adata=adata), z, rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_table_is_dense_one_minibatch_at_a_time(monkeypatch):
+    from pyrovae.sparse import SparseRows
+
+    adata = setup(cells_like(n=3000))
+    model = fitted(adata, epochs=1)
+    most, gather, alive = [], SparseRows.__getitem__, []
+
+    def counting(self, rows):
+        dense = gather(self, rows)
+        alive.append(weakref.ref(dense))
+        most.append(sum(len(part()) for part in alive if part() is not None))
+        return dense
+
+    monkeypatch.setattr(SparseRows, "__getitem__", counting)
+    model.get_latent_representation()
+    model.get_latent_library_size()
+    assert max(most) <= 2 * 1024 < 3000
+
+
+def test_another_batch_is_refused_by_a_model_of_one():
+    adata = cells_like()
+    adata.obs["batch"] = "only"
+    model = fitted(setup(adata))
+    other = adata.copy()
+    other.obs["batch"] = "other"
+    with pytest.raises(ValueError, match=r"'other' was not there in training.*knows 'only'"):
+        model.get_latent_representation(other)
+
+
+def test_labels_do_not_reach_the_encoder():
+    model = fitted(dispersion="gene-label", encode_covariates=True)
+    other = model.cells.adata.copy()
+    other.obs["cell_type"] = other.obs["cell_type"].to_numpy()[::-1]
+    np.testing.assert_array_equal(model.get_latent_representation(other), model.get_latent_representation())
+    other.obs["batch"] = other.obs["batch"].to_numpy()[::-1]
+    assert not np.allclose(model.get_latent_representation(other), model.get_latent_representation())
+
+
+def test_labels_that_only_colour_may_be_missing():
+    adata = cells_like()
+    adata.obs["cell_type"] = [None if i % 3 == 0 else name for i, name in enumerate(adata.obs["cell_type"])]
+    model = fitted(setup(adata))
+    assert model.cells.encoding.labels == ["type 0", "type 1"]
+    table = model.differential_expression("cell_type", n_samples=50)
+    assert set(table["comparison"]) == {"type 0 vs Rest", "type 1 vs Rest"}
+    labelled = adata[adata.obs["cell_type"].notna()]
+    rest = labelled[labelled.obs["cell_type"] == "type 1"].X.toarray().mean(0)
+    first = table[table["comparison"] == "type 0 vs Rest"].loc[list(adata.var_names), "raw_mean2"]
+    np.testing.assert_allclose(first, rest, rtol=1e-5)
+    assert set(model.differential_expression("cell_type", group2="type 0", n_samples=50)["comparison"]) == {"type 1 vs type 0"}
+    with pytest.raises(ValueError, match="is missing in 27 cells"):
+        SingleCellVAE(adata, dispersion="gene-label")
+
+
+def test_a_covariate_that_does_not_vary_is_not_blown_up():
+    adata = cells_like()
+    adata.obs["age"] = 0.1
+    SingleCellVAE.setup_anndata(adata, continuous_covariate_keys=["age"])
+    model = fitted(adata)
+    assert model.cells.encoding.scales["age"][1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda m: m.get_normalized_expression(n_samples=0), "n_samples is 0"),
+        (lambda m: m.posterior_predictive_sample(n_samples=0), "n_samples is 0"),
+        (lambda m: m.get_normalized_expression(gene_list="gene 1"), r"expected a list of genes: \['gene 1'\]"),
+        (lambda m: m.get_normalized_expression(transform_batch=[]), "transform_batch is empty"),
+        (lambda m: m.get_normalized_expression(transform_batch=np.int64(7)), "batch '7' is unknown"),
+        (lambda m: m.differential_expression("cell_type", fdr_target=5), "fdr_target is 5"),
+        (lambda m: m.differential_expression("cell_type", delta=-1), "delta -1"),
+        (lambda m: m.train(max_epochs=1.5), "max_epochs is 1.5"),
+        (lambda m: m.train(lr=0), "lr 0"),
+        (lambda m: SingleCellVAE(m.cells.adata, n_latent=0), "n_latent 0"),
+        (
+            lambda m: SingleCellVAE(m.cells.adata, prior=priors.Mixture(7, 2)),
+            "prior and posterior do not fit each other.*n_latent is 10",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_named(model, ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask(model)
+
+
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_called_genes_are_changed_ones_both_ways(seed):
+    truth = simulate(cells=1000, genes=200, types=2, seed=seed)
+    adata = setup(truth.to_anndata())
+    model = SingleCellVAE(adata, n_hidden=64)
+    model.train(max_epochs=60, progress=False)
+    first = (adata.obs["cell_type"] == "type 0").to_numpy()
+    change = np.log2(truth.rho[first].mean(0) + 1e-6) - np.log2(truth.rho[~first].mean(0) + 1e-6)
+    changed = np.abs(change) > 0.25
+    for mode in ("change", "vanilla"):
+        table = model.differential_expression("cell_type", "type 0", "type 1", mode=mode).loc[list(adata.var_names)]
+        called = table["is_de_fdr_0.05"].to_numpy()
+        assert (called & (change > 0.5)).any()
+        assert (called & (change < -0.5)).any()
+        assert (np.sign(table["lfc_median"]) == np.sign(change))[called & changed].all()
+        if mode == "change":
+            assert (called & ~changed).sum() <= 0.05 * called.sum()
+            assert (called & changed).sum() >= 0.3 * changed.sum()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrovae import cellplots, latents
-from pyrovae.cellplots import Groups
+from pyrovae.cellplots import UNLABELLED, Groups
 from pyrovae.command import clusters, summary
 from pyrovae.command.options import Settled
 from pyrovae.report import Picture, Row
@@ -46,7 +46,8 @@ class Cells(NamedTuple):
         """Return batches and labels of the cells, those that there are."""
         setup, obs = self.model.cells.encoding.setup, self.model.cells.own().obs
         keys = [key for key in (setup.batch_key, setup.labels_key) if key is not None and key in obs]
-        return [Groups(key, obs[key].iloc[rows].astype(str).to_numpy()) for key in keys]
+        named = {key: _named(obs[key]) for key in keys}
+        return [Groups(key, names.iloc[rows].to_numpy(), tuple(_sizes(names))) for key, names in named.items()]
 
     def labels(self, rows: np.ndarray) -> np.ndarray | None:
         """Return the labels of the cells, None where they have none."""
@@ -81,8 +82,18 @@ def about(model: SingleCellVAE) -> dict[str, Any]:
         "median_total": totals.median().item(),
         "cells_without_counts": int((totals == 0).sum()),
         "genes_without_counts": int((x.sum(0) == 0).sum()),
-        **{name: adata.obs[key].astype(str).value_counts().to_dict() for name, key in keys.items() if key is not None},
+        **{name: _named(adata.obs[key]).value_counts().to_dict() for name, key in keys.items() if key is not None},
     }
+
+
+def _named(column: Any) -> Any:
+    """Return a column of obs as words; what is missing is unlabelled."""
+    return column.astype(object).where(column.notna(), UNLABELLED).astype(str)
+
+
+def _sizes(names: Any) -> list[str]:
+    """Return the groups there are, the largest first."""
+    return [name for name in names.value_counts().index if name != UNLABELLED]
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -101,10 +112,13 @@ def measure(asked: Cells) -> dict[str, Any]:
     if asked.simulated:
         figures["truth"] = _truth(asked)
     chosen = asked.some(asked.mapped, CLUSTERED_CELLS)
+    labels = asked.labels(chosen)
+    if labels is not None and (labels != UNLABELLED).any():
+        chosen, labels = chosen[labels != UNLABELLED], labels[labels != UNLABELLED]
     batches = asked.batches(chosen)
     z = model.get_latent_representation(indices=chosen)
     figures["clusters"] = clusters.scores(
-        z, asked.counts(chosen), asked.labels(chosen), None if batches is None else batches.names, asked.settings.seed
+        z, asked.counts(chosen), labels, None if batches is None else batches.names, asked.settings.seed
     )
     return figures
 

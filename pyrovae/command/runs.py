@@ -136,10 +136,10 @@ class Run:
 
 
 def claim(folder: Path, settings: Settings) -> None:
-    """Refuse an output folder that holds something else, or an interrupted run that nobody asked to give up.
+    """Refuse an output folder that holds something else, or a run that nobody asked to give up.
 
     Raises:
-        ValueError: It is a file, holds what is no run, or an interrupted run.
+        ValueError: It is a file, holds what is no run, or a run.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another folder with --output")
@@ -149,6 +149,8 @@ def claim(folder: Path, settings: Settings) -> None:
         raise ValueError(f"{folder} holds something that is no run; choose another folder with --output, or add --overwrite")
     if (folder / "checkpoint.safetensors").is_file():
         raise ValueError(f"{folder} holds an interrupted run; go on with --resume, or give it up with --overwrite")
+    if (folder / "model" / "model.json").is_file():
+        raise ValueError(f"{folder} holds a run; choose another folder with --output, or replace it with --overwrite")
 
 
 def resumed(folder: Path, given: Settings) -> Settled:

@@ -54,7 +54,7 @@ def count_vae(
         prior: p(z | c), or a function that makes it of the posterior, as `lambda q: priors.Vamp(q, u)`; N(0, I) by default.
         posterior: q(z | log(1 + x), c), or a function that makes it of `encoder`, which makes scVI's network of the number of its
             outputs: `lambda encoder: posteriors.FullRankNormal(encoder(10 * 13 // 2))`; a diagonal normal by default.
-        encode_covariates: whether the encoders see the batch and the covariates.
+        encode_covariates: whether the encoders see the batch and the covariates; labels they never see.
         bf16: take the products over the genes in bfloat16 while training, where the CPU can; see `pyrovae.blocks.WideLinear`.
 
     Example:
@@ -64,11 +64,12 @@ def count_vae(
         torch.Size([3, 50])
     """
     context = (batches if batches > 1 else 0) + covariates
-    columns = context + (labels if Dispersion(dispersion) is PER_LABEL else 0)
+    seen = context if encode_covariates else 0
+    all_of_it = context + (labels if Dispersion(dispersion) is PER_LABEL else 0)
 
     def encoder(depth: int, out: int) -> nn.Module:
-        net = Blocks(genes, [hidden] * depth, out, columns if encode_covariates else 0, dropout, bf16)
-        return net if encode_covariates else WithoutContext(net)
+        net = Blocks(genes, [hidden] * depth, out, seen, dropout, bf16)
+        return net if 0 < seen == all_of_it else WithoutContext(net, seen)
 
     decoder = Blocks(latents, [hidden] * layers, context=context)
     q_l = None if library is None else posteriors.DiagonalNormal(encoder(1, 2), _FLOOR)
