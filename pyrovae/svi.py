@@ -150,7 +150,7 @@ def parameters(graph: Any, objective: Any, *batch: Tensor) -> list[Tensor]:
         q = poutine.trace(graph.guide).get_trace(*batch)
         p = poutine.trace(poutine.replay(graph.model, trace=q)).get_trace(*batch)
         if isinstance(objective, Objective):
-            traces.check_sites(*traces.run(graph.model, graph.guide, *batch), objective.needs_rsample)
+            objective.check(*traces.run(graph.model, graph.guide, *batch), objective.needs_rsample)
             Trace_ELBO()._get_trace(graph.model, graph.guide, batch, {})
     found = {id(parameter): parameter for parameter in _trainable(graph, p, q)}
     if not found:

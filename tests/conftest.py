@@ -1,4 +1,4 @@
-"""What every test starts from: an empty parameter store, Pyro's validation on, a fixed random state."""
+"""What every test starts from: one thread, an empty parameter store, Pyro's validation on, a fixed random state."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+
+torch.set_num_threads(1)  # tests are small, and run beside each other
 
 SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

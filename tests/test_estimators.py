@@ -205,8 +205,8 @@ def test_dreg_and_iwae_have_one_gradient(make, weights):
     x = linear_gaussian.data(3)[:, : 6 if hasattr(graph, "posterior") else 4]
     if hasattr(graph, "posterior") and "annealed" in weights:
         weights = {**weights, "annealed": {"z"}}
-    a, b = (gradients(objective(samples=4, **weights), graph, x, 1500) for objective in (DReG, IWAE))
-    error = (a.var(0) / 1500 + b.var(0) / 1500).sqrt().clamp(min=1e-12)
+    a, b = (gradients(objective(samples=4, **weights), graph, x, 800) for objective in (DReG, IWAE))
+    error = (a.var(0) / 800 + b.var(0) / 800).sqrt().clamp(min=1e-12)
     assert ((a.mean(0) - b.mean(0)).abs() / error).max() < 5
 
 
@@ -534,6 +534,8 @@ def test_under_pyros_svi_too_programs_that_do_not_fit_are_refused():
         SGVB_A().loss(graph.model, lambda x: pyro.sample("zz", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2)), x)
     with pytest.raises(ValueError, match=r"annealed names \['Z'\], but the guide's latents are \['z'\]"):
         SGVB_B(beta=100.0, annealed={"Z"}).loss(graph.model, graph.guide, x)
+    with pytest.raises(ValueError, match=r"annealed names \['Z'\]"):
+        pv.fit(graph, x, epochs=1, objective=SGVB_B(annealed={"Z"}), progress=False)
 
 
 @pytest.mark.parametrize(

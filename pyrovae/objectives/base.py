@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae import traces
@@ -132,18 +133,23 @@ class Objective(Trace_ELBO, ABC):
         return loss.item()
 
     def draw(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
-        """Return one run of both programs with all L draws in it (model's trace, guide's trace).
+        """Return one run of both programs with all L draws in it (model's trace, guide's trace), checked if Pyro's validation is on."""
+        p, q = next(self._get_traces(model, guide, batch, {}))
+        if is_validation_enabled():
+            self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
+        return p, q
+
+    def check(self, p: Trace, q: Trace, needs_rsample: bool) -> None:
+        """Refuse a pair of programs for which the bound, or its gradient, would be wrong.
 
         Raises:
-            ValueError: if the bound would be wrong: see `traces.check_sites`, or `annealed` names no latent.
+            ValueError: see `traces.check_sites`, or if `annealed` names no latent.
         """
-        p, q = next(self._get_traces(model, guide, batch, {}))
-        traces.check_sites(p, q, self.needs_rsample and torch.is_grad_enabled())
-        unknown = set(self.annealed or ()) - {site["name"] for site in traces.sites(q, observed=False)}
+        traces.check_sites(p, q, needs_rsample)
+        names = [site["name"] for site in traces.sites(q, observed=False)]
+        unknown = sorted(set(self.annealed or ()).difference(names))
         if unknown:
-            names = [site["name"] for site in traces.sites(q, observed=False)]
-            raise ValueError(f"{type(self).__name__}: annealed names {sorted(unknown)}, but the guide's latents are {names}")
-        return p, q
+            raise ValueError(f"{type(self).__name__}: annealed names {unknown}, but the guide's latents are {names}")
 
     def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         return traces.run(model, guide, *args, cut=type(self).cut)
