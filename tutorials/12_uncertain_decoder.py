@@ -199,7 +199,7 @@ for axis, size in zip(figure.subplots(1, 3, sharey=True), sizes, strict=True):
     axis.set(title=f"N = {size}", xlabel="steps", ylim=(2.2 * floor, 0.6 * floor))
     axis.grid(alpha=0.3)
 figure.axes[0].set_ylabel("test ELBO, nats an image")
-figure.axes[0].legend(frameon=False, loc="lower left")
+figure.axes[-1].legend(frameon=False, loc="lower left")
 show(figure, "overfitting")
 
 # %% [markdown]

@@ -53,7 +53,7 @@ class FullRankNormal(Conditional):
 
     L = diag sigma (I + N / D) with N strictly lower triangular. A row of L is in units of its sigma, so a deviation shrinks by one
     number; and the D (D - 1) / 2 entries of N are noise at first, which over D leaves the diagonal on top. On MNIST at 40 latents
-    this is worth a nat against N / sqrt D, and ten against an L whose entries the network puts out directly.
+    this is worth a nat against N / sqrt D, and nine against an L whose entries the network puts out directly.
 
     Args:
         net: maps x (and c) to D (D + 3) / 2 numbers: mu, log sigma, and N below its diagonal, row by row.
