@@ -53,19 +53,22 @@ def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
         return torch.cat([latents.mean(latents.posterior(graph, batch, site)) for batch in latents.minibatches(graph, data)])
 
 
-def decode(graph: Any, z: Array, *c: Array) -> Tensor:
-    """Return E[x | z, c] for latents with shape (B, D), with shape (B, *event)."""
+def decode(graph: Any, z: Array, *c: Array, site: str = "z") -> Tensor:
+    """Return E[x | z, c] for latents of a site with shape (B, D), with shape (B, *event); other latents are drawn from the model."""
     data = as_tensors((z, *c), "decode")
     with traces.evaluation(graph):
         means = [
-            latents.mean(_likelihood(graph, len(part[0]), {"z": part[0]}, *part[1:])) for part in latents.minibatches(graph, data)
+            latents.mean(_likelihood(graph, len(part[0]), {site: part[0]}, *part[1:])) for part in latents.minibatches(graph, data)
         ]
     return torch.cat(means)
 
 
-def reconstruct(graph: Any, x: Array, *c: Array) -> Tensor:
-    """Return E[x | z = E_q[z | x, c], c], with the shape of x: what is left of x after its code. It denoises if x is noisy."""
-    return decode(graph, embed(graph, x, *c), *c)
+def reconstruct(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
+    """Return E[x | z = E_q[z | x, c], c], with the shape of x: what is left of x after its code. It denoises if x is noisy.
+
+    Of a graph whose latents have other names, `site` is the one next to x: "z1" of a `HierarchicalVAE`.
+    """
+    return decode(graph, embed(graph, x, *c, site=site), *c, site=site)
 
 
 def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return (torch.sin((1 - t) * w) * a + torch.sin(t * w) * b) / torch.sin(w)
 
 
-def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path: Path = linear) -> Tensor:
+def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path: Path = linear, site: str = "z") -> Tensor:
     """Return the decoded walk from a to b through the latent space, both ends included.
 
     Args:
@@ -95,6 +98,7 @@ def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path
         c: context of the walk, one row each with shape (C,).
         steps: points on it, at least 2.
         path: `linear` or `spherical`, or your own (a, b, t) -> (T, D).
+        site: the latent that walks.
 
     Returns:
         A tensor with shape (steps, *event).
@@ -105,9 +109,9 @@ def interpolate(graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path
     if steps < 2:
         raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
     ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
-    z = embed(graph, ends, *_repeated(c, 2))
+    z = embed(graph, ends, *_repeated(c, 2), site=site)
     walk = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
-    return decode(graph, walk, *_repeated(c, steps))
+    return decode(graph, walk, *_repeated(c, steps), site=site)
 
 
 def manifold(graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: float = 0.99) -> Tensor:
@@ -157,4 +161,9 @@ def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine
     rows = torch.empty(n, 0)  # a model asks x only how many rows there are
     context = take(as_tensors((torch.zeros(n, 1), *c)), slice(None), *kind(graph, (rows,)))[1:]
     model = poutine.condition(poutine.uncondition(graph.model), given)
-    return poutine.trace(model).get_trace(rows, *context)
+    trace = poutine.trace(model).get_trace(rows, *context)
+    unknown = [name for name in given if name not in trace.nodes]
+    if unknown:
+        names = [name for name in trace.stochastic_nodes if name != "x"]
+        raise ValueError(f'the model has no site "{unknown[0]}", it has {names}: name the one to decode by site=')
+    return trace
