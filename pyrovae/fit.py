@@ -93,8 +93,8 @@ def fit(
     _check_data(graph, training, held_out, transform)
     state = files.read(Path(resume)) if resume is not None else None
     seed = state["history"]["seed"] if state else seed if seed is not None else int(torch.randint(2**53, ()))
-    history = History(seed=seed, data=fingerprint(training))
     objective = copy.deepcopy(objective) if objective is not None else SGVB_B()  # the caller's learns nothing
+    history = History(bound=getattr(objective, "reports", "ELBO"), seed=seed, data=fingerprint(training))
     _check_data_size(objective, len(training[0]))
     with traces.random_stream(seed, traces.cuda_devices(graph)):
         x, *c = take(training, slice(0, batch_size), *kind(graph, training))

@@ -3,7 +3,13 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-__all__ = ["History"]
+__all__ = ["History", "in_words"]
+
+
+def in_words(bound: str, reconstruction: float, kl: float) -> str:
+    """Return a bound in nats, with its terms if it is the ELBO: of another bound the difference is no KL."""
+    terms = f" = {reconstruction:.2f} - KL {kl:.2f}" if bound == "ELBO" else ""
+    return f"{bound} {reconstruction - kl:.2f}{terms}"
 
 
 @dataclass
@@ -11,6 +17,8 @@ class History:
     """The record of a `pyrovae.fit`: lists with one entry an epoch, in nats a datum; elbo = reconstruction - kl, at beta = 1.
 
     Attributes:
+        bound: what `elbo` holds: the ELBO, or the bound that the objective trains, such as "L_K" of `IWAE`. Then `kl` is what is
+            left of the reconstruction.
         elbo, reconstruction, kl: means over the epoch's training rows, as the weights moved; NaN under an objective of
             Pyro's own, which reports its loss only.
         loss: what was minimized, a row.
@@ -34,6 +42,7 @@ class History:
     validation_elbo: list[float] = field(default_factory=list)
     validation_reconstruction: list[float] = field(default_factory=list)
     validation_kl: list[float] = field(default_factory=list)
+    bound: str = "ELBO"
     seed: int | None = None
     data: str | None = None
     best_epoch: int | None = None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyrovae import checkpoint, traces
 from pyrovae.batches import Transform, kind, minibatches, take
 from pyrovae.failure import TrainingError, culprit
-from pyrovae.history import History
+from pyrovae.history import History, in_words
 from pyrovae.normalization import settle
 from pyrovae.objectives import Bound, Objective
 from pyrovae.svi import Step
@@ -143,7 +143,7 @@ class Loop:
         rows = max(1, min(self.position * self.plan.batch_size, len(self.training[0])))
         rec, kl = self.sums[1] / rows, self.sums[2] / rows
         held_out = f", validation {self.history.validation_elbo[-1]:.2f}" if self.history.validation_elbo else ""
-        return f"ELBO {rec - kl:.2f} = {rec:.2f} - KL {kl:.2f}{held_out}"
+        return in_words(self.history.bound, rec, kl) + held_out
 
     # ------------------------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:

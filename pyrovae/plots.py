@@ -29,15 +29,15 @@ Limits = tuple[float, float]
 
 
 def curves(history: History) -> Figure:
-    """Draw the ELBO, its two terms and the weight of the KL over the epochs.
+    """Draw the ELBO, its two terms and the weight of the KL over the epochs; of another bound, what it leaves of the reconstruction.
 
     Args:
-        history: What `pyrovae.fit` returns: lists `epoch`, `elbo`, `reconstruction`, `kl`, `weight`, `validation_elbo`,
-            `validation_reconstruction`, `validation_kl` in nats per datum, and `best_epoch`.
+        history: What `pyrovae.fit` returns.
     """
     figure = _figure(11, 3.6)
     axes = figure.subplots(1, 3)
-    terms = (("ELBO", "elbo"), ("Reconstruction E[log p(x | z)]", "reconstruction"), ("KL(q(z | x) || p(z))", "kl"))
+    rest = "KL(q(z | x) || p(z))" if history.bound == "ELBO" else f"Reconstruction - {history.bound}"
+    terms = ((history.bound, "elbo"), ("Reconstruction E[log p(x | z)]", "reconstruction"), (rest, "kl"))
     for axis, (title, name) in zip(axes, terms, strict=True):
         _curve(axis, history, name)
         _zoom(axis)

@@ -16,7 +16,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.objectives import SGVB_A, SGVB_B, MonteCarloEM, RunningMean, ScoreFunction, warm_up
+from pyrovae import plots
+from pyrovae.history import History, in_words
+from pyrovae.objectives import IWAE, SGVB_A, SGVB_B, MonteCarloEM, Renyi, RunningMean, ScoreFunction, warm_up
 
 quiet = functools.partial(pv.fit, progress=False)
 
@@ -153,6 +155,21 @@ def test_the_global_state_is_left_alone():
     assert validation == pyro.settings.get("validate_poutine")
     assert not graph.training
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_bound_that_is_no_elbo_is_called_by_its_name():
+    """What an importance weighted bound leaves of the reconstruction is no KL, and may be negative."""
+    names = {"ELBO": SGVB_B(), "L_K": IWAE(samples=3), "L_alpha": Renyi(alpha=0.5)}
+    for name, objective in names.items():
+        history = quiet(small_vae(), binary(), epochs=1, objective=objective)
+        assert history.bound == name
+        assert History.from_dict(history.to_dict()).bound == name
+        titles = [axis.get_title() for axis in plots.curves(history).axes]
+        assert titles[0] == name
+        assert ("KL(q(z | x) || p(z))" in titles) == (name == "ELBO")
+        words = in_words(history.bound, history.reconstruction[0], history.kl[0])
+        assert words.startswith(f"{name} {history.elbo[0]:.2f}")
+        assert ("KL" in words) == (name == "ELBO")
 
 
 def test_the_global_seed_makes_a_fit_reproducible():

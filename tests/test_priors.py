@@ -11,7 +11,7 @@ from safetensors import safe_open
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 from torch import nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 import pyrovae as pv
 from pyrovae import distributions, priors
@@ -81,6 +81,17 @@ def test_narrow_components_in_float32(sigma):
     normals = Independent(Normal(mu.double(), sigma * torch.ones(50, 40, dtype=torch.double)), 1)
     wanted = MixtureSameFamily(Categorical(logits=torch.zeros(50, dtype=torch.double)), normals).log_prob(z.double())
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("far", "scale"), [(0.0, 1.0), (300.0, 1.0), (0.0, 0.01)])
+def test_the_products_of_full_covariances_in_float32(far, scale):
+    mu = far + torch.randn(20, 10)
+    tril = scale * (torch.eye(10) + 0.3 * torch.randn(20, 10, 10).tril(-1))
+    z = (mu + (tril @ torch.randn(20, 10, 1)).squeeze(-1)).expand(3, 20, 10)
+    found = distributions.MixtureOf(torch.zeros(20), MultivariateNormal(mu, scale_tril=tril)).log_prob(z)
+    normals = MultivariateNormal(mu.double(), scale_tril=tril.double())
+    wanted = MixtureSameFamily(Categorical(logits=torch.zeros(20, dtype=torch.double)), normals).log_prob(z.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-3)
 
 
 def test_mixture_starts_with_the_moments_of_a_standard_normal_and_means_apart():

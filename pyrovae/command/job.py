@@ -22,7 +22,7 @@ from pyrovae.command.runs import Run
 from pyrovae.datasets import Dataset
 from pyrovae.fit import TrainingError, fit
 from pyrovae.graphs import VAE, Denoising
-from pyrovae.history import History
+from pyrovae.history import History, in_words
 
 __all__ = ["Outcome", "circumstances", "device", "fit_and_report", "lines", "outcome", "threads", "wording"]
 
@@ -175,9 +175,9 @@ def lines(settings: Settled, say: Say) -> Callable[[History], None]:
         epoch = len(history.elbo)
         if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
             return
-        terms = f"{history.elbo[-1]:.2f} = {history.reconstruction[-1]:.2f} - KL {history.kl[-1]:.2f}"
+        bound = in_words(history.bound, history.reconstruction[-1], history.kl[-1])
         held_out = f", validation {history.validation_elbo[-1]:.2f}" if history.validation_elbo else ""
-        say(f"epoch {epoch:>4}: ELBO {terms}{held_out} ({sum(history.seconds):.1f} s)")
+        say(f"epoch {epoch:>4}: {bound}{held_out} ({sum(history.seconds):.1f} s)")
 
     return line
 

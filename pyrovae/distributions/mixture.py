@@ -4,6 +4,8 @@ For diagonal normals that all rows share, the N x K table of log p_k(z_n) is one
 N x K x D differences:
 
 sum_d (z_d - mu_kd)^2 / s_kd^2  =  sum_d z_d^2 / s_kd^2  -  2 sum_d z_d mu_kd / s_kd^2  +  sum_d mu_kd^2 / s_kd^2
+
+For full covariances L_k L_k^T, it is a product with each L_k^-1, a quarter of the time of N x K triangular solves.
 """
 
 import math
@@ -13,7 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Independent, Normal, constraints
+from torch.distributions import Independent, MultivariateNormal, Normal, constraints
 
 __all__ = ["MixtureOf"]
 
@@ -89,6 +91,8 @@ class MixtureOf(TorchDistribution):
 
     def _each(self, value: Tensor) -> Tensor:
         """Return log p_k(z), with shape (*, K); z is expanded by hand, for a flow's context does not broadcast by itself."""
+        if isinstance(self.components, MultivariateNormal) and len(self.components.batch_shape) == 1:
+            return _full_table(value, self.components)
         rows = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
         value = value.expand(*rows, *self.event_shape).unsqueeze(len(rows))
         return self.components.log_prob(value.expand(*rows, len(self.logits), *self.event_shape))
@@ -113,3 +117,14 @@ def _table(z: Tensor, normals: Any) -> Tensor:
     constant = (mu.square() * precision + 2 * scale.log()).sum(-1) + loc.shape[-1] * math.log(2 * math.pi)  # (K,)
     squares = torch.cat([x.square(), x], -1) @ torch.cat([precision, -2 * precision * mu], -1).T
     return (-0.5 * (squares + constant)).to(z.dtype)
+
+
+def _full_table(z: Tensor, normals: Any) -> Tensor:
+    """Return log N(z_n; mu_k, L_k L_k^T), with shape (*, K), for normals with shape (K, D); here differences come before squares."""
+    loc, tril = normals.loc, normals.scale_tril
+    centre, d = loc.detach().mean(0), loc.shape[-1]
+    inverse = torch.linalg.solve_triangular(tril, torch.eye(d, dtype=tril.dtype, device=tril.device), upper=False)  # (K, D, D)
+    x = (z - centre).reshape(-1, d).T.expand(len(loc), d, -1)
+    y = torch.baddbmm(inverse @ (centre - loc).unsqueeze(-1), inverse, x)  # (K, D, N)
+    constant = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * d * math.log(2 * math.pi)  # (K,)
+    return (-0.5 * y.square().sum(1).T - constant).reshape(*z.shape[:-1], len(loc))

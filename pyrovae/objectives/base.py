@@ -52,6 +52,7 @@ class Objective(Trace_ELBO, ABC):
         ValueError: if `samples` is below 1, or the weight at the end of the schedule is negative or not finite.
     """
 
+    reports = "ELBO"  # what the reported bound is
     needs_rsample = True  # whether gradients pass through the guide's draws
     cut: Callable[[Tensor], Tensor] | None = None  # what replaces a draw where they do not
 

@@ -47,6 +47,7 @@ class MonteCarloEM(Objective):
         5
     """
 
+    reports = "log p(x, z) - log q(z | x)"
     needs_rsample = False
 
     def __init__(

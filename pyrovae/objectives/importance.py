@@ -34,6 +34,8 @@ class IWAE(Objective):
         50
     """
 
+    reports = "L_K"
+
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_K, summed over the batch, and the loss."""
         p, q = self.draw(model, guide, *batch)
@@ -61,6 +63,7 @@ class DReG(Objective):
         50
     """
 
+    reports = "L_K"
     cut = staticmethod(lambda z: z.detach().requires_grad_())
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
@@ -105,6 +108,8 @@ class Renyi(Objective):
         >>> Renyi(alpha=0.5, samples=10).alpha
         0.5
     """
+
+    reports = "L_alpha"
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class ReweightedWakeSleep(Objective):
         0.5
     """
 
+    reports = "L_K"
     needs_rsample = False
     cut = staticmethod(torch.Tensor.detach)
 
