@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae import datasets, objectives
+from pyrovae import objectives
+from pyrovae.data import datasets
 from pyrovae.objectives import IWAE, SGVB_A, SGVB_B, DReG, LeaveOneOut, RunningMean, ScoreFunction
 
 BATCH = 50
@@ -129,7 +130,12 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     ):
         values = [figures[name][key] for name in names]
         axes.barh(
-            names, values, color=["#c44e52" if "score" in name else "#4c72b0" if "SGVB" in name else "#55a868" for name in names]
+            names,
+            values,
+            color=[
+                "#c44e52" if "score" in name else "#4c72b0" if "SGVB" in name else "#55a868"
+                for name in names
+            ],
         )
         axes.set_xscale("log")
         axes.set_title(title, fontsize=10)
@@ -142,8 +148,12 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
 
 def main() -> None:
     """Train, measure, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the embedded digits, one seed, few draws")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="the embedded digits, one seed, few draws"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="write the picture to this file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -154,7 +164,12 @@ def main() -> None:
     seeds, epochs, draws = ([0], 5, 60) if arguments.quick else (arguments.seeds, 3, 400)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     versions = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    print(machine, versions, source.name, f"{epochs} epochs, {draws} draws, minibatch of {BATCH}, seeds {seeds}")
+    print(
+        machine,
+        versions,
+        source.name,
+        f"{epochs} epochs, {draws} draws, minibatch of {BATCH}, seeds {seeds}",
+    )
     found = []
     for seed in seeds:
         graph = trained(images, epochs, seed)
@@ -167,7 +182,13 @@ def main() -> None:
         print(
             f"{name:34s}{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>22s}{row['signal to noise']:9.3g}{row['ms']:8.2f}"
         )
-    report: dict[str, Any] = {"machine": machine, "versions": versions, "data": source.name, "seeds": seeds, "figures": figures}
+    report: dict[str, Any] = {
+        "machine": machine,
+        "versions": versions,
+        "data": source.name,
+        "seeds": seeds,
+        "figures": figures,
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1))
     if arguments.plot:

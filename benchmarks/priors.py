@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae import datasets, nets, objectives, posteriors, priors
-from pyrovae.svi import Step, adam
+from pyrovae import nets, objectives, posteriors, priors
+from pyrovae.data import datasets
+from pyrovae.training import Step, adam
 
 PIXELS, HIDDEN, D, CONTEXT, BATCH = 784, [300, 300], 40, 40, 100
 COMPONENTS, PSEUDO_INPUTS = 100, 500
@@ -71,9 +72,15 @@ SETTINGS = {
     "VampPrior": Setting(vamp),
     "flow prior": Setting(lambda x: vae(priors.Flow(D), diagonal())),
     "full-rank posterior": Setting(
-        lambda x: vae(priors.StandardNormal(D), posteriors.FullRankNormal(encoder(D + D * (D + 1) // 2)))
+        lambda x: vae(
+            priors.StandardNormal(D), posteriors.FullRankNormal(encoder(D + D * (D + 1) // 2))
+        )
     ),
-    "IAF posterior": Setting(lambda x: vae(priors.StandardNormal(D), posteriors.IAF(encoder(2 * D + CONTEXT), D, context=CONTEXT))),
+    "IAF posterior": Setting(
+        lambda x: vae(
+            priors.StandardNormal(D), posteriors.IAF(encoder(2 * D + CONTEXT), D, context=CONTEXT)
+        )
+    ),
     "SGVB, 5 samples": Setting(plain, lambda beta: objectives.SGVB_B(samples=5, beta=beta)),
     "IWAE, 5 samples": Setting(plain, lambda beta: objectives.IWAE(samples=5, beta=beta)),
     "DReG, 5 samples": Setting(plain, lambda beta: objectives.DReG(samples=5, beta=beta)),
@@ -90,7 +97,9 @@ def data(quick: bool) -> tuple[Tensor, Tensor, Tensor]:
     return (x[:2000], held_out[:500], test[:100]) if quick else (x[:55_000], held_out, test)
 
 
-def fit(setting: Setting, images: tuple[Tensor, Tensor, Tensor], epochs: int, seed: int, samples: int) -> dict[str, Any]:
+def fit(
+    setting: Setting, images: tuple[Tensor, Tensor, Tensor], epochs: int, seed: int, samples: int
+) -> dict[str, Any]:
     """Fit one setting and return its figures."""
     x, held_out, test = images
     torch.manual_seed(seed)
@@ -112,7 +121,8 @@ def fit(setting: Setting, images: tuple[Tensor, Tensor, Tensor], epochs: int, se
     return {
         "log p(x)": evidence.log_p.mean().item(),
         "error over images": evidence.log_p.std().item() / math.sqrt(len(test)),
-        "error of importance sampling": evidence.standard_error.square().sum().sqrt().item() / len(test),
+        "error of importance sampling": evidence.standard_error.square().sum().sqrt().item()
+        / len(test),
         "effective samples, median": evidence.effective_sample_size.median().item(),
         "ELBO": pv.elbo(graph, test, samples=10).elbo.mean().item(),
         "active units": int(pv.active_units(graph, test).sum()),
@@ -122,7 +132,9 @@ def fit(setting: Setting, images: tuple[Tensor, Tensor, Tensor], epochs: int, se
     }
 
 
-def step_times(names: list[str], x: Tensor, rounds: int, steps: int = 20) -> dict[str, dict[str, float]]:
+def step_times(
+    names: list[str], x: Tensor, rounds: int, steps: int = 20
+) -> dict[str, dict[str, float]]:
     """Return the median milliseconds of a step at batch 128 and the median ratio to the plain model's, interleaved."""
     batch = x[:128].round()
     contestants = {}
@@ -139,18 +151,29 @@ def step_times(names: list[str], x: Tensor, rounds: int, steps: int = 20) -> dic
             if i:  # the first round warms up
                 seconds[name].append((time.perf_counter() - started) / steps)
     base = seconds["standard, diagonal"]
-    ratios = {name: statistics.median(a / b for a, b in zip(own, base, strict=True)) for name, own in seconds.items()}
-    return {name: {"ms": 1e3 * statistics.median(own), "ratio": ratios[name]} for name, own in seconds.items()}
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(own, base, strict=True))
+        for name, own in seconds.items()
+    }
+    return {
+        name: {"ms": 1e3 * statistics.median(own), "ratio": ratios[name]}
+        for name, own in seconds.items()
+    }
 
 
 def show(report: dict[str, Any]) -> None:
     """Print the table: means over seeds, and the standard deviation over seeds of log p(x)."""
-    print(f"\n{'':22s}{'log p(x)':>10s}{'seeds':>7s}{'+-':>6s}{'ELBO':>10s}{'active':>8s}{'ESS':>7s}{'ms':>8s}{'ratio':>7s}")
+    print(
+        f"\n{'':22s}{'log p(x)':>10s}{'seeds':>7s}{'+-':>6s}{'ELBO':>10s}{'active':>8s}{'ESS':>7s}{'ms':>8s}{'ratio':>7s}"
+    )
     for name, fits in report["fits"].items():
         rows = list(fits.values())
         log_p = [row["log p(x)"] for row in rows]
         spread = statistics.stdev(log_p) if len(rows) > 1 else math.nan
-        mean = {key: statistics.mean(row[key] for row in rows) for key in ("ELBO", "active units", "effective samples, median")}
+        mean = {
+            key: statistics.mean(row[key] for row in rows)
+            for key in ("ELBO", "active units", "effective samples, median")
+        }
         speed = report["steps"].get(name, {"ms": math.nan, "ratio": math.nan})
         print(
             f"{name:22s}{statistics.mean(log_p):10.2f}{len(rows):7d}{spread:6.2f}{mean['ELBO']:10.2f}{mean['active units']:8.1f}"
@@ -168,32 +191,58 @@ def keep(report: dict[str, Any], file: Path | None) -> None:
 
 def main() -> None:
     """Fit what the file does not hold yet, time the steps, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two epochs on 2,000 images, one seed, 100 samples")
-    parser.add_argument("--json", type=Path, help="file for the figures; fits that it holds are not run again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two epochs on 2,000 images, one seed, 100 samples"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="file for the figures; fits that it holds are not run again"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=1000, help="importance samples an image")
-    parser.add_argument("--no-times", action="store_true", help="leave the interleaved timing of steps out")
+    parser.add_argument(
+        "--no-times", action="store_true", help="leave the interleaved timing of steps out"
+    )
     arguments = parser.parse_args()
-    epochs, seeds, samples = (2, [0], 100) if arguments.quick else (arguments.epochs, arguments.seeds, arguments.samples)
+    epochs, seeds, samples = (
+        (2, [0], 100) if arguments.quick else (arguments.epochs, arguments.seeds, arguments.samples)
+    )
     images = data(arguments.quick)
-    report: dict[str, Any] = {"epochs": epochs, "samples": samples, "test images": len(images[2]), "fits": {}, "steps": {}}
+    report: dict[str, Any] = {
+        "epochs": epochs,
+        "samples": samples,
+        "test images": len(images[2]),
+        "fits": {},
+        "steps": {},
+    }
     if arguments.json and arguments.json.exists():
         before = json.loads(arguments.json.read_text())
         if (before["epochs"], before["samples"]) != (epochs, samples):
             raise SystemExit(f"{arguments.json}: holds fits of another budget. Name another file")
         report = before
-    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    report["machine"] = (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
     report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    print(report["machine"], report["versions"], f"{epochs} epochs, {samples} samples, {len(images[2])} test images")
+    print(
+        report["machine"],
+        report["versions"],
+        f"{epochs} epochs, {samples} samples, {len(images[2])} test images",
+    )
     for seed in seeds:
         for name in arguments.only:
             if str(seed) in report["fits"].get(name, {}):
                 continue
             figures = fit(SETTINGS[name], images, epochs, seed, samples)
-            print(f"seed {seed}  {name:22s}", "  ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
+            print(
+                f"seed {seed}  {name:22s}",
+                "  ".join(f"{key} {value:.4g}" for key, value in figures.items()),
+                flush=True,
+            )
             report["fits"].setdefault(name, {})[str(seed)] = figures
             keep(report, arguments.json)
     if not arguments.no_times:

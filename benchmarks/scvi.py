@@ -21,11 +21,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]  # this file's name is the peer's
+sys.path = [
+    entry for entry in sys.path if Path(entry or ".").resolve() != HERE
+]  # this file's name is the peer's
 sys.path.append(str(HERE.parent / "tests"))
 
 KINDS = ("scvi-tools", "pyrovae", "pyrovae, float32")
-FLOORS = {"encoder products": 1.7, "decoder products": 3.1, "likelihood": 2.7, "optimizer": 1.1}  # ms, ../shared/references.md
+FLOORS = {
+    "encoder products": 1.7,
+    "decoder products": 3.1,
+    "likelihood": 2.7,
+    "optimizer": 1.1,
+}  # ms, ../shared/references.md
 
 
 # --------------------------------------------------------------------------------------------------------------- one fit
@@ -50,7 +57,12 @@ def fit_scvi(data: dict[str, Any], epochs: int, seed: int) -> tuple[Any, float, 
     adata = data["adata"].copy()
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
     model = scvi.model.SCVI(adata, use_observed_lib_size=False)
-    settings = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_model_summary": False}
+    settings = {
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "logger": False,
+        "enable_model_summary": False,
+    }
     plan = {"n_epochs_kl_warmup": max(1, epochs // 4)}
     splits = [data["training"], data["held out"], data["held out"][:0]]
     started = time.perf_counter()
@@ -66,7 +78,9 @@ def fit_scvi(data: dict[str, Any], epochs: int, seed: int) -> tuple[Any, float, 
     return graph_like(model.module.state_dict(), adata.obs["batch"].nunique()), seconds, {}
 
 
-def fit_pyrovae(data: dict[str, Any], epochs: int, seed: int, bf16: bool = True) -> tuple[Any, float, dict[str, float]]:
+def fit_pyrovae(
+    data: dict[str, Any], epochs: int, seed: int, bf16: bool = True
+) -> tuple[Any, float, dict[str, float]]:
     """Train this library's graph on the same cells; return it, the seconds of training, and where a step goes."""
     import torch
 
@@ -74,12 +88,20 @@ def fit_pyrovae(data: dict[str, Any], epochs: int, seed: int, bf16: bool = True)
 
     x, c = arrays(data, data["training"])
     library = [[v.item() for v in f(x, c)] for f in (library_mean, library_deviation)]
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler at the first optimizer: seconds, once
+    torch.optim.Adam(
+        [torch.zeros(1, requires_grad=True)]
+    )  # torch imports its compiler at the first optimizer: seconds, once
     torch.manual_seed(seed)
     graph = pv.graphs.count_vae(x.shape[1], batches=c.shape[1], library=tuple(library), bf16=bf16)
     objective = pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.25), annealed={"z"})
     adam = functools.partial(torch.optim.Adam, lr=1e-3, eps=0.01, weight_decay=1e-6, fused=True)
-    settings = {"objective": objective, "optimizer": adam, "batch_size": 128, "seed": seed, "progress": False}
+    settings = {
+        "objective": objective,
+        "optimizer": adam,
+        "batch_size": 128,
+        "seed": seed,
+        "progress": False,
+    }
     started = time.perf_counter()
     pv.fit(graph, (data["adata"].X[data["training"]], c), epochs=epochs, **settings)
     seconds = time.perf_counter() - started
@@ -90,7 +112,9 @@ def arrays(data: dict[str, Any], rows: Any) -> tuple[Any, Any]:
     """Return dense counts and one-hot batches of some cells."""
     import torch
 
-    batch = torch.as_tensor(data["adata"].obs["batch"].astype("category").cat.codes.to_numpy().astype("int64")[rows])
+    batch = torch.as_tensor(
+        data["adata"].obs["batch"].astype("category").cat.codes.to_numpy().astype("int64")[rows]
+    )
     x = torch.as_tensor(data["adata"].X[rows].toarray()).float()
     return x, torch.nn.functional.one_hot(batch).float()
 
@@ -111,8 +135,8 @@ def pieces(graph: Any, x: Any, c: Any) -> dict[str, float]:
     """Return the milliseconds of each part of a step, forward and backward, by itself."""
     import torch
 
-    from pyrovae.batches import as_tensors
-    from pyrovae.traces import run
+    from pyrovae.data import as_tensors
+    from pyrovae.programs import run
 
     graph = copy.deepcopy(graph).train()  # whose batch statistics move
     sparse = as_tensors((to_csr(x),))[0]
@@ -128,12 +152,16 @@ def pieces(graph: Any, x: Any, c: Any) -> dict[str, float]:
         from pyrovae.distributions import ZeroInflatedNegativeBinomial
 
         log_mu = torch.log_softmax(heads[0], -1) + l
-        ZeroInflatedNegativeBinomial.from_logs(log_mu, theta, heads[1]).to_event(1).log_prob(x).sum().backward()
+        ZeroInflatedNegativeBinomial.from_logs(log_mu, theta, heads[1]).to_event(1).log_prob(
+            x
+        ).sum().backward()
 
     def decoder() -> None:
         hidden = graph.likelihood.net(z, c)
         up = torch.ones(len(x), x.shape[1])
-        torch.autograd.backward([graph.likelihood.scale(hidden), graph.likelihood.gate(hidden)], [up, up])
+        torch.autograd.backward(
+            [graph.likelihood.scale(hidden), graph.likelihood.gate(hidden)], [up, up]
+        )
 
     def encoders() -> None:
         (graph.posterior.net(h).sum() + graph.library_posterior.net(h).sum()).backward()
@@ -143,7 +171,11 @@ def pieces(graph: Any, x: Any, c: Any) -> dict[str, float]:
             run(graph.model, graph.guide, x[:2, :], c[:2])
 
     rows = torch.arange(len(x))
-    parts = {"minibatch": lambda: (sparse[rows], torch.log1p(x)), "encoder products": encoders, "decoder products": decoder}
+    parts = {
+        "minibatch": lambda: (sparse[rows], torch.log1p(x)),
+        "encoder products": encoders,
+        "decoder products": decoder,
+    }
     parts |= {"likelihood": likelihood, "optimizer": adam.step, "handlers, at two cells": handlers}
     return {name: median_ms(part) for name, part in parts.items()}
 
@@ -175,28 +207,46 @@ def judge(graph: Any, data: dict[str, Any], samples: int) -> dict[str, float]:
 
     x, c = arrays(data, data["held out"])
     log_p = pv.log_evidence(graph, x, c, samples=samples).log_p
-    figures = {"ELBO": pv.elbo(graph, x, c, samples=5).elbo.mean().item(), "log p(x)": log_p.mean().item()}
+    figures = {
+        "ELBO": pv.elbo(graph, x, c, samples=5).elbo.mean().item(),
+        "log p(x)": log_p.mean().item(),
+    }
     z = pv.embed(graph, *arrays(data, slice(None))).numpy()
     types = data["adata"].obs["cell_type"]
     found = KMeans(types.nunique(), n_init=10, random_state=0).fit_predict(z)
-    return figures | {"ARI": adjusted_rand_score(types, found), "NMI": normalized_mutual_info_score(types, found)}
+    return figures | {
+        "ARI": adjusted_rand_score(types, found),
+        "NMI": normalized_mutual_info_score(types, found),
+    }
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Do one fit and write its figures: what the benchmark runs in a process of its own."""
     data = data_of(arguments.data, arguments.seed)
-    fits = {"scvi-tools": fit_scvi, "pyrovae": fit_pyrovae, "pyrovae, float32": functools.partial(fit_pyrovae, bf16=False)}
+    fits = {
+        "scvi-tools": fit_scvi,
+        "pyrovae": fit_pyrovae,
+        "pyrovae, float32": functools.partial(fit_pyrovae, bf16=False),
+    }
     graph, seconds, where = fits[arguments.work](data, arguments.epochs, arguments.seed)
     cells = arguments.epochs * len(data["training"])
-    figures = {"cells/s": cells / seconds, "ms a step": 1e3 * seconds / (cells / 128), **judge(graph, data, arguments.samples)}
-    arguments.json.write_text(json.dumps({"figures": figures, "pieces": where, "versions": versions()}))
+    figures = {
+        "cells/s": cells / seconds,
+        "ms a step": 1e3 * seconds / (cells / 128),
+        **judge(graph, data, arguments.samples),
+    }
+    arguments.json.write_text(
+        json.dumps({"figures": figures, "pieces": where, "versions": versions()})
+    )
 
 
 def versions() -> dict[str, str]:
     """Return the versions of what was compared."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("pyrovae", "scvi-tools", "torch", "pyro-ppl", "anndata")}
+    return {
+        name: version(name) for name in ("pyrovae", "scvi-tools", "torch", "pyro-ppl", "anndata")
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- the whole run
@@ -207,7 +257,17 @@ def environment(folder: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "uv"], check=True)
         subprocess.run(
-            [folder / "bin" / "uv", "pip", "install", "-q", "--python", python, "scvi-tools", "-e", f"{HERE.parent}[cells]"],
+            [
+                folder / "bin" / "uv",
+                "pip",
+                "install",
+                "-q",
+                "--python",
+                python,
+                "scvi-tools",
+                "-e",
+                f"{HERE.parent}[cells]",
+            ],
             check=True,
         )
     return python
@@ -217,7 +277,14 @@ def one(python: Path, kind: str, seed: int, arguments: argparse.Namespace) -> di
     """Return the figures of one fit in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
-        sizes = ["--epochs", str(arguments.epochs), "--samples", str(arguments.samples), "--seed", str(seed)]
+        sizes = [
+            "--epochs",
+            str(arguments.epochs),
+            "--samples",
+            str(arguments.samples),
+            "--seed",
+            str(seed),
+        ]
         command = [
             python,
             "-W",
@@ -230,7 +297,13 @@ def one(python: Path, kind: str, seed: int, arguments: argparse.Namespace) -> di
             out,
             *sizes,
         ]
-        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
+        subprocess.run(
+            [str(part) for part in command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+        )
         return json.loads(out.read_text())
 
 
@@ -240,10 +313,18 @@ def report(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     print(f"{'':<20}" + "".join(f"{column:>12}" for column in columns) + f"{'speed ratio':>14}")
     summary: dict[str, Any] = {}
     for kind, runs in results.items():
-        medians = {column: statistics.median(run["figures"][column] for run in runs) for column in columns}
+        medians = {
+            column: statistics.median(run["figures"][column] for run in runs) for column in columns
+        }
         pairs = zip(runs, results["scvi-tools"], strict=True)
-        medians["ratio"] = statistics.median(run["figures"]["cells/s"] / peer["figures"]["cells/s"] for run, peer in pairs)
-        print(f"{kind:<20}" + "".join(f"{medians[column]:>12.3f}" for column in columns) + f"{medians['ratio']:>14.2f}")
+        medians["ratio"] = statistics.median(
+            run["figures"]["cells/s"] / peer["figures"]["cells/s"] for run, peer in pairs
+        )
+        print(
+            f"{kind:<20}"
+            + "".join(f"{medians[column]:>12.3f}" for column in columns)
+            + f"{medians['ratio']:>14.2f}"
+        )
         summary[kind] = {"medians": medians, "runs": runs}
     print("\nWhere a step goes, forward and backward, ms (floor in float32 on an idle machine):")
     for name in results["pyrovae"][0]["pieces"]:
@@ -254,14 +335,20 @@ def report(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def main() -> None:
     """Alternate the fits over the seeds, print the table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="an .h5ad of raw counts with obs['batch'] and obs['cell_type']")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", type=Path, help="an .h5ad of raw counts with obs['batch'] and obs['cell_type']"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, 2 epochs: does it run")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=200, help="importance samples a cell")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--environment", type=Path, default=HERE.parent / ".venv-scvi", help="made if absent")
+    parser.add_argument(
+        "--environment", type=Path, default=HERE.parent / ".venv-scvi", help="made if absent"
+    )
     parser.add_argument("--work", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

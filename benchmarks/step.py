@@ -27,7 +27,10 @@ from torch.nn import functional
 import pyrovae as pv
 from pyrovae.distributions import IndependentBernoulli
 
-SETTINGS = [{"hidden": 500, "batch": 100, "bound": 1.10}, {"hidden": 400, "batch": 1024, "bound": 1.03}]
+SETTINGS = [
+    {"hidden": 500, "batch": 100, "bound": 1.10},
+    {"hidden": 400, "batch": 1024, "bound": 1.03},
+]
 LATENTS, PIXELS, ROWS = 20, 784, 20_000
 
 
@@ -35,8 +38,12 @@ def networks(hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Return encoder and decoder, the same weights at each call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = nn.Sequential(nn.Linear(PIXELS, hidden), nn.Tanh(), nn.Linear(hidden, 2 * LATENTS))
-        return encoder, nn.Sequential(nn.Linear(LATENTS, hidden), nn.Tanh(), nn.Linear(hidden, PIXELS))
+        encoder = nn.Sequential(
+            nn.Linear(PIXELS, hidden), nn.Tanh(), nn.Linear(hidden, 2 * LATENTS)
+        )
+        return encoder, nn.Sequential(
+            nn.Linear(LATENTS, hidden), nn.Tanh(), nn.Linear(hidden, PIXELS)
+        )
 
 
 def minibatches(data: Tensor, size: int) -> Iterator[Tensor]:
@@ -52,12 +59,18 @@ Step = Callable[[], float]
 def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> Step:
     """Hand-written PyTorch: SGVB B, one sample, fused Adam."""
     encoder, decoder = networks(hidden)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(
+        [*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True
+    )
     batches = minibatches(data, size)
 
     def reconstruction(logits: Tensor, x: Tensor) -> Tensor:
         if own_density:
-            return -IndependentBernoulli(dist.Bernoulli(logits=logits, validate_args=False), 1).log_prob(x).sum()
+            return (
+                -IndependentBernoulli(dist.Bernoulli(logits=logits, validate_args=False), 1)
+                .log_prob(x)
+                .sum()
+            )
         return functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
 
     def step() -> float:
@@ -85,7 +98,10 @@ class PyroVAE(nn.Module):
         """Draw z ~ N(0, I), x ~ Bernoulli."""
         pyro.module(f"decoder-{id(self)}", self.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1))
+            z = pyro.sample(
+                "z",
+                dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1),
+            )
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -112,7 +128,9 @@ def library(hidden: int) -> pv.VAE:
     """The same model in this library."""
     vae = pv.VAE(
         pv.priors.StandardNormal(LATENTS),
-        pv.posteriors.DiagonalNormal(pv.nets.MLP(PIXELS, [hidden], 2 * LATENTS, activation=nn.Tanh)),
+        pv.posteriors.DiagonalNormal(
+            pv.nets.MLP(PIXELS, [hidden], 2 * LATENTS, activation=nn.Tanh)
+        ),
         pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, [hidden], PIXELS, activation=nn.Tanh)),
     )
     encoder, decoder = networks(hidden)
@@ -166,7 +184,10 @@ def table(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Return the median milliseconds of each, and the median over rounds of its ratio to plain PyTorch."""
     base = seconds["plain PyTorch"]
     return {
-        name: {"ms": 1e3 * statistics.median(own), "ratio": statistics.median(a / b for a, b in zip(own, base, strict=True))}
+        name: {
+            "ms": 1e3 * statistics.median(own),
+            "ratio": statistics.median(a / b for a, b in zip(own, base, strict=True)),
+        }
         for name, own in seconds.items()
     }
 
@@ -186,7 +207,9 @@ def main() -> None:
     for setting in SETTINGS:
         rows = table(compare(setting["hidden"], setting["batch"], 3 if arguments.quick else 12))
         report["settings"].append({**setting, "figures": rows})
-        print(f"\n784-{setting['hidden']}-{LATENTS}, batch {setting['batch']} (bound {setting['bound']:.2f})")
+        print(
+            f"\n784-{setting['hidden']}-{LATENTS}, batch {setting['batch']} (bound {setting['bound']:.2f})"
+        )
         for name, row in rows.items():
             print(f"  {name:24s}{row['ms']:8.2f} ms  {row['ratio']:6.2f}")
     if arguments.json:

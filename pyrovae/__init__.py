@@ -4,16 +4,32 @@ A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a gr
 `guide`.
 """
 
-from pyrovae import batches, blocks, conditional, expression, graphs, likelihoods, nets, objectives, posteriors, priors, tasks
-from pyrovae.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
-from pyrovae.evaluate import Evidence, Terms, elbo, log_evidence, naive_log_evidence
-from pyrovae.files import inspect, load, save
-from pyrovae.fit import TrainingError, fit
+from pyrovae import graphs, likelihoods, nets, objectives, posteriors, priors, tasks
+from pyrovae.command.report import plots
+from pyrovae.data import batches, datasets
+from pyrovae.distributions import conditional
+from pyrovae.evaluation import (
+    Bounds,
+    Evidence,
+    LatentSummary,
+    Terms,
+    active_units,
+    annealed_log_evidence,
+    bidirectional_bounds,
+    elbo,
+    kl_per_dimension,
+    latent_summary,
+    log_evidence,
+    mutual_information,
+    naive_log_evidence,
+    reciprocal_log_evidence,
+)
+from pyrovae.files import History, inspect, load, save
 from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE
-from pyrovae.history import History
-from pyrovae.latents import LatentSummary, active_units, kl_per_dimension, latent_summary, mutual_information
-from pyrovae.reciprocal import reciprocal_log_evidence
+from pyrovae.likelihoods import expression
+from pyrovae.nets import counts as blocks
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
+from pyrovae.training import TrainingError, fit
 
 __version__ = "0.1.0"
 
@@ -35,6 +51,7 @@ __all__ = [
     "bidirectional_bounds",
     "blocks",
     "conditional",
+    "datasets",
     "decode",
     "elbo",
     "embed",
@@ -54,6 +71,7 @@ __all__ = [
     "naive_log_evidence",
     "nets",
     "objectives",
+    "plots",
     "posteriors",
     "priors",
     "reciprocal_log_evidence",

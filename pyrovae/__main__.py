@@ -1,6 +1,6 @@
 """`python -m pyrovae` is `pyrovae`."""
 
-from pyrovae.cli import main
+from pyrovae.command.cli import main
 
 if __name__ == "__main__":
     main()

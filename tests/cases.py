@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae import blocks, expression, likelihoods, nets, posteriors, priors
+from pyrovae import likelihoods, nets, posteriors, priors
 from pyrovae.distributions import CIRCLE
+from pyrovae.likelihoods import expression
 
 Shape = tuple[int, ...]
 
@@ -60,7 +61,11 @@ def conv_decoder(shape: Shape) -> nn.Module:
 
 
 def iaf(**settings) -> nn.Module:
-    return posteriors.IAF(mlp(6, 2 * 2 + 3), 2, **{"steps": 2, "context": 3, "hidden": (8,), "activation": nn.Tanh, **settings})
+    return posteriors.IAF(
+        mlp(6, 2 * 2 + 3),
+        2,
+        **{"steps": 2, "context": 3, "hidden": (8,), "activation": nn.Tanh, **settings},
+    )
 
 
 def flow(**settings) -> nn.Module:
@@ -90,16 +95,23 @@ def batch_norm() -> nn.Module:
 
 PRIORS = [
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
-    Case("LibraryNormal", lambda: expression.LibraryNormal([7.0], [0.5]), (), (1,)),
+    Case("LibraryNormal", lambda: priors.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
     Case("Learned, c", lambda: priors.Learned(mlp(3, 4)), ((3,),), (2,)),
     Case("Mixture", lambda: priors.Mixture(2, 3), (), (2,)),
     Case("Mixture, full, fixed weights", lambda: full_mixture(), (), (2,)),
-    Case("Vamp", lambda: priors.Vamp(posteriors.DiagonalNormal(mlp(6, 4)), torch.randn(3, 6)), (), (2,)),
+    Case(
+        "Vamp",
+        lambda: priors.Vamp(posteriors.DiagonalNormal(mlp(6, 4)), torch.randn(3, 6)),
+        (),
+        (2,),
+    ),
     Case("Vamp, c", lambda: vamp_given_context(), ((3,),), (2,)),
     Case("Flow", lambda: flow(), (), (2,)),
     Case("Flow, coupling, permuted", lambda: flow(coupling=True, seed=1), (), (2,)),
-    Case("VonMises", lambda: priors.VonMises(2, concentration=2.0, loc=0.5), (), (2,), where=CIRCLE),
+    Case(
+        "VonMises", lambda: priors.VonMises(2, concentration=2.0, loc=0.5), (), (2,), where=CIRCLE
+    ),
     Case("UniformAngle", lambda: priors.UniformAngle(2), (), (2,), where=CIRCLE),
 ]
 
@@ -112,25 +124,51 @@ POSTERIORS = [
         ((1, 5, 3),),
         (2,),
     ),
-    Case("DiagonalNormal, floor", lambda: posteriors.DiagonalNormal(mlp(6, 4), floor=0.1), ((6,),), (2,)),
+    Case(
+        "DiagonalNormal, floor",
+        lambda: posteriors.DiagonalNormal(mlp(6, 4), floor=0.1),
+        ((6,),),
+        (2,),
+    ),
     Case("Point", lambda: posteriors.Point(mlp(6, 2)), ((6,),), (2,), proper=False),
     Case("FullRankNormal", lambda: posteriors.FullRankNormal(mlp(6, 5)), ((6,),), (2,)),
     Case("FullRankNormal, c", lambda: posteriors.FullRankNormal(mlp(6, 9, 3)), ((6,), (3,)), (3,)),
     Case("LowRankNormal", lambda: posteriors.LowRankNormal(mlp(6, 6), 2, rank=1), ((6,),), (2,)),
     Case("IAF", lambda: iaf(), ((6,),), (2,)),
-    Case("IAF, plain, permuted", lambda: iaf(steps=3, gated=False, seed=1, hidden=(8, 6)), ((6,),), (2,)),
+    Case(
+        "IAF, plain, permuted",
+        lambda: iaf(steps=3, gated=False, seed=1, hidden=(8, 6)),
+        ((6,),),
+        (2,),
+    ),
     Case("Mixture", lambda: posteriors.Mixture(mlp(6, 15), 2, components=3), ((6,),), (2,)),
     Case("Laplace", lambda: posteriors.Laplace(mlp(6, 4)), ((6,),), (2,)),
     Case("StudentT", lambda: posteriors.StudentT(mlp(6, 4), df=5.0), ((6,),), (2,)),
     Case("Logistic", lambda: posteriors.Logistic(mlp(6, 4)), ((6,),), (2,)),
     Case("Cauchy", lambda: posteriors.Cauchy(mlp(6, 4)), ((6,),), (2,)),
-    Case("Exponential", lambda: posteriors.Exponential(mlp(6, 2)), ((6,),), (2,), where=constraints.positive),
-    Case("LogNormal", lambda: posteriors.LogNormal(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
+    Case(
+        "Exponential",
+        lambda: posteriors.Exponential(mlp(6, 2)),
+        ((6,),),
+        (2,),
+        where=constraints.positive,
+    ),
+    Case(
+        "LogNormal",
+        lambda: posteriors.LogNormal(mlp(6, 4)),
+        ((6,),),
+        (2,),
+        where=constraints.positive,
+    ),
     Case("Gamma", lambda: posteriors.Gamma(mlp(6, 4)), ((6,),), (2,), where=constraints.positive),
     Case("WrappedNormal", lambda: posteriors.WrappedNormal(mlp(6, 4)), ((6,),), (2,), where=CIRCLE),
 ]
 
-REAL = {"grid": torch.linspace(-60, 60, 60001), "off": (float("nan"), float("inf")), "continuous": True}
+REAL = {
+    "grid": torch.linspace(-60, 60, 60001),
+    "off": (float("nan"), float("inf")),
+    "continuous": True,
+}
 LEVELS = {"grid": torch.arange(4.0), "off": (-1, 4, 0.5, float("nan"))}
 LIKELIHOODS = [
     LikelihoodCase(
@@ -230,7 +268,10 @@ LIKELIHOODS = [
     ),
 ]
 
-COUNTS = {"grid": torch.arange(4000.0), "off": (-1, 0.5, float("nan"))}  # the tail of theta = 0.1 is long
+COUNTS = {
+    "grid": torch.arange(4000.0),
+    "off": (-1, 0.5, float("nan")),
+}  # the tail of theta = 0.1 is long
 EXPRESSION = [
     LikelihoodCase(
         "Poisson, genes",
@@ -289,15 +330,37 @@ NETS = [
     Case("MLP, images, c", lambda: mlp((2, 3, 4), (1, 2, 3), 3), ((2, 3, 4), (3,)), (1, 2, 3)),
     Case("ResidualMLP", lambda: nets.ResidualMLP(5, 4, 3, activation=nn.Tanh), ((5,),), (3,)),
     Case("ResidualMLP, c", lambda: nets.ResidualMLP(5, 4, (1, 3), context=2), ((5,), (2,)), (1, 3)),
-    Case("ConvEncoder", lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh), ((2, 5, 3),), (3,)),
-    Case("ConvEncoder, c", lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh, 4), ((2, 5, 3), (4,)), (3,)),
-    Case("ConvEncoder, code", lambda: nets.ConvEncoder((2, 5, 3), None, (3, 2), nn.Tanh), ((2, 5, 3),), (4,)),
+    Case(
+        "ConvEncoder", lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh), ((2, 5, 3),), (3,)
+    ),
+    Case(
+        "ConvEncoder, c",
+        lambda: nets.ConvEncoder((2, 5, 3), 3, (3, 2), nn.Tanh, 4),
+        ((2, 5, 3), (4,)),
+        (3,),
+    ),
+    Case(
+        "ConvEncoder, code",
+        lambda: nets.ConvEncoder((2, 5, 3), None, (3, 2), nn.Tanh),
+        ((2, 5, 3),),
+        (4,),
+    ),
     Case("ConvDecoder", lambda: conv_decoder((2, 5, 3)), ((2,),), (2, 5, 3)),
-    Case("ConvDecoder, c", lambda: nets.ConvDecoder(2, (2, 5, 3), (3, 2), nn.Tanh, 4), ((2,), (4,)), (2, 5, 3)),
-    Case("ConvDecoder, code", lambda: nets.ConvDecoder(None, (2, 5, 3), (3, 2), nn.Tanh), ((4,),), (2, 5, 3)),
+    Case(
+        "ConvDecoder, c",
+        lambda: nets.ConvDecoder(2, (2, 5, 3), (3, 2), nn.Tanh, 4),
+        ((2,), (4,)),
+        (2, 5, 3),
+    ),
+    Case(
+        "ConvDecoder, code",
+        lambda: nets.ConvDecoder(None, (2, 5, 3), (3, 2), nn.Tanh),
+        ((4,),),
+        (2, 5, 3),
+    ),
     Case("WithoutContext", lambda: nets.WithoutContext(mlp(5, 3)), ((5,), (4,)), (3,)),
-    Case("Blocks", lambda: blocks.Blocks(5, [4, 6], 3), ((5,),), (3,)),
-    Case("Blocks, c", lambda: blocks.Blocks(5, [4], context=2), ((5,), (2,)), (4,)),
+    Case("Blocks", lambda: nets.Blocks(5, [4, 6], 3), ((5,),), (3,)),
+    Case("Blocks, c", lambda: nets.Blocks(5, [4], context=2), ((5,), (2,)), (4,)),
     Case("AnyLeading", batch_norm, ((5,),), (3,)),
 ]
 

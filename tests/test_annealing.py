@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import conditional, passes
-from pyrovae.conditional import Conditional
+from pyrovae import programs
+from pyrovae.distributions import Conditional
+from pyrovae.evaluation import chunking
 
-DIRECTIONS = pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from the guide"])
+DIRECTIONS = pytest.mark.parametrize(
+    "from_guide", [False, True], ids=["from the prior", "from the guide"]
+)
 
 
 def poor():
@@ -39,12 +42,20 @@ def scores(result, exact):
 
 def test_the_exact_posterior_gives_the_exact_evidence_at_every_chain():
     graph, x = linear_gaussian.exact(), linear_gaussian.data(20)
-    result = pv.annealed_log_evidence(graph, x, samples=3, temperatures=5, leapfrog=2, from_guide=True)
+    result = pv.annealed_log_evidence(
+        graph, x, samples=3, temperatures=5, leapfrog=2, from_guide=True
+    )
     torch.testing.assert_close(result.log_p, linear_gaussian.evidence(graph, x), rtol=0, atol=1e-9)
-    torch.testing.assert_close(result.effective_sample_size, torch.full((20,), 3.0, dtype=torch.double))
-    bounds = pv.bidirectional_bounds(graph, rows=20, samples=3, temperatures=5, leapfrog=2, from_guide=True)
+    torch.testing.assert_close(
+        result.effective_sample_size, torch.full((20,), 3.0, dtype=torch.double)
+    )
+    bounds = pv.bidirectional_bounds(
+        graph, rows=20, samples=3, temperatures=5, leapfrog=2, from_guide=True
+    )
     for bound in (bounds.lower, bounds.upper):
-        torch.testing.assert_close(bound, linear_gaussian.evidence(graph, bounds.x), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            bound, linear_gaussian.evidence(graph, bounds.x), rtol=0, atol=1e-9
+        )
 
 
 @DIRECTIONS
@@ -53,7 +64,9 @@ def test_weights_are_unbiased_so_the_bound_rises_with_the_temperatures_and_stays
     exact = linear_gaussian.evidence(graph, x)
     means = []
     for temperatures in (1, 8, 40):
-        log_w = pv.annealed_log_evidence(graph, x, samples=1, temperatures=temperatures, leapfrog=3, from_guide=from_guide).log_p
+        log_w = pv.annealed_log_evidence(
+            graph, x, samples=1, temperatures=temperatures, leapfrog=3, from_guide=from_guide
+        ).log_p
         means.append((log_w - exact).mean().item())
     ratio = (log_w - exact).exp()  # at 40; with few temperatures a few weights carry the mean
     assert (ratio.mean() - 1).abs() < 4 * ratio.std() / len(x) ** 0.5
@@ -63,9 +76,13 @@ def test_weights_are_unbiased_so_the_bound_rises_with_the_temperatures_and_stays
 def test_many_temperatures_reach_the_evidence_within_the_standard_error():
     graph, x = poor(), linear_gaussian.data(30)
     exact = linear_gaussian.evidence(graph, x)
-    assert (pv.log_evidence(graph, x).log_p - exact).mean() < -20  # importance sampling from that guide
+    assert (
+        pv.log_evidence(graph, x).log_p - exact
+    ).mean() < -20  # importance sampling from that guide
     for from_guide, temperatures in ((False, 60), (True, 250)):
-        result = pv.annealed_log_evidence(graph, x, temperatures=temperatures, leapfrog=4, from_guide=from_guide)
+        result = pv.annealed_log_evidence(
+            graph, x, temperatures=temperatures, leapfrog=4, from_guide=from_guide
+        )
         assert scores(result, exact).abs().median() < 1.5  # 0.67 of a standard normal
         assert (result.log_p - exact).mean() == pytest.approx(0, abs=0.4)
     assert (pv.naive_log_evidence(graph, x, samples=16).log_p - exact).mean() < -2
@@ -74,21 +91,30 @@ def test_many_temperatures_reach_the_evidence_within_the_standard_error():
 def test_one_temperature_is_importance_sampling():
     graph, x = near(), linear_gaussian.data(40)
     for from_guide, plain in ((True, pv.log_evidence), (False, pv.naive_log_evidence)):
-        annealed = pv.annealed_log_evidence(graph, x, samples=4000, temperatures=1, from_guide=from_guide)
+        annealed = pv.annealed_log_evidence(
+            graph, x, samples=4000, temperatures=1, from_guide=from_guide
+        )
         other = plain(graph, x, samples=4000, seed=1)
         error = (annealed.standard_error.square() + other.standard_error.square()).sqrt()
-        assert ((annealed.log_p - other.log_p) / error).abs().median() < 1.2  # 0.67 of a standard normal
+        assert (
+            (annealed.log_p - other.log_p) / error
+        ).abs().median() < 1.2  # 0.67 of a standard normal
 
 
 @DIRECTIONS
 def test_bidirectional_bounds_bracket_the_evidence(from_guide):
     graph = near()
     wide, tight = (
-        pv.bidirectional_bounds(graph, rows=300, samples=2, temperatures=t, leapfrog=4, from_guide=from_guide) for t in (2, 40)
+        pv.bidirectional_bounds(
+            graph, rows=300, samples=2, temperatures=t, leapfrog=4, from_guide=from_guide
+        )
+        for t in (2, 40)
     )
     for bounds in (wide, tight):
         exact = linear_gaussian.evidence(graph, bounds.x)
-        ratios = torch.stack([bounds.lower - exact, exact - bounds.upper])  # log of w to p(x), of 1/w to 1/p(x)
+        ratios = torch.stack(
+            [bounds.lower - exact, exact - bounds.upper]
+        )  # log of w to p(x), of 1/w to 1/p(x)
         assert (ratios.mean(1) < 3 * ratios.std(1) / 300**0.5).all()
         assert bounds.gap == pytest.approx((bounds.upper - bounds.lower).mean().item())
     unbiased = ratios.exp()  # of the tight ones
@@ -101,7 +127,9 @@ def test_simulated_rows_are_the_models_own():
     graph = linear_gaussian.exact()
     x = pv.bidirectional_bounds(graph, rows=2000, samples=1, temperatures=1).x
     w, s = graph.likelihood.net.weight.detach(), graph.likelihood.sigma
-    assert (torch.cov(x.T) - w @ w.T - s**2 * torch.eye(6)).abs().max() < 5 * 5 * math.sqrt(2 / 2000)
+    assert (torch.cov(x.T) - w @ w.T - s**2 * torch.eye(6)).abs().max() < 5 * 5 * math.sqrt(
+        2 / 2000
+    )
 
 
 def test_appendix_d_is_within_its_error():
@@ -148,13 +176,17 @@ def test_constrained_latents_with_a_context_and_a_posterior_that_is_no_normal():
     with torch.no_grad():
         exact = quadrature(likelihood, x, c)
     for from_guide in (False, True):
-        result = pv.annealed_log_evidence(graph, x, c, samples=100, temperatures=20, leapfrog=4, from_guide=from_guide)
+        result = pv.annealed_log_evidence(
+            graph, x, c, samples=100, temperatures=20, leapfrog=4, from_guide=from_guide
+        )
         assert scores(result, exact).abs().max() < 4
         assert result.standard_error.median() < 0.2
     result = pv.reciprocal_log_evidence(graph, x, c, samples=300, moves=30, leapfrog=5)
     assert scores(result, exact).abs().max() < 4
     assert result.standard_error.max() < 0.1
-    bounds = pv.bidirectional_bounds(graph, c.repeat(8, 1), rows=48, samples=4, temperatures=30, leapfrog=4)
+    bounds = pv.bidirectional_bounds(
+        graph, c.repeat(8, 1), rows=48, samples=4, temperatures=30, leapfrog=4
+    )
     with torch.no_grad():
         exact = quadrature(likelihood, bounds.x, c.repeat(8, 1))
     assert (bounds.lower - exact).mean() == pytest.approx(0, abs=0.15)
@@ -166,11 +198,24 @@ def test_a_guide_on_less_than_the_priors_support():
     torch.manual_seed(0)
     graph, x = linear_gaussian.exact(), linear_gaussian.data(4)
     graph.posterior = pv.posteriors.LogNormal(pv.nets.MLP(6, [], 4)).double()
-    with pytest.raises(ValueError, match=r'site "z": the prior lives on .*Real.*, the guide on .*Greater.*from_guide=False'):
+    with pytest.raises(
+        ValueError,
+        match=r'site "z": the prior lives on .*Real.*, the guide on .*Greater.*from_guide=False',
+    ):
         pv.annealed_log_evidence(graph, x, temperatures=5, from_guide=True)
     exact = linear_gaussian.evidence(graph, x)
-    assert scores(pv.annealed_log_evidence(graph, x, samples=100, temperatures=40, leapfrog=3), exact).abs().max() < 4
-    assert scores(pv.reciprocal_log_evidence(graph, x, samples=200, moves=100, leapfrog=5), exact).abs().max() < 4
+    assert (
+        scores(pv.annealed_log_evidence(graph, x, samples=100, temperatures=40, leapfrog=3), exact)
+        .abs()
+        .max()
+        < 4
+    )
+    assert (
+        scores(pv.reciprocal_log_evidence(graph, x, samples=200, moves=100, leapfrog=5), exact)
+        .abs()
+        .max()
+        < 4
+    )
 
 
 @pytest.mark.parametrize(("prior", "from_guide"), [
@@ -181,11 +226,18 @@ def test_a_guide_on_less_than_the_priors_support():
 def test_priors_and_posteriors_that_are_no_normals(prior, from_guide):
     torch.manual_seed(0)
     posterior = pv.posteriors.IAF(pv.nets.MLP(6, [], 4 + 5), 2, steps=2, context=5, hidden=(8,))
-    graph, x = pv.VAE(prior(), posterior, pv.likelihoods.Bernoulli(nn.Linear(2, 6))), torch.rand(5, 6).round()
+    graph, x = (
+        pv.VAE(prior(), posterior, pv.likelihoods.Bernoulli(nn.Linear(2, 6))),
+        torch.rand(5, 6).round(),
+    )
     with torch.no_grad():
         z = torch.cartesian_prod(*2 * [torch.linspace(-15, 15, 151)])[:, None]  # (151^2, 1, 2)
-        exact = (graph.prior().log_prob(z) + graph.likelihood(z).log_prob(x)).double().logsumexp(0) + 2 * math.log(0.2)
-    result = pv.annealed_log_evidence(graph, x, samples=100, temperatures=10, leapfrog=3, from_guide=from_guide)
+        exact = (graph.prior().log_prob(z) + graph.likelihood(z).log_prob(x)).double().logsumexp(
+            0
+        ) + 2 * math.log(0.2)
+    result = pv.annealed_log_evidence(
+        graph, x, samples=100, temperatures=10, leapfrog=3, from_guide=from_guide
+    )
     assert scores(result, exact).abs().max() < 4
     assert result.standard_error.max() < 0.5
 
@@ -194,13 +246,13 @@ class Two(nn.Module):
     """z_2 ~ N(0, 1), z_1 ~ N(z_2, 0.5^2), x ~ N(z_1, 0.5^2): x ~ N(0, 1.5)."""
 
     def model(self, x):
-        with conditional.rows(x):
+        with programs.rows(x):
             top = pyro.sample("z2", dist.Normal(torch.zeros(1), 1.0).to_event(1))
             z = pyro.sample("z1", dist.Normal(top, 0.5).to_event(1))
             return pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
 
     def guide(self, x):
-        with conditional.rows(x):
+        with programs.rows(x):
             z = pyro.sample("z1", dist.Normal(x, 1.0).to_event(1))
             return pyro.sample("z2", dist.Normal(z, 1.0).to_event(1))
 
@@ -209,7 +261,9 @@ class Two(nn.Module):
 def test_two_sites(from_guide):
     x = torch.tensor([[0.0], [1.0], [-3.0]])
     exact = dist.Normal(0.0, 1.5**0.5).log_prob(x)[:, 0].double()
-    result = pv.annealed_log_evidence(Two(), x, samples=500, temperatures=20, leapfrog=4, from_guide=from_guide)
+    result = pv.annealed_log_evidence(
+        Two(), x, samples=500, temperatures=20, leapfrog=4, from_guide=from_guide
+    )
     assert scores(result, exact).abs().max() < 4
     assert result.standard_error.max() < 0.1
 
@@ -246,14 +300,16 @@ def test_no_chain_starts_where_the_simulated_row_came_from():
         graph.likelihood.net.weight.mul_(5)
     bounds = pv.bidirectional_bounds(graph, rows=200, samples=1, temperatures=1)
     exact = linear_gaussian.evidence(graph, bounds.x)
-    assert (bounds.lower - exact).mean() < -20  # a draw from the prior; near 5 above it were it the z behind x
+    assert (
+        bounds.lower - exact
+    ).mean() < -20  # a draw from the prior; near 5 above it were it the z behind x
 
 
 def test_pieces_change_no_law(monkeypatch):
     graph, x = near(), linear_gaussian.data(30)
     exact = linear_gaussian.evidence(graph, x)
-    monkeypatch.setattr(passes, "_AT_ONCE", 256 * 4 * 11 * 13)
-    monkeypatch.setattr(passes, "_ROWS", 11)
+    monkeypatch.setattr(chunking, "_AT_ONCE", 256 * 4 * 11 * 13)
+    monkeypatch.setattr(chunking, "_ROWS", 11)
     annealed = pv.annealed_log_evidence(graph, x, samples=30, temperatures=10, leapfrog=3)
     assert annealed.log_p.shape == (30,)
     assert scores(annealed, exact).abs().median() < 1.5
@@ -261,23 +317,29 @@ def test_pieces_change_no_law(monkeypatch):
     assert (reciprocal.log_p - exact).abs().median() < 0.1
     bounds = pv.bidirectional_bounds(graph, rows=30, samples=30, temperatures=10, leapfrog=3)
     exact = linear_gaussian.evidence(graph, bounds.x)
-    assert max((bound - exact).abs().median() for bound in bounds[1:]) < 2  # 0.2 and 0.5; tens of nats at another row's z
+    assert (
+        max((bound - exact).abs().median() for bound in bounds[1:]) < 2
+    )  # 0.2 and 0.5; tens of nats at another row's z
 
 
 class Discrete(nn.Module):
     def model(self, x):
-        with conditional.rows(x):
+        with programs.rows(x):
             k = pyro.sample("k", dist.Bernoulli(0.5))
             pyro.sample("x", dist.Normal(k[..., None].expand(*k.shape, 6), 1.0).to_event(1), obs=x)
 
     def guide(self, x):
-        with conditional.rows(x):
+        with programs.rows(x):
             pyro.sample("k", dist.Bernoulli(0.5))
 
 
 def test_errors():
     x, graph = torch.randn(3, 6), linear_gaussian.exact().float()
-    auto = pv.VAE(pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6)))
+    auto = pv.VAE(
+        pv.priors.Flat(2),
+        pv.posteriors.Point(nn.Linear(6, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 6)),
+    )
     for estimate in (pv.annealed_log_evidence, pv.reciprocal_log_evidence):
         with pytest.raises(ValueError, match="no density over its codes"):
             estimate(auto, x)
@@ -287,7 +349,9 @@ def test_errors():
             estimate(graph, x, samples=0)
         with pytest.raises(ValueError, match="and leapfrog 0, expected at least"):
             estimate(graph, x, leapfrog=0)
-    with pytest.raises(ValueError, match="temperatures is 0 and leapfrog 10, expected at least 1 and 1"):
+    with pytest.raises(
+        ValueError, match="temperatures is 0 and leapfrog 10, expected at least 1 and 1"
+    ):
         pv.annealed_log_evidence(graph, x, temperatures=0)
     with pytest.raises(ValueError, match="moves is 1 and leapfrog 10, expected at least 2 and 1"):
         pv.reciprocal_log_evidence(graph, x, moves=1)

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrovae import batches
+from pyrovae.data import batches
 
 
 @given(n=st.integers(1, 60), size=st.integers(1, 70), seed=st.integers(0, 5))
 def test_every_row_is_seen_once_and_no_batch_but_a_lone_one_has_one_row(n, size, seed):
-    parts = batches.minibatches(n, size, torch.Generator().manual_seed(seed))
+    parts = batches.shuffled_batches(n, size, torch.Generator().manual_seed(seed))
     assert sorted(torch.cat(parts).tolist()) == list(range(n))
     assert all(len(part) <= size + 1 for part in parts)
     if size > 1 and n > 1:
@@ -19,7 +19,12 @@ def test_every_row_is_seen_once_and_no_batch_but_a_lone_one_has_one_row(n, size,
 
 
 @settings(max_examples=50, deadline=None)
-@given(rows=st.integers(1, 40), row=st.integers(0, 39), column=st.integers(0, 4), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+@given(
+    rows=st.integers(1, 40),
+    row=st.integers(0, 39),
+    column=st.integers(0, 4),
+    bad=st.sampled_from([np.nan, np.inf, -np.inf]),
+)
 def test_a_bad_value_is_found_wherever_it_is(rows, row, column, bad):
     x = np.zeros((rows, 5), np.float32)
     row %= rows
@@ -40,7 +45,20 @@ def test_a_bad_value_is_found_beyond_the_first_piece(monkeypatch):
         batches.as_tensors((torch.zeros(100, 5), c), "validation")
 
 
-@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.int8, np.uint16, np.uint32, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.bool_,
+        np.uint8,
+        np.int8,
+        np.uint16,
+        np.uint32,
+        np.int64,
+        np.float16,
+        np.float32,
+        np.float64,
+    ],
+)
 def test_every_real_type_is_taken(kind):
     (x,) = batches.as_tensors(np.ones((3, 2), kind))
     (taken,) = batches.take((x,), torch.tensor([0, 2]), torch.device("cpu"), torch.float32)
@@ -54,7 +72,14 @@ def test_arrays_that_torch_cannot_share_are_copied():
 
 
 @pytest.mark.parametrize(
-    "bad", [np.array(["a"]), np.ones((2, 2), complex), np.array([object()]), torch.ones(2, 2, dtype=torch.cfloat), "text"]
+    "bad",
+    [
+        np.array(["a"]),
+        np.ones((2, 2), complex),
+        np.array([object()]),
+        torch.ones(2, 2, dtype=torch.cfloat),
+        "text",
+    ],
 )
 def test_what_is_no_array_of_real_numbers_is_refused(bad):
     with pytest.raises(TypeError, match="expected real numbers"):
@@ -90,6 +115,9 @@ def test_nothing_to_split_is_refused(call):
 
 def test_the_fingerprint_tells_data_apart():
     x = torch.arange(12.0).reshape(3, 4)
-    prints = [batches.fingerprint(part) for part in ((x,), (x.clone(),), (x.reshape(4, 3),), (x.double(),), (x + 1,), (x, x))]
+    prints = [
+        batches.fingerprint(part)
+        for part in ((x,), (x.clone(),), (x.reshape(4, 3),), (x.double(),), (x + 1,), (x, x))
+    ]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 5

@@ -10,8 +10,9 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import datasets, objectives, traces
-from pyrovae.conditional import Conditional
+from pyrovae import objectives, programs
+from pyrovae.data import datasets
+from pyrovae.distributions import Conditional
 
 NOISE, SCALE = 0.5, 2.0
 
@@ -41,10 +42,17 @@ class OnContext(nn.Module):
 def regression(n=24, features=3, out=2):
     """Orthogonal regressors, so that the exact posterior of the weights is diagonal; the graph, x, c."""
     torch.manual_seed(1)
-    c = torch.linalg.qr(torch.randn(n, features, dtype=torch.double)).Q * torch.tensor([5.0, 2.0, 0.5]).double()
-    x = c @ torch.randn(features, out, dtype=torch.double) + NOISE * torch.randn(n, out, dtype=torch.double)
+    c = (
+        torch.linalg.qr(torch.randn(n, features, dtype=torch.double)).Q
+        * torch.tensor([5.0, 2.0, 0.5]).double()
+    )
+    x = c @ torch.randn(features, out, dtype=torch.double) + NOISE * torch.randn(
+        n, out, dtype=torch.double
+    )
     likelihood = pv.likelihoods.Gaussian(OnContext(features, out), sigma=NOISE)
-    graph = pv.BayesianVAE(pv.priors.StandardNormal(2), Alone(), likelihood, data_size=n, scale=SCALE)
+    graph = pv.BayesianVAE(
+        pv.priors.StandardNormal(2), Alone(), likelihood, data_size=n, scale=SCALE
+    )
     return graph.double(), x, c
 
 
@@ -57,7 +65,12 @@ def posterior(x, c):
 def evidence(x, c):
     """log p(X) = sum over outputs of log N(x_o; 0, s^2 C C^T + noise^2 I)."""
     covariance = SCALE**2 * c @ c.T + NOISE**2 * torch.eye(len(c), dtype=torch.double)
-    return dist.MultivariateNormal(torch.zeros(len(c), dtype=torch.double), covariance).log_prob(x.T).sum().item()
+    return (
+        dist.MultivariateNormal(torch.zeros(len(c), dtype=torch.double), covariance)
+        .log_prob(x.T)
+        .sum()
+        .item()
+    )
 
 
 def put_exact(graph, x, c):
@@ -113,13 +126,25 @@ def test_minibatches_add_up_to_the_whole_bound(sizes):
     graph, x, c = regression()
     objective = objectives.SGVB_B()
     whole = seeded(objective, graph, x, c)
-    parts = [seeded(objective, graph, *batch) for batch in zip(x.split(sizes), c.split(sizes), strict=True)]
+    parts = [
+        seeded(objective, graph, *batch)
+        for batch in zip(x.split(sizes), c.split(sizes), strict=True)
+    ]
     torch.testing.assert_close(sum(parts), whole)
-    kl = torch.distributions.kl_divergence(graph.weights(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1))
-    torch.testing.assert_close(objective.bound(graph.model, graph.guide, x[:5], c[:5]).kl["w"], kl * 5 / 24)
-    scaled = [seeded(objectives.SGVB_B(data_size=24), graph, x[rows], c[rows]) for rows in torch.arange(24).split(sizes)]
+    kl = torch.distributions.kl_divergence(
+        graph.weights(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1)
+    )
+    torch.testing.assert_close(
+        objective.bound(graph.model, graph.guide, x[:5], c[:5]).kl["w"], kl * 5 / 24
+    )
+    scaled = [
+        seeded(objectives.SGVB_B(data_size=24), graph, x[rows], c[rows])
+        for rows in torch.arange(24).split(sizes)
+    ]
     mean = sum(loss * size / 24 for loss, size in zip(scaled, sizes, strict=True))
-    torch.testing.assert_close(mean, whole)  # eq. 8: each minibatch, scaled by N / M, is an estimate of the whole
+    torch.testing.assert_close(
+        mean, whole
+    )  # eq. 8: each minibatch, scaled by N / M, is an estimate of the whole
 
 
 def test_the_weights_cost_less_a_row_the_more_rows_there_are():
@@ -159,15 +184,15 @@ def test_particles_at_once_are_particles_one_by_one(name):
     graph.posterior = pv.posteriors.DiagonalNormal(pv.nets.MLP(event, [], 4))
     x = torch.rand(4, *event).round()
     with pyro.plate("samples", 3, dim=-2):
-        p, q = traces.run(graph.model, graph.guide, x)
+        p, q = programs.run(graph.model, graph.guide, x)
     assert q["w"]["value"].shape == (3, 1, len(graph.log_sigma))
     assert q["z"]["value"].shape == (3, 4, 2)
-    together = traces.log_prob(p["x"])
+    together = programs.log_prob(p["x"])
     assert together.shape == (3, 4)
     for k in range(3):
         values = {"w": {"value": q["w"]["value"][k, 0]}, "z": {"value": q["z"]["value"][k]}}
-        one = traces.record(graph.model, x, given=traces.Trace(values))
-        torch.testing.assert_close(traces.log_prob(one["x"]), together[k])
+        one = programs.record(graph.model, x, given=programs.Trace(values))
+        torch.testing.assert_close(programs.log_prob(one["x"]), together[k])
     assert not torch.allclose(together[0], together[1])
 
 
@@ -183,13 +208,18 @@ def test_several_draws_estimate_the_same_bound(make):
     with torch.no_grad():
         graph.log_sigma += 0.1
         losses = torch.tensor([make().loss(graph.model, graph.guide, x, c) for _ in range(100)])
-        single = torch.tensor([Trace_ELBO().loss(graph.model, graph.guide, x, c) for _ in range(300)])
+        single = torch.tensor(
+            [Trace_ELBO().loss(graph.model, graph.guide, x, c) for _ in range(300)]
+        )
     error = (losses.var() / 100 + single.var() / 300).sqrt()
     assert (losses.mean() - single.mean()).abs() < 4 * error
 
 
 def test_stacked_distributions():
-    parts = [dist.Normal(torch.zeros(4, 3), 1.0).to_event(1), dist.Laplace(torch.ones(4, 3), 2.0).to_event(1)]
+    parts = [
+        dist.Normal(torch.zeros(4, 3), 1.0).to_event(1),
+        dist.Laplace(torch.ones(4, 3), 2.0).to_event(1),
+    ]
     p = pv.distributions.Stacked(parts)
     assert (p.batch_shape, p.event_shape) == ((2, 4), (3,))
     assert p.sample((5,)).shape == p.rsample((5,)).shape == (5, 2, 4, 3)
@@ -198,7 +228,9 @@ def test_stacked_distributions():
     x = torch.randn(5, 2, 4, 3)
     expected = torch.stack([parts[0].log_prob(x[:, 0]), parts[1].log_prob(x[:, 1])], 1)
     torch.testing.assert_close(p.log_prob(x), expected)
-    torch.testing.assert_close(p.log_prob(x[0, 0]), torch.stack([part.log_prob(x[0, 0]) for part in parts]))
+    torch.testing.assert_close(
+        p.log_prob(x[0, 0]), torch.stack([part.log_prob(x[0, 0]) for part in parts])
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ training, files
@@ -215,7 +247,13 @@ def by_svi(graph):
 
 
 def by_fit(graph):
-    pv.fit(graph, torch.rand(60, 6).round(), validation=torch.rand(30, 6).round(), epochs=2, progress=False)
+    pv.fit(
+        graph,
+        torch.rand(60, 6).round(),
+        validation=torch.rand(30, 6).round(),
+        epochs=2,
+        progress=False,
+    )
 
 
 @pytest.mark.parametrize("train", [by_svi, by_fit])
@@ -243,7 +281,9 @@ def test_the_file_keeps_it(tmp_path):
     loaded = pv.load(pv.save(graph, tmp_path))
     assert type(loaded) is pv.BayesianVAE
     assert (loaded.data_size, loaded.scale, loaded.sigma) == (77, 0.3, 0.05)
-    for (name, tensor), other in zip(graph.state_dict().items(), loaded.state_dict().values(), strict=True):
+    for (name, tensor), other in zip(
+        graph.state_dict().items(), loaded.state_dict().values(), strict=True
+    ):
         assert torch.equal(tensor, other), name
     assert pv.save(graph.draw(), tmp_path / "drawn")
     assert seeded(objectives.SGVB_A(), graph, x) == seeded(objectives.SGVB_A(), loaded, x)
@@ -260,10 +300,23 @@ def test_with_few_rows_the_point_estimate_overfits_and_full_vb_does_not():
             pv.posteriors.DiagonalNormal(pv.nets.MLP(64, [64], 10)),
             pv.likelihoods.Bernoulli(pv.nets.MLP(5, [64], 64)),
         )
-        graph = pv.VAE(*parts) if name == "point" else pv.BayesianVAE(*parts, data_size=60, sigma=0.05)
-        pv.fit(graph, train, epochs=600, batch_size=60, seed=0, progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+        graph = (
+            pv.VAE(*parts) if name == "point" else pv.BayesianVAE(*parts, data_size=60, sigma=0.05)
+        )
+        pv.fit(
+            graph,
+            train,
+            epochs=600,
+            batch_size=60,
+            seed=0,
+            progress=False,
+            optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
+        )
         draws = [graph if name == "point" else graph.draw() for _ in range(5)]
-        ends[name] = [sum(pv.elbo(g, rows, samples=5).elbo.mean().item() for g in draws) / 5 for rows in (train, test)]
+        ends[name] = [
+            sum(pv.elbo(g, rows, samples=5).elbo.mean().item() for g in draws) / 5
+            for rows in (train, test)
+        ]
     assert ends["point"][0] - ends["point"][1] > 15  # measured: 33
     assert ends["full"][0] - ends["full"][1] < 6  # 2.9
     assert ends["full"][1] > ends["point"][1] + 10  # -27.5, -45.9

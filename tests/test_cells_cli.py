@@ -11,12 +11,17 @@ import torch
 from safetensors.torch import load_file
 from test_cli import call, strict
 
+from pyrovae.command.cells import recipes
+from pyrovae.command.report import cell_plots
+
 anndata = pytest.importorskip("anndata")
-from pyrovae import cellplots  # noqa: E402
-from pyrovae.command import cellrecipes, cellsummary, clusters, job, options, runs  # noqa: E402
-from pyrovae.history import History  # noqa: E402
-from pyrovae.simulation import simulate  # noqa: E402
-from pyrovae.singlecell import SingleCellVAE  # noqa: E402
+from pyrovae.command import job, options, runs  # noqa: E402
+from pyrovae.command.cells import clusters, summary  # noqa: E402
+from pyrovae.files import History  # noqa: E402
+from pyrovae.singlecell import (  # noqa: E402
+    SingleCellVAE,
+    simulate,
+)
 
 KEYS = ["--batch-key", "batch", "--labels-key", "cell_type"]
 QUICK = ["--epochs", "2", "--hidden", "8", "--latents", "3", "--samples", "5", "--test-rows", "20"]
@@ -70,10 +75,19 @@ def stored(tmp_path_factory):
     write("gaps", gaps)
     for name, value in (("nan", np.nan), ("negative", -1.0), ("fraction", 0.5)):
         write(name, put(value))
-    write("hole", lambda adata: batch(adata, [None if i == 5 else name for i, name in enumerate(adata.obs["batch"])]))
+    write(
+        "hole",
+        lambda adata: batch(
+            adata, [None if i == 5 else name for i, name in enumerate(adata.obs["batch"])]
+        ),
+    )
     write(
         "half",
-        lambda adata: setattr(adata, "obs", adata.obs.assign(cell_type=adata.obs["cell_type"].where(adata.obs.index < "cell 5"))),
+        lambda adata: setattr(
+            adata,
+            "obs",
+            adata.obs.assign(cell_type=adata.obs["cell_type"].where(adata.obs.index < "cell 5")),
+        ),
     )
     write("new_batch", lambda adata: batch(adata, "batch 9"), n=10)
     write("zeros", lambda adata: setattr(adata, "X", adata.X * 0))
@@ -97,14 +111,28 @@ def fitted(stored, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------------ a whole run
 def test_a_run_leaves_model_figures_and_report(fitted):
     folder, output = fitted
-    assert {file.name for file in folder.iterdir()} == {"model", "run.json", "metrics.json", "report.html"}
+    assert {file.name for file in folder.iterdir()} == {
+        "model",
+        "run.json",
+        "metrics.json",
+        "report.html",
+    }
     figures = strict(folder / "metrics.json")
     test = figures["test"]
     assert test["elbo"] == pytest.approx(test["reconstruction"] - test["kl"], abs=1e-2)
     assert test["kl"] == pytest.approx(test["kl_z"] + test["kl_l"])
     assert test["elbo"] < figures["log_p"]["mean"] < 0
-    assert (test["rows"], figures["unit"], figures["training"]["epochs"]) == (12, "nats per cell", 2)
-    assert figures["data"]["cells"] == sum(figures["data"]["batches"].values()) == sum(figures["data"]["labels"].values()) == 120
+    assert (test["rows"], figures["unit"], figures["training"]["epochs"]) == (
+        12,
+        "nats per cell",
+        2,
+    )
+    assert (
+        figures["data"]["cells"]
+        == sum(figures["data"]["batches"].values())
+        == sum(figures["data"]["labels"].values())
+        == 120
+    )
     assert figures["clusters"]["clusters"] == 3
     page = (folder / "report.html").read_text(encoding="utf-8")
     titles = ["Training", "Latent space", "Library sizes", "Posterior predictive", "KL per unit"]
@@ -128,37 +156,66 @@ def test_figures_are_those_of_the_face(fitted, stored):
     folder, _ = fitted
     figures, adata = strict(folder / "metrics.json"), anndata.read_h5ad(stored / "cells.h5ad")
     model = SingleCellVAE.load(folder / "model", adata)
-    test = np.setdiff1d(np.arange(120), np.concatenate([model.train_indices, model.validation_indices]))
+    test = np.setdiff1d(
+        np.arange(120), np.concatenate([model.train_indices, model.validation_indices])
+    )
     assert figures["test"]["elbo"] == pytest.approx(model.get_elbo(indices=test))
-    assert figures["log_p"]["mean"] == pytest.approx(model.get_marginal_ll(indices=test, n_mc_samples=5))
-    totals, sizes = np.asarray(adata.X.sum(1)).ravel()[test], model.get_latent_library_size(indices=test).ravel()
-    assert figures["library"]["correlation"] == pytest.approx(np.corrcoef(np.log(totals), np.log(sizes))[0, 1])
+    assert figures["log_p"]["mean"] == pytest.approx(
+        model.get_marginal_ll(indices=test, n_mc_samples=5)
+    )
+    totals, sizes = (
+        np.asarray(adata.X.sum(1)).ravel()[test],
+        model.get_latent_library_size(indices=test).ravel(),
+    )
+    assert figures["library"]["correlation"] == pytest.approx(
+        np.corrcoef(np.log(totals), np.log(sizes))[0, 1]
+    )
     drawn = model.posterior_predictive_sample(indices=test, seed=0).toarray()
     assert figures["predictive"]["zeros_drawn"] == pytest.approx((drawn == 0).mean())
-    assert figures["predictive"]["zeros_data"] == pytest.approx((adata.X[test].toarray() == 0).mean())
+    assert figures["predictive"]["zeros_data"] == pytest.approx(
+        (adata.X[test].toarray() == 0).mean()
+    )
     assert figures["data"]["zeros"] == pytest.approx((adata.X.toarray() == 0).mean())
     z = model.get_latent_representation()
     for key, column in (("silhouette", "cell_type"), ("batch_silhouette", "batch")):
-        assert figures["clusters"]["latents"][key] == pytest.approx(silhouette_score(z, adata.obs[column]), rel=1e-4)
+        assert figures["clusters"]["latents"][key] == pytest.approx(
+            silhouette_score(z, adata.obs[column]), rel=1e-4
+        )
 
 
 def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
     folder, _ = fitted
-    output = call("evaluate", folder, stored / "cells.h5ad", "--samples", 5, "--test-rows", 20, "-o", tmp_path / "figures.json")
+    output = call(
+        "evaluate",
+        folder,
+        stored / "cells.h5ad",
+        "--samples",
+        5,
+        "--test-rows",
+        20,
+        "-o",
+        tmp_path / "figures.json",
+    )
     again, first = strict(tmp_path / "figures.json"), strict(folder / "metrics.json")
     for key in ("test", "log_p", "clusters", "predictive", "library"):
         assert again[key] == first[key], key
     assert "12 test cells" in output
     output = call("evaluate", folder / "model", stored / "others.h5ad", "--samples", 0)
     assert "40 test cells" in output
-    assert "108 test cells" in call("evaluate", folder, stored / "cells.h5ad", "--samples", 0, "--part", "train")
+    assert "108 test cells" in call(
+        "evaluate", folder, stored / "cells.h5ad", "--samples", 0, "--part", "train"
+    )
 
 
 def test_encode_writes_posterior_means(fitted, stored, tmp_path):
     folder, _ = fitted
     for suffix in ("npy", "npz", "csv", "h5ad"):
         call("encode", folder, stored / "cells.h5ad", "--output", tmp_path / f"z.{suffix}")
-    z, named, cells = np.load(tmp_path / "z.npy"), np.load(tmp_path / "z.npz"), anndata.read_h5ad(tmp_path / "z.h5ad")
+    z, named, cells = (
+        np.load(tmp_path / "z.npy"),
+        np.load(tmp_path / "z.npz"),
+        anndata.read_h5ad(tmp_path / "z.h5ad"),
+    )
     assert z.shape == (120, 3)
     assert np.array_equal(named["z"], z)
     adata = anndata.read_h5ad(stored / "cells.h5ad")
@@ -170,14 +227,22 @@ def test_encode_writes_posterior_means(fitted, stored, tmp_path):
     assert lines[3].endswith(adata.obs["cell_type"].iloc[2])
     assert np.array_equal(cells.obsm["X_pyrovae"], z)
     assert (cells.X != adata.X).nnz == 0
-    call("encode", folder, stored / "cells.h5ad", "--output", tmp_path / "few.npy", "--part", "test")
+    call(
+        "encode", folder, stored / "cells.h5ad", "--output", tmp_path / "few.npy", "--part", "test"
+    )
     assert len(np.load(tmp_path / "few.npy")) == 12
 
 
 def test_inspect_shows_parts_and_figures(fitted):
     folder, _ = fitted
     output = " ".join(call("inspect", folder).split())
-    for text in ("CountVAE", "likelihood: ZeroInflated", "library_prior: LibraryNormal", "2 epochs", "zeros_drawn"):
+    for text in (
+        "CountVAE",
+        "likelihood: ZeroInflated",
+        "library_prior: LibraryNormal",
+        "2 epochs",
+        "zeros_drawn",
+    ):
         assert text in output, text
 
 
@@ -190,24 +255,36 @@ def test_cells_without_a_label_are_grey_and_not_scored(stored, tmp_path):
     assert figures["clusters"]["cells"] == labelled
     assert figures["data"]["labels"]["unlabelled"] == cells.n_obs - labelled
     assert "Latent space" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "holds a run" in call("fit", stored / "half.h5ad", "--output", tmp_path / "run", *TERSE, code=2)
+    assert "holds a run" in call(
+        "fit", stored / "half.h5ad", "--output", tmp_path / "run", *TERSE, code=2
+    )
 
 
 def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
     cells = simulate(cells=150, genes=40)
-    monkeypatch.setattr(cellrecipes, "simulate", lambda: cells)
+    monkeypatch.setattr(recipes, "simulate", lambda: cells)
     output = call("fit", "simulated-cells", "--output", tmp_path / "run", *TERSE, "--test", 0.2)
     assert "2 batches, 4 labels" in output
     model = SingleCellVAE.load(tmp_path / "run" / "model", cells.to_anndata())
-    test = np.setdiff1d(np.arange(150), np.concatenate([model.train_indices, model.validation_indices]))
+    test = np.setdiff1d(
+        np.arange(150), np.concatenate([model.train_indices, model.validation_indices])
+    )
     rho = model.get_normalized_expression().to_numpy()[test]
     plain = cells.counts[test] / cells.counts[test].sum(1, keepdims=True)
     sizes = model.get_latent_library_size().ravel()[test]
     truth = strict(tmp_path / "run" / "metrics.json")["truth"]
-    assert truth["expression_error"] == pytest.approx(np.abs(rho - cells.rho[test]).sum(1).mean() / 2, rel=1e-4)
-    assert truth["expression_error_of_counts"] == pytest.approx(np.abs(plain - cells.rho[test]).sum(1).mean() / 2, rel=1e-4)
-    assert truth["library_correlation"] == pytest.approx(np.corrcoef(np.log(sizes), np.log(cells.library[test]))[0, 1], rel=1e-4)
-    assert "expression, to truth" in call("evaluate", tmp_path / "run", "simulated-cells", "--samples", 0)
+    assert truth["expression_error"] == pytest.approx(
+        np.abs(rho - cells.rho[test]).sum(1).mean() / 2, rel=1e-4
+    )
+    assert truth["expression_error_of_counts"] == pytest.approx(
+        np.abs(plain - cells.rho[test]).sum(1).mean() / 2, rel=1e-4
+    )
+    assert truth["library_correlation"] == pytest.approx(
+        np.corrcoef(np.log(sizes), np.log(cells.library[test]))[0, 1], rel=1e-4
+    )
+    assert "expression, to truth" in call(
+        "evaluate", tmp_path / "run", "simulated-cells", "--samples", 0
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- every option
@@ -215,17 +292,48 @@ def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
     ("name", "arguments", "expected"),
     [
         ("cells", [], "likelihood: ZeroInflated"),
-        ("cells", ["--likelihood", "nb", "--dispersion", "gene-cell"], "likelihood: NegativeBinomial"),
+        (
+            "cells",
+            ["--likelihood", "nb", "--dispersion", "gene-cell"],
+            "likelihood: NegativeBinomial",
+        ),
         ("cells", ["--likelihood", "poisson", "--layers", "2"], "likelihood: Poisson"),
         ("cells", [*KEYS, "--dispersion", "gene-batch"], "gene-batch"),
         ("cells", ["--prior", "vamp", "--components", "9", "--batch-key", "batch"], "prior: Vamp"),
-        ("layered", ["--layer", "counts", "--prior", "mixture", "--posterior", "iaf"], "posterior: IAF"),
-        ("cells", ["--prior", "flow", "--posterior", "full-rank-normal"], "posterior: FullRankNormal"),
+        (
+            "layered",
+            ["--layer", "counts", "--prior", "mixture", "--posterior", "iaf"],
+            "posterior: IAF",
+        ),
+        (
+            "cells",
+            ["--prior", "flow", "--posterior", "full-rank-normal"],
+            "posterior: FullRankNormal",
+        ),
         ("cells", [*KEYS, "--dispersion", "gene-label", "--dropout", "0.3"], "gene-label"),
         ("cells", [*KEYS, "--observed-library", "--warm-up", "0"], "library_prior: None"),
-        ("cells", ["--categorical-key", "batch", "--categorical-key", "cell_type", "--continuous-key", "stress"], "context: 6"),
-        ("cells", [*KEYS, "--encode-covariates", "--validation", "0", "--test", "0.5"], "context: 2"),
-        ("layered", ["--layer", "counts", "--batch-size", "16", "--patience", "1"], "likelihood: ZeroInflated"),
+        (
+            "cells",
+            [
+                "--categorical-key",
+                "batch",
+                "--categorical-key",
+                "cell_type",
+                "--continuous-key",
+                "stress",
+            ],
+            "context: 6",
+        ),
+        (
+            "cells",
+            [*KEYS, "--encode-covariates", "--validation", "0", "--test", "0.5"],
+            "context: 2",
+        ),
+        (
+            "layered",
+            ["--layer", "counts", "--batch-size", "16", "--patience", "1"],
+            "likelihood: ZeroInflated",
+        ),
     ],
 )
 def test_every_option(name, arguments, expected, stored, tmp_path):
@@ -240,7 +348,9 @@ def test_every_option(name, arguments, expected, stored, tmp_path):
 
 def test_an_observed_library_has_no_picture_and_says_so(stored, tmp_path):
     output = call("fit", stored / "cells.h5ad", "--observed-library", "--output", tmp_path, *QUICK)
-    titles = re.findall(r'<img alt="([^"]*)"', (tmp_path / "report.html").read_text(encoding="utf-8"))
+    titles = re.findall(
+        r'<img alt="([^"]*)"', (tmp_path / "report.html").read_text(encoding="utf-8")
+    )
     assert "Library sizes" not in titles
     assert "Latent space" in titles
     assert re.search(r"library size +observed", output)
@@ -266,7 +376,20 @@ def weights(folder):
 
 
 def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):
-    args = ["fit", stored / "cells.h5ad", *KEYS, "--hidden", 8, "--latents", 2, "--samples", 5, "--batch-size", 16, "--output"]
+    args = [
+        "fit",
+        stored / "cells.h5ad",
+        *KEYS,
+        "--hidden",
+        8,
+        "--latents",
+        2,
+        "--samples",
+        5,
+        "--batch-size",
+        16,
+        "--output",
+    ]
     call(*args, tmp_path / "whole", "--epochs", 4, "--no-report")
 
     def press(history):
@@ -291,9 +414,20 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
 
 
 def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
-    output = call("fit", stored / "cells.h5ad", "--output", tmp_path, *QUICK, "--learning-rate", "1e30", code=1)
+    output = call(
+        "fit",
+        stored / "cells.h5ad",
+        "--output",
+        tmp_path,
+        *QUICK,
+        "--learning-rate",
+        "1e30",
+        code=1,
+    )
     assert "Try a smaller learning rate" in output
-    assert SingleCellVAE.load(tmp_path / "model", anndata.read_h5ad(stored / "cells.h5ad")).is_trained
+    assert SingleCellVAE.load(
+        tmp_path / "model", anndata.read_h5ad(stored / "cells.h5ad")
+    ).is_trained
     assert "Try a smaller learning rate" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -311,23 +445,47 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["{data}/nan.h5ad"], ["nan.h5ad", "nan in cell 'cell 11', gene 'gene 7'"]),
         (["{data}/negative.h5ad"], ["-1 in cell 'cell 11', gene 'gene 7'", "never negative"]),
         (["{data}/fraction.h5ad"], ["0.5 in cell 'cell 11', gene 'gene 7'", "not a whole number"]),
-        (["{data}/logs.h5ad"], ["in cell 'cell 0', gene 'gene", "log-normalised", "--layer counts"]),
+        (
+            ["{data}/logs.h5ad"],
+            ["in cell 'cell 0', gene 'gene", "log-normalised", "--layer counts"],
+        ),
         (["{data}/layered.h5ad"], ["log-normalised", "adata.layers has 'counts'"]),
         (["{data}/hole.h5ad", "--batch-key", "batch"], ["missing in 1 cells: 'cell 5'"]),
-        (["{data}/cells.h5ad", "--batch-key", "donor"], ["--batch-key donor", "'batch', 'cell_type', 'library', 'stress'"]),
+        (
+            ["{data}/cells.h5ad", "--batch-key", "donor"],
+            ["--batch-key donor", "'batch', 'cell_type', 'library', 'stress'"],
+        ),
         (["{data}/cells.h5ad", "--labels-key", "type"], ["--labels-key type", "'cell_type'"]),
         (["{data}/cells.h5ad", "--continuous-key", "age"], ["--continuous-key age"]),
-        (["{data}/cells.h5ad", "--continuous-key", "cell_type"], ["adata.obs['cell_type'] are no numbers"]),
-        (["{data}/cells.h5ad", "--layer", "raw"], ["--layer raw", "has no such layer; it has none"]),
+        (
+            ["{data}/cells.h5ad", "--continuous-key", "cell_type"],
+            ["adata.obs['cell_type'] are no numbers"],
+        ),
+        (
+            ["{data}/cells.h5ad", "--layer", "raw"],
+            ["--layer raw", "has no such layer; it has none"],
+        ),
         (["{data}/layered.h5ad", "--layer", "raw"], ["it has 'counts'"]),
         (["{data}/cells.h5ad", "--dispersion", "gene-label"], ["--labels-key"]),
-        (["{data}/cells.h5ad", "--dispersion", "gene", "--likelihood", "poisson"], ["a Poisson has none"]),
+        (
+            ["{data}/cells.h5ad", "--dispersion", "gene", "--likelihood", "poisson"],
+            ["a Poisson has none"],
+        ),
         (["{data}/cells.h5ad", "--hidden", "64,32"], ["have one width", "--layers"]),
-        (["{data}/cells.h5ad", "--validation", "0", "--patience", "3"], ["--patience needs validation cells"]),
+        (
+            ["{data}/cells.h5ad", "--validation", "0", "--patience", "3"],
+            ["--patience needs validation cells"],
+        ),
         (["{data}/cells.h5ad", "--batch-size", "1"], ["batch normalization needs at least 2"]),
         (["{data}/cells.h5ad", "--device", "warp"], ["--device warp cannot be used"]),
-        (["{data}/cells.h5ad", "--likelihood", "bernoulli"], ["--likelihood bernoulli is for images", "zinb, nb, poisson"]),
-        (["{data}/cells.h5ad", "--network", "conv"], ["--network is for images and arrays", "holds cells; leave it out"]),
+        (
+            ["{data}/cells.h5ad", "--likelihood", "bernoulli"],
+            ["--likelihood bernoulli is for images", "zinb, nb, poisson"],
+        ),
+        (
+            ["{data}/cells.h5ad", "--network", "conv"],
+            ["--network is for images and arrays", "holds cells; leave it out"],
+        ),
         (["{data}/cells.h5ad", "--binarize"], ["--binarize is for images"]),
         (["{data}/cells.h5ad", "--beta", "2"], ["--beta is for images"]),
         (["{data}/cells.h5ad", "--prior", "flat"], ["--prior flat makes an autoencoder"]),
@@ -337,7 +495,9 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["digits", "--likelihood", "zinb"], ["--likelihood zinb is for cells"]),
     ],
 )
-def test_users_errors_are_one_line_before_training(arguments, messages, stored, tmp_path, monkeypatch):
+def test_users_errors_are_one_line_before_training(
+    arguments, messages, stored, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SingleCellVAE, "train", None)
     refused(["fit", *arguments], messages, stored, tmp_path)
@@ -356,36 +516,80 @@ def refused(arguments, messages, stored, folder):
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["evaluate", "{run}", "digits"], ["digits holds no cells, but the model was fitted on cells"]),
+        (
+            ["evaluate", "{run}", "digits"],
+            ["digits holds no cells, but the model was fitted on cells"],
+        ),
         (["evaluate", "{run}", "{data}/truncated.h5ad"], ["truncated"]),
-        (["evaluate", "{run}", "{data}/others.h5ad", "--part", "test"], ["these are not the cells that the model was fitted on"]),
-        (["encode", "{run}", "{data}/new_batch.h5ad", "-o", "z.npy"], ["'batch 9'", "'batch 0', 'batch 1'"]),
-        (["encode", "{run}", "{data}/few_genes.h5ad", "-o", "z.npy"], ["10 of the model's 30 genes", "'gene 20'"]),
-        (["encode", "{run}", "{data}/nan.h5ad", "-o", "z.npy"], ["nan in cell 'cell 11', gene 'gene 7'"]),
+        (
+            ["evaluate", "{run}", "{data}/others.h5ad", "--part", "test"],
+            ["these are not the cells that the model was fitted on"],
+        ),
+        (
+            ["encode", "{run}", "{data}/new_batch.h5ad", "-o", "z.npy"],
+            ["'batch 9'", "'batch 0', 'batch 1'"],
+        ),
+        (
+            ["encode", "{run}", "{data}/few_genes.h5ad", "-o", "z.npy"],
+            ["10 of the model's 30 genes", "'gene 20'"],
+        ),
+        (
+            ["encode", "{run}", "{data}/nan.h5ad", "-o", "z.npy"],
+            ["nan in cell 'cell 11', gene 'gene 7'"],
+        ),
         (["encode", "{run}", "{data}/cells.h5ad", "-o", "z.txt"], [".npy, .npz, .csv, .h5ad"]),
-        (["sample", "{run}", "-o", "x.npy"], ["was fitted on cells: `pyrovae sample` is for images and arrays"]),
-        (["interpolate", "{run}", "digits", "-o", "x.npy"], ["was fitted on cells: `pyrovae interpolate`"]),
+        (
+            ["sample", "{run}", "-o", "x.npy"],
+            ["was fitted on cells: `pyrovae sample` is for images and arrays"],
+        ),
+        (
+            ["interpolate", "{run}", "digits", "-o", "x.npy"],
+            ["was fitted on cells: `pyrovae interpolate`"],
+        ),
     ],
 )
 def test_users_errors_of_other_commands(arguments, messages, fitted, stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused([part.replace("{run}", str(fitted[0])) for part in arguments], messages, stored, tmp_path)
+    refused(
+        [part.replace("{run}", str(fitted[0])) for part in arguments], messages, stored, tmp_path
+    )
 
 
 def test_images_runs_refuse_cells(stored, tmp_path):
-    call("fit", "digits", "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 0, "--no-report")
+    call(
+        "fit",
+        "digits",
+        "--output",
+        tmp_path / "run",
+        "--epochs",
+        1,
+        "--hidden",
+        8,
+        "--samples",
+        0,
+        "--no-report",
+    )
     output = call("evaluate", tmp_path / "run", stored / "cells.h5ad", code=2)
     assert "holds cells, but the model was fitted on images or arrays" in output
-    assert "ends in .npy, .npz, .csv" in call("encode", tmp_path / "run", "digits", "-o", tmp_path / "z.h5ad", code=2)
+    assert "ends in .npy, .npz, .csv" in call(
+        "encode", tmp_path / "run", "digits", "-o", tmp_path / "z.h5ad", code=2
+    )
 
 
 def test_without_anndata_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "anndata", None)
-    assert "pip install 'pyrovae[cells]'" in call("fit", "simulated-cells", "--output", tmp_path / "run", code=2)
+    assert "pip install 'pyrovae[cells]'" in call(
+        "fit", "simulated-cells", "--output", tmp_path / "run", code=2
+    )
 
 
 def test_settings_survive_json():
-    settings = options.Settled("a.h5ad", likelihood=options.Likelihood.NB, dispersion=options.Dispersion.GENE_CELL, batch_key="b")
+    settings = options.Settled(
+        "a.h5ad",
+        likelihood=options.Likelihood.NB,
+        dispersion=options.Dispersion.GENE_CELL,
+        batch_key="b",
+    )
     again = options.Settled.from_dict(json.loads(json.dumps(settings.to_dict())))
     assert again == settings
     assert again.dispersion is options.Dispersion.GENE_CELL
@@ -396,7 +600,7 @@ def test_moments_are_numpys():
     from scipy.sparse import csr_matrix
 
     x = np.random.default_rng(0).poisson(0.7, (50, 8))
-    found = cellplots.moments(csr_matrix(x))
+    found = cell_plots.moments(csr_matrix(x))
     np.testing.assert_allclose(found.mean, x.mean(0))
     np.testing.assert_allclose(found.variance, x.var(0))
     np.testing.assert_allclose(found.gene_zeros, (x == 0).mean(0))
@@ -407,9 +611,9 @@ def test_moments_are_numpys():
 def test_the_plane_is_the_codes_or_their_principal_components(d, monkeypatch):
     from sklearn.decomposition import PCA
 
-    monkeypatch.setattr(cellplots, "_umap", lambda: None)
+    monkeypatch.setattr(cell_plots, "_umap", lambda: None)
     z = np.random.default_rng(0).standard_normal((40, d)) * np.arange(1, d + 1)
-    where = cellplots.plane(z)
+    where = cell_plots.plane(z)
     assert where.points.shape == (40, 2)
     if d == 5:
         np.testing.assert_allclose(np.abs(where.points), np.abs(PCA(2).fit_transform(z)))
@@ -426,26 +630,31 @@ def test_umap_is_taken_where_it_is_installed(monkeypatch):
         def fit_transform(self, z):
             return z[:, :2] + self.options["random_state"]
 
-    monkeypatch.setattr(cellplots, "_umap", lambda: Umap)
+    monkeypatch.setattr(cell_plots, "_umap", lambda: Umap)
     z = np.random.default_rng(0).standard_normal((40, 5))
-    where = cellplots.plane(z, seed=3)
+    where = cell_plots.plane(z, seed=3)
     assert where.axes == ("UMAP 1", "UMAP 2")
     np.testing.assert_array_equal(where.points, z[:, :2] + 3)
-    assert cellplots.plane(z[:10]).axes[0].startswith("PC 1")  # too few neighbours
+    assert cell_plots.plane(z[:10]).axes[0].startswith("PC 1")  # too few neighbours
 
 
 @pytest.mark.parametrize("groups", [0, 1, 2])
 @pytest.mark.parametrize("names", [1, 3, 40])
 def test_the_map_draws_every_cell_once(groups, names):
     rng = np.random.default_rng(0)
-    where = cellplots.Plane(rng.standard_normal((200, 2)), ("a", "b"), "as they are")
+    where = cell_plots.Plane(rng.standard_normal((200, 2)), ("a", "b"), "as they are")
     label = np.array([f"group {i % names}" for i in range(200)])
-    figure = cellplots.latent_map(where, [cellplots.Groups("batch", label)] * groups)
+    figure = cell_plots.latent_map(where, [cell_plots.Groups("batch", label)] * groups)
     for axis in figure.axes:
         drawn = np.concatenate([part.get_offsets() for part in axis.collections])
         assert sorted(map(tuple, drawn)) == sorted(map(tuple, where.points))
-    grey = cellplots.latent_map(where, [cellplots.Groups("type", np.where(np.arange(200) < 100, label, cellplots.UNLABELLED))])
-    assert cellplots.UNLABELLED in [text.get_text() for text in grey.axes[0].get_legend().get_texts()]
+    grey = cell_plots.latent_map(
+        where,
+        [cell_plots.Groups("type", np.where(np.arange(200) < 100, label, cell_plots.UNLABELLED))],
+    )
+    assert cell_plots.UNLABELLED in [
+        text.get_text() for text in grey.axes[0].get_legend().get_texts()
+    ]
     if groups:
         entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         assert len(entries) == min(names, 21)
@@ -454,12 +663,22 @@ def test_the_map_draws_every_cell_once(groups, names):
 
 def test_pictures_of_odd_cells():
     totals, sizes = np.array([0.0, 10.0, 1000.0]), np.array([3.0, 11.0, 900.0])
-    figure = cellplots.libraries(totals, sizes, None)
-    assert sum(len(part.get_offsets()) for part in figure.axes[0].collections) == 2  # a cell without counts has no place
+    figure = cell_plots.libraries(totals, sizes, None)
+    assert (
+        sum(len(part.get_offsets()) for part in figure.axes[0].collections) == 2
+    )  # a cell without counts has no place
     history = History(best_epoch=1)
-    history.append(elbo=-1.0, reconstruction=-1.0, kl=0.0, loss=1.0, weight=0.5, learning_rate=1e-3, seconds=1.0)
-    assert cellplots.curves(history, library=False).axes[2].get_title() == "KL of z"
-    cellplots.kl_per_unit(np.array([0.1, 0.0]))
+    history.append(
+        elbo=-1.0,
+        reconstruction=-1.0,
+        kl=0.0,
+        loss=1.0,
+        weight=0.5,
+        learning_rate=1e-3,
+        seconds=1.0,
+    )
+    assert cell_plots.curves(history, library=False).axes[2].get_title() == "KL of z"
+    cell_plots.kl_per_unit(np.array([0.1, 0.0]))
 
 
 def test_scores_of_clusters_that_are_known():
@@ -483,7 +702,7 @@ def test_figures_without_scores_have_rows(fitted):
     figures = strict(fitted[0] / "metrics.json")
     figures["library"]["correlation"] = figures["predictive"]["variance_ratio"] = None
     figures["clusters"]["latents"]["batch_silhouette"] = None
-    names = [row.name for row in cellsummary.rows(figures)]
+    names = [row.name for row in summary.rows(figures)]
     assert "library size" not in names
     assert names[0] == "test ELBO"
     assert names[-1] == "training"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pyrovae import files
-from pyrovae.cli import app
 from pyrovae.command import job, options, runs, summary
+from pyrovae.command.cli import app
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--latents", "3", "--samples", "20"]
 TERSE = [*QUICK, "--no-report"]
@@ -69,17 +69,37 @@ def stored(tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------------ a whole run
 def test_a_run_leaves_model_figures_and_report(digits):
     folder, output = digits
-    assert {file.name for file in folder.iterdir()} == {"model", "run.json", "metrics.json", "report.html"}
+    assert {file.name for file in folder.iterdir()} == {
+        "model",
+        "run.json",
+        "metrics.json",
+        "report.html",
+    }
     figures = strict(folder / "metrics.json")
-    assert figures["test"]["elbo"] == pytest.approx(figures["test"]["reconstruction"] - figures["test"]["kl"], abs=1e-3)
+    assert figures["test"]["elbo"] == pytest.approx(
+        figures["test"]["reconstruction"] - figures["test"]["kl"], abs=1e-3
+    )
     assert figures["test"]["elbo"] < figures["log_p"]["mean"] < 0
     assert figures["test"]["rows"] == figures["log_p"]["rows"] == 360
     assert figures["training"]["epochs"] == 2
     assert strict(folder / "run.json")["settings"]["likelihood"] == "binomial"
     page = (folder / "report.html").read_text(encoding="utf-8")
-    titles = ["Training", "Originals and reconstructions", "Samples", "Interpolations", "Latent space", "KL per unit"]
+    titles = [
+        "Training",
+        "Originals and reconstructions",
+        "Samples",
+        "Interpolations",
+        "Latent space",
+        "KL per unit",
+    ]
     assert re.findall(r'<img alt="([^"]*)"', page) == titles
-    for text in (f"{figures['log_p']['mean']:.2f}", "probabilistic PCA", "Gaussian mixture", "DiagonalNormal", "pyro-ppl"):
+    for text in (
+        f"{figures['log_p']['mean']:.2f}",
+        "probabilistic PCA",
+        "Gaussian mixture",
+        "DiagonalNormal",
+        "pyro-ppl",
+    ):
         assert text in page, text
         assert text in output or text in ("DiagonalNormal", "pyro-ppl")
 
@@ -97,12 +117,16 @@ def test_baselines_stand_beside_log_p_and_say_how_they_compare(digits):
 
 def test_evaluate_repeats_the_run(digits, tmp_path):
     folder, _ = digits
-    output = call("evaluate", folder, "digits", "--samples", 20, "--output", tmp_path / "figures.json")
+    output = call(
+        "evaluate", folder, "digits", "--samples", 20, "--output", tmp_path / "figures.json"
+    )
     again, first = strict(tmp_path / "figures.json"), strict(folder / "metrics.json")
     assert again["test"] == first["test"]
     assert again["log_p"] == first["log_p"]
     assert f"{first['test']['elbo']:.2f} nats" in output
-    assert "360 test rows" not in call("evaluate", folder / "model", "digits", "--samples", 0, "--part", "train")
+    assert "360 test rows" not in call(
+        "evaluate", folder / "model", "digits", "--samples", 0, "--part", "train"
+    )
 
 
 def test_encode_writes_posterior_means(digits, tmp_path):
@@ -140,7 +164,7 @@ def test_sample_and_interpolate_write_data_and_pictures(digits, tmp_path):
 
 def test_inspect_builds_nothing(digits, monkeypatch):
     monkeypatch.setattr(files, "load", None)
-    monkeypatch.setattr(files, "_build", None)
+    monkeypatch.setattr(files.model, "_build", None)
     folder, _ = digits
     output = call("inspect", folder)
     for text in (
@@ -175,30 +199,73 @@ def test_inspect_builds_nothing(digits, monkeypatch):
             "likelihood: Categorical net: ResidualMLP",
         ),
         ("levels.npy", [], "likelihood: DiscretizedLogistic net: MLP"),
-        ("levels.npy", ["--binarize", "--network", "conv", "--hidden", "4"], "likelihood: Bernoulli net: ConvDecoder"),
+        (
+            "levels.npy",
+            ["--binarize", "--network", "conv", "--hidden", "4"],
+            "likelihood: Bernoulli net: ConvDecoder",
+        ),
         (
             "real.npy",
             ["--objective", "sgvb-a", "--draws", "2", "--beta", "0.5", "--warm-up", "0.5"],
             "likelihood: Gaussian net: MLP",
         ),
-        ("real.npy", ["--likelihood", "heteroscedastic-gaussian", "--activation", "tanh"], "likelihood: HeteroscedasticGaussian"),
-        ("real.npy", ["--sigma", "0.5", "--optimizer", "adagrad", "--learning-rate", "0.01"], "sigma: 0.5"),
+        (
+            "real.npy",
+            ["--likelihood", "heteroscedastic-gaussian", "--activation", "tanh"],
+            "likelihood: HeteroscedasticGaussian",
+        ),
+        (
+            "real.npy",
+            ["--sigma", "0.5", "--optimizer", "adagrad", "--learning-rate", "0.01"],
+            "sigma: 0.5",
+        ),
         ("real.npy", ["--prior", "flat", "--posterior", "point"], "likelihood: Gaussian"),
         ("pictures", ["--latents", "2"], "likelihood: DiscretizedLogistic net: MLP"),
         ("labelled.npz", ["--condition", "--denoise", "0.3"], "context: 3"),
-        ("binary.npy", ["--validation", "0", "--optimizer", "sgd", "--clip-norm", "1"], "likelihood: Bernoulli"),
+        (
+            "binary.npy",
+            ["--validation", "0", "--optimizer", "sgd", "--clip-norm", "1"],
+            "likelihood: Bernoulli",
+        ),
         ("binary.npy", ["--prior", "mixture", "--components", "7"], "components: 7"),
-        ("labelled.npz", ["--prior", "vamp", "--components", "9", "--condition"], "low: 0.0 high: 1.0"),
+        (
+            "labelled.npz",
+            ["--prior", "vamp", "--components", "9", "--condition"],
+            "low: 0.0 high: 1.0",
+        ),
         ("counts.npy", ["--prior", "vamp", "--components", "9", "--latents", "3"], "prior: Vamp"),
-        ("real.npy", ["--prior", "flow", "--posterior", "full-rank-normal"], "posterior: FullRankNormal"),
+        (
+            "real.npy",
+            ["--prior", "flow", "--posterior", "full-rank-normal"],
+            "posterior: FullRankNormal",
+        ),
         ("pictures", ["--posterior", "iaf", "--objective", "iwae", "--draws", "3"], "part: IAF"),
-        ("binary.npy", ["--prior", "vamp", "--components", "9", "--posterior", "iaf", "--latents", "2"], "prior: Vamp"),
-        ("binary.npy", ["--objective", "dreg", "--draws", "2", "--warm-up", "0.5"], "prior: StandardNormal"),
+        (
+            "binary.npy",
+            ["--prior", "vamp", "--components", "9", "--posterior", "iaf", "--latents", "2"],
+            "prior: Vamp",
+        ),
+        (
+            "binary.npy",
+            ["--objective", "dreg", "--draws", "2", "--warm-up", "0.5"],
+            "prior: StandardNormal",
+        ),
     ],
 )
 def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
     output = call(
-        "fit", stored / name, "--output", tmp_path / "run", "--epochs", 1, "--hidden", 8, "--samples", 5, "--no-report", *arguments
+        "fit",
+        stored / name,
+        "--output",
+        tmp_path / "run",
+        "--epochs",
+        1,
+        "--hidden",
+        8,
+        "--samples",
+        5,
+        "--no-report",
+        *arguments,
     )
     assert "test ELBO" in output
     assert np.isfinite(strict(tmp_path / "run" / "metrics.json")["test"]["elbo"])
@@ -221,7 +288,9 @@ def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
 )
 def test_every_kind_has_its_pictures(name, arguments, stored, tmp_path):
     call("fit", stored / name, "--output", tmp_path, *QUICK, *arguments, "--latents", 2)
-    titles = re.findall(r'<img alt="([^"]*)"', (tmp_path / "report.html").read_text(encoding="utf-8"))
+    titles = re.findall(
+        r'<img alt="([^"]*)"', (tmp_path / "report.html").read_text(encoding="utf-8")
+    )
     assert titles[:2] == ["Training", "Originals and reconstructions"]
     assert ("Samples" in titles) == ("flat" not in arguments)
     assert ("Manifold" in titles) == (not arguments)
@@ -235,13 +304,25 @@ def test_real_data_come_back_in_their_unit(stored, tmp_path):
     assert np.all(x.std(0) / [1, 10, 100] > 0.3)
     assert "log p(x)" in output
     unit = strict(tmp_path / "run" / "metrics.json")["unit"]
-    assert float(re.search(r"add (-?[\d.]+)", unit)[1]) == pytest.approx(-np.log([1, 10, 100]).sum(), abs=0.5)
+    assert float(re.search(r"add (-?[\d.]+)", unit)[1]) == pytest.approx(
+        -np.log([1, 10, 100]).sum(), abs=0.5
+    )
 
 
 def test_what_does_not_compare_is_left_out_with_the_reason(stored, tmp_path):
     output = call("fit", stored / "binary.npy", "--output", tmp_path / "a", *TERSE)
     assert "PCA, Gaussian mixture  left out" in output
-    output = call("fit", stored / "real.npy", "--output", tmp_path / "b", *TERSE, "--prior", "flat", "--posterior", "point")
+    output = call(
+        "fit",
+        stored / "real.npy",
+        "--output",
+        tmp_path / "b",
+        *TERSE,
+        "--prior",
+        "flat",
+        "--posterior",
+        "point",
+    )
     assert "log p(x)" not in output
 
 
@@ -250,14 +331,25 @@ def test_a_label_is_sampled_on_request(stored, tmp_path):
     for label in ("bee", "cat"):
         call("sample", tmp_path / "run", "--output", tmp_path / f"{label}.npy", "--label", label)
     assert not np.array_equal(np.load(tmp_path / "bee.npy"), np.load(tmp_path / "cat.npy"))
-    output = call("sample", tmp_path / "run", "--output", tmp_path / "x.npy", "--label", "dog", code=2)
+    output = call(
+        "sample", tmp_path / "run", "--output", tmp_path / "x.npy", "--label", "dog", code=2
+    )
     assert "label dog is unknown to the model; it knows ant, bee, cat" in output
     assert "have no labels" in call("evaluate", tmp_path / "run", stored / "unit.npy", code=2)
 
 
 def test_two_runs_are_alike_and_another_seed_differs(stored, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        call("fit", stored / "binary.npy", "--output", tmp_path / name, *TERSE, "--seed", seed, "--quiet")
+        call(
+            "fit",
+            stored / "binary.npy",
+            "--output",
+            tmp_path / name,
+            *TERSE,
+            "--seed",
+            seed,
+            "--quiet",
+        )
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not all(torch.equal(a[key], c[key]) for key in a)
@@ -268,12 +360,19 @@ def test_quiet_prints_nothing(stored, tmp_path):
 
 
 def test_mnist_takes_the_notes_setting(shared_data):
-    from pyrovae.command import recipes
+    from pyrovae.command.images import recipes
 
     data = recipes.load("mnist", shared_data)
     data = replace(data, x=data.x[:1000])
     settings = recipes.settle(options.Settings("mnist"), data)
-    notes = (settings.hidden, settings.activation, settings.latents, settings.batch_size, settings.binarize, settings.likelihood)
+    notes = (
+        settings.hidden,
+        settings.activation,
+        settings.latents,
+        settings.batch_size,
+        settings.binarize,
+        settings.likelihood,
+    )
     assert notes == ((500,), "tanh", 20, 100, True, "bernoulli")
     grey = recipes.settle(options.Settings("mnist", binarize=False), data)
     assert (grey.likelihood, grey.binarize) == ("continuous-bernoulli", False)
@@ -292,7 +391,19 @@ def interrupt_at(epoch, monkeypatch):
 
 
 def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):
-    args = ["fit", stored / "binary.npy", "--hidden", 8, "--latents", 2, "--samples", 5, "--batch-size", 8, "--output"]
+    args = [
+        "fit",
+        stored / "binary.npy",
+        "--hidden",
+        8,
+        "--latents",
+        2,
+        "--samples",
+        5,
+        "--batch-size",
+        8,
+        "--output",
+    ]
     call(*args, tmp_path / "whole", "--epochs", 4, "--no-report")
     with monkeypatch.context() as patch:
         interrupt_at(2, patch)
@@ -307,9 +418,25 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
     call("evaluate", tmp_path / "cut", stored / "binary.npy", "--samples", 5)
     assert "holds an interrupted run" in call(*args, tmp_path / "cut", code=2)
     assert "was begun with hidden" in call(
-        "fit", stored / "binary.npy", "--output", tmp_path / "cut", "--hidden", 9, "--resume", code=2
+        "fit",
+        stored / "binary.npy",
+        "--output",
+        tmp_path / "cut",
+        "--hidden",
+        9,
+        "--resume",
+        code=2,
     )
-    call("fit", stored / "binary.npy", "--output", tmp_path / "cut", "--resume", "--samples", 5, "--no-report")
+    call(
+        "fit",
+        stored / "binary.npy",
+        "--output",
+        tmp_path / "cut",
+        "--resume",
+        "--samples",
+        5,
+        "--no-report",
+    )
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
@@ -321,16 +448,22 @@ def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(summary, "measure", stop)
-    assert "interrupted" in call("fit", stored / "binary.npy", "--output", tmp_path / "run", *TERSE, code=130)
+    assert "interrupted" in call(
+        "fit", stored / "binary.npy", "--output", tmp_path / "run", *TERSE, code=130
+    )
     files.load(tmp_path / "run" / "model")
 
 
 def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
     arguments = ["--optimizer", "sgd", "--learning-rate", "1e30", "--batch-size", "8"]
-    output = call("fit", stored / "real.npy", "--output", tmp_path / "run", *QUICK, *arguments, code=1)
+    output = call(
+        "fit", stored / "real.npy", "--output", tmp_path / "run", *QUICK, *arguments, code=1
+    )
     assert "Try a smaller learning rate" in output
     files.load(tmp_path / "run" / "model")
-    assert "Try a smaller learning rate" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Try a smaller learning rate" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- messages
@@ -342,16 +475,25 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["fit", "{data}/real.npy", "--binarize"], "--binarize is for grey values"),
         (["fit", "{data}/real.npy", "--condition"], "--condition needs labels"),
         (["fit", "{data}/real.npy", "--network", "conv"], "--network conv needs images"),
-        (["fit", "{data}/real.npy", "--likelihood", "bernoulli"], "Bernoulli: expected x to hold 0 or 1"),
+        (
+            ["fit", "{data}/real.npy", "--likelihood", "bernoulli"],
+            "Bernoulli: expected x to hold 0 or 1",
+        ),
         (["fit", "{data}/counts.npy", "--likelihood", "bernoulli"], "such data fit likelihoods."),
         (["fit", "{data}/real.npy", "--network", "residual", "--hidden", "8,9"], "have one width"),
         (["fit", "{data}/real.npy", "--device", "warp"], "--device warp cannot be used"),
         (["fit", "{data}/real.npy", "--validation", "0", "--patience", "3"], "patience"),
         (["evaluate", "{data}", "digits"], "holds no run"),
-        (["encode", "{run}", "digits", "--output", "z.txt"], "expected a file that ends in .npy, .npz, .csv"),
+        (
+            ["encode", "{run}", "digits", "--output", "z.txt"],
+            "expected a file that ends in .npy, .npz, .csv",
+        ),
         (["sample", "{run}", "--output", "x.jpg"], "expected a file that ends in .png, .npy"),
         (["sample", "{run}", "--output", "x.npy", "--label", "3"], "the model has no context"),
-        (["evaluate", "{run}", "{data}/real.npy"], "rows have shape (3,), the model was fitted on (1, 8, 8)"),
+        (
+            ["evaluate", "{run}", "{data}/real.npy"],
+            "rows have shape (3,), the model was fitted on (1, 8, 8)",
+        ),
         (["interpolate", "{run}", "digits", "--to", "999", "--output", "w.png"], "rows 0 to 359"),
         (["inspect", "{data}"], "no model here"),
     ],
@@ -361,16 +503,27 @@ def test_users_errors_are_one_line(arguments, message, digits, stored, tmp_path,
     output = call(*(part.format(data=stored, run=digits[0]) for part in arguments), code=2)
     assert message in output
     assert "Traceback" not in output
-    assert [line for line in output.splitlines() if line.startswith("pyrovae: ")] == output.splitlines()[-1:]
+    assert [
+        line for line in output.splitlines() if line.startswith("pyrovae: ")
+    ] == output.splitlines()[-1:]
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--hidden", "a"], ["--hidden", "0"], ["--network", "transformer"], ["--epochs", "0"], ["--beta", "-1"], ["--warm-up", "2"]],
+    [
+        ["--hidden", "a"],
+        ["--hidden", "0"],
+        ["--network", "transformer"],
+        ["--epochs", "0"],
+        ["--beta", "-1"],
+        ["--warm-up", "2"],
+    ],
 )
 def test_words_that_are_no_choice_are_refused(arguments, tmp_path):
-    assert "Invalid value" in call("fit", "digits", "--output", tmp_path / "run", *arguments, code=2)
+    assert "Invalid value" in call(
+        "fit", "digits", "--output", tmp_path / "run", *arguments, code=2
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -381,7 +534,10 @@ def test_foreign_folders_are_left_alone(stored, tmp_path):
     assert "is a file" in call(*args, tmp_path / "thesis.tex", code=2)
     call(*args, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-    assert "holds a run; choose another folder with --output, or replace it with --overwrite" in call(*args, tmp_path, code=2)
+    assert (
+        "holds a run; choose another folder with --output, or replace it with --overwrite"
+        in call(*args, tmp_path, code=2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -399,14 +555,20 @@ def test_parts_that_do_not_go_together_are_refused(arguments, message, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": "other"}', '{"format": "pyrovae-run-1", "settings": {"color": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", '{"format": "other"}', '{"format": "pyrovae-run-1", "settings": {"color": 1}}'],
+)
 def test_a_broken_run_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     assert "truncated or not of this version" in call("evaluate", tmp_path, "digits", code=2)
 
 
 def test_json_is_strict(tmp_path):
-    runs.write_json({"a": float("nan"), "b": [np.float32(1.5), torch.tensor(2)], "c": (float("inf"), None)}, tmp_path / "a.json")
+    runs.write_json(
+        {"a": float("nan"), "b": [np.float32(1.5), torch.tensor(2)], "c": (float("inf"), None)},
+        tmp_path / "a.json",
+    )
     assert strict(tmp_path / "a.json") == {"a": None, "b": [1.5, 2], "c": [None, None]}
 
 
@@ -416,10 +578,20 @@ def test_settings_survive_json():
 
 
 def test_module_and_version_and_traceback():
-    version = subprocess.run([sys.executable, "-m", "pyrovae", "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [sys.executable, "-m", "pyrovae", "--version"], capture_output=True, text=True, check=True
+    )
     assert re.fullmatch(r"pyrovae \d+\.\d+.*\n", version.stdout)
     result = CliRunner().invoke(app, ["--traceback", "fit", "nonsense"])
     assert isinstance(result.exception, FileNotFoundError)
     help_text = call("fit", "--help")
-    for option in ("--output", "--likelihood", "--objective", "--warm-up", "--resume", "--no-binarize", "--data-dir"):
+    for option in (
+        "--output",
+        "--likelihood",
+        "--objective",
+        "--warm-up",
+        "--resume",
+        "--no-binarize",
+        "--data-dir",
+    ):
         assert option in help_text

@@ -14,8 +14,9 @@ from scipy import stats
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import distributions, expression, objectives, posteriors, priors
+from pyrovae import distributions, objectives, posteriors, priors
 from pyrovae.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.likelihoods import expression
 
 DOUBLE = torch.float64
 MU = torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3, 1e4])
@@ -34,14 +35,22 @@ def test_negative_binomial_in_float32_equals_scipy(theta, x):
     theta = torch.tensor(theta)
     ours = NegativeBinomial(MU, theta).log_prob(torch.tensor(float(x)))
     n, mu = theta.double().numpy(), MU.double().numpy()
-    np.testing.assert_allclose(ours.numpy(), stats.nbinom.logpmf(x, n, n / (n + mu)), rtol=3e-7, atol=3e-7)
+    np.testing.assert_allclose(
+        ours.numpy(), stats.nbinom.logpmf(x, n, n / (n + mu)), rtol=3e-7, atol=3e-7
+    )
 
 
 def test_zero_inflated_equals_pyro():
     a, t, g, x = zinb_parameters(40, 7)
-    theirs = dist.ZeroInflatedNegativeBinomial(total_count=t.exp(), logits=a - t, gate_logits=g).log_prob(x)
-    torch.testing.assert_close(ZeroInflatedNegativeBinomial(a.exp(), t.exp(), g).log_prob(x), theirs, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x), theirs, rtol=1e-9, atol=1e-9)
+    theirs = dist.ZeroInflatedNegativeBinomial(
+        total_count=t.exp(), logits=a - t, gate_logits=g
+    ).log_prob(x)
+    torch.testing.assert_close(
+        ZeroInflatedNegativeBinomial(a.exp(), t.exp(), g).log_prob(x), theirs, rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(
+        ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x), theirs, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("theta_shape", [(5, 7), (7,), (1,), ()], ids=str)
@@ -50,8 +59,12 @@ def test_gradients_by_finite_differences(theta_shape):
     t = torch.randn(theta_shape, dtype=DOUBLE)
     for v in (a, t, g):
         v.requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, t, g: ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x), (a, t, g))
-    assert torch.autograd.gradcheck(lambda a, t: NegativeBinomial.from_logs(a, t).log_prob(x), (a, t))
+    assert torch.autograd.gradcheck(
+        lambda a, t, g: ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x), (a, t, g)
+    )
+    assert torch.autograd.gradcheck(
+        lambda a, t: NegativeBinomial.from_logs(a, t).log_prob(x), (a, t)
+    )
 
 
 @pytest.mark.parametrize("log_theta", [-3.0, 0.0, 5.0, 11.5, 16.0])
@@ -71,13 +84,19 @@ def test_large_theta_is_poisson_and_its_gradient_is_not_lost():
     x, mu = torch.tensor(30.0), torch.tensor(20.0)
     log_p = NegativeBinomial.from_logs(mu.log(), t).log_prob(x)
     (slope,) = torch.autograd.grad(log_p, t)
-    expected = -((x - mu) ** 2 - x) / (2 * 1e5)  # of the first correction to the Poisson, ((x - mu)^2 - x) / (2 theta)
+    expected = -((x - mu) ** 2 - x) / (
+        2 * 1e5
+    )  # of the first correction to the Poisson, ((x - mu)^2 - x) / (2 theta)
     assert slope.item() == pytest.approx(expected.item(), rel=1e-2)
     assert log_p.item() == pytest.approx(stats.poisson.logpmf(30, 20), abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda m: NegativeBinomial(m, torch.ones(())), lambda m: ZeroInflatedNegativeBinomial(m, torch.ones(()), m)]
+    "make",
+    [
+        lambda m: NegativeBinomial(m, torch.ones(())),
+        lambda m: ZeroInflatedNegativeBinomial(m, torch.ones(()), m),
+    ],
 )
 @pytest.mark.parametrize("mean", [0.0, 1e-30, 1e30])
 def test_finite_at_the_ends(make, mean):
@@ -93,7 +112,9 @@ def test_draws_have_mean_and_variance():
     x = p.sample((200_000,))
     assert x.mean().item() == pytest.approx(p.mean.item(), rel=0.02)
     assert x.var().item() == pytest.approx(p.variance.item(), rel=0.04)
-    assert (x == 0).float().mean().item() == pytest.approx(p.log_prob(torch.zeros(())).exp().item(), rel=0.02)
+    assert (x == 0).float().mean().item() == pytest.approx(
+        p.log_prob(torch.zeros(())).exp().item(), rel=0.02
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- the graph
@@ -112,11 +133,21 @@ def simulated(cells=400, genes=30, seed=0, log_library=5.5, theta=2.0):
 def graph_for(x, **options):
     log_total = x.sum(1).clamp(min=1).log()
     library = ([log_total.mean().item()], [max(log_total.std().item(), 0.05)])
-    return pv.graphs.count_vae(x.shape[1], **{"library": library, "hidden": 16, "latents": 2, **options})
+    return pv.graphs.count_vae(
+        x.shape[1], **{"library": library, "hidden": 16, "latents": 2, **options}
+    )
 
 
 def train(graph, data, epochs=1, **settings):
-    return pv.fit(graph, data, epochs=epochs, objective=objectives.SGVB_B(**ANNEALED), progress=False, seed=0, **settings)
+    return pv.fit(
+        graph,
+        data,
+        epochs=epochs,
+        objective=objectives.SGVB_B(**ANNEALED),
+        progress=False,
+        seed=0,
+        **settings,
+    )
 
 
 def test_fit_and_bare_svi_both_train_two_in_one_process():
@@ -124,7 +155,9 @@ def test_fit_and_bare_svi_both_train_two_in_one_process():
     graphs = [graph_for(x) for _ in range(2)]
     before = [pv.elbo(graph, x).elbo.mean() for graph in graphs]
     train(graphs[0], x, epochs=20)
-    svi = SVI(graphs[1].model, graphs[1].guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+    svi = SVI(
+        graphs[1].model, graphs[1].guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO()
+    )
     for _ in range(80):
         svi.step(x)
     for graph, then in zip(graphs, before, strict=True):
@@ -137,18 +170,34 @@ def test_only_the_kl_of_z_is_annealed():
     objective = objectives.SGVB_B(annealed={"z"})
     objective.weight = 0.0
     bound = objective.bound(graph.model, graph.guide, x)
-    assert objective.weighted(bound, 20).item() == pytest.approx((bound.kl["l"] - bound.reconstruction).item(), rel=1e-6)
+    assert objective.weighted(bound, 20).item() == pytest.approx(
+        (bound.kl["l"] - bound.reconstruction).item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"library": None}, {"likelihood": expression.Poisson}, {"likelihood": expression.NegativeBinomial}]
+    "options",
+    [
+        {},
+        {"library": None},
+        {"likelihood": expression.Poisson},
+        {"likelihood": expression.NegativeBinomial},
+    ],
 )
 @pytest.mark.parametrize("dispersion", list(expression.Dispersion))
 def test_files_round_trip(tmp_path, options, dispersion):
     x, types, *_ = simulated(20)
     y = torch.nn.functional.one_hot(types).float()
     c = torch.cat([y, torch.randn(20, 1), *([y] if dispersion is expression.PER_LABEL else [])], 1)
-    graph = graph_for(x, batches=2, covariates=1, labels=2, dispersion=dispersion, encode_covariates=True, **two_batches(options))
+    graph = graph_for(
+        x,
+        batches=2,
+        covariates=1,
+        labels=2,
+        dispersion=dispersion,
+        encode_covariates=True,
+        **two_batches(options),
+    )
     train(graph, (x, c))
     before = {name: value.clone() for name, value in graph.state_dict().items()}
     terms = pv.elbo(graph, x, c)
@@ -166,7 +215,9 @@ def test_the_batch_moves_the_decoder_and_the_library():
     c = torch.nn.functional.one_hot(types).float()
     graph = graph_for(x, batches=2, library=([2.0, 8.0], [0.1, 0.1])).eval()
     z = torch.zeros(50, 2)
-    assert not torch.allclose(graph.likelihood.proportions(z, c), graph.likelihood.proportions(z, c.flip(1)))
+    assert not torch.allclose(
+        graph.likelihood.proportions(z, c), graph.likelihood.proportions(z, c.flip(1))
+    )
     torch.testing.assert_close(graph.library_prior(c).mean, torch.where(c[:, :1] == 1, 2.0, 8.0))
 
 
@@ -176,10 +227,13 @@ SWAPS = {
     "mixture": dict(prior=priors.Mixture(2, components=5)),
     "Vamp": dict(prior=lambda q: priors.Vamp(q, torch.rand(7, 30), low=0.0)),
     "flow": dict(prior=priors.Flow(2, hidden=(8,))),
-    "IAF": dict(posterior=lambda encoder: posteriors.IAF(encoder(2 * 2 + 3), 2, context=3, hidden=(8,))),
+    "IAF": dict(
+        posterior=lambda encoder: posteriors.IAF(encoder(2 * 2 + 3), 2, context=3, hidden=(8,))
+    ),
     "full rank": dict(posterior=lambda encoder: posteriors.FullRankNormal(encoder(5))),
     "both": dict(
-        posterior=lambda encoder: posteriors.FullRankNormal(encoder(5)), prior=lambda q: priors.Vamp(q, torch.rand(7, 30), low=0.0)
+        posterior=lambda encoder: posteriors.FullRankNormal(encoder(5)),
+        prior=lambda q: priors.Vamp(q, torch.rand(7, 30), low=0.0),
     ),
 }
 
@@ -202,7 +256,7 @@ def test_refuses_what_are_no_counts():
     with pytest.raises(ValueError, match="library_prior and library_posterior go together"):
         pv.CountVAE(nn.Identity(), nn.Identity(), nn.Identity(), library_prior=nn.Identity())
     with pytest.raises(ValueError, match="deviation"):
-        expression.LibraryNormal([1.0], [0.0])
+        priors.LibraryNormal([1.0], [0.0])
 
 
 def test_recovers_library_proportions_and_dispersion():
@@ -223,10 +277,16 @@ def test_two_hundred_runs_without_a_nan():
     for seed in range(200):
         rng = np.random.default_rng(seed)
         cells, genes = int(rng.integers(3, 40)), int(rng.integers(1, 25))
-        x = torch.as_tensor(rng.poisson(rng.gamma(0.3, rng.choice([1, 100, 1e5]), (cells, genes)))).float()
+        x = torch.as_tensor(
+            rng.poisson(rng.gamma(0.3, rng.choice([1, 100, 1e5]), (cells, genes)))
+        ).float()
         x[rng.random(cells) < 0.2] = 0
         graph = graph_for(
-            x, hidden=8, likelihood=[expression.ZeroInflated, expression.NegativeBinomial, expression.Poisson][seed % 3]
+            x,
+            hidden=8,
+            likelihood=[expression.ZeroInflated, expression.NegativeBinomial, expression.Poisson][
+                seed % 3
+            ],
         )
         history = train(graph, x, epochs=3, batch_size=int(rng.integers(2, 12)))
         assert all(math.isfinite(loss) for loss in history.loss), seed

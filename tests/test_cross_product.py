@@ -22,7 +22,7 @@ from pyrovae.objectives import (
     ScoreFunction,
     WakeSleep,
 )
-from pyrovae.svi import Step, adam
+from pyrovae.training import Step, adam
 
 OBJECTIVES = {
     "A": lambda: SGVB_A(samples=2),
@@ -42,15 +42,23 @@ PAIRS = [  # that fit, as the posterior's z is the prior's, with the same contex
     for prior, posterior in itertools.product(cases.PRIORS, cases.POSTERIORS)
     if prior.event == posterior.event == (2,)
     and posterior.given[0] == (6,)
-    and (prior.given == posterior.given[1:] or (not prior.given and prior.name != "Vamp"))  # Vamp's posterior sees the context too
-    and (prior.where is not CIRCLE or posterior.where is CIRCLE)  # a prior over angles takes a posterior over angles
+    and (
+        prior.given == posterior.given[1:] or (not prior.given and prior.name != "Vamp")
+    )  # Vamp's posterior sees the context too
+    and (
+        prior.where is not CIRCLE or posterior.where is CIRCLE
+    )  # a prior over angles takes a posterior over angles
 ]
 
 
-def fitting(posterior):
+def suggest_likelihoods(posterior):
     """The likelihoods of the data and context that the posterior reads."""
     given = ((2,), *posterior.given[1:])
-    return [case for case in cases.LIKELIHOODS if (case.event,) == posterior.given[:1] and case.given == given]
+    return [
+        case
+        for case in cases.LIKELIHOODS
+        if (case.event,) == posterior.given[:1] and case.given == given
+    ]
 
 
 def makes_sense(name, prior, posterior):
@@ -62,14 +70,19 @@ def makes_sense(name, prior, posterior):
 
 def test_the_product_is_not_empty():
     assert len(PAIRS) > 100
-    assert {case.name for case, _ in PAIRS} == {case.name for case in cases.PRIORS if case.event == (2,)}
-    assert all(len(fitting(posterior)) >= (1 if posterior.given[1:] else 6) for _, posterior in PAIRS)
+    assert {case.name for case, _ in PAIRS} == {
+        case.name for case in cases.PRIORS if case.event == (2,)
+    }
+    assert all(
+        len(suggest_likelihoods(posterior)) >= (1 if posterior.given[1:] else 6)
+        for _, posterior in PAIRS
+    )
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS, ids=str)
 def test_one_finite_step(prior, posterior):
     objectives = [make for name, make in OBJECTIVES.items() if makes_sense(name, prior, posterior)]
-    for likelihood, objective in itertools.product(fitting(posterior), objectives):
+    for likelihood, objective in itertools.product(suggest_likelihoods(posterior), objectives):
         graph = pv.VAE(prior.make(), posterior.make(), likelihood.make())
         before = [parameter.clone() for parameter in graph.parameters()]
         batch = (likelihood.data(4), *(torch.randn(4, *shape) for shape in posterior.given[1:]))
@@ -80,4 +93,6 @@ def test_one_finite_step(prior, posterior):
         assert torch.isfinite(loss), where
         assert torch.isfinite(torch.tensor(step.bound.numbers())).all(), where
         assert all(torch.isfinite(parameter).all() for parameter in graph.parameters()), where
-        assert any(not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True)), where
+        assert any(
+            not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True)
+        ), where

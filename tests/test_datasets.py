@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyrovae import datasets
-from pyrovae.datasets import Kind
+from pyrovae.data import Kind, datasets
 
 
 def write_images(folder, n=4, size=(6, 5), mode="L", seed=0):
@@ -31,14 +30,20 @@ def test_digits_are_counts_split_by_class_and_always_alike():
     assert not any(row.tobytes() in rows for row in data.x_test)
 
 
-@pytest.mark.parametrize(("loader", "first"), [(datasets.mnist, "0"), (datasets.fashion_mnist, "T-shirt/top")])
+@pytest.mark.parametrize(
+    ("loader", "first"), [(datasets.mnist, "0"), (datasets.fashion_mnist, "T-shirt/top")]
+)
 def test_torchvision_sets(loader, first, shared_data, monkeypatch):
     monkeypatch.setenv("PYROVAE_DATA", str(shared_data))
     data = loader()
     assert data.x.shape == (60_000, 1, 28, 28)
     assert data.x_test.shape == (10_000, 1, 28, 28)
     assert (data.x.min(), data.x.max(), data.kind) == (0, 1, Kind.UNIT)
-    assert (data.label_names[0], len(data.label_names), len(data.labels_test)) == (first, 10, 10_000)
+    assert (data.label_names[0], len(data.label_names), len(data.labels_test)) == (
+        first,
+        10,
+        10_000,
+    )
 
 
 def test_absent_torchvision_set_names_folder_and_remedies(tmp_path, monkeypatch):
@@ -52,7 +57,9 @@ def test_absent_torchvision_set_names_folder_and_remedies(tmp_path, monkeypatch)
         datasets.mnist(tmp_path)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("no module")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("no module")]
+)
 def test_unimportable_torchvision_says_to_install_both_from_one_index(error, monkeypatch):
     class Broken:
         def find_spec(self, name, path=None, target=None):
@@ -83,12 +90,23 @@ def test_unimportable_torchvision_says_to_install_both_from_one_index(error, mon
 def test_array_shapes_and_kinds(x, shape, kind, tmp_path):
     np.save(tmp_path / "a.npy", x)
     data = datasets.array(tmp_path / "a.npy")
-    assert (data.name, data.shape, data.kind, data.x_test, data.labels) == ("a", shape, kind, None, None)
+    assert (data.name, data.shape, data.kind, data.x_test, data.labels) == (
+        "a",
+        shape,
+        kind,
+        None,
+        None,
+    )
     assert data.x.dtype in (np.float32, np.uint8, np.int64)
 
 
 def test_npz_with_labels_and_test_part(tmp_path):
-    parts = {"x": np.eye(4), "labels": ["b", "a", "b", "a"], "x_test": np.zeros((2, 4)), "labels_test": ["c", "a"]}
+    parts = {
+        "x": np.eye(4),
+        "labels": ["b", "a", "b", "a"],
+        "x_test": np.zeros((2, 4)),
+        "labels_test": ["c", "a"],
+    }
     np.savez(tmp_path / "a.npz", **parts)
     data = datasets.array(tmp_path / "a.npz")
     assert data.label_names == ("a", "b", "c")
@@ -134,7 +152,9 @@ def test_pickles_are_never_read(tmp_path):
             datasets.array(tmp_path / name)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.npy", b"not numpy"), ("a.npz", b"PK\x03\x04 broken"), ("a.npy", b"")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.npy", b"not numpy"), ("a.npz", b"PK\x03\x04 broken"), ("a.npy", b"")]
+)
 def test_foreign_and_truncated_files_are_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"a.np. cannot be read as numbers"):
@@ -156,7 +176,9 @@ def test_archives_that_do_not_fit_together(tmp_path):
     with pytest.raises(ValueError, match="holds no array"):
         datasets.array(path)
     np.savez(path, x=np.eye(3), labels=[1, 2])
-    with pytest.raises(ValueError, match=r"labels: expected one label a row, shape \(3,\), got \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected one label a row, shape \(3,\), got \(2,\)"
+    ):
         datasets.array(path)
     np.savez(path, x=np.eye(3), x_test=np.eye(2))
     with pytest.raises(ValueError, match=r"x has rows of shape \(3,\), x_test of \(2,\)"):
@@ -184,7 +206,9 @@ def test_pixels_and_classes_of_a_folder(tmp_path):
 def test_odd_images_are_named(tmp_path):
     write_images(tmp_path)
     Image.new("L", (7, 5)).save(tmp_path / "odd.png")
-    with pytest.raises(ValueError, match=r"odd.png is 7 x 5 with 1 channels, while 0.png is 6 x 5 with 1"):
+    with pytest.raises(
+        ValueError, match=r"odd.png is 7 x 5 with 1 channels, while 0.png is 6 x 5 with 1"
+    ):
         datasets.image_folder(tmp_path)
     Image.new("RGB", (6, 5)).save(tmp_path / "odd.png")
     with pytest.raises(ValueError, match=r"odd.png is 6 x 5 with 3 channels"):

@@ -40,7 +40,10 @@ def bits(*shape):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_bernoulli_equals_pyro(d, scale):
     logits, x = (scale * torch.randn(5, d, dtype=DOUBLE)).requires_grad_(), bits(5, d)
-    ours, theirs = bernoulli(logits).log_prob(x), dist.Bernoulli(logits=logits).to_event(1).log_prob(x)
+    ours, theirs = (
+        bernoulli(logits).log_prob(x),
+        dist.Bernoulli(logits=logits).to_event(1).log_prob(x),
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-11)
     g = torch.randn(5, dtype=DOUBLE)
     torch.testing.assert_close(*(torch.autograd.grad(y, logits, g)[0] for y in (ours, theirs)))
@@ -48,14 +51,22 @@ def test_bernoulli_equals_pyro(d, scale):
 
 def test_bernoulli_in_float32_is_within_rounding():
     logits, x = 4 * torch.randn(50, 784), bits(50, 784).float()
-    exact = -F.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none").sum(-1)
+    exact = -F.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none").sum(
+        -1
+    )
     torch.testing.assert_close(bernoulli(logits).log_prob(x).double(), exact, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("x_shape", "logits_shape"), [((5, 3), (4, 5, 3)), ((4, 5, 3), (5, 3)), ((3,), (5, 3)), ((5, 3), (1, 3))])
+@pytest.mark.parametrize(
+    ("x_shape", "logits_shape"),
+    [((5, 3), (4, 5, 3)), ((4, 5, 3), (5, 3)), ((3,), (5, 3)), ((5, 3), (1, 3))],
+)
 def test_bernoulli_broadcasts(x_shape, logits_shape):
     logits, x = torch.randn(*logits_shape, dtype=DOUBLE, requires_grad=True), bits(*x_shape)
-    ours, theirs = bernoulli(logits).log_prob(x), dist.Bernoulli(logits=logits).to_event(1).log_prob(x)
+    ours, theirs = (
+        bernoulli(logits).log_prob(x),
+        dist.Bernoulli(logits=logits).to_event(1).log_prob(x),
+    )
     torch.testing.assert_close(ours, theirs)
     g = torch.randn_like(ours)
     torch.testing.assert_close(*(torch.autograd.grad(y, logits, g)[0] for y in (ours, theirs)))
@@ -123,12 +134,20 @@ def test_continuous_bernoulli_is_a_density_with_its_mean(l):  # noqa: E741
         return p.log_prob(torch.tensor(x, dtype=DOUBLE)).exp().item()
 
     assert integrate.quad(density, 0, 1)[0] == pytest.approx(1, abs=1e-9)
-    assert integrate.quad(lambda x: x * density(x), 0, 1)[0] == pytest.approx(p.mean.item(), abs=1e-9)
+    assert integrate.quad(lambda x: x * density(x), 0, 1)[0] == pytest.approx(
+        p.mean.item(), abs=1e-9
+    )
 
 
 def test_continuous_bernoulli_equals_torch_where_torch_is_good():
-    logits, x = torch.tensor([-8.0, -2.0, -0.5, 0.5, 2.0, 8.0], dtype=DOUBLE), torch.rand(6, dtype=DOUBLE)
-    ours, theirs = ContinuousBernoulli(logits), torch.distributions.ContinuousBernoulli(logits=logits)
+    logits, x = (
+        torch.tensor([-8.0, -2.0, -0.5, 0.5, 2.0, 8.0], dtype=DOUBLE),
+        torch.rand(6, dtype=DOUBLE),
+    )
+    ours, theirs = (
+        ContinuousBernoulli(logits),
+        torch.distributions.ContinuousBernoulli(logits=logits),
+    )
     torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x))
     torch.testing.assert_close(ours.mean, theirs.mean)
     torch.testing.assert_close(ours.icdf(x), theirs.icdf(x))
@@ -137,19 +156,27 @@ def test_continuous_bernoulli_equals_torch_where_torch_is_good():
 def test_continuous_bernoulli_in_float32():
     single = LOGITS.float().requires_grad_()
     for x in (0.0, 0.3, 1.0):
-        y, exact = (ContinuousBernoulli(logits).log_prob(torch.full_like(logits, x)) for logits in (single, LOGITS))
+        y, exact = (
+            ContinuousBernoulli(logits).log_prob(torch.full_like(logits, x))
+            for logits in (single, LOGITS)
+        )
         torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-6)
         slope = torch.autograd.grad(y.sum(), single)[0]
-        torch.testing.assert_close(slope.double(), x - ContinuousBernoulli(LOGITS).mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            slope.double(), x - ContinuousBernoulli(LOGITS).mean, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_continuous_bernoulli_gradients():
     x, logits = torch.rand(len(LOGITS), dtype=DOUBLE), LOGITS.clone().requires_grad_()
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), logits)
-    smooth = (LOGITS + 0.01).requires_grad_()  # the second derivative is not defined where the series takes over, at 1/2
+    smooth = (
+        LOGITS + 0.01
+    ).requires_grad_()  # the second derivative is not defined where the series takes over, at 1/2
     assert gradgradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), smooth)
     assert gradgradcheck(
-        lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]), torch.zeros(1, dtype=DOUBLE, requires_grad=True)
+        lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]),
+        torch.zeros(1, dtype=DOUBLE, requires_grad=True),
     )
     moderate = torch.tensor([-9.0, -1.0, -0.1, 0.1, 1.0, 9.0], dtype=DOUBLE, requires_grad=True)
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).icdf(x[:6]), moderate)
@@ -195,14 +222,21 @@ def test_discretized_logistic_equals_scipy():
     edges = (2 * x.numpy() - 1) / 255 - 1
     below = stats.logistic(m, s).cdf(edges)
     wanted = [b - a for a, b in zip([0, *below[1:]], [*below[1:], 1], strict=True)]
-    torch.testing.assert_close(p.log_prob(x).exp(), torch.tensor(wanted, dtype=DOUBLE), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        p.log_prob(x).exp(), torch.tensor(wanted, dtype=DOUBLE), rtol=1e-9, atol=1e-15
+    )
     assert p.mean.item() == pytest.approx(sum(k * w for k, w in enumerate(wanted)))
 
 
-@pytest.mark.parametrize("log_scale", [-200.0, -30.0, -15.0, -7.0, -3.0, 0.0, 5.0, 20.0, 59.0, 100.0])
+@pytest.mark.parametrize(
+    "log_scale", [-200.0, -30.0, -15.0, -7.0, -3.0, 0.0, 5.0, 20.0, 59.0, 100.0]
+)
 @pytest.mark.parametrize("loc", [-30.0, -1.0, -0.5, 0.0, 0.1234, 1.0, 30.0])
 def test_discretized_logistic_at_extremes(loc, log_scale):
-    loc, log_scale = torch.tensor(loc, requires_grad=True), torch.tensor(log_scale, requires_grad=True)
+    loc, log_scale = (
+        torch.tensor(loc, requires_grad=True),
+        torch.tensor(log_scale, requires_grad=True),
+    )
     p, x = DiscretizedLogistic(loc, log_scale), torch.arange(256.0)
     log_p = p.log_prob(x)
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-4)
@@ -217,7 +251,9 @@ def test_discretized_logistic_gradients():
     loc, log_scale = (torch.randn(4, 1, dtype=DOUBLE, requires_grad=True) for _ in range(2))
     x = torch.arange(4.0, dtype=DOUBLE)
     assert gradcheck(lambda m, s: DiscretizedLogistic(m, s, 4).log_prob(x), (loc, log_scale))
-    flat = torch.zeros(1, dtype=DOUBLE, requires_grad=True)  # the edge between the middle bins is exactly at m here
+    flat = torch.zeros(
+        1, dtype=DOUBLE, requires_grad=True
+    )  # the edge between the middle bins is exactly at m here
     assert gradcheck(lambda m: DiscretizedLogistic(m, torch.zeros_like(m), 4).log_prob(x), flat)
 
 
@@ -225,7 +261,9 @@ def test_discretized_logistic_samples():
     p = DiscretizedLogistic(torch.tensor(0.2), torch.tensor(-1.0), levels=16)
     counts = torch.bincount(p.sample((20_000,)).long(), minlength=16)
     wanted = 20_000 * p.log_prob(torch.arange(16.0)).exp()
-    assert stats.chisquare(counts, wanted * counts.sum() / wanted.sum(), sum_check=False).pvalue > 1e-3
+    assert (
+        stats.chisquare(counts, wanted * counts.sum() / wanted.sum(), sum_check=False).pvalue > 1e-3
+    )
     assert p.expand((3,)).sample((2,)).shape == (2, 3)
     with pytest.raises(ValueError, match="within the support"):
         p.log_prob(torch.tensor(16.0))
@@ -239,11 +277,15 @@ def test_kl_to_the_unit_normal_equals_the_general_formula():
     zeros, ones = torch.zeros(3, dtype=torch.double), torch.ones(3, dtype=torch.double)
 
     def kl(mu, sigma, kind=UnitNormal):
-        return kl_divergence(dist.Normal(mu, sigma).to_event(1), kind(zeros, ones).expand([5, 3]).to_event(1))
+        return kl_divergence(
+            dist.Normal(mu, sigma).to_event(1), kind(zeros, ones).expand([5, 3]).to_event(1)
+        )
 
     torch.testing.assert_close(kl(mu, sigma), kl(mu, sigma, dist.Normal), rtol=1e-12, atol=1e-12)
     assert gradcheck(kl, (mu, sigma))
-    assert torch.equal(kl(zeros.expand(5, 3), ones.expand(5, 3)), torch.zeros(5, dtype=torch.double))
+    assert torch.equal(
+        kl(zeros.expand(5, 3), ones.expand(5, 3)), torch.zeros(5, dtype=torch.double)
+    )
 
 
 def test_the_improper_density_is_zero_in_the_values_own_type():

@@ -14,7 +14,6 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import posteriors
-from pyrovae.conditional import register, rows
 from pyrovae.objectives import (
     IWAE,
     SGVB_A,
@@ -29,6 +28,7 @@ from pyrovae.objectives import (
     ScoreFunction,
     WakeSleep,
 )
+from pyrovae.programs import data_plate, register
 
 OF_THE_ELBO = {
     "A": lambda: SGVB_A(samples=2),
@@ -62,14 +62,14 @@ class Two(nn.Module):
 
     def model(self, x):
         register(self)
-        with rows(x):
+        with data_plate(x):
             z2 = pyro.sample("z2", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
             z1 = pyro.sample("z1", dist.Normal(self.down(z2).tanh(), 0.5).to_event(1))
             return pyro.sample("x", dist.Normal(self.out(z1), 1.0).to_event(1), obs=x)
 
     def guide(self, x):
         register(self)
-        with rows(x):
+        with data_plate(x):
             mu, log_sigma = self.first(x).chunk(2, -1)
             z1 = pyro.sample("z1", dist.Normal(mu, (0.3 * log_sigma).exp()).to_event(1))
             mu, log_sigma = self.second(z1).chunk(2, -1)
@@ -84,7 +84,12 @@ def gradients(objective, graph, x, draws):
         loss = objective.differentiable_loss(graph.model, graph.guide, x)
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         found.append(
-            torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, grads, strict=True)])
+            torch.cat(
+                [
+                    torch.zeros_like(p).flatten() if g is None else g.flatten()
+                    for p, g in zip(parameters, grads, strict=True)
+                ]
+            )
         )
     return torch.stack(found)
 
@@ -97,7 +102,9 @@ def exact_elbo_gradient(graph, x):
     off = (x - graph.likelihood.net(mu)).square().sum() + (sigma2 @ w.square().sum(0)).sum()
     rec = -off / (2 * s**2) - x.numel() * math.log(s * math.sqrt(2 * math.pi))
     kl = 0.5 * (mu.square() + sigma2 - 1 - 2 * log_sigma).sum()
-    return -(rec - kl), torch.cat([g.flatten() for g in torch.autograd.grad(kl - rec, list(graph.parameters()))])
+    return -(rec - kl), torch.cat(
+        [g.flatten() for g in torch.autograd.grad(kl - rec, list(graph.parameters()))]
+    )
 
 
 def poor_vae(noise=0.15):
@@ -106,7 +113,9 @@ def poor_vae(noise=0.15):
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in graph.parameters():
-            parameter += noise * torch.randn(parameter.shape, generator=stream, dtype=parameter.dtype)
+            parameter += noise * torch.randn(
+                parameter.shape, generator=stream, dtype=parameter.dtype
+            )
     return graph
 
 
@@ -128,7 +137,9 @@ def test_gradient_of_the_elbo_is_unbiased(name):
 def test_value_of_the_elbo_is_unbiased(name):
     graph, x = poor_vae(), linear_gaussian.data(4)
     expected, _ = exact_elbo_gradient(graph, x)
-    values = torch.tensor([OF_THE_ELBO[name]().loss(graph.model, graph.guide, x) for _ in range(1000)])
+    values = torch.tensor(
+        [OF_THE_ELBO[name]().loss(graph.model, graph.guide, x) for _ in range(1000)]
+    )
     assert z_scores(values[:, None], expected.detach()).max() < 5
 
 
@@ -153,7 +164,10 @@ def test_at_the_exact_posterior_dreg_has_no_noise_and_iwae_has():
 
 def test_iwae_rises_with_samples_and_stays_below_the_evidence():
     graph, x = poor_vae(), linear_gaussian.data(10)
-    bounds = [-sum(IWAE(samples=k).loss(graph.model, graph.guide, x) for _ in range(400)) / 400 for k in (1, 5, 50)]
+    bounds = [
+        -sum(IWAE(samples=k).loss(graph.model, graph.guide, x) for _ in range(400)) / 400
+        for k in (1, 5, 50)
+    ]
     assert bounds == sorted(bounds)
     assert bounds[-1] < linear_gaussian.evidence(graph, x).sum() + 0.05
     assert bounds[-1] > linear_gaussian.evidence(graph, x).sum() - 0.5 * (bounds[-1] - bounds[0])
@@ -163,7 +177,9 @@ def test_weights_are_of_one_row_each():
     """A batch of copies has the sum of their bounds: joint weights would make it looser."""
     graph, x = poor_vae(), linear_gaussian.data(1)
     one = torch.tensor([IWAE(samples=3).loss(graph.model, graph.guide, x) for _ in range(2000)])
-    many = torch.tensor([IWAE(samples=3).loss(graph.model, graph.guide, x.expand(40, -1)) / 40 for _ in range(200)])
+    many = torch.tensor(
+        [IWAE(samples=3).loss(graph.model, graph.guide, x.expand(40, -1)) / 40 for _ in range(200)]
+    )
     error = math.hypot(one.std() / 2000**0.5, many.std() / 200**0.5)
     assert abs(one.mean() - many.mean()) < 5 * error
 
@@ -176,9 +192,13 @@ def test_renyi_falls_with_alpha_from_above_iwae_to_the_elbo():
         bounds.append(-Renyi(alpha, samples=20).loss(graph.model, graph.guide, x))
     assert bounds == sorted(bounds, reverse=True)
     torch.manual_seed(0)
-    assert bounds[1] == pytest.approx(-IWAE(samples=20).loss(graph.model, graph.guide, x), rel=1e-12)
+    assert bounds[1] == pytest.approx(
+        -IWAE(samples=20).loss(graph.model, graph.guide, x), rel=1e-12
+    )
     torch.manual_seed(0)
-    assert bounds[3] == pytest.approx(-SGVB_A(samples=20).loss(graph.model, graph.guide, x), rel=1e-12)
+    assert bounds[3] == pytest.approx(
+        -SGVB_A(samples=20).loss(graph.model, graph.guide, x), rel=1e-12
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- peers
@@ -187,7 +207,10 @@ def test_renyi_equals_pyros_on_one_row(alpha):
     """Pyro's weighs a whole minibatch at once, so the two agree on one row."""
     graph, x = poor_vae(), linear_gaussian.data(1)
     losses, grads = [], []
-    for objective in (Renyi(alpha, samples=4), RenyiELBO(alpha=alpha, num_particles=4, vectorize_particles=True)):
+    for objective in (
+        Renyi(alpha, samples=4),
+        RenyiELBO(alpha=alpha, num_particles=4, vectorize_particles=True),
+    ):
         torch.manual_seed(0)
         graph.zero_grad()
         losses.append(objective.loss_and_grads(graph.model, graph.guide, x))
@@ -197,7 +220,9 @@ def test_renyi_equals_pyros_on_one_row(alpha):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("weights", [{}, {"beta": 0.5}, {"beta": 0.0}, {"beta": 4.0, "annealed": {"z1"}}], ids=str)
+@pytest.mark.parametrize(
+    "weights", [{}, {"beta": 0.5}, {"beta": 0.0}, {"beta": 4.0, "annealed": {"z1"}}], ids=str
+)
 @pytest.mark.parametrize("make", [poor_vae, lambda: Two().double()], ids=["one site", "two sites"])
 def test_dreg_and_iwae_have_one_gradient(make, weights):
     torch.manual_seed(3)
@@ -225,8 +250,15 @@ def test_dreg_gains_on_iwae_with_more_samples():
 def test_baselines_lower_the_variance_of_the_score_function():
     graph, x = poor_vae(), linear_gaussian.data(5)
     guide = sum(p.numel() for p in graph.posterior.parameters())
-    objectives = [ScoreFunction(4), ScoreFunction(4, RunningMean()), ScoreFunction(4, LeaveOneOut()), SGVB_A(4)]
-    none, running, others, reparameterized = [gradients(o, graph, x, 600)[10:, :guide].var(0).sum().item() for o in objectives]
+    objectives = [
+        ScoreFunction(4),
+        ScoreFunction(4, RunningMean()),
+        ScoreFunction(4, LeaveOneOut()),
+        SGVB_A(4),
+    ]
+    none, running, others, reparameterized = [
+        gradients(o, graph, x, 600)[10:, :guide].var(0).sum().item() for o in objectives
+    ]
     assert reparameterized < min(running, others)
     assert max(running, others) < none
 
@@ -250,8 +282,15 @@ def test_score_function_of_a_discrete_latent_equals_enumeration():
     for code in ([0, 0], [0, 1], [1, 0], [1, 1]):
         z = torch.tensor(code, dtype=torch.double).expand(2, 2)
         log_q = graph.posterior(x).log_prob(z)
-        bound = bound + (log_q.exp() * (graph.likelihood(z).log_prob(x) + graph.prior().log_prob(z) - log_q)).sum()
-    expected = torch.cat([g.flatten() for g in torch.autograd.grad(-bound, list(graph.parameters()))])
+        bound = (
+            bound
+            + (
+                log_q.exp() * (graph.likelihood(z).log_prob(x) + graph.prior().log_prob(z) - log_q)
+            ).sum()
+        )
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(-bound, list(graph.parameters()))]
+    )
     assert z_scores(gradients(ScoreFunction(4, LeaveOneOut()), graph, x, 2000), expected).max() < 5
     with pytest.raises(ValueError, match="reparameterized"):
         pv.fit(graph, x, epochs=1, progress=False)
@@ -263,7 +302,11 @@ def test_reweighted_wake_sleep_moves_the_model_as_iwae_does():
     graph, x = poor_vae(), linear_gaussian.data(5)
     model = slice(-sum(p.numel() for p in graph.likelihood.parameters()), None)
     found = []
-    for objective in (IWAE(samples=4), ReweightedWakeSleep(samples=4), ReweightedWakeSleep(samples=4, sleep=1.0)):
+    for objective in (
+        IWAE(samples=4),
+        ReweightedWakeSleep(samples=4),
+        ReweightedWakeSleep(samples=4, sleep=1.0),
+    ):
         torch.manual_seed(0)
         found.append(gradients(objective, graph, x, 1)[0, model])
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
@@ -282,11 +325,16 @@ def test_both_phases_lead_the_guide_to_the_posterior(objective):
     graph.likelihood.requires_grad_(False)
     w, s = exact.likelihood.net.weight.detach(), 0.5
     z = torch.randn(2000, 2, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    x = z @ w.T + 1 + s * torch.randn(2000, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))  # what it dreams of
+    x = (
+        z @ w.T
+        + 1
+        + s * torch.randn(2000, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    )  # what it dreams of
 
     def off():
         return sum(
-            (p - e).abs().max().item() for p, e in zip(graph.posterior.parameters(), exact.posterior.parameters(), strict=True)
+            (p - e).abs().max().item()
+            for p, e in zip(graph.posterior.parameters(), exact.posterior.parameters(), strict=True)
         )
 
     before = off()
@@ -368,9 +416,13 @@ def test_beta_weighs_the_kl_in_the_weights(name):
 def test_pyros_svi_takes_it(name):
     graph, x = poor_vae(), linear_gaussian.data(6)
     before = [p.clone() for p in graph.parameters()]
-    svi = SVI(graph.model, graph.guide, pyro.optim.Adam({"lr": 1e-2}), {**OF_THE_ELBO, **OTHERS}[name]())
+    svi = SVI(
+        graph.model, graph.guide, pyro.optim.Adam({"lr": 1e-2}), {**OF_THE_ELBO, **OTHERS}[name]()
+    )
     assert all(math.isfinite(svi.step(x)) for _ in range(3))
-    assert all(not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True))
+    assert all(
+        not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", [*OF_THE_ELBO, *OTHERS])
@@ -378,7 +430,14 @@ def test_fit_takes_it_and_judges_at_beta_one(name):
     graph, x = poor_vae(), linear_gaussian.data(40)
     before = SGVB_B(samples=200).loss(graph.model, graph.guide, x)
     history = pv.fit(
-        graph, x, validation=x[:10], epochs=20, batch_size=10, objective={**OF_THE_ELBO, **OTHERS}[name](), seed=0, progress=False
+        graph,
+        x,
+        validation=x[:10],
+        epochs=20,
+        batch_size=10,
+        objective={**OF_THE_ELBO, **OTHERS}[name](),
+        seed=0,
+        progress=False,
     )
     assert len(history.validation_elbo) == 20
     assert SGVB_B(samples=200).loss(graph.model, graph.guide, x) < before + 1
@@ -433,13 +492,17 @@ class Pixels(nn.Module):
             mean = pyro.deterministic("mean", self.decoder(z), event_dim=1)
             if not self.plate:
                 return pyro.sample("x", dist.Normal(mean, 0.7).to_event(1), obs=x)
-            mean = mean.movedim(-1, -2)  # (6, B), or (K, 1, 6, B): particles lie left of both plates
+            mean = mean.movedim(
+                -1, -2
+            )  # (6, B), or (K, 1, 6, B): particles lie left of both plates
             with pyro.plate("pixels", 6, dim=-2):
-                return pyro.sample("x", dist.Normal(mean.squeeze(1) if mean.dim() == 4 else mean, 0.7), obs=x.T)
+                return pyro.sample(
+                    "x", dist.Normal(mean.squeeze(1) if mean.dim() == 4 else mean, 0.7), obs=x.T
+                )
 
     def guide(self, x):
         register(self)
-        with rows(x):
+        with data_plate(x):
             mu, log_sigma = self.encoder(x).chunk(2, -1)
             pyro.sample("z", dist.Normal(mu, (0.3 * log_sigma).exp()).to_event(1))
 
@@ -461,7 +524,10 @@ def test_a_plate_inside_a_row_is_part_of_its_weight(name, samples):
     torch.manual_seed(0)
     one, many = Pixels(False), Pixels(True)
     many.load_state_dict(one.state_dict())
-    x, found = torch.randn(6, 6), []  # as many rows as pixels: only their order tells the plates apart
+    x, found = (
+        torch.randn(6, 6),
+        [],
+    )  # as many rows as pixels: only their order tells the plates apart
     for graph in (one, many):
         torch.manual_seed(1)
         loss = BY_WEIGHTS[name](samples=samples).differentiable_loss(graph.model, graph.guide, x)
@@ -502,14 +568,24 @@ def test_free_bits_of_none_are_sgvb_b_where_sites_are_scaled_or_shared(samples):
     x = linear_gaussian.data(50).float()
     for graph in (bayesian, Scaled(parts.prior, parts.posterior, parts.likelihood)):
         losses = []
-        for objective in (SGVB_B(samples=samples), FreeBits(nats=0.0, samples=samples), FreeBits(nats=1e4, samples=samples)):
+        for objective in (
+            SGVB_B(samples=samples),
+            FreeBits(nats=0.0, samples=samples),
+            FreeBits(nats=1e4, samples=samples),
+        ):
             torch.manual_seed(1)
             bound = objective.bound(graph.model, graph.guide, x)
             losses.append(objective.weighted(bound, 50).item())
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
         latents = 2 * 50 * (0.1 if graph is not bayesian else 1)
-        weights = sum(p.numel() for p in parts.likelihood.parameters()) * 50 / 1000 if graph is bayesian else 0
-        assert losses[2] == pytest.approx(1e4 * (latents + weights) - bound.reconstruction.item(), rel=1e-5)  # the floors alone
+        weights = (
+            sum(p.numel() for p in parts.likelihood.parameters()) * 50 / 1000
+            if graph is bayesian
+            else 0
+        )
+        assert losses[2] == pytest.approx(
+            1e4 * (latents + weights) - bound.reconstruction.item(), rel=1e-5
+        )  # the floors alone
 
 
 class Guesses(pv.conditional.Conditional):
@@ -529,10 +605,18 @@ def test_under_pyros_svi_too_programs_that_do_not_fit_are_refused():
     for objective in (SGVB_A(), IWAE(samples=2), DReG(samples=2)):
         with pytest.raises(ValueError, match="no reparameterized draw"):
             objective.loss_and_grads(discrete.model, discrete.guide, x)
-    assert math.isfinite(SGVB_A().loss(discrete.model, discrete.guide, x))  # a value needs no gradient
+    assert math.isfinite(
+        SGVB_A().loss(discrete.model, discrete.guide, x)
+    )  # a value needs no gradient
     with pytest.raises(ValueError, match="absent from the guide"):
-        SGVB_A().loss(graph.model, lambda x: pyro.sample("zz", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2)), x)
-    with pytest.raises(ValueError, match=r"annealed names \['Z'\], but the guide's latents are \['z'\]"):
+        SGVB_A().loss(
+            graph.model,
+            lambda x: pyro.sample("zz", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2)),
+            x,
+        )
+    with pytest.raises(
+        ValueError, match=r"annealed names \['Z'\], but the guide's latents are \['z'\]"
+    ):
         SGVB_B(beta=100.0, annealed={"Z"}).loss(graph.model, graph.guide, x)
     with pytest.raises(ValueError, match=r"annealed names \['Z'\]"):
         pv.fit(graph, x, epochs=1, objective=SGVB_B(annealed={"Z"}), progress=False)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import latents, passes
+from pyrovae import programs
+from pyrovae.evaluation import chunking
 
 
 def test_exact_posterior_gives_the_exact_evidence_with_one_draw():
@@ -18,7 +19,9 @@ def test_exact_posterior_gives_the_exact_evidence_with_one_draw():
     result = pv.log_evidence(graph, x, samples=3)
     torch.testing.assert_close(result.log_p, linear_gaussian.evidence(graph, x), rtol=0, atol=1e-9)
     assert result.standard_error.max() < 1e-6
-    torch.testing.assert_close(result.effective_sample_size, torch.full((40,), 3.0, dtype=torch.double))
+    torch.testing.assert_close(
+        result.effective_sample_size, torch.full((40,), 3.0, dtype=torch.double)
+    )
 
 
 def test_evidence_of_an_inexact_posterior_is_within_its_standard_error():
@@ -28,10 +31,14 @@ def test_evidence_of_an_inexact_posterior_is_within_its_standard_error():
     exact = linear_gaussian.evidence(graph, x)
     result = pv.log_evidence(graph, x, samples=2000)
     deviates = (result.log_p - exact) / result.standard_error
-    assert deviates.abs().mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.3)  # of a standard normal
+    assert deviates.abs().mean() == pytest.approx(
+        math.sqrt(2 / math.pi), abs=0.3
+    )  # of a standard normal
     assert deviates.abs().max() < 5
     gap = exact - pv.elbo(graph, x, samples=5000).elbo
-    assert gap.mean() > 0.1  # KL(q || p(z | x)), positive in each row; a row's Monte Carlo error is near 0.03
+    assert (
+        gap.mean() > 0.1
+    )  # KL(q || p(z | x)), positive in each row; a row's Monte Carlo error is near 0.03
     assert gap.min() > -0.15
 
 
@@ -40,7 +47,12 @@ def test_the_bound_rises_with_the_number_of_samples_and_stays_below():
     graph, x = linear_gaussian.exact(), linear_gaussian.data(100)
     with torch.no_grad():
         graph.posterior.net.bias[2:] += 0.5
-    means = [torch.stack([pv.log_evidence(graph, x, samples=k, seed=s).log_p.mean() for s in range(20)]).mean() for k in (1, 5, 50)]
+    means = [
+        torch.stack(
+            [pv.log_evidence(graph, x, samples=k, seed=s).log_p.mean() for s in range(20)]
+        ).mean()
+        for k in (1, 5, 50)
+    ]
     exact = linear_gaussian.evidence(graph, x).mean()
     assert means[0] < means[1] < means[2] < exact + 0.01
 
@@ -49,7 +61,9 @@ def test_one_sample_is_the_sampled_elbo_in_expectation():
     graph, x = linear_gaussian.exact(), linear_gaussian.data(200)
     with torch.no_grad():
         graph.posterior.net.bias[2:] += 0.5
-    one = torch.stack([pv.log_evidence(graph, x, samples=1, seed=s).log_p for s in range(30)]).mean()
+    one = torch.stack(
+        [pv.log_evidence(graph, x, samples=1, seed=s).log_p for s in range(30)]
+    ).mean()
     assert one == pytest.approx(pv.elbo(graph, x, samples=100).elbo.mean().item(), abs=0.02)
 
 
@@ -69,8 +83,8 @@ def test_memory_bound_does_not_change_the_figure(monkeypatch):
     with torch.no_grad():
         graph.posterior.net.bias[2:] += 0.2
     whole = pv.log_evidence(graph, x, samples=4000)
-    monkeypatch.setattr(passes, "_AT_ONCE", 256 * 7 * 13)
-    monkeypatch.setattr(passes, "_ROWS", 7)
+    monkeypatch.setattr(chunking, "_AT_ONCE", 256 * 7 * 13)
+    monkeypatch.setattr(chunking, "_ROWS", 7)
     pieces = pv.log_evidence(graph, x, samples=4000)
     assert ((whole.log_p - pieces.log_p).abs() < 6 * whole.standard_error).all()
     bound = pv.elbo(graph, x, samples=100)
@@ -80,10 +94,15 @@ def test_memory_bound_does_not_change_the_figure(monkeypatch):
 def test_memory_follows_the_widest_parameter_of_a_site():
     """A categorical over 256 levels holds 256 numbers for each of x."""
     shapes = []
-    for likelihood in (pv.likelihoods.Bernoulli(nn.Linear(2, 500)), pv.likelihoods.Categorical(nn.Linear(2, 256 * 500))):
-        graph = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(nn.Linear(500, 4)), likelihood)
-        with pv.traces.evaluation(graph):
-            shapes.append(passes._width(graph, (torch.zeros(1, 500),)))
+    for likelihood in (
+        pv.likelihoods.Bernoulli(nn.Linear(2, 500)),
+        pv.likelihoods.Categorical(nn.Linear(2, 256 * 500)),
+    ):
+        graph = pv.VAE(
+            pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(nn.Linear(500, 4)), likelihood
+        )
+        with programs.evaluation(graph):
+            shapes.append(chunking._width(graph, (torch.zeros(1, 500),)))
     assert shapes == [500, 256 * 500]
 
 
@@ -92,12 +111,18 @@ def test_elbo_terms():
     terms = pv.elbo(graph, x, samples=4000)
     torch.testing.assert_close(terms.elbo, terms.reconstruction - terms.kl)
     q, p = graph.posterior(x), graph.prior()
-    torch.testing.assert_close(terms.kl, torch.distributions.kl_divergence(q, p.expand([30])).detach())
+    torch.testing.assert_close(
+        terms.kl, torch.distributions.kl_divergence(q, p.expand([30])).detach()
+    )
     torch.testing.assert_close(terms.elbo, linear_gaussian.evidence(graph, x), rtol=0, atol=0.15)
 
 
 def test_an_autoencoder_has_no_evidence_and_says_so():
-    graph = pv.VAE(pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6)))
+    graph = pv.VAE(
+        pv.priors.Flat(2),
+        pv.posteriors.Point(nn.Linear(6, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 6)),
+    )
     with pytest.raises(ValueError, match="an autoencoder has no density"):
         pv.log_evidence(graph, torch.randn(3, 6))
     assert torch.isfinite(pv.elbo(graph, torch.randn(3, 6)).elbo).all()
@@ -146,7 +171,9 @@ def test_mutual_information_of_a_linear_gaussian():
     graph = linear_gaussian.vae(features=2)
     s = math.log(0.5)
     with torch.no_grad():
-        graph.posterior.net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]))
+        graph.posterior.net.weight.copy_(
+            torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+        )
         graph.posterior.net.bias.copy_(torch.tensor([0.0, 0.0, s, s]))
     x = torch.randn(4000, 2, dtype=torch.double)
     exact = 0.5 * (math.log(1 + 4) + math.log(1 + 16))
@@ -155,8 +182,8 @@ def test_mutual_information_of_a_linear_gaussian():
 
 def test_posterior_mean_without_a_formula_is_sampled():
     cauchy = dist.Cauchy(torch.zeros(3), torch.ones(3)).to_event(1)
-    assert latents.mean(cauchy).shape == (3,)
-    assert torch.isfinite(latents.mean(cauchy)).all()
+    assert programs.mean(cauchy).shape == (3,)
+    assert torch.isfinite(programs.mean(cauchy)).all()
 
 
 @pytest.mark.parametrize("function", [pv.log_evidence, pv.naive_log_evidence, pv.elbo])

@@ -16,9 +16,19 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import plots
-from pyrovae.history import History, in_words
-from pyrovae.objectives import IWAE, SGVB_A, SGVB_B, MonteCarloEM, Renyi, RunningMean, ScoreFunction, warm_up
+from pyrovae import programs
+from pyrovae.command.report import plots
+from pyrovae.files import History, in_words
+from pyrovae.objectives import (
+    IWAE,
+    SGVB_A,
+    SGVB_B,
+    MonteCarloEM,
+    Renyi,
+    RunningMean,
+    ScoreFunction,
+    warm_up,
+)
 
 quiet = functools.partial(pv.fit, progress=False)
 
@@ -38,7 +48,10 @@ def binary(n=50, seed=0):
 
 
 def equal(a, b):
-    return all(torch.equal(u, v) for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(u, v)
+        for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- it trains
@@ -55,7 +68,15 @@ def test_a_linear_vae_reaches_the_evidence_that_eigenvalues_give():
 
 
 @pytest.mark.parametrize(
-    "objective", [SGVB_A(), SGVB_B(), SGVB_B(samples=3), Trace_ELBO(), TraceMeanField_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)]
+    "objective",
+    [
+        SGVB_A(),
+        SGVB_B(),
+        SGVB_B(samples=3),
+        Trace_ELBO(),
+        TraceMeanField_ELBO(),
+        RenyiELBO(alpha=0.5, num_particles=2),
+    ],
 )
 def test_any_elbo_of_ours_or_pyros_trains(objective):
     graph, before = small_vae(), small_vae()
@@ -65,7 +86,12 @@ def test_any_elbo_of_ours_or_pyros_trains(objective):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [torch.optim.Adagrad, torch.optim.Adamax, functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)]
+    "optimizer",
+    [
+        torch.optim.Adagrad,
+        torch.optim.Adamax,
+        functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+    ],
 )
 def test_any_torch_optimizer_trains(optimizer):
     graph, x = small_vae(), binary()
@@ -77,7 +103,9 @@ def test_any_torch_optimizer_trains(optimizer):
 def test_fit_is_bare_svi_at_equal_seed():
     """One epoch of one batch: the same weights as SVI with TraceMeanField_ELBO on the mean loss."""
     a, b, x = small_vae(), small_vae(), binary()
-    quiet(a, x, epochs=1, batch_size=50, seed=5, optimizer=functools.partial(torch.optim.SGD, lr=0.5))
+    quiet(
+        a, x, epochs=1, batch_size=50, seed=5, optimizer=functools.partial(torch.optim.SGD, lr=0.5)
+    )
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(5)
     svi = pyro.infer.SVI(b.model, b.guide, pyro.optim.SGD({"lr": 0.5 / 50}), TraceMeanField_ELBO())
@@ -116,7 +144,9 @@ def test_context_reaches_every_part_that_wants_it():
             return dist.Normal(self.net(c), 1.0).to_event(1)
 
     graph = pv.VAE(
-        Shifted(), pv.posteriors.DiagonalNormal(pv.nets.MLP(6 + 3, [], 4)), pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, [], 6))
+        Shifted(),
+        pv.posteriors.DiagonalNormal(pv.nets.MLP(6 + 3, [], 4)),
+        pv.likelihoods.Bernoulli(pv.nets.MLP(2 + 3, [], 6)),
     )
     before = [p.clone() for p in graph.parameters()]
     c = torch.eye(3)[torch.arange(50) % 3]
@@ -140,7 +170,9 @@ def test_mean_loss_so_that_the_step_does_not_depend_on_the_batch_size():
         with torch.no_grad():
             graph.posterior.net.layers[-1].bias[2:] = -30.0
             graph.posterior.net.layers[-1].weight[2:] = 0.0
-        quiet(graph, x, epochs=1, batch_size=20, optimizer=functools.partial(torch.optim.SGD, lr=0.1))
+        quiet(
+            graph, x, epochs=1, batch_size=20, optimizer=functools.partial(torch.optim.SGD, lr=0.1)
+        )
     for u, v in zip(graphs[0].parameters(), graphs[1].parameters(), strict=True):
         torch.testing.assert_close(u, v, rtol=1e-3, atol=1e-4)
 
@@ -186,8 +218,14 @@ SETTINGS = dict(epochs=6, batch_size=8, seed=3, clip_norm=5.0)
 OPTIMIZERS = {
     "adam": dict(),
     "adagrad": dict(optimizer=torch.optim.Adagrad),
-    "scheduled": dict(scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)),
-    "plateau": dict(scheduler=functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)),
+    "scheduled": dict(
+        scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
+    ),
+    "plateau": dict(
+        scheduler=functools.partial(
+            torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5
+        )
+    ),
     "warm": dict(objective=SGVB_B(beta=warm_up(0.5))),
     "binarized": dict(transform=pv.batches.binarize),
     "running mean": dict(objective=ScoreFunction(baseline=RunningMean())),
@@ -196,7 +234,9 @@ OPTIMIZERS = {
 
 
 def batchnorm():
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 4))
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 4)
+    )
 
 
 def test_grey_data_train_through_binarization_and_not_without():
@@ -218,8 +258,18 @@ def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
     extra = [copy.deepcopy(extra) for _ in range(3)]  # an objective may learn as it goes
     whole = quiet(a, x, validation=held_out, **SETTINGS, **extra[0])
     file = tmp_path / "state"
-    quiet(b, x, validation=held_out, checkpoint=file, callback=lambda history: len(history.loss) == 3, **SETTINGS, **extra[1])
-    torch.manual_seed(77)  # resuming must not depend on the process's random state, nor on the weights it starts from
+    quiet(
+        b,
+        x,
+        validation=held_out,
+        checkpoint=file,
+        callback=lambda history: len(history.loss) == 3,
+        **SETTINGS,
+        **extra[1],
+    )
+    torch.manual_seed(
+        77
+    )  # resuming must not depend on the process's random state, nor on the weights it starts from
     rest = quiet(c, x, validation=held_out, resume=file, **SETTINGS, **extra[2])
     assert equal(a, c)
     assert whole.elbo == rest.elbo
@@ -298,7 +348,7 @@ def test_the_best_weights_are_put_back():
     )
     assert history.best_epoch < 60
     objective = SGVB_B()
-    with pv.traces.evaluation(graph):
+    with programs.evaluation(graph):
         rec, kl = objective.bound(graph.model, graph.guide, binary(30, seed=1)).numbers()
     assert (rec - kl) / 30 == pytest.approx(max(history.validation_elbo), rel=1e-6)
 
@@ -366,9 +416,16 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
     graph = small_vae(Breaks())
     kept = []
     with pytest.raises(
-        pv.TrainingError, match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data'
+        pv.TrainingError,
+        match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data',
     ) as error:
-        quiet(graph, x, epochs=9, batch_size=10, callback=lambda _: kept.append([p.clone() for p in graph.parameters()]) and None)
+        quiet(
+            graph,
+            x,
+            epochs=9,
+            batch_size=10,
+            callback=lambda _: kept.append([p.clone() for p in graph.parameters()]) and None,
+        )
     assert "[17]" in str(error.value)
     assert "step" in str(error.value)
     assert len(error.value.history.loss) == 2
@@ -383,12 +440,17 @@ def test_a_validation_row_without_a_density_ends_the_fit_and_is_named():
 
         def forward(self, x):
             self.calls += not self.training
-            return torch.where((x.sum(-1, keepdim=True) == 6) & (self.calls > 8), torch.nan, super().forward(x))
+            return torch.where(
+                (x.sum(-1, keepdim=True) == 6) & (self.calls > 8), torch.nan, super().forward(x)
+            )
 
     held_out = binary(20, seed=1)
     held_out[:, 0], held_out[7] = 0, 1
     graph = small_vae(Tires(6, 4))
-    with pytest.raises(pv.TrainingError, match=r"validation ELBO.*rows \[7\] of the validation data.*weights of epoch") as error:
+    with pytest.raises(
+        pv.TrainingError,
+        match=r"validation ELBO.*rows \[7\] of the validation data.*weights of epoch",
+    ) as error:
         quiet(graph, binary(), epochs=9, validation=held_out)
     assert 0 < len(error.value.history.loss) < 9
     assert all(map(math.isfinite, error.value.history.validation_elbo))
@@ -398,7 +460,13 @@ def test_a_validation_row_without_a_density_ends_the_fit_and_is_named():
 def test_weights_that_overflow_are_named_and_not_kept():
     graph = small_vae()
     with pytest.raises(pv.TrainingError, match=r"parameter .* is not finite|the loss is"):
-        quiet(graph, binary(), epochs=5, batch_size=10, optimizer=functools.partial(torch.optim.SGD, lr=1e38))
+        quiet(
+            graph,
+            binary(),
+            epochs=5,
+            batch_size=10,
+            optimizer=functools.partial(torch.optim.SGD, lr=1e38),
+        )
     assert all(torch.isfinite(p).all() for p in graph.parameters())
 
 
@@ -422,7 +490,13 @@ def test_data_are_refused_before_training(x, words):
 
 @pytest.mark.parametrize(
     "bad",
-    [dict(epochs=0), dict(batch_size=0), dict(patience=2), dict(clip_norm=0.0), dict(validation=torch.zeros(3, 5))],
+    [
+        dict(epochs=0),
+        dict(batch_size=0),
+        dict(patience=2),
+        dict(clip_norm=0.0),
+        dict(validation=torch.zeros(3, 5)),
+    ],
     ids=lambda bad: next(iter(bad)),
 )
 def test_settings_are_refused_before_training(bad):

@@ -57,8 +57,12 @@ def test_the_evidence_is_the_closed_form_for_every_draw_of_the_exact_posterior()
     graph, x = Chain(), torch.randn(4, G, dtype=torch.double)
     found = pv.log_evidence(graph, x, samples=3)
     torch.testing.assert_close(found.log_p, graph.exact.log_prob(x))
-    torch.testing.assert_close(found.effective_sample_size, torch.full((4,), 3.0, dtype=torch.double))
-    assert objectives.SGVB_A().loss(graph.model, graph.guide, x) == pytest.approx(-graph.exact.log_prob(x).sum().item())
+    torch.testing.assert_close(
+        found.effective_sample_size, torch.full((4,), 3.0, dtype=torch.double)
+    )
+    assert objectives.SGVB_A().loss(graph.model, graph.guide, x) == pytest.approx(
+        -graph.exact.log_prob(x).sum().item()
+    )
 
 
 def test_the_evidence_by_importance_sampling_from_another_guide():
@@ -72,12 +76,17 @@ def test_the_evidence_by_importance_sampling_from_another_guide():
 def test_no_closed_form_is_taken_where_z2_was_drawn_given_z1(estimate):
     """KL(q(z1 | x) || p(z1 | z2)) at a z2 ~ q(z2 | z1) is no term of the bound: it is off by a fifth of a nat here."""
     graph, x, n = Chain(), torch.randn(1, G, dtype=torch.double), 4000
-    objective = {"SGVB B": objectives.SGVB_B(), "free bits": objectives.FreeBits(nats=0.0)}.get(estimate)
+    objective = {"SGVB B": objectives.SGVB_B(), "free bits": objectives.FreeBits(nats=0.0)}.get(
+        estimate
+    )
     rows = x.expand(n, G)
     if objective is None:
         bounds = pv.elbo(graph, rows).elbo
     else:
-        bounds = -torch.tensor([objective.loss(graph.model, graph.guide, rows) / n for _ in range(20)], dtype=torch.double)
+        bounds = -torch.tensor(
+            [objective.loss(graph.model, graph.guide, rows) / n for _ in range(20)],
+            dtype=torch.double,
+        )
     error = bounds.std() / len(bounds) ** 0.5
     assert error < 0.03
     assert abs(bounds.mean() - graph.exact.log_prob(x)) < 5 * error
@@ -123,7 +132,14 @@ def test_fit_trains_every_part(context):
     batch = (x, c)[: 1 + bool(context)]
     graph = deep(context)
     first, before = bound(graph, *batch), copy.deepcopy(graph.state_dict())
-    pv.fit(graph, batch, epochs=30, batch_size=40, optimizer=lambda p: torch.optim.Adam(p, 1e-2), progress=False)
+    pv.fit(
+        graph,
+        batch,
+        epochs=30,
+        batch_size=40,
+        optimizer=lambda p: torch.optim.Adam(p, 1e-2),
+        progress=False,
+    )
     assert bound(graph, *batch) > first + 1.5
     assert all(not torch.equal(value, before[name]) for name, value in graph.named_parameters())
     evidence = pv.log_evidence(graph, *batch, samples=200)
@@ -145,7 +161,10 @@ def test_files_copies_and_tasks(tmp_path):
     x, c = data()
     graph = deep(4)
     pv.fit(graph, (x, c), epochs=1, progress=False)
-    loaded, wanted = pv.load(pv.save(graph, tmp_path / "model")), pv.log_evidence(graph, x[:5], c[:5], samples=4).log_p
+    loaded, wanted = (
+        pv.load(pv.save(graph, tmp_path / "model")),
+        pv.log_evidence(graph, x[:5], c[:5], samples=4).log_p,
+    )
     for other in (loaded, copy.deepcopy(graph)):
         torch.testing.assert_close(pv.log_evidence(other, x[:5], c[:5], samples=4).log_p, wanted)
     assert repr(loaded) == repr(graph)
@@ -155,7 +174,10 @@ def test_files_copies_and_tasks(tmp_path):
     z1 = pv.embed(graph, x, c, site="z1")
     torch.testing.assert_close(pv.reconstruct(graph, x, c, site="z1"), graph.likelihood(z1, c).mean)
     walk = pv.interpolate(graph, x[0], x[1], c[0], steps=4, site="z1")
-    torch.testing.assert_close(walk[[0, -1]], graph.likelihood(pv.embed(graph, x[:2], c[[0, 0]], site="z1"), c[[0, 0]]).mean)
+    torch.testing.assert_close(
+        walk[[0, -1]],
+        graph.likelihood(pv.embed(graph, x[:2], c[[0, 0]], site="z1"), c[[0, 0]]).mean,
+    )
     with pytest.raises(ValueError, match=r"no site \"z\", it has \['z2', 'z1'\]"):
         pv.decode(graph, z1, c)
 

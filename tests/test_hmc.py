@@ -7,9 +7,17 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.testing.gof import unif01_goodness_of_fit
-from torch.distributions import Categorical, Gamma, Independent, LogNormal, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Categorical,
+    Gamma,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
-from pyrovae import hmc
+from pyrovae.programs import hmc
 
 FAILURE_RATE = 1e-4  # of a test, were the law right
 COVARIANCE = torch.tensor([[2.0, 0.9, 0.0], [0.9, 1.0, -0.3], [0.0, -0.3, 0.5]]).double()
@@ -18,7 +26,9 @@ GAUSSIAN = MultivariateNormal(torch.tensor([1.0, -2.0, 0.5]).double(), COVARIANC
 
 def banana(z):
     """z_1 ~ N(0, 1), z_2 | z_1 ~ N(z_1^2 / 2, 0.5^2)."""
-    return Normal(0.0, 1.0).log_prob(z[..., 0]) + Normal(z[..., 0].square() / 2, 0.5).log_prob(z[..., 1])
+    return Normal(0.0, 1.0).log_prob(z[..., 0]) + Normal(z[..., 0].square() / 2, 0.5).log_prob(
+        z[..., 1]
+    )
 
 
 def banana_draws(*shape):
@@ -28,7 +38,9 @@ def banana_draws(*shape):
 
 def uniforms(z):
     """The banana's draws as independent standard uniforms."""
-    return Normal(0.0, 1.0).cdf(torch.stack([z[..., 0], (z[..., 1] - z[..., 0].square() / 2) / 0.5], -1))
+    return Normal(0.0, 1.0).cdf(
+        torch.stack([z[..., 0], (z[..., 1] - z[..., 0].square() / 2) / 0.5], -1)
+    )
 
 
 def test_a_gaussian_stays():
@@ -36,13 +48,19 @@ def test_a_gaussian_stays():
     z, acceptance = hmc.sample(GAUSSIAN.log_prob, z0, steps=5, leapfrog=4, step_size=0.8)
     assert z.shape == z0.shape
     assert acceptance.shape == (4000, 5)
-    assert 0.5 < acceptance.mean() < 0.9  # moves are refused, so the test sees whether they are refused rightly
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(COVARIANCE), (z - GAUSSIAN.loc)[..., None], upper=False)
+    assert (
+        0.5 < acceptance.mean() < 0.9
+    )  # moves are refused, so the test sees whether they are refused rightly
+    white = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(COVARIANCE), (z - GAUSSIAN.loc)[..., None], upper=False
+    )
     for part in Normal(0.0, 1.0).cdf(white[..., 0]).flatten(0, 1).unbind(-1):
         assert unif01_goodness_of_fit(part) > FAILURE_RATE
     n = 20000
     assert (z.mean((0, 1)) - GAUSSIAN.loc).abs().max() < 5 * math.sqrt(2 / n)
-    assert (torch.cov(z.flatten(0, 1).T) - COVARIANCE).abs().max() < 5 * 2 * math.sqrt(2 / n)  # standard error of a variance of 2
+    assert (torch.cov(z.flatten(0, 1).T) - COVARIANCE).abs().max() < 5 * 2 * math.sqrt(
+        2 / n
+    )  # standard error of a variance of 2
     moved = torch.corrcoef(torch.stack([z0[..., 0].flatten(), z[..., 0].flatten()]))[0, 1]
     assert moved.abs() < 0.2  # and not because nothing moved
 
@@ -72,22 +90,40 @@ def test_constrained_sites_keep_their_laws():
         rate = Gamma(3.0, 2.0).log_prob(z["rate"]).sum(-1)
         return rate + Normal(0.0, 1.0).log_prob(z["m"]) + LogNormal(z["m"], 0.5).log_prob(z["y"])
 
-    z0 = {"rate": torch.full((8000, 2, 1), 9.0), "m": torch.zeros(8000, 2), "y": torch.full((8000, 2), 0.1)}
+    z0 = {
+        "rate": torch.full((8000, 2, 1), 9.0),
+        "m": torch.zeros(8000, 2),
+        "y": torch.full((8000, 2), 0.1),
+    }
     supports = {"rate": constraints.independent(constraints.positive, 1), "y": constraints.positive}
-    start, eps = hmc.adapt(log_density, z0, steps=30, step_size=torch.full((2,), 0.1), supports=supports)
+    start, eps = hmc.adapt(
+        log_density, z0, steps=30, step_size=torch.full((2,), 0.1), supports=supports
+    )
     assert eps.shape == (2,)
     z, acceptance = hmc.sample(log_density, start, steps=30, step_size=eps, supports=supports)
-    assert {name: value.shape for name, value in z.items()} == {name: value.shape for name, value in z0.items()}
+    assert {name: value.shape for name, value in z.items()} == {
+        name: value.shape for name, value in z0.items()
+    }
     assert acceptance.mean() == pytest.approx(0.65, abs=0.12)
     assert z["rate"].min() > 0
     # the incomplete gamma function, as torch's Gamma has no cdf on every version
-    assert unif01_goodness_of_fit(torch.special.gammainc(torch.tensor(3.0), 2 * z["rate"].flatten())) > FAILURE_RATE
+    assert (
+        unif01_goodness_of_fit(torch.special.gammainc(torch.tensor(3.0), 2 * z["rate"].flatten()))
+        > FAILURE_RATE
+    )
     assert unif01_goodness_of_fit(Normal(0.0, 1.0).cdf(z["m"]).flatten()) > FAILURE_RATE
-    assert unif01_goodness_of_fit(Normal(0.0, 1.0).cdf((z["y"].log() - z["m"]) / 0.5).flatten()) > FAILURE_RATE
+    assert (
+        unif01_goodness_of_fit(Normal(0.0, 1.0).cdf((z["y"].log() - z["m"]) / 0.5).flatten())
+        > FAILURE_RATE
+    )
 
 
 def test_coordinates_carry_the_jacobian():
-    z = {"p": torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]), "s": torch.tensor([[0.5], [2.0]]), "x": torch.randn(2, 2, 2)}
+    z = {
+        "p": torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]),
+        "s": torch.tensor([[0.5], [2.0]]),
+        "x": torch.randn(2, 2, 2),
+    }
     supports = {"p": constraints.simplex, "s": constraints.independent(constraints.positive, 1)}
     coordinates = hmc.Coordinates(z, supports, 1)
     u = coordinates.vector(z)
@@ -101,7 +137,9 @@ def test_coordinates_carry_the_jacobian():
             return torch.cat([parts["p"][0, :2], parts["s"][0], parts["x"][0].flatten()])
 
         jacobian = torch.autograd.functional.jacobian(free, u[row])
-        torch.testing.assert_close(coordinates.log_det(u)[row], torch.linalg.slogdet(jacobian).logabsdet)
+        torch.testing.assert_close(
+            coordinates.log_det(u)[row], torch.linalg.slogdet(jacobian).logabsdet
+        )
 
 
 def test_energy_error_falls_as_the_square_of_the_step():
@@ -115,7 +153,11 @@ def test_energy_error_falls_as_the_square_of_the_step():
 
 
 def test_leapfrog_comes_back():
-    z, v, eps = banana_draws(50), torch.randn(50, 2, dtype=torch.double), torch.full((50,), 0.1, dtype=torch.double)
+    z, v, eps = (
+        banana_draws(50),
+        torch.randn(50, 2, dtype=torch.double),
+        torch.full((50,), 0.1, dtype=torch.double),
+    )
     there, v1, gain = hmc.leapfrog_steps(banana, z, v, eps, 12)
     back, v2, loss = hmc.leapfrog_steps(banana, there, -v1, eps, 12)
     torch.testing.assert_close(back, z)
@@ -127,7 +169,9 @@ def test_each_row_finds_its_own_step():
     """Rows whose scales differ a hundredfold: the step sizes do too, and the acceptance is the target in each."""
     scale = torch.tensor([0.01, 0.1, 1.0])
     f = lambda z: Normal(torch.zeros(()), scale[:, None]).log_prob(z).sum(-1)  # noqa: E731
-    z, eps = hmc.adapt(f, torch.randn(200, 3, 4) * scale[:, None], steps=100, step_size=torch.full((3,), 0.05))
+    z, eps = hmc.adapt(
+        f, torch.randn(200, 3, 4) * scale[:, None], steps=100, step_size=torch.full((3,), 0.05)
+    )
     assert (eps / scale).max() / (eps / scale).min() < 1.5
     _, acceptance = hmc.sample(f, z, steps=50, step_size=eps)
     assert (acceptance.mean(0) - 0.65).abs().max() < 0.1
@@ -152,7 +196,9 @@ def test_chains_are_independent():
 def test_no_gradient_reaches_parameters():
     net = torch.nn.Linear(2, 1)
     with torch.no_grad():
-        z, _ = hmc.sample(lambda z: -net(z).square()[..., 0] - z.square().sum(-1), torch.zeros(3, 4, 2), steps=2)
+        z, _ = hmc.sample(
+            lambda z: -net(z).square()[..., 0] - z.square().sum(-1), torch.zeros(3, 4, 2), steps=2
+        )
     assert not z.requires_grad
     assert net.weight.grad is None
 
@@ -161,7 +207,10 @@ def test_errors():
     f = lambda z: -z.square().sum(-1)  # noqa: E731
     with pytest.raises(ValueError, match="steps is 0"):
         hmc.sample(f, torch.zeros(3, 2), steps=0)
-    with pytest.raises(ValueError, match=r"1 of 3 chains start where the density is zero or not finite, the first at \(1,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 3 chains start where the density is zero or not finite, the first at \(1,\)",
+    ):
         hmc.sample(f, torch.tensor([[0.0], [torch.inf], [0.0]]))
     with pytest.raises(ValueError, match='site "k" is discrete'):
         hmc.sample(lambda z: z["k"].float(), {"k": torch.zeros(3, dtype=torch.long)})
@@ -169,14 +218,24 @@ def test_errors():
         hmc.sample(f, torch.zeros(3, 2), supports={"sigma": constraints.positive})
     with pytest.raises(ValueError, match=r'site "b" has the support .*no bijection'):
         hmc.sample(
-            lambda z: z["b"], {"b": torch.zeros(3)}, supports={"b": constraints.MixtureSameFamilyConstraint(constraints.dependent)}
+            lambda z: z["b"],
+            {"b": torch.zeros(3)},
+            supports={"b": constraints.MixtureSameFamilyConstraint(constraints.dependent)},
         )
 
 
 def test_a_mixture_moves_on_its_components_support():
     mixture = MixtureSameFamily(
-        Categorical(torch.ones(2)), Independent(Gamma(torch.full((2, 1), 3.0), torch.tensor([[2.0], [4.0]])), 1)
+        Categorical(torch.ones(2)),
+        Independent(Gamma(torch.full((2, 1), 3.0), torch.tensor([[2.0], [4.0]])), 1),
     )
-    z, _ = hmc.sample(lambda z: mixture.log_prob(z["z"]), {"z": mixture.sample((5000,))}, steps=10, supports={"z": mixture.support})
-    uniform = torch.stack([torch.special.gammainc(torch.tensor(3.0), rate * z["z"]) for rate in (2, 4)]).mean(0)
+    z, _ = hmc.sample(
+        lambda z: mixture.log_prob(z["z"]),
+        {"z": mixture.sample((5000,))},
+        steps=10,
+        supports={"z": mixture.support},
+    )
+    uniform = torch.stack(
+        [torch.special.gammainc(torch.tensor(3.0), rate * z["z"]) for rate in (2, 4)]
+    ).mean(0)
     assert unif01_goodness_of_fit(uniform.flatten()) > FAILURE_RATE

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae.nets import MLP, AnyLeading, ConvDecoder, ConvEncoder, ResidualMLP, WithoutContext, over_leading_axes
+from pyrovae.nets import (
+    MLP,
+    AnyLeading,
+    ConvDecoder,
+    ConvEncoder,
+    ResidualMLP,
+    WithoutContext,
+    over_leading_axes,
+)
 
 SIZES = [(1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 64, 48), (3, 65, 49), (2, 7, 1), (1, 1, 1)]
 
@@ -17,8 +25,12 @@ def kinds(net):
 
 def test_mlp_is_a_sequential():
     net, x = MLP(784, [400, 100], 40, activation=nn.Tanh), torch.randn(5, 784)
-    plain = nn.Sequential(nn.Linear(784, 400), nn.Tanh(), nn.Linear(400, 100), nn.Tanh(), nn.Linear(100, 40))
-    plain.load_state_dict({name.removeprefix("layers."): value for name, value in net.state_dict().items()})
+    plain = nn.Sequential(
+        nn.Linear(784, 400), nn.Tanh(), nn.Linear(400, 100), nn.Tanh(), nn.Linear(100, 40)
+    )
+    plain.load_state_dict(
+        {name.removeprefix("layers."): value for name, value in net.state_dict().items()}
+    )
     assert torch.equal(net(x), plain(x))
     assert torch.equal(net(x.expand(3, 5, 784)), plain(x.expand(3, 5, 784)))
 
@@ -58,7 +70,9 @@ def test_the_notes_decoder():
 def test_any_image_size(shape, channels):
     encoder, decoder = ConvEncoder(shape, 6, channels), ConvDecoder(6, shape, channels)
     sizes = [
-        tuple(layer(torch.zeros(1, 1, *decoder.code[1:])).shape[-2:]) for layer in decoder.layers if isinstance(layer, nn.Upsample)
+        tuple(layer(torch.zeros(1, 1, *decoder.code[1:])).shape[-2:])
+        for layer in decoder.layers
+        if isinstance(layer, nn.Upsample)
     ]
     assert encoder.layers(torch.zeros(1, *shape)).shape[1:] == encoder.code == decoder.code
     assert sizes[-1] == shape[1:]
@@ -102,7 +116,9 @@ def test_whole_numbers_become_floating_point():
 
 def test_batch_norm_sees_all_leading_axes_as_rows():
     norm, x = nn.BatchNorm1d(4), torch.randn(4, 4, 4) + torch.arange(4.0)[:, None, None]
-    assert not torch.allclose(norm(x), over_leading_axes(norm, x, event_dims=[1]))  # the trap: no error, another result
+    assert not torch.allclose(
+        norm(x), over_leading_axes(norm, x, event_dims=[1])
+    )  # the trap: no error, another result
     y = AnyLeading(norm, 4, 4)(x)
     torch.testing.assert_close(y, norm(x.reshape(16, 4)).reshape(4, 4, 4))
     torch.testing.assert_close(y.mean((0, 1)), torch.zeros(4), atol=1e-6, rtol=0)
@@ -121,18 +137,54 @@ def test_without_context_tells_the_shape_if_it_can():
             [(2, 784), (2, 10)],
             r"MLP: expected 784 features, got 784 \+ 10 context features .*context=10.*WithoutContext",
         ),
-        (MLP(784, [5], 3, context=9), [(2, 784), (2, 10)], r"expected 784 \+ 9 context features, got 784 \+ 10 context features"),
-        (MLP(784, [5], 3, context=9), [(2, 784)], r"expected 784 \+ 9 context features, got 784 features .*pass the context"),
+        (
+            MLP(784, [5], 3, context=9),
+            [(2, 784), (2, 10)],
+            r"expected 784 \+ 9 context features, got 784 \+ 10 context features",
+        ),
+        (
+            MLP(784, [5], 3, context=9),
+            [(2, 784)],
+            r"expected 784 \+ 9 context features, got 784 features .*pass the context",
+        ),
         (MLP(784, [5], 3), [(2, 783)], r"expected 784 features, got 783 features .*\(2, 783\)"),
         (MLP(784, [5], 3), [()], r"expected 784 features, got \(\) features"),
-        (MLP(784, [5], 3), [(2, 1, 28, 28)], r"reshape the input to \(\*, 784\), or build the network for \(1, 28, 28\)"),
-        (MLP((1, 28, 28), [5], 3), [(2, 784)], r"expected \(1, 28, 28\) features.*reshape the input to \(\*, 1, 28, 28\)"),
-        (ConvEncoder((1, 28, 28), 3), [(2, 28, 28)], r"ConvEncoder: expected \(1, 28, 28\) features, got \(2, 28, 28\)"),
-        (ConvEncoder((1, 28, 28), 3), [(2, 1, 28, 28), (2, 10)], r"got \(1, 28, 28\) \+ 10 context features.*context=10"),
-        (ConvDecoder(20, (1, 28, 28)), [(2, 19)], "ConvDecoder: expected 20 features, got 19 features"),
+        (
+            MLP(784, [5], 3),
+            [(2, 1, 28, 28)],
+            r"reshape the input to \(\*, 784\), or build the network for \(1, 28, 28\)",
+        ),
+        (
+            MLP((1, 28, 28), [5], 3),
+            [(2, 784)],
+            r"expected \(1, 28, 28\) features.*reshape the input to \(\*, 1, 28, 28\)",
+        ),
+        (
+            ConvEncoder((1, 28, 28), 3),
+            [(2, 28, 28)],
+            r"ConvEncoder: expected \(1, 28, 28\) features, got \(2, 28, 28\)",
+        ),
+        (
+            ConvEncoder((1, 28, 28), 3),
+            [(2, 1, 28, 28), (2, 10)],
+            r"got \(1, 28, 28\) \+ 10 context features.*context=10",
+        ),
+        (
+            ConvDecoder(20, (1, 28, 28)),
+            [(2, 19)],
+            "ConvDecoder: expected 20 features, got 19 features",
+        ),
         (ResidualMLP(20, 4, 3), [(2, 19)], "ResidualMLP: expected 20 features, got 19 features"),
-        (AnyLeading(nn.BatchNorm1d(4), 4, 4), [(2, 3)], "AnyLeading: expected 4 features, got 3 features"),
-        (MLP(5, [4], 3, context=2), [(4, 5), (3, 2)], r"\(4, 5\) and \(3, 2\) do not broadcast.*one_hot"),
+        (
+            AnyLeading(nn.BatchNorm1d(4), 4, 4),
+            [(2, 3)],
+            "AnyLeading: expected 4 features, got 3 features",
+        ),
+        (
+            MLP(5, [4], 3, context=2),
+            [(4, 5), (3, 2)],
+            r"\(4, 5\) and \(3, 2\) do not broadcast.*one_hot",
+        ),
     ],
 )
 def test_errors_say_what_was_expected_what_came_and_what_to_do(net, shapes, text):
@@ -140,7 +192,13 @@ def test_errors_say_what_was_expected_what_came_and_what_to_do(net, shapes, text
         net(*(torch.zeros(shape) for shape in shapes))
 
 
-@pytest.mark.parametrize("make", [lambda: ConvEncoder((1, 8, 8), None, context=3), lambda: ConvDecoder(None, (1, 8, 8), context=3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvEncoder((1, 8, 8), None, context=3),
+        lambda: ConvDecoder(None, (1, 8, 8), context=3),
+    ],
+)
 def test_a_context_needs_a_linear_layer(make):
     with pytest.raises(ValueError, match="3 context features need the linear layer"):
         make()

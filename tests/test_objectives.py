@@ -53,7 +53,9 @@ def test_exact_posterior_makes_the_bound_tight_for_every_draw():
     expected = linear_gaussian.evidence(graph, x).sum()
     for seed in range(5):
         torch.manual_seed(seed)
-        assert -SGVB_A().loss(graph.model, graph.guide, x) == pytest.approx(expected.item(), abs=1e-9)
+        assert -SGVB_A().loss(graph.model, graph.guide, x) == pytest.approx(
+            expected.item(), abs=1e-9
+        )
 
 
 def test_a_and_b_agree_in_expectation():
@@ -68,7 +70,10 @@ def test_minibatch_estimator_is_unbiased():
     graph = linear_gaussian.exact()  # the bound of each row is then the same for every draw
     x = linear_gaussian.data(5)
     whole = SGVB_A().loss(graph.model, graph.guide, x)
-    parts = [SGVB_A(data_size=5).loss(graph.model, graph.guide, x[list(rows)]) for rows in itertools.combinations(range(5), 2)]
+    parts = [
+        SGVB_A(data_size=5).loss(graph.model, graph.guide, x[list(rows)])
+        for rows in itertools.combinations(range(5), 2)
+    ]
     assert sum(parts) / len(parts) == pytest.approx(whole, rel=1e-10)
 
 
@@ -101,7 +106,9 @@ def test_twice_the_pixels_twice_the_reconstruction():
     graph, x = small_vae(), torch.rand(4, 6).round()
     wide = small_vae(features=12)
     with torch.no_grad():
-        wide.posterior.net.weight.copy_(torch.cat([graph.posterior.net.weight, torch.zeros(4, 6)], 1))
+        wide.posterior.net.weight.copy_(
+            torch.cat([graph.posterior.net.weight, torch.zeros(4, 6)], 1)
+        )
         wide.posterior.net.bias.copy_(graph.posterior.net.bias)
         wide.likelihood.net.weight.copy_(graph.likelihood.net.weight.repeat(2, 1))
         wide.likelihood.net.bias.copy_(graph.likelihood.net.bias.repeat(2))
@@ -115,7 +122,12 @@ def test_twice_the_pixels_twice_the_reconstruction():
 
 @pytest.mark.parametrize("target", [1.0, 4.0])
 def test_schedules_end_at_their_target(target):
-    for schedule in (warm_up(0.3, target), warm_up(1.0, target), cyclical(4, 0.5, target), cyclical(1, 1.0, target)):
+    for schedule in (
+        warm_up(0.3, target),
+        warm_up(1.0, target),
+        cyclical(4, 0.5, target),
+        cyclical(1, 1.0, target),
+    ):
         weights = [schedule(t / 100) for t in range(101)]
         assert weights[0] == 0
         assert weights[-1] == target
@@ -125,11 +137,21 @@ def test_schedules_end_at_their_target(target):
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 def test_the_last_step_has_the_target_weight_however_short_the_run(steps):
     graph, x = small_vae(), torch.rand(steps * 2, 6).round()
-    history = pv.fit(graph, x, epochs=1, batch_size=2, objective=SGVB_B(beta=warm_up(0.9)), progress=False)
+    history = pv.fit(
+        graph, x, epochs=1, batch_size=2, objective=SGVB_B(beta=warm_up(0.9)), progress=False
+    )
     assert history.weight == [1.0]
 
 
-@pytest.mark.parametrize("bad", [dict(samples=0), dict(beta=-1.0), dict(beta=float("nan")), dict(beta=warm_up(0.5, float("inf")))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(samples=0),
+        dict(beta=-1.0),
+        dict(beta=float("nan")),
+        dict(beta=warm_up(0.5, float("inf"))),
+    ],
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match="expected"):
         SGVB_B(**bad)
@@ -161,5 +183,7 @@ def test_a_latent_that_the_guide_lacks_is_named():
             pass
 
     graph = Half(*[getattr(small_vae(), part) for part in ("prior", "posterior", "likelihood")])
-    with pytest.raises(ValueError, match=r'site "z": latent in the model but absent from the guide'):
+    with pytest.raises(
+        ValueError, match=r'site "z": latent in the model but absent from the guide'
+    ):
         pv.fit(graph, torch.rand(4, 6).round(), epochs=1, progress=False)

@@ -55,7 +55,9 @@ def test_leading_axes_are_rows(case):
     part, inputs, x = case.make(), case.inputs(3, 5), value(case, 3, 5)
     together = part(*inputs).log_prob(x)
     for k, b in product(range(3), range(5)):
-        assert part(*(i[k, b] for i in inputs)).log_prob(x[k, b]).item() == pytest.approx(together[k, b].item(), rel=1e-4)
+        assert part(*(i[k, b] for i in inputs)).log_prob(x[k, b]).item() == pytest.approx(
+            together[k, b].item(), rel=1e-4
+        )
 
 
 @all_nets
@@ -69,7 +71,9 @@ def test_networks_take_any_leading_axes(case, lead):
     torch.testing.assert_close(h, rows.reshape(h.shape))
 
 
-@pytest.mark.parametrize("case", [c for c in NETS if len(c.given) == 2 and c.name != "WithoutContext"], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in NETS if len(c.given) == 2 and c.name != "WithoutContext"], ids=str
+)
 def test_context_broadcasts(case):
     net, (x, c) = case.make(), case.inputs(3, 5)
     torch.testing.assert_close(net(x, c[0]), net(x, c[:1].expand(3, -1, -1)))
@@ -82,7 +86,9 @@ def test_likelihood_integrates_to_one(case):
     part = case.single()
     inputs = [torch.randn(4, *shape) for shape in case.given]
     p = part(*inputs)
-    density = p.log_prob(case.grid.reshape(-1, *[1] * (1 + len(p.event_shape))).expand(-1, 4, *p.event_shape)).exp()
+    density = p.log_prob(
+        case.grid.reshape(-1, *[1] * (1 + len(p.event_shape))).expand(-1, 4, *p.event_shape)
+    ).exp()
     total = torch.trapezoid(density, case.grid, dim=0) if case.continuous else density.sum(0)
     torch.testing.assert_close(total, torch.ones(4), atol=1e-3 if case.continuous else 1e-5, rtol=0)
 
@@ -182,7 +188,9 @@ def test_moves_to_double(case):
     assert output(case, part, inputs, x).dtype == torch.float64
     if case in LIKELIHOODS or case in POSTERIORS:
         p = part(*inputs)
-        assert case in POSTERIORS or p.mean.dtype == torch.float64  # a flow has no formula for its mean
+        assert (
+            case in POSTERIORS or p.mean.dtype == torch.float64
+        )  # a flow has no formula for its mean
         assert p.sample().dtype in (torch.int64, torch.float64)
 
 
@@ -191,7 +199,10 @@ def test_constructor_arguments_are_attributes(case):
     part = case.make()
     for name, parameter in inspect.signature(type(part).__init__).parameters.items():
         assert name == "self" or hasattr(part, name)
-        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)  # files name every argument
+        assert parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        )  # files name every argument
 
 
 # ----------------------------------------------------------------------------------------------------- data off the support
@@ -220,7 +231,10 @@ def test_check_names_the_first_value_off_the_support(case):
             with pytest.raises(ValueError, match="likelihoods") as error:
                 part.check(data, name="held_out")
             text = str(error.value)
-            assert f"expected held_out to hold {part.support.words}, got {x[7].view(-1)[0]:g} at row 5" in text
+            assert (
+                f"expected held_out to hold {part.support.words}, got {x[7].view(-1)[0]:g} at row 5"
+                in text
+            )
             assert f"position {position} ({count} of {x.numel()} values" in text
 
 
@@ -236,10 +250,17 @@ def on_support(case: LikelihoodCase, x: Tensor) -> Tensor:
 @given(data=st.data())
 def test_check_agrees_with_the_support_on_anything(data):
     case = data.draw(st.sampled_from(LIKELIHOODS))
-    kinds = st.one_of(st.floats(width=32), st.integers(-2, 300), st.sampled_from(case.off), st.just(case.grid[0].item()))
+    kinds = st.one_of(
+        st.floats(width=32),
+        st.integers(-2, 300),
+        st.sampled_from(case.off),
+        st.just(case.grid[0].item()),
+    )
     x = case.data(6).double()
     for _ in range(data.draw(st.integers(0, 3))):
-        x[data.draw(st.integers(0, 5))].view(-1)[data.draw(st.integers(0, x[0].numel() - 1))] = data.draw(kinds)
+        x[data.draw(st.integers(0, 5))].view(-1)[data.draw(st.integers(0, x[0].numel() - 1))] = (
+            data.draw(kinds)
+        )
     part = case.make()
     good = on_support(case, x)
     if good.all():
@@ -254,7 +275,9 @@ def test_check_agrees_with_the_support_on_anything(data):
 def test_check_looks_beyond_the_first_chunk():
     x = np.zeros((1100, 1000), np.uint8)
     x[1099, 998] = 2
-    with pytest.raises(ValueError, match=r"got 2 at row 1099, position \(998,\) \(1 of 1100000 values"):
+    with pytest.raises(
+        ValueError, match=r"got 2 at row 1099, position \(998,\) \(1 of 1100000 values"
+    ):
         likelihoods.Bernoulli(nn.Linear(2, 1000)).check(x)
     x.flags.writeable = False
     likelihoods.Poisson(nn.Linear(2, 1000)).check(x)
@@ -272,20 +295,26 @@ def test_remedies():
     ]:
         with pytest.raises(ValueError, match=remedy):
             bernoulli.check(torch.tensor(x))
-    with pytest.raises(ValueError, match=r"such data fit likelihoods.ContinuousBernoulli, likelihoods.Gaussian$"):
+    with pytest.raises(
+        ValueError, match=r"such data fit likelihoods.ContinuousBernoulli, likelihoods.Gaussian$"
+    ):
         likelihoods.Poisson(net).check(np.array([[0.25, 1.0]]))
 
 
 def test_fitting():
-    assert likelihoods.fitting(np.array([[0, 1]])) == ("Bernoulli", "Gaussian")
-    assert likelihoods.fitting(np.array([[0, 255]], np.uint8))[0] == "DiscretizedLogistic"
-    assert likelihoods.fitting(np.array([[-1.0, 1.0]])) == ("Gaussian",)
-    assert likelihoods.fitting(np.array([[True, False]]))[0] == "Bernoulli"
+    assert likelihoods.suggest_likelihoods(np.array([[0, 1]])) == ("Bernoulli", "Gaussian")
+    assert (
+        likelihoods.suggest_likelihoods(np.array([[0, 255]], np.uint8))[0] == "DiscretizedLogistic"
+    )
+    assert likelihoods.suggest_likelihoods(np.array([[-1.0, 1.0]])) == ("Gaussian",)
+    assert likelihoods.suggest_likelihoods(np.array([[True, False]]))[0] == "Bernoulli"
 
 
 def test_check_names_a_shape_that_the_network_does_not_put_out():
     case = next(case for case in LIKELIHOODS if case.event == (1, 5, 3))
-    with pytest.raises(ValueError, match=r"rows of x with shape \(1, 5, 3\).*got x with shape \(4, 15\)"):
+    with pytest.raises(
+        ValueError, match=r"rows of x with shape \(1, 5, 3\).*got x with shape \(4, 15\)"
+    ):
         case.make().check(torch.zeros(4, 15))
 
 

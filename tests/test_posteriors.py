@@ -17,10 +17,9 @@ from torch.distributions import MultivariateNormal, constraints, kl_divergence
 from torch.distributions.kl import _KL_REGISTRY
 
 import pyrovae as pv
-from pyrovae import latents, objectives, posteriors, traces
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import UnitNormal
-from pyrovae.svi import Step
+from pyrovae import objectives, posteriors, programs
+from pyrovae.distributions import Conditional, UnitNormal
+from pyrovae.training import Step
 
 FLOWS = pytest.mark.parametrize(
     "settings",
@@ -33,7 +32,9 @@ D, H = 4, 3
 def flow(d=D, spread=0.4, **settings):
     """An IAF in float64 whose parameters are what it is given, away from its start."""
     part = posteriors.IAF(
-        nn.Identity(), d, **{"steps": 3, "hidden": (9, 7), "context": H, "activation": nn.Tanh, **settings}
+        nn.Identity(),
+        d,
+        **{"steps": 3, "hidden": (9, 7), "context": H, "activation": nn.Tanh, **settings},
     ).double()
     for parameter in part.parameters():
         nn.init.normal_(parameter, std=spread)
@@ -53,14 +54,18 @@ def test_density_is_that_of_the_autograd_jacobian(settings, d):
     jacobian = torch.autograd.functional.jacobian(q.transforms[0], eps)
     expected = q.base_dist.log_prob(eps) - torch.linalg.slogdet(jacobian).logabsdet
     torch.testing.assert_close(q.log_prob(q.transforms[0](eps)), expected)
-    assert d == 1 or jacobian.triu(1).abs().max() > 1e-3  # several orders: the whole is not triangular
+    assert (
+        d == 1 or jacobian.triu(1).abs().max() > 1e-3
+    )  # several orders: the whole is not triangular
 
 
 @FLOWS
 def test_a_step_is_triangular_in_its_order(settings):
     part = flow(steps=1, **settings)
     order = part.networks.orders[0]
-    jacobian = torch.autograd.functional.jacobian(part(given()).transforms[0], torch.randn(D, dtype=torch.double))
+    jacobian = torch.autograd.functional.jacobian(
+        part(given()).transforms[0], torch.randn(D, dtype=torch.double)
+    )
     lower = jacobian[order][:, order]
     assert torch.equal(lower, lower.tril())
     assert (lower.tril() != 0).sum() == D * (D + 1) / 2  # each sees all those before it
@@ -72,7 +77,9 @@ def test_equals_pyros_flow_at_the_same_weights(settings):
     mu, log_sigma, h = x.split([D, D, H], -1)
     steps = []
     for t, order in enumerate(part.networks.orders):
-        net = ConditionalAutoRegressiveNN(D, H, [9, 7], permutation=order, nonlinearity=nn.Tanh()).double()
+        net = ConditionalAutoRegressiveNN(
+            D, H, [9, 7], permutation=order, nonlinearity=nn.Tanh()
+        ).double()
         widths = slice(9 * t, 9 * (t + 1))
         with torch.no_grad():
             first = part.networks.context.weight[widths], part.networks.weights[0][t].T
@@ -102,13 +109,18 @@ def test_a_value_drawn_without_gradient_still_has_the_density_s_gradient():
     part, x = flow(), given(5)
     q = part(x)
     z = q.sample()
-    found = [torch.autograd.grad(q.log_prob(value).sum(), list(part.parameters()), retain_graph=True) for value in (z, z.clone())]
+    found = [
+        torch.autograd.grad(q.log_prob(value).sum(), list(part.parameters()), retain_graph=True)
+        for value in (z, z.clone())
+    ]
     assert all(g.any() for g in found[0])
     torch.testing.assert_close(*found)
 
 
 def test_orders_are_saved_and_come_from_a_stream_of_their_own():
-    orders = [part.networks.orders for part in (fresh(seed=1), fresh(seed=1), fresh(seed=2), fresh())]
+    orders = [
+        part.networks.orders for part in (fresh(seed=1), fresh(seed=1), fresh(seed=2), fresh())
+    ]
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
     assert torch.equal(orders[3][0], orders[3][1].flip(0))
@@ -124,18 +136,29 @@ def fresh(**settings):
 
 def test_gates_start_open():
     q = fresh()(torch.randn(100, 2 * D + H))
-    scale = q.transforms[0].log_abs_det_jacobian(z := q.base_dist.sample(), q.transforms[0](z)) / (4 * D)
-    assert scale.exp().mean().item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item(), abs=0.05)
+    scale = q.transforms[0].log_abs_det_jacobian(z := q.base_dist.sample(), q.transforms[0](z)) / (
+        4 * D
+    )
+    assert scale.exp().mean().item() == pytest.approx(
+        torch.sigmoid(torch.tensor(2.0)).item(), abs=0.05
+    )
 
 
 def test_copies_and_files_work_after_use_and_training(tmp_path):
     part = posteriors.IAF(pv.nets.MLP(6, (5,), 2 * 2 + 3), 2, context=3, hidden=(8,), seed=4)
-    graph, x = pv.VAE(pv.priors.StandardNormal(2), part, pv.likelihoods.Bernoulli(pv.nets.MLP(2, (5,), 6))), torch.ones(20, 6)
+    graph, x = (
+        pv.VAE(
+            pv.priors.StandardNormal(2), part, pv.likelihoods.Bernoulli(pv.nets.MLP(2, (5,), 6))
+        ),
+        torch.ones(20, 6),
+    )
     pv.fit(graph, x, epochs=2, batch_size=5, progress=False)
     loaded = pv.load(pv.save(graph, tmp_path))
     for again in (copy.deepcopy(graph), loaded):
         assert type(again.posterior.activation) is type(part.activation)
-        torch.testing.assert_close(pv.log_evidence(again, x, samples=3).log_p, pv.log_evidence(graph, x, samples=3).log_p)
+        torch.testing.assert_close(
+            pv.log_evidence(again, x, samples=3).log_p, pv.log_evidence(graph, x, samples=3).log_p
+        )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +187,9 @@ def test_errors(make, text):
 
 # -------------------------------------------------------------------------------------------------------------------- KL
 def full_rank(d):
-    return posteriors.FullRankNormal(nn.Identity())(torch.randn(5, d * (d + 3) // 2, dtype=torch.double))
+    return posteriors.FullRankNormal(nn.Identity())(
+        torch.randn(5, d * (d + 3) // 2, dtype=torch.double)
+    )
 
 
 def low_rank(d):
@@ -202,10 +227,14 @@ def test_no_pair_of_torch_or_pyro_was_replaced():
         if name.startswith("_kl_") and function.__module__ == module.__name__
     }
     gone = {function.__name__ for function in theirs - set(_KL_REGISTRY.values())}
-    assert gone <= {"_kl_independent_independent", "_kl_expfamily_expfamily"}, gone  # the first: Pyro replaces torch's itself
+    assert gone <= {"_kl_independent_independent", "_kl_expfamily_expfamily"}, (
+        gone
+    )  # the first: Pyro replaces torch's itself
 
 
-@pytest.mark.parametrize("case", [c for c in cases.POSTERIORS if c.proper and c.where is constraints.real], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in cases.POSTERIORS if c.proper and c.where is constraints.real], ids=str
+)
 def test_the_kl_that_sgvb_b_uses_is_the_mean_of_the_one_by_draws(case):
     part, prior = case.make().double(), pv.priors.StandardNormal(*case.event).double()
     q = part(*case.inputs(dtype=torch.double))
@@ -220,7 +249,10 @@ def test_the_kl_that_sgvb_b_uses_is_the_mean_of_the_one_by_draws(case):
 
 # ------------------------------------------------------------------------------------------- gradients of an expectation
 U, V = (torch.linspace(*ends, 6001, dtype=torch.double) for ends in ((-12, 12), (-50, 10)))
-LINE, HALF = (U.sinh(), U.cosh() * 0.004), (V.exp(), V.exp() * 0.01)  # z(u) and dz: grids that reach far
+LINE, HALF = (
+    (U.sinh(), U.cosh() * 0.004),
+    (V.exp(), V.exp() * 0.01),
+)  # z(u) and dz: grids that reach far
 SIDE = torch.linspace(-15, 15, 501, dtype=torch.double)
 PLANE = torch.cartesian_prod(SIDE, SIDE), torch.full((501**2,), 0.06**2, dtype=torch.double)
 FAMILIES = {
@@ -271,7 +303,12 @@ def correlated():
     graph, x = linear_gaussian.vae(), linear_gaussian.data(100) - 1
     w, m = graph.likelihood.net.weight, graph.likelihood.net.bias
     with torch.no_grad():
-        w.copy_(torch.tensor([[1.0, 0.8], [0.6, 1.0], [1.0, 1.0], [0.0, 0.5], [0.7, 0.4], [0.3, 0.3]], dtype=torch.double))
+        w.copy_(
+            torch.tensor(
+                [[1.0, 0.8], [0.6, 1.0], [1.0, 1.0], [0.0, 0.5], [0.7, 0.4], [0.3, 0.3]],
+                dtype=torch.double,
+            )
+        )
         m.zero_()
         covariance = 0.25 * torch.linalg.inv(w.T @ w + 0.25 * torch.eye(2, dtype=torch.double))
         to_mean = 4 * covariance @ w.T
@@ -288,14 +325,23 @@ def test_full_rank_at_the_exact_posterior_gives_the_evidence_at_every_draw():
         graph.posterior.net.bias.copy_(torch.cat([torch.zeros(2), tril.diagonal().log(), n]))
     exact = linear_gaussian.evidence(graph, x).sum()
     for objective in (objectives.SGVB_A(), objectives.IWAE(samples=3)):
-        torch.testing.assert_close(-objective.differentiable_loss(graph.model, graph.guide, x), exact)
+        torch.testing.assert_close(
+            -objective.differentiable_loss(graph.model, graph.guide, x), exact
+        )
 
 
-@pytest.mark.parametrize("name", ["FullRankNormal", "LowRankNormal", "IAF", "IAF, plain", "DiagonalNormal"])
+@pytest.mark.parametrize(
+    "name", ["FullRankNormal", "LowRankNormal", "IAF", "IAF, plain", "DiagonalNormal"]
+)
 def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name):
     graph, x, _, covariance = correlated()
     graph.likelihood.requires_grad_(False)
-    linear = {"context": 1, "hidden": (4,), "steps": 2, "activation": nn.Identity}  # linear networks: correlated normals
+    linear = {
+        "context": 1,
+        "hidden": (4,),
+        "steps": 2,
+        "activation": nn.Identity,
+    }  # linear networks: correlated normals
     graph.posterior = {
         "FullRankNormal": lambda: posteriors.FullRankNormal(nn.Linear(6, 5)),
         "LowRankNormal": lambda: posteriors.LowRankNormal(nn.Linear(6, 6), 2, 1),
@@ -310,8 +356,10 @@ def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name
     for _ in range(800):
         step.step(x)
         decay.step()
-    with traces.evaluation(graph):
-        gap = exact.item() + objectives.SGVB_A(samples=300).loss(graph.model, graph.guide, x) / len(x)
+    with programs.evaluation(graph):
+        gap = exact.item() + objectives.SGVB_A(samples=300).loss(graph.model, graph.guide, x) / len(
+            x
+        )
     precision = torch.linalg.inv(covariance)
     of_diagonal = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
     assert gap == pytest.approx(of_diagonal if name == "DiagonalNormal" else 0, abs=0.02)
@@ -344,7 +392,9 @@ def counts(posterior):
 
 def test_gamma_is_the_exact_posterior_of_poisson_rates():
     three = torch.tensor(3.0)
-    graph, x, exact = counts(posteriors.Gamma(Given(lambda x: torch.cat([(3 + x).log(), three.log().expand_as(x)], -1))))
+    graph, x, exact = counts(
+        posteriors.Gamma(Given(lambda x: torch.cat([(3 + x).log(), three.log().expand_as(x)], -1)))
+    )
     evidence = pv.log_evidence(graph, x, samples=5)
     torch.testing.assert_close(evidence.log_p, exact, atol=1e-4, rtol=0)
     assert evidence.standard_error.max() < 1e-4
@@ -372,7 +422,11 @@ def test_mixture_is_the_exact_posterior_under_a_mixture():
         def forward(self, *c):
             return dist.MixtureOfDiagNormals(m, s2.sqrt(), log_w)
 
-    graph = pv.VAE(Prior(), posteriors.Mixture(Given(posterior), 2, 2), pv.likelihoods.Gaussian(nn.Identity(), sigma=0.7))
+    graph = pv.VAE(
+        Prior(),
+        posteriors.Mixture(Given(posterior), 2, 2),
+        pv.likelihoods.Gaussian(nn.Identity(), sigma=0.7),
+    )
     x = torch.randn(6, 2)
     evidence = pv.log_evidence(graph, x, samples=5)
     torch.testing.assert_close(evidence.log_p, joint(x).logsumexp(-1).double(), atol=1e-4, rtol=0)
@@ -401,14 +455,18 @@ def test_evidence_from_every_family(name):
     graph.posterior = WIDE[name](lambda x: net(x)[..., :2], lambda x: net(x)[..., 2:]).double()
     evidence = pv.log_evidence(graph, x, samples=4000)
     assert evidence.standard_error.max() < 0.2
-    assert ((evidence.log_p - linear_gaussian.evidence(graph, x)) / evidence.standard_error).abs().max() < 4.5
+    assert (
+        (evidence.log_p - linear_gaussian.evidence(graph, x)) / evidence.standard_error
+    ).abs().max() < 4.5
 
 
 @pytest.mark.parametrize("name", ["Exponential", "LogNormal"])
 def test_evidence_from_positive_families(name):
     part = {
         "Exponential": lambda: posteriors.Exponential(Given(lambda x: (2.0 / (3 + x)).log())),
-        "LogNormal": lambda: posteriors.LogNormal(Given(lambda x: torch.cat([(3 + x).log() - 1.2, -0.3 + 0 * x], -1))),
+        "LogNormal": lambda: posteriors.LogNormal(
+            Given(lambda x: torch.cat([(3 + x).log() - 1.2, -0.3 + 0 * x], -1))
+        ),
     }[name]()
     graph, x, exact = counts(part)
     evidence = pv.log_evidence(graph, x, samples=4000)
@@ -416,7 +474,9 @@ def test_evidence_from_positive_families(name):
     assert ((evidence.log_p - exact) / evidence.standard_error).abs().max() < 4.5
 
 
-@pytest.mark.parametrize("case", [c for c in cases.POSTERIORS if c.given == ((6,),) and c.event == (2,)], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in cases.POSTERIORS if c.given == ((6,),) and c.event == (2,)], ids=str
+)
 def test_latents_and_tasks_serve_every_posterior(case):
     graph, x = (
         pv.VAE(pv.priors.StandardNormal(2), case.make(), pv.likelihoods.Bernoulli(nn.Linear(2, 6))),
@@ -434,17 +494,21 @@ def test_latents_and_tasks_serve_every_posterior(case):
         assert -0.5 < summary.mutual_information <= math.log(30) + 1e-5
 
 
-@pytest.mark.parametrize("case", [c for c in cases.POSTERIORS if c.proper and c.name != "Cauchy"], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in cases.POSTERIORS if c.proper and c.name != "Cauchy"], ids=str
+)
 def test_means_by_draws_are_the_means(case):
     q = case.make()(*case.inputs(4))
     z = q.sample((4000,))
-    error = z.std(0) / math.sqrt(4000) + latents.mean(q).isfinite() * z.std(0) / 16  # the mean itself may be of 256 draws
-    assert ((latents.mean(q) - z.mean(0)).abs() < 5 * error).all()
+    error = (
+        z.std(0) / math.sqrt(4000) + programs.mean(q).isfinite() * z.std(0) / 16
+    )  # the mean itself may be of 256 draws
+    assert ((programs.mean(q) - z.mean(0)).abs() < 5 * error).all()
 
 
 def test_where_there_is_no_mean_the_middle_is_taken():
     q = posteriors.Cauchy(nn.Identity())(torch.tensor([[3.0, -40.0, 0.0, 0.0]]))
-    assert (latents.mean(q) - torch.tensor([3.0, -40.0])).abs().max() < 0.5
+    assert (programs.mean(q) - torch.tensor([3.0, -40.0])).abs().max() < 0.5
 
 
 def test_mutual_information_of_a_flow_is_taken_from_fewer_rows():
@@ -459,7 +523,9 @@ def test_mutual_information_of_a_flow_is_taken_from_fewer_rows():
     graph.posterior = posteriors.IAF(Given(parameters), 2, context=1, hidden=(4,)).double()
     with torch.no_grad():
         graph.posterior.networks.weights[-1].zero_()
-        graph.posterior.networks.biases[-1].zero_().chunk(2, -1)[1].fill_(30.0)  # wide open: z_t = z_{t-1}
+        graph.posterior.networks.biases[-1].zero_().chunk(2, -1)[1].fill_(
+            30.0
+        )  # wide open: z_t = z_{t-1}
     assert pv.mutual_information(graph, x) == pytest.approx(normal, abs=0.25)
     assert seen[-1] == 256
 
@@ -473,7 +539,14 @@ def test_a_flow_in_the_count_model_is_one_argument():
         posterior=posteriors.IAF(net, d, context=5, hidden=(8,), steps=2),
     )  # fmt: skip
     x, c = torch.poisson(torch.rand(64, genes) * 4), torch.eye(2)[torch.arange(64) % 2]
-    history = pv.fit(graph, (x, c), epochs=15, batch_size=16, progress=False, objective=objectives.SGVB_B(annealed={"z"}))
+    history = pv.fit(
+        graph,
+        (x, c),
+        epochs=15,
+        batch_size=16,
+        progress=False,
+        objective=objectives.SGVB_B(annealed={"z"}),
+    )
     assert history.elbo[-1] > history.elbo[0] + 1
     assert all(parameter.isfinite().all() for parameter in graph.parameters())
     assert pv.log_evidence(graph, x, c, samples=20).log_p.isfinite().all()
@@ -481,13 +554,17 @@ def test_a_flow_in_the_count_model_is_one_argument():
 
 def test_a_flow_in_the_single_cell_model_is_one_argument():
     pytest.importorskip("anndata")
-    from pyrovae.simulation import simulate
-    from pyrovae.singlecell import SingleCellVAE
+    from pyrovae.singlecell import SingleCellVAE, simulate
 
     adata = simulate(cells=60, genes=20, types=2, batches=1, seed=0).to_anndata()
     SingleCellVAE.setup_anndata(adata)
     net = pv.nets.WithoutContext(pv.blocks.Blocks(20, [8], 2 * 3 + 4))
-    model = SingleCellVAE(adata, n_hidden=8, n_latent=3, posterior=posteriors.IAF(net, 3, context=4, hidden=(8,), steps=2))
+    model = SingleCellVAE(
+        adata,
+        n_hidden=8,
+        n_latent=3,
+        posterior=posteriors.IAF(net, 3, context=4, hidden=(8,), steps=2),
+    )
     model.train(max_epochs=3, progress=False)
     z = model.get_latent_representation()
     assert z.shape == (60, 3)

@@ -11,12 +11,17 @@ from safetensors import safe_open
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 from torch import nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 import pyrovae as pv
 from pyrovae import distributions, priors
-from pyrovae.blocks import Blocks
-from pyrovae.nets import MLP, WithoutContext
+from pyrovae.nets import MLP, Blocks, WithoutContext
 from pyrovae.posteriors import DiagonalNormal, WrappedNormal
 
 DOUBLE = torch.float64
@@ -35,22 +40,32 @@ def mixture(full=False, d=2, components=3):
 def test_mixture_equals_scipy_and_scikit_learn(full):
     part, z = mixture(full), 2 * torch.randn(50, 2, dtype=DOUBLE)
     p = part()
-    covariances = p.components.covariance_matrix if full else torch.diag_embed(part.log_sigma.mul(2).exp())
-    weights, means, covariances = (t.detach().numpy() for t in (part.logits.softmax(-1), part.mu, covariances))
-    density = sum(w * stats.multivariate_normal(m, s).pdf(z.numpy()) for w, m, s in zip(weights, means, covariances, strict=True))
+    covariances = (
+        p.components.covariance_matrix if full else torch.diag_embed(part.log_sigma.mul(2).exp())
+    )
+    weights, means, covariances = (
+        t.detach().numpy() for t in (part.logits.softmax(-1), part.mu, covariances)
+    )
+    density = sum(
+        w * stats.multivariate_normal(m, s).pdf(z.numpy())
+        for w, m, s in zip(weights, means, covariances, strict=True)
+    )
     np.testing.assert_allclose(p.log_prob(z).detach().numpy(), np.log(density), rtol=1e-10)
 
     theirs = GaussianMixture(3, covariance_type="full")
     theirs.weights_, theirs.means_, theirs.covariances_ = weights, means, covariances
     theirs.precisions_cholesky_ = np.linalg.cholesky(np.linalg.inv(covariances))
-    np.testing.assert_allclose(part.responsibilities(z).detach().numpy(), theirs.predict_proba(z.numpy()), atol=1e-10)
+    np.testing.assert_allclose(
+        part.responsibilities(z).detach().numpy(), theirs.predict_proba(z.numpy()), atol=1e-10
+    )
     np.testing.assert_allclose(p.mean.detach().numpy(), weights @ means, rtol=1e-10)
 
 
 @pytest.mark.parametrize("lead", [(), (5,), (3, 5)], ids=str)
 def test_the_one_matrix_product_equals_torch_and_its_gradients_too(lead):
     z, mu, log_sigma, logits = (
-        torch.randn(*shape, dtype=DOUBLE, requires_grad=True) for shape in ((*lead, 4), (6, 4), (6, 4), (6,))
+        torch.randn(*shape, dtype=DOUBLE, requires_grad=True)
+        for shape in ((*lead, 4), (6, 4), (6, 4), (6,))
     )
 
     def normals():
@@ -65,7 +80,11 @@ def test_the_one_matrix_product_equals_torch_and_its_gradients_too(lead):
 
 @pytest.mark.parametrize("far", [0.0, 100.0, 1e4])
 def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
-    mu, sigma, z = far + torch.randn(20, 40), 0.2 * torch.randn(20, 40).exp(), far + torch.randn(30, 40)
+    mu, sigma, z = (
+        far + torch.randn(20, 40),
+        0.2 * torch.randn(20, 40).exp(),
+        far + torch.randn(30, 40),
+    )
     logits = torch.zeros(20)
     found = distributions.MixtureOf(logits, Independent(Normal(mu, sigma), 1)).log_prob(z)
     normals = Independent(Normal(mu.double(), sigma.double()), 1)
@@ -77,9 +96,13 @@ def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
 def test_narrow_components_in_float32(sigma):
     mu = torch.randn(50, 40)
     z = mu + sigma * torch.randn(50, 40)
-    found = distributions.MixtureOf(torch.zeros(50), Independent(Normal(mu, sigma * torch.ones_like(mu)), 1)).log_prob(z)
+    found = distributions.MixtureOf(
+        torch.zeros(50), Independent(Normal(mu, sigma * torch.ones_like(mu)), 1)
+    ).log_prob(z)
     normals = Independent(Normal(mu.double(), sigma * torch.ones(50, 40, dtype=torch.double)), 1)
-    wanted = MixtureSameFamily(Categorical(logits=torch.zeros(50, dtype=torch.double)), normals).log_prob(z.double())
+    wanted = MixtureSameFamily(
+        Categorical(logits=torch.zeros(50, dtype=torch.double)), normals
+    ).log_prob(z.double())
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
 
 
@@ -88,18 +111,27 @@ def test_the_products_of_full_covariances_in_float32(far, scale):
     mu = far + torch.randn(20, 10)
     tril = scale * (torch.eye(10) + 0.3 * torch.randn(20, 10, 10).tril(-1))
     z = (mu + (tril @ torch.randn(20, 10, 1)).squeeze(-1)).expand(3, 20, 10)
-    found = distributions.MixtureOf(torch.zeros(20), MultivariateNormal(mu, scale_tril=tril)).log_prob(z)
+    found = distributions.MixtureOf(
+        torch.zeros(20), MultivariateNormal(mu, scale_tril=tril)
+    ).log_prob(z)
     normals = MultivariateNormal(mu.double(), scale_tril=tril.double())
-    wanted = MixtureSameFamily(Categorical(logits=torch.zeros(20, dtype=torch.double)), normals).log_prob(z.double())
+    wanted = MixtureSameFamily(
+        Categorical(logits=torch.zeros(20, dtype=torch.double)), normals
+    ).log_prob(z.double())
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-3)
 
 
 def test_mixture_starts_with_the_moments_of_a_standard_normal_and_means_apart():
     for d in (1, 2, 40):
         starts = [priors.Mixture(d, 50, seed=seed) for seed in range(40)]
-        means, variance = torch.stack([part.mu for part in starts]), starts[0].log_sigma.mul(2).exp()
+        means, variance = (
+            torch.stack([part.mu for part in starts]),
+            starts[0].log_sigma.mul(2).exp(),
+        )
         assert means.square().mean().item() + variance.mean().item() == pytest.approx(1, abs=0.08)
-        distance = (means[:, :25] - means[:, 25:]).square().sum(-1).mean().sqrt() / variance[0, 0].sqrt()
+        distance = (means[:, :25] - means[:, 25:]).square().sum(-1).mean().sqrt() / variance[
+            0, 0
+        ].sqrt()
         assert distance.item() == pytest.approx(4, rel=0.08)
 
 
@@ -125,7 +157,9 @@ WITH_DENSITY = [case for case in cases.POSTERIORS if case.proper]
 
 @pytest.mark.parametrize("case", WITH_DENSITY, ids=str)
 def test_vamp_is_the_log_mean_exp_of_the_posteriors(case, monkeypatch):
-    monkeypatch.setattr(distributions.mixture, "_AT_ONCE", 20)  # many blocks, where no gradient is taken
+    monkeypatch.setattr(
+        distributions.mixture, "_AT_ONCE", 20
+    )  # many blocks, where no gradient is taken
     q, u = case.make(), torch.rand(4, *case.given[0])
     prior = priors.Vamp(q, u)
     for lead in ((), (5,), (3, 5)):
@@ -168,7 +202,10 @@ def test_vamp_counts_and_saves_the_posterior_once(tmp_path):
     assert sum(p.numel() for p in graph.parameters()) == own + graph.prior.pseudo_inputs.numel()
     pv.save(graph, tmp_path)
     with safe_open(next(tmp_path.glob("*.safetensors")), framework="pt") as file:
-        assert sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys()) == own + graph.prior.pseudo_inputs.numel()  # noqa: SIM118
+        assert (
+            sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+            == own + graph.prior.pseudo_inputs.numel()
+        )
     loaded = pv.load(tmp_path)
     assert loaded.prior.posterior is loaded.posterior
     copied = copy.deepcopy(graph)
@@ -217,9 +254,17 @@ def test_flow_equals_the_jacobian(coupling, seed):
 def test_flow_integrates_to_one(coupling):
     side = torch.linspace(-20, 20, 801, dtype=DOUBLE)
     with torch.no_grad():
-        density = bent(coupling).double()().log_prob(torch.cartesian_prod(side, side)).exp().reshape(801, 801)
+        density = (
+            bent(coupling)
+            .double()()
+            .log_prob(torch.cartesian_prod(side, side))
+            .exp()
+            .reshape(801, 801)
+        )
     assert density.max() > 0.02
-    assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(1, abs=1e-4)
+    assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
@@ -240,7 +285,9 @@ def test_flow_draws_what_it_has_a_density_for(coupling, dtype):
 @pytest.mark.parametrize("coupling", [False, True])
 def test_flow_starts_near_a_standard_normal(coupling):
     z = torch.randn(500, 6)
-    difference = priors.Flow(6, coupling=coupling)().log_prob(z) - priors.StandardNormal(6)().log_prob(z)
+    difference = priors.Flow(6, coupling=coupling)().log_prob(z) - priors.StandardNormal(
+        6
+    )().log_prob(z)
     assert difference.abs().max() < 0.2
 
 
@@ -263,7 +310,11 @@ def test_von_mises_equals_scipy(concentration):
     np.testing.assert_allclose(found.numpy(), wanted, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("part", [priors.VonMises(2, 1.5, loc=3.0), priors.UniformAngle(2)], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "part",
+    [priors.VonMises(2, 1.5, loc=3.0), priors.UniformAngle(2)],
+    ids=lambda part: type(part).__name__,
+)
 def test_angles_are_drawn_from_one_turn_over_which_the_density_integrates_to_one(part):
     p = part()
     draws = p.sample((20_000,)).double()
@@ -271,28 +322,44 @@ def test_angles_are_drawn_from_one_turn_over_which_the_density_integrates_to_one
     assert draws.max() < math.pi + 1e-6
     side = torch.linspace(-math.pi, math.pi, 401)
     density = p.log_prob(torch.cartesian_prod(side, side)).exp().reshape(401, 401)
-    assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(1, abs=1e-4)
+    assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(
+        1, abs=1e-4
+    )
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.7, 3.0, math.pi * (1 - 1e-6), math.pi * (1 + 1e-6), 4.0, 50.0])
+@pytest.mark.parametrize(
+    "sigma", [0.02, 0.7, 3.0, math.pi * (1 - 1e-6), math.pi * (1 + 1e-6), 4.0, 50.0]
+)
 def test_wrapped_normal_equals_the_sum_of_its_images(sigma):
     theta = np.linspace(-math.pi, math.pi, 101)
     images = stats.norm(2.9, sigma).logpdf(theta[:, None] + 2 * math.pi * np.arange(-200, 201))
     for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
-        q = distributions.WrappedNormal(torch.tensor(2.9, dtype=dtype), torch.tensor(sigma, dtype=dtype))
+        q = distributions.WrappedNormal(
+            torch.tensor(2.9, dtype=dtype), torch.tensor(sigma, dtype=dtype)
+        )
         found = q.log_prob(torch.from_numpy(theta).to(dtype))
         assert found.dtype == dtype
-        np.testing.assert_allclose(found.numpy(), np.logaddexp.reduce(images, 1), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            found.numpy(), np.logaddexp.reduce(images, 1), rtol=tolerance, atol=tolerance
+        )
         assert q.rsample((1000,)).abs().max() <= math.pi
-    parameters = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.9, sigma)]
-    assert torch.autograd.gradcheck(lambda x, mu, s: distributions.WrappedNormal(mu, s).log_prob(x), parameters)
+    parameters = [
+        torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.9, sigma)
+    ]
+    assert torch.autograd.gradcheck(
+        lambda x, mu, s: distributions.WrappedNormal(mu, s).log_prob(x), parameters
+    )
 
 
 def test_wrapped_normal_has_the_gradient_of_its_mean_directions():
     """E cos(theta) = exp(-sigma^2 / 2) cos(mu): the characteristic function (Mardia & Jupp 2000, eq. 3.5.62)."""
     torch.manual_seed(0)
-    mu, sigma = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.8, 1.3))
-    found = torch.autograd.grad(distributions.WrappedNormal(mu, sigma).rsample((400_000,)).cos().mean(), (mu, sigma))
+    mu, sigma = (
+        torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.8, 1.3)
+    )
+    found = torch.autograd.grad(
+        distributions.WrappedNormal(mu, sigma).rsample((400_000,)).cos().mean(), (mu, sigma)
+    )
     exact = torch.autograd.grad((-(sigma**2) / 2).exp() * mu.cos(), (mu, sigma))
     for a, b in zip(found, exact, strict=True):
         assert a.item() == pytest.approx(b.item(), abs=0.006)  # four standard errors
@@ -301,12 +368,26 @@ def test_wrapped_normal_has_the_gradient_of_its_mean_directions():
 def test_a_prior_over_angles_wants_a_posterior_over_angles():
     """Over the real line the density is periodic, its mass infinite, and the bound would rise for ever."""
     net = MLP(8, [16], 4)
-    for prior in (priors.UniformAngle(2), priors.VonMises(2), priors.Vamp(WrappedNormal(net), data(5)[0])):
+    for prior in (
+        priors.UniformAngle(2),
+        priors.VonMises(2),
+        priors.Vamp(WrappedNormal(net), data(5)[0]),
+    ):
         graph = pv.VAE(prior, DiagonalNormal(net), pv.likelihoods.Bernoulli(Turned()))
-        for look in (lambda g: pv.fit(g, data()[0], epochs=1, progress=False), lambda g: pv.log_evidence(g, data()[0], samples=5)):
-            with pytest.raises(ValueError, match=r'site "z": the prior lives on the circle.*Use posteriors\.WrappedNormal'):
+        for look in (
+            lambda g: pv.fit(g, data()[0], epochs=1, progress=False),
+            lambda g: pv.log_evidence(g, data()[0], samples=5),
+        ):
+            with pytest.raises(
+                ValueError,
+                match=r'site "z": the prior lives on the circle.*Use posteriors\.WrappedNormal',
+            ):
                 look(graph)
-    graph = pv.VAE(priors.UniformAngle(2), WrappedNormal(nn.Linear(8, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 8)))
+    graph = pv.VAE(
+        priors.UniformAngle(2),
+        WrappedNormal(nn.Linear(8, 4)),
+        pv.likelihoods.Bernoulli(nn.Linear(2, 8)),
+    )
     with torch.no_grad():
         graph.posterior.net.bias[2:] = 0.7  # wide, and wound around the circle
         graph.likelihood.net.weight.zero_()  # it does not look at the angles: log p(x) is known
@@ -366,8 +447,18 @@ def batch_for(name):
 @pytest.mark.parametrize("name", MAKE)
 def test_training_improves_the_bound_and_copies_and_files_agree_after_it(name, tmp_path):
     graph, batch = vae(name), batch_for(name)
-    before, first = copy.deepcopy(dict(graph.prior.named_parameters())), pv.elbo(graph, *batch, samples=30).elbo.mean()
-    pv.fit(graph, batch, epochs=15, batch_size=40, optimizer=lambda p: torch.optim.Adam(p, 1e-2), progress=False)
+    before, first = (
+        copy.deepcopy(dict(graph.prior.named_parameters())),
+        pv.elbo(graph, *batch, samples=30).elbo.mean(),
+    )
+    pv.fit(
+        graph,
+        batch,
+        epochs=15,
+        batch_size=40,
+        optimizer=lambda p: torch.optim.Adam(p, 1e-2),
+        progress=False,
+    )
     assert pv.elbo(graph, *batch, samples=30).elbo.mean() > first + 1.0
     assert all(not torch.equal(value, before[key]) for key, value in graph.prior.named_parameters())
     few = [part[:6] for part in batch]
@@ -382,7 +473,9 @@ def test_training_improves_the_bound_and_copies_and_files_agree_after_it(name, t
 
 # ------------------------------------------------------------------------------------------------------------- cells
 def cells_posterior(genes, context):
-    return DiagonalNormal(WithoutContext(Blocks(genes, [16], 2 * 3)) if context else Blocks(genes, [16], 2 * 3), 1e-4)
+    return DiagonalNormal(
+        WithoutContext(Blocks(genes, [16], 2 * 3)) if context else Blocks(genes, [16], 2 * 3), 1e-4
+    )
 
 
 CELL_PRIORS = {
@@ -400,9 +493,28 @@ def test_the_count_model_trains_with_another_prior(name, batches):
     q = cells_posterior(30, batches == 2)
     library = ([4.0] * batches, [0.5] * batches)
     prior = CELL_PRIORS[name](q, x)
-    graph = pv.graphs.count_vae(30, batches=batches, hidden=16, latents=3, dropout=0.0, library=library, prior=prior, posterior=q)
-    before, first = copy.deepcopy(dict(prior.named_parameters())), pv.elbo(graph, x, *c, samples=5).elbo.mean()
-    pv.fit(graph, (x, *c), epochs=12, batch_size=50, optimizer=lambda p: torch.optim.Adam(p, 1e-2), progress=False)
+    graph = pv.graphs.count_vae(
+        30,
+        batches=batches,
+        hidden=16,
+        latents=3,
+        dropout=0.0,
+        library=library,
+        prior=prior,
+        posterior=q,
+    )
+    before, first = (
+        copy.deepcopy(dict(prior.named_parameters())),
+        pv.elbo(graph, x, *c, samples=5).elbo.mean(),
+    )
+    pv.fit(
+        graph,
+        (x, *c),
+        epochs=12,
+        batch_size=50,
+        optimizer=lambda p: torch.optim.Adam(p, 1e-2),
+        progress=False,
+    )
     assert pv.elbo(graph, x, *c, samples=5).elbo.mean() > first + 1.0
     assert all(not torch.equal(value, before[key]) for key, value in prior.named_parameters())
 
@@ -416,12 +528,16 @@ def test_single_cells_take_another_prior(name, tmp_path):
     cells = anndata.AnnData(x.numpy())
     SingleCellVAE.setup_anndata(cells)
     q = cells_posterior(30, context=False)
-    model = SingleCellVAE(cells, n_hidden=16, n_latent=3, prior=CELL_PRIORS[name](q, x), posterior=q)
+    model = SingleCellVAE(
+        cells, n_hidden=16, n_latent=3, prior=CELL_PRIORS[name](q, x), posterior=q
+    )
     model.train(2, progress=False)
     z = model.get_latent_representation()
     assert z.shape == (80, 3)
     model.save(tmp_path)
-    np.testing.assert_allclose(SingleCellVAE.load(tmp_path, cells).get_latent_representation(), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        SingleCellVAE.load(tmp_path, cells).get_latent_representation(), z, rtol=1e-5, atol=1e-6
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- errors
@@ -435,10 +551,19 @@ def test_single_cells_take_another_prior(name, tmp_path):
         (lambda: priors.Vamp(nn.Identity(), torch.zeros(0, 3)), r"shape \(0, 3\)"),
         (lambda: priors.Vamp(nn.Identity(), torch.zeros(3)), r"\(K, \*event\)"),
         (lambda: priors.Vamp(nn.Identity(), torch.zeros(2, 3), low=1.0, high=0.0), "low < high"),
-        (lambda: priors.Vamp(pv.posteriors.Point(nn.Identity()), torch.zeros(2, 3))(), "point has none.*Flat"),
+        (
+            lambda: priors.Vamp(pv.posteriors.Point(nn.Identity()), torch.zeros(2, 3))(),
+            "point has none.*Flat",
+        ),
         (lambda: priors.Learned(nn.Identity())(), "no context.*StandardNormal"),
-        (lambda: priors.Learned(nn.Linear(3, 5))(torch.zeros(2, 3)), "Learned: net puts out 5 numbers, expected 4"),
-        (lambda: DiagonalNormal(nn.Linear(3, 3))(torch.zeros(2, 3)), "DiagonalNormal: net puts out 3 numbers, expected 2"),
+        (
+            lambda: priors.Learned(nn.Linear(3, 5))(torch.zeros(2, 3)),
+            "Learned: net puts out 5 numbers, expected 4",
+        ),
+        (
+            lambda: DiagonalNormal(nn.Linear(3, 3))(torch.zeros(2, 3)),
+            "DiagonalNormal: net puts out 3 numbers, expected 2",
+        ),
         (lambda: priors.VonMises(1, 0.0), "UniformAngle"),
         (lambda: priors.UniformAngle(0), "d is 0"),
     ],
@@ -453,6 +578,8 @@ def test_a_tensor_outside_the_weights_is_refused_by_save(tmp_path):
     u = graph.prior.pseudo_inputs
     del graph.prior.pseudo_inputs
     graph.prior.pseudo_inputs = u
-    with pytest.raises(TypeError, match=r"graph\.prior\.pseudo_inputs is a tensor outside the weights"):
+    with pytest.raises(
+        TypeError, match=r"graph\.prior\.pseudo_inputs is a tensor outside the weights"
+    ):
         pv.save(graph, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,8 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.conditional import held, register, rows
+from pyrovae import training
+from pyrovae.programs import data_plate, parameters_held, register
 
 
 def vae(net=None):
@@ -78,7 +79,7 @@ def test_a_parameter_missing_from_the_store_after_clearing_is_registered_again()
 
 def test_held_graphs_are_not_shown_and_others_are():
     inside, outside = vae(), vae()
-    with held(inside):
+    with parameters_held(inside):
         register(inside)
         register(outside)
     assert len(pyro.get_param_store()) == 4
@@ -98,13 +99,20 @@ def test_evaluation_changes_nothing_and_repeats():
         lambda: pv.naive_log_evidence(graph, X, samples=11),
         lambda: pv.latent_summary(graph, X)[:2],
         lambda: [torch.tensor(pv.mutual_information(graph, X))],
-        lambda: [pv.embed(graph, X), pv.reconstruct(graph, X), pv.interpolate(graph, X[0], X[1]), pv.manifold(graph, steps=3)],
+        lambda: [
+            pv.embed(graph, X),
+            pv.reconstruct(graph, X),
+            pv.interpolate(graph, X[0], X[1]),
+            pv.manifold(graph, steps=3),
+        ],
         lambda: [pv.generate(graph, 3, mean=False, seed=4)],
     ]
     for figure in figures:
         once, twice = figure(), figure()
         assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), graph.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state.values(), graph.state_dict().values(), strict=True)
+    )
     assert torch.equal(random, torch.get_rng_state())
     assert modes == [module.training for module in graph.modules()]
 
@@ -122,7 +130,10 @@ def test_one_objective_serves_two_models_through_fit():
             with pyro.plate("outer", 1, dim=-2):
                 return super().guide(x, *c)
 
-    for graph in (vae(), Deep(*[getattr(vae(), part) for part in ("prior", "posterior", "likelihood")])):
+    for graph in (
+        vae(),
+        Deep(*[getattr(vae(), part) for part in ("prior", "posterior", "likelihood")]),
+    ):
         pv.fit(graph, X, epochs=1, objective=objective, progress=False)
     assert objective.max_plate_nesting == pv.objectives.SGVB_B(samples=2).max_plate_nesting
 
@@ -131,7 +142,9 @@ def test_importance_weights_are_per_datum():
     """A joint weight a minibatch is looser. Ours: the batch's log p(x) is the sum of its rows', each estimated alone."""
     graph = vae()
     together = pv.log_evidence(graph, X, samples=20_000).log_p
-    alone = torch.cat([pv.log_evidence(graph, row[None], samples=20_000, seed=1).log_p for row in X])
+    alone = torch.cat(
+        [pv.log_evidence(graph, row[None], samples=20_000, seed=1).log_p for row in X]
+    )
     torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
 
 
@@ -152,14 +165,19 @@ def test_beta_scales_both_sides():
                 pyro.sample("z", graph.posterior(x))
 
     losses = []
-    for objective, programs in ((pv.objectives.SGVB_B(beta=beta), graph), (TraceMeanField_ELBO(), Scaled())):
+    for objective, programs in (
+        (pv.objectives.SGVB_B(beta=beta), graph),
+        (TraceMeanField_ELBO(), Scaled()),
+    ):
         torch.manual_seed(0)
         losses.append(objective.loss(programs.model, programs.guide, x))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_batchnorm_takes_the_width_for_channels_only_if_leading_axes_are_not_flattened():
-    net = pv.nets.ResidualMLP(6, 8, 4) if hasattr(pv.nets, "ResidualMLP") else pv.nets.MLP(6, [8], 4)
+    net = (
+        pv.nets.ResidualMLP(6, 8, 4) if hasattr(pv.nets, "ResidualMLP") else pv.nets.MLP(6, [8], 4)
+    )
     x = torch.randn(8, 8, 6)
     net.eval()
     torch.testing.assert_close(net(x), torch.stack([net(row) for row in x]))
@@ -167,7 +185,7 @@ def test_batchnorm_takes_the_width_for_channels_only_if_leading_axes_are_not_fla
 
 def test_rows_are_a_plate_without_a_site_of_its_own():
     def model(x):
-        with rows(x):
+        with data_plate(x):
             return pyro.sample("x", pyro.distributions.Normal(0.0, 1.0))
 
     trace = pyro.poutine.trace(model).get_trace(X)
@@ -177,7 +195,11 @@ def test_rows_are_a_plate_without_a_site_of_its_own():
     assert trace.nodes["x"]["value"].shape == (3,)
 
 
-@pytest.mark.parametrize("loc", [torch.zeros(()), torch.zeros(3), torch.zeros(7, 3)], ids=lambda loc: str(tuple(loc.shape)))
+@pytest.mark.parametrize(
+    "loc",
+    [torch.zeros(()), torch.zeros(3), torch.zeros(7, 3)],
+    ids=lambda loc: str(tuple(loc.shape)),
+)
 @pytest.mark.parametrize("outer", [None, 7])
 def test_rows_are_pyros_plate_in_all_else(loc, outer):
     """The same frames, scales and shapes, whatever has to be broadcast, inside other plates and handlers too."""
@@ -187,8 +209,12 @@ def test_rows_are_pyros_plate_in_all_else(loc, outer):
             pyro.sample("x", pyro.distributions.Normal(loc, 1.0))
 
     nodes = []
-    for plate in (rows(X), pyro.plate("data", 3)):
-        inside = (lambda p: model(p)) if outer is None else pyro.plate("outer", outer, dim=-2)(lambda p: model(p))
+    for plate in (data_plate(X), pyro.plate("data", 3)):
+        inside = (
+            (lambda p: model(p))
+            if outer is None
+            else pyro.plate("outer", outer, dim=-2)(lambda p: model(p))
+        )
         torch.manual_seed(0)
         nodes.append(pyro.poutine.trace(inside).get_trace(plate).nodes["x"])
     if loc.dim() == 2 and outer is None:
@@ -218,4 +244,4 @@ def test_an_elbo_module_on_a_graph_shows_its_parameters():
     """`Trace_ELBO()(vae.model, vae.guide)` on bound methods is a module without parameters; `fit` and SVI find them."""
     graph = vae()
     assert len(list(Trace_ELBO()(graph.model, graph.guide).parameters())) == 0
-    assert len(pv.svi.parameters(graph, pv.objectives.SGVB_B(), X)) == 4
+    assert len(training.parameters(graph, pv.objectives.SGVB_B(), X)) == 4

@@ -7,16 +7,20 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from pyrovae import plots, report
-from pyrovae.command import baselines, exports
-from pyrovae.history import History
+from pyrovae.command import exports
+from pyrovae.command.images import baselines
+from pyrovae.command.report import page as pages
+from pyrovae.command.report import plots
+from pyrovae.files import History
 
 
 def history(epochs, validation=True, weight=1.0):
     run = History(best_epoch=epochs or None)
     for epoch in range(epochs):
         terms = {"elbo": -100.0 + epoch, "reconstruction": -90.0 + epoch, "kl": 10.0}
-        held_out = {f"validation_{key}": value - 1 for key, value in terms.items()} if validation else {}
+        held_out = (
+            {f"validation_{key}": value - 1 for key, value in terms.items()} if validation else {}
+        )
         run.append(loss=100.0, weight=weight, learning_rate=1e-3, seconds=1.0, **terms, **held_out)
     return run
 
@@ -45,7 +49,9 @@ def test_curves_of_an_objective_without_terms():
     size(plots.curves(run))
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 6), (4, 5, 5), (2, 6, 4), (1, 1, 1), (7,), (1,), (40,)])
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 8, 6), (4, 5, 5), (2, 6, 4), (1, 1, 1), (7,), (1,), (40,)]
+)
 def test_pictures_of_any_data(shape):
     x = np.random.default_rng(0).random((12, *shape))
     grid = x.reshape(3, 4, *shape)
@@ -66,7 +72,9 @@ def test_images_are_drawn_as_they_are():
     assert canvas[0, 0].tolist() == [1, 0, 0]
     assert canvas[0, 2].tolist() == [1, 1, 1]  # the gap
     assert canvas[0, 3].tolist() == [0, 0, 0]
-    grey = plots.images(np.full((1, 1, 2, 2), 8.0), limits=(0, 16)).axes[0].get_images()[0].get_array()
+    grey = (
+        plots.images(np.full((1, 1, 2, 2), 8.0), limits=(0, 16)).axes[0].get_images()[0].get_array()
+    )
     assert grey[0, 0].tolist() == [0.5, 0.5, 0.5]
 
 
@@ -97,7 +105,11 @@ def test_principal_components_are_scikit_learns():
 def test_kl_per_unit_is_sorted_and_counts_the_collapsed():
     axis = plots.kl_per_unit(np.array([0.001, 2.0, 0.5]), threshold=0.01).axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2", "0"]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["0.01 nats", "2 units above", "1 units below"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "0.01 nats",
+        "2 units above",
+        "1 units below",
+    ]
 
 
 def test_nothing_global_moves():
@@ -123,18 +135,18 @@ class Page(HTMLParser):
 
 
 def page():
-    return report.Report(
+    return pages.Report(
         title="<script>alert(1)</script>",
         subtitle='a & "b"',
         facts={"<b>": "<i>"},
         warnings=["<w>"],
-        rows=[report.Row("ELBO <", "-1 ± 2", "note >")],
-        pictures=[report.Picture('"quoted" <t>', plots.images(np.ones((1, 1, 2, 2))), "<caption>")],
+        rows=[pages.Row("ELBO <", "-1 ± 2", "note >")],
+        pictures=[pages.Picture('"quoted" <t>', plots.images(np.ones((1, 1, 2, 2))), "<caption>")],
     )
 
 
 def test_page_needs_nothing_but_itself_and_escapes_all_text():
-    text = report.render(page())
+    text = pages.render(page())
     parsed = Page(text)
     assert not parsed.stack
     tags = {tag for tag, _ in parsed.tags}
@@ -147,11 +159,11 @@ def test_page_needs_nothing_but_itself_and_escapes_all_text():
 
 def test_writing_replaces_in_one_step(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    report.write(page(), path)
+    pages.write(page(), path)
     old = path.read_text(encoding="utf-8")
     monkeypatch.setattr(plots, "png", lambda figure: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.write(page(), path)
+        pages.write(page(), path)
     assert path.read_text(encoding="utf-8") == old
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
@@ -166,7 +178,10 @@ def test_baselines_reach_a_known_density():
     for fit in (baselines.probabilistic_pca, baselines.gaussian_mixture):
         found = fit(x[:2000], x[2000:2500], x[2500:], whole=False)
         assert found.log_p == pytest.approx(-entropy, abs=0.2)
-    assert "2 components" in baselines.probabilistic_pca(x[:2000], x[2000:2500], x[2500:], whole=False).what
+    assert (
+        "2 components"
+        in baselines.probabilistic_pca(x[:2000], x[2000:2500], x[2500:], whole=False).what
+    )
 
 
 def test_dequantized_density_stays_below_the_mass_of_the_cells():
@@ -180,7 +195,10 @@ def test_dequantized_density_stays_below_the_mass_of_the_cells():
 
 def test_more_draws_come_closer_from_below():
     x = np.random.default_rng(0).binomial(16, 0.3, (600, 8))
-    one, many = (baselines.probabilistic_pca(x[:400], x[400:500], x[500:], whole=True, draws=draws).log_p for draws in (1, 100))
+    one, many = (
+        baselines.probabilistic_pca(x[:400], x[400:500], x[500:], whole=True, draws=draws).log_p
+        for draws in (1, 100)
+    )
     assert one < many < one + 1
 
 
@@ -191,6 +209,10 @@ def test_codes_in_each_format(tmp_path):
         exports.codes(z, labels, ("a", "b"), tmp_path / f"z{suffix}")
     assert np.array_equal(np.load(tmp_path / "z.npy"), z)
     assert np.load(tmp_path / "z.npz")["labels"].tolist() == ["b", "a"]
-    assert (tmp_path / "z.csv").read_text().splitlines() == ["z1,z2,label", "0.5,-1.0,b", "2.0,3.0,a"]
+    assert (tmp_path / "z.csv").read_text().splitlines() == [
+        "z1,z2,label",
+        "0.5,-1.0,b",
+        "2.0,3.0,a",
+    ]
     with pytest.raises(ValueError, match=r"expected a file that ends in .npy, .npz, .csv"):
         exports.check(tmp_path / "z.txt", exports.CODES)

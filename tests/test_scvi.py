@@ -7,7 +7,7 @@ from scvi_weights import graph_like
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
-from pyrovae import traces
+from pyrovae import programs
 
 scvi = pytest.importorskip("scvi")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -18,7 +18,9 @@ def trained(tmp_path_factory):
     import anndata
 
     rng = np.random.default_rng(0)
-    rates = rng.gamma(0.3, 3.0, (4, 60))[rng.integers(4, size=300)] * rng.lognormal(0, 0.4, (300, 1))
+    rates = rng.gamma(0.3, 3.0, (4, 60))[rng.integers(4, size=300)] * rng.lognormal(
+        0, 0.4, (300, 1)
+    )
     adata = anndata.AnnData(rng.poisson(rates).astype(np.float32) + (rng.random((300, 60)) < 0.01))
     adata.obs["batch"] = rng.choice(["a", "b", "c"], 300)
     scvi.settings.seed = 0
@@ -32,18 +34,24 @@ def test_reconstruction_both_kl_and_the_latent_mean_agree(trained):
     adata, model = trained
     module = model.module.eval()
     x = torch.as_tensor(adata.X)
-    batch = torch.as_tensor(adata.obs["batch"].astype("category").cat.codes.to_numpy().copy()).long()
+    batch = torch.as_tensor(
+        adata.obs["batch"].astype("category").cat.codes.to_numpy().copy()
+    ).long()
     c = torch.nn.functional.one_hot(batch, 3).float()
     graph = graph_like(module.state_dict(), batches=3)
-    with traces.evaluation(graph):
-        p, q = traces.run(graph.model, graph.guide, x, c)
+    with programs.evaluation(graph):
+        p, q = programs.run(graph.model, graph.guide, x, c)
         theirs = module.inference(x, batch[:, None])
         z, l = q["z"]["value"], q["l"]["value"]  # noqa: E741
         generated = module.generative(z, l, batch[:, None])
         reconstruction = generated["px"].log_prob(x).sum(-1)
         kl_z = kl_divergence(theirs["qz"], generated["pz"]).sum(-1)
         kl_l = kl_divergence(theirs["ql"], generated["pl"]).sum(-1)
-        ours = traces.log_prob(p["x"]), traces.analytic_kl(q["z"], p["z"]), traces.analytic_kl(q["l"], p["l"])
+        ours = (
+            programs.log_prob(p["x"]),
+            programs.analytic_kl(q["z"], p["z"]),
+            programs.analytic_kl(q["l"], p["l"]),
+        )
     for mine, other in zip(ours, (reconstruction, kl_z, kl_l), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pv.embed(graph, x, c), theirs["qz"].loc, rtol=1e-4, atol=1e-5)

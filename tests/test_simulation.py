@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.simulation import simulate
+from pyrovae.singlecell import simulate
 
 
 def test_means_and_zeros_are_those_of_the_model():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pyrovae import posteriors, priors
-from pyrovae.fit import TrainingError
-from pyrovae.simulation import simulate
+from pyrovae.singlecell import counts, simulate
+from pyrovae.training import TrainingError
 
 anndata = pytest.importorskip("anndata")
 import pandas as pd  # noqa: E402
@@ -35,7 +35,9 @@ def setup(adata, **keys):
 
 
 def fitted(adata=None, epochs=2, **options):
-    model = SingleCellVAE(setup(cells_like()) if adata is None else adata, n_hidden=8, n_latent=3, **options)
+    model = SingleCellVAE(
+        setup(cells_like()) if adata is None else adata, n_hidden=8, n_latent=3, **options
+    )
     model.train(max_epochs=epochs, progress=False)
     return model
 
@@ -69,7 +71,9 @@ def test_normalized_expression(model):
     assert list(frame.columns) == list(model.cells.adata.var_names)
     some = model.get_normalized_expression(gene_list=["gene 3", "gene 1"], indices=[4, 2])
     np.testing.assert_allclose(some, frame.iloc[[4, 2]][["gene 3", "gene 1"]], rtol=1e-5)
-    as_first, as_second = (model.get_normalized_expression(transform_batch=name) for name in ("batch 0", "batch 1"))
+    as_first, as_second = (
+        model.get_normalized_expression(transform_batch=name) for name in ("batch 0", "batch 1")
+    )
     assert not np.allclose(as_first, as_second)
     both = model.get_normalized_expression(transform_batch=["batch 0", "batch 1"])
     np.testing.assert_allclose(both, (as_first + as_second) / 2, rtol=1e-4)
@@ -89,7 +93,12 @@ def test_nothing_is_written_to_the_cells(model):
 
 def test_untrained_is_refused():
     untrained = SingleCellVAE(setup(cells_like()))
-    for question in ("get_latent_representation", "get_elbo", "get_normalized_expression", "posterior_predictive_sample"):
+    for question in (
+        "get_latent_representation",
+        "get_elbo",
+        "get_normalized_expression",
+        "posterior_predictive_sample",
+    ):
         with pytest.raises(RuntimeError, match="not trained"):
             getattr(untrained, question)()
 
@@ -112,13 +121,23 @@ def test_every_form_of_the_counts_gives_the_same(model, form):
     else:
         adata.X = x.tocsc() if form == "csc" else x.toarray()
         setup(adata)
-    np.testing.assert_allclose(fitted(adata).get_latent_representation(), model.get_latent_representation(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        fitted(adata).get_latent_representation(),
+        model.get_latent_representation(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 def test_genes_are_matched_by_name(model):
     adata = cells_like()
     shuffled = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
-    np.testing.assert_allclose(model.get_latent_representation(shuffled), model.get_latent_representation(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.get_latent_representation(shuffled),
+        model.get_latent_representation(),
+        rtol=1e-5,
+        atol=1e-6,
+    )
     with pytest.raises(ValueError, match="gene 29"):
         model.get_latent_representation(adata[:, :29].copy())
 
@@ -128,7 +147,9 @@ def test_files_round_trip(model, tmp_path):
     with pytest.raises(FileExistsError, match="overwrite"):
         model.save(tmp_path / "model")
     again = SingleCellVAE.load(tmp_path / "model", cells_like())
-    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), rtol=1e-6)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), model.get_latent_representation(), rtol=1e-6
+    )
     assert again.get_elbo() == pytest.approx(model.get_elbo())
     (tmp_path / "model" / "cells.json").write_text("{")
     with pytest.raises(ValueError, match="truncated"):
@@ -140,8 +161,12 @@ def test_files_round_trip(model, tmp_path):
     [
         dict(prior=priors.Mixture(3, components=4)),
         dict(prior=lambda q: priors.Vamp(q, torch.rand(5, 30), low=0.0)),
-        dict(posterior=lambda encoder: posteriors.IAF(encoder(2 * 3 + 4), 3, context=4, hidden=(8,))),
-        dict(posterior=lambda encoder: posteriors.FullRankNormal(encoder(9)), encode_covariates=True),
+        dict(
+            posterior=lambda encoder: posteriors.IAF(encoder(2 * 3 + 4), 3, context=4, hidden=(8,))
+        ),
+        dict(
+            posterior=lambda encoder: posteriors.FullRankNormal(encoder(9)), encode_covariates=True
+        ),
     ],
     ids=["mixture", "Vamp", "IAF", "full rank"],
 )
@@ -149,10 +174,14 @@ def test_other_parts_by_one_argument_answer_and_survive_files(parts, tmp_path):
     model = fitted(**parts)
     assert model.get_latent_representation().shape == (len(model.cells.adata), 3)
     assert model.get_elbo() < model.get_marginal_ll(n_mc_samples=50)
-    assert model.differential_expression("cell_type", group1="type 0")["proba_de"].between(0, 1).all()
+    assert (
+        model.differential_expression("cell_type", group1="type 0")["proba_de"].between(0, 1).all()
+    )
     model.save(tmp_path / "model")
     again = SingleCellVAE.load(tmp_path / "model", cells_like())
-    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- bad input
@@ -213,7 +242,9 @@ def test_empty_cells_and_a_lonely_batch_are_survived_and_said():
     with pytest.warns(UserWarning, match="lonely"):
         model.train(max_epochs=2, train_size=1.0, progress=False)
     full = np.log(x[20:].sum(1))
-    assert model.graph.library_prior.means[0].item() == pytest.approx(np.delete(full, 20).mean(), rel=1e-4)
+    assert model.graph.library_prior.means[0].item() == pytest.approx(
+        np.delete(full, 20).mean(), rel=1e-4
+    )
     assert np.isfinite(model.get_elbo())
 
 
@@ -233,15 +264,16 @@ def test_a_backed_file_gives_the_same(model, form, tmp_path):
     backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     assert backed.isbacked
     again = fitted(setup(backed))
-    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), model.get_latent_representation(), rtol=1e-3, atol=1e-4
+    )
     np.testing.assert_allclose(model.get_elbo(backed), model.get_elbo(), rtol=1e-6)
     backed.file.close()
 
 
 def test_a_backed_file_is_checked_to_its_last_row(tmp_path, monkeypatch):
-    from pyrovae import cells
 
-    monkeypatch.setattr(cells, "_READ_AT_ONCE", 32)
+    monkeypatch.setattr(counts, "_READ_AT_ONCE", 32)
     adata = cells_like()
     x = adata.X.toarray()
     x[79, 29] = -3
@@ -263,10 +295,17 @@ def test_dispersion_by_label_takes_the_cell_s_own():
     assert rows.shape == (2, adata.n_vars)
     assert not np.allclose(rows[0], rows[1], rtol=1e-2)
     for k, name in enumerate(["type 0", "type 1"]):
-        np.testing.assert_allclose(theta[labels == name], np.broadcast_to(rows[k], theta[labels == name].shape), rtol=1e-4)
+        np.testing.assert_allclose(
+            theta[labels == name], np.broadcast_to(rows[k], theta[labels == name].shape), rtol=1e-4
+        )
     other = adata.copy()
     other.obs["cell_type"] = "type 0"
-    np.testing.assert_allclose(model.get_latent_representation(other), model.get_latent_representation(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.get_latent_representation(other),
+        model.get_latent_representation(),
+        rtol=1e-5,
+        atol=1e-6,
+    )
     assert not np.isclose(model.get_elbo(other), model.get_elbo())
     other.obs["cell_type"] = "type 7"
     with pytest.raises(ValueError, match=r"type 7.*type 0.*type 1"):
@@ -296,7 +335,12 @@ def with_covariates(adata):
     n = adata.n_obs
     adata.obs["site"] = np.array(["ant", "bee", "cat"])[np.arange(n) % 3]
     adata.obs["age"] = np.linspace(20, 80, n)
-    SingleCellVAE.setup_anndata(adata, batch_key="batch", categorical_covariate_keys=["site"], continuous_covariate_keys=["age"])
+    SingleCellVAE.setup_anndata(
+        adata,
+        batch_key="batch",
+        categorical_covariate_keys=["site"],
+        continuous_covariate_keys=["age"],
+    )
     return adata
 
 
@@ -306,16 +350,24 @@ def test_covariates_reach_the_decoder_and_are_scaled_on_the_training_cells(tmp_p
     assert model.cells.data[1].shape == (80, 2 + 3 + 1)
     ages = adata.obs["age"].to_numpy()
     training = ages[model.train_indices]
-    np.testing.assert_allclose(model.cells.data[1][:, -1], (ages - training.mean()) / training.std(), rtol=1e-5)
+    np.testing.assert_allclose(
+        model.cells.data[1][:, -1], (ages - training.mean()) / training.std(), rtol=1e-5
+    )
     np.testing.assert_allclose(model.cells.data[1][:, 2:5].argmax(1), np.arange(80) % 3)
     own = model.get_normalized_expression(return_numpy=True)
     for key, value in (("site", "ant"), ("age", 95.0)):
         changed = adata.copy()
         changed.obs[key] = value
-        np.testing.assert_allclose(model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-6)
-        assert np.abs(model.get_normalized_expression(changed, return_numpy=True) - own).max() > 1e-5, key
+        np.testing.assert_allclose(
+            model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-6
+        )
+        assert (
+            np.abs(model.get_normalized_expression(changed, return_numpy=True) - own).max() > 1e-5
+        ), key
     model.save(tmp_path / "model")
-    assert SingleCellVAE.load(tmp_path / "model", adata).get_elbo() == pytest.approx(model.get_elbo())
+    assert SingleCellVAE.load(tmp_path / "model", adata).get_elbo() == pytest.approx(
+        model.get_elbo()
+    )
 
 
 def test_encoders_see_covariates_on_request():
@@ -323,7 +375,9 @@ def test_encoders_see_covariates_on_request():
     model = fitted(adata, encode_covariates=True)
     changed = adata.copy()
     changed.obs["age"] = 95.0
-    assert not np.allclose(model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-4)
+    assert not np.allclose(
+        model.get_latent_representation(changed), model.get_latent_representation(), atol=1e-4
+    )
 
 
 def test_covariates_that_cannot_be_used_are_refused():
@@ -386,7 +440,10 @@ def test_divergence_leaves_the_last_good_weights():
     row=st.integers(0, 79),
     gene=st.integers(0, 29),
     value=st.one_of(
-        st.floats(-1e6, -1e-3), st.floats(0.001, 0.999), st.sampled_from([np.nan, np.inf, -np.inf]), st.floats(7.01, 7.99)
+        st.floats(-1e6, -1e-3),
+        st.floats(0.001, 0.999),
+        st.sampled_from([np.nan, np.inf, -np.inf]),
+        st.floats(7.01, 7.99),
     ),
     form=st.sampled_from(["csr", "csc", "dense", "layer"]),
 )
@@ -404,13 +461,22 @@ def test_any_value_that_is_no_count_is_named_by_cell_and_gene(row, gene, value, 
 
 @settings(max_examples=20, deadline=None)
 @given(
-    x=arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.integers(0, 10**6)),
+    x=arrays(
+        np.int64, st.tuples(st.integers(2, 6), st.integers(1, 5)), elements=st.integers(0, 10**6)
+    ),
     seed=st.integers(0, 100),
 )
 def test_any_counts_are_taken_or_refused_before_training(x, seed):
     """Never a NaN, and never an error but one that says what is wrong."""
-    obs = pd.DataFrame({"batch": ["a" if i % 2 else "b" for i in range(len(x))]}, index=[f"cell {i}" for i in range(len(x))])
-    adata = anndata.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"gene {g}" for g in range(x.shape[1])]))
+    obs = pd.DataFrame(
+        {"batch": ["a" if i % 2 else "b" for i in range(len(x))]},
+        index=[f"cell {i}" for i in range(len(x))],
+    )
+    adata = anndata.AnnData(
+        x.astype(np.float32),
+        obs=obs,
+        var=pd.DataFrame(index=[f"gene {g}" for g in range(x.shape[1])]),
+    )
     SingleCellVAE.setup_anndata(adata, batch_key="batch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -442,14 +508,21 @@ def test_cells_dropped_in_place_are_noticed():
     adata = model.cells.adata
     z = model.get_latent_representation(adata=adata[:50].copy())
     adata._inplace_subset_obs(np.arange(50))
-    for ask in (model.get_latent_representation, lambda: model.differential_expression("cell_type")):
-        with pytest.raises(ValueError, match="made of 80 cells, but its AnnData was changed in place and has 50"):
+    for ask in (
+        model.get_latent_representation,
+        lambda: model.differential_expression("cell_type"),
+    ):
+        with pytest.raises(
+            ValueError, match="made of 80 cells, but its AnnData was changed in place and has 50"
+        ):
             ask()
-    np.testing.assert_allclose(model.get_latent_representation(adata=adata), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.get_latent_representation(adata=adata), z, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_large_table_is_dense_one_minibatch_at_a_time(monkeypatch):
-    from pyrovae.sparse import SparseRows
+    from pyrovae.data import SparseRows
 
     adata = setup(cells_like(n=3000))
     model = fitted(adata, epochs=1)
@@ -481,14 +554,20 @@ def test_labels_do_not_reach_the_encoder():
     model = fitted(dispersion="gene-label", encode_covariates=True)
     other = model.cells.adata.copy()
     other.obs["cell_type"] = other.obs["cell_type"].to_numpy()[::-1]
-    np.testing.assert_array_equal(model.get_latent_representation(other), model.get_latent_representation())
+    np.testing.assert_array_equal(
+        model.get_latent_representation(other), model.get_latent_representation()
+    )
     other.obs["batch"] = other.obs["batch"].to_numpy()[::-1]
-    assert not np.allclose(model.get_latent_representation(other), model.get_latent_representation())
+    assert not np.allclose(
+        model.get_latent_representation(other), model.get_latent_representation()
+    )
 
 
 def test_labels_that_only_colour_may_be_missing():
     adata = cells_like()
-    adata.obs["cell_type"] = [None if i % 3 == 0 else name for i, name in enumerate(adata.obs["cell_type"])]
+    adata.obs["cell_type"] = [
+        None if i % 3 == 0 else name for i, name in enumerate(adata.obs["cell_type"])
+    ]
     model = fitted(setup(adata))
     assert model.cells.encoding.labels == ["type 0", "type 1"]
     table = model.differential_expression("cell_type", n_samples=50)
@@ -497,7 +576,9 @@ def test_labels_that_only_colour_may_be_missing():
     rest = labelled[labelled.obs["cell_type"] == "type 1"].X.toarray().mean(0)
     first = table[table["comparison"] == "type 0 vs Rest"].loc[list(adata.var_names), "raw_mean2"]
     np.testing.assert_allclose(first, rest, rtol=1e-5)
-    assert set(model.differential_expression("cell_type", group2="type 0", n_samples=50)["comparison"]) == {"type 1 vs type 0"}
+    assert set(
+        model.differential_expression("cell_type", group2="type 0", n_samples=50)["comparison"]
+    ) == {"type 1 vs type 0"}
     with pytest.raises(ValueError, match="is missing in 27 cells"):
         SingleCellVAE(adata, dispersion="gene-label")
 
@@ -515,9 +596,15 @@ def test_a_covariate_that_does_not_vary_is_not_blown_up():
     [
         (lambda m: m.get_normalized_expression(n_samples=0), "n_samples is 0"),
         (lambda m: m.posterior_predictive_sample(n_samples=0), "n_samples is 0"),
-        (lambda m: m.get_normalized_expression(gene_list="gene 1"), r"expected a list of genes: \['gene 1'\]"),
+        (
+            lambda m: m.get_normalized_expression(gene_list="gene 1"),
+            r"expected a list of genes: \['gene 1'\]",
+        ),
         (lambda m: m.get_normalized_expression(transform_batch=[]), "transform_batch is empty"),
-        (lambda m: m.get_normalized_expression(transform_batch=np.int64(7)), "batch '7' is unknown"),
+        (
+            lambda m: m.get_normalized_expression(transform_batch=np.int64(7)),
+            "batch '7' is unknown",
+        ),
         (lambda m: m.differential_expression("cell_type", fdr_target=5), "fdr_target is 5"),
         (lambda m: m.differential_expression("cell_type", delta=-1), "delta -1"),
         (lambda m: m.train(max_epochs=1.5), "max_epochs is 1.5"),
@@ -544,7 +631,9 @@ def test_called_genes_are_changed_ones_both_ways(seed):
     change = np.log2(truth.rho[first].mean(0) + 1e-6) - np.log2(truth.rho[~first].mean(0) + 1e-6)
     changed = np.abs(change) > 0.25
     for mode in ("change", "vanilla"):
-        table = model.differential_expression("cell_type", "type 0", "type 1", mode=mode).loc[list(adata.var_names)]
+        table = model.differential_expression("cell_type", "type 0", "type 1", mode=mode).loc[
+            list(adata.var_names)
+        ]
         called = table["is_de_fdr_0.05"].to_numpy()
         assert (called & (change > 0.5)).any()
         assert (called & (change < -0.5)).any()

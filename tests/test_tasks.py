@@ -20,7 +20,9 @@ def test_generated_data_have_the_models_moments():
     graph = linear_gaussian.exact()
     x = pv.generate(graph, 20_000, mean=False, seed=0)
     w = graph.likelihood.net.weight.detach()
-    torch.testing.assert_close(torch.cov(x.T), w @ w.T + 0.25 * torch.eye(6, dtype=torch.double), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        torch.cov(x.T), w @ w.T + 0.25 * torch.eye(6, dtype=torch.double), atol=0.1, rtol=0
+    )
     means = pv.generate(graph, 20_000, seed=0)
     torch.testing.assert_close(torch.cov(means.T), w @ w.T, atol=0.1, rtol=0)
 
@@ -34,7 +36,9 @@ def test_paths_have_their_ends(path):
 
 def test_the_spherical_path_keeps_the_norm():
     a, b = torch.eye(4)[0] * 3, torch.eye(4)[1] * 3
-    torch.testing.assert_close(spherical(a, b, torch.linspace(0, 1, 9)).norm(dim=-1), torch.full((9,), 3.0))
+    torch.testing.assert_close(
+        spherical(a, b, torch.linspace(0, 1, 9)).norm(dim=-1), torch.full((9,), 3.0)
+    )
     torch.testing.assert_close(spherical(a, a, torch.linspace(0, 1, 3)), a.expand(3, 4))
 
 
@@ -75,7 +79,9 @@ def test_a_linear_autoencoder_reaches_the_floor_of_pca(objective):
     """Point posterior, flat prior, Gaussian likelihood: the error is that of the principal components (Baldi & Hornik 1989)."""
     x = linear_gaussian.data(200)
     graph = pv.VAE(
-        pv.priors.Flat(2), pv.posteriors.Point(nn.Linear(6, 2)), pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=1.0)
+        pv.priors.Flat(2),
+        pv.posteriors.Point(nn.Linear(6, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=1.0),
     ).double()
     pv.fit(
         graph,

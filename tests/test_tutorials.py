@@ -21,31 +21,45 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 def check_bare_pyro(r):
     assert r["variance_error"] < 0.02  # 200,000 draws: a standard error of 0.3 %
     for ratio, logvar in zip(r["variance_ratio_of_the_slip"], (-2, 0, 1), strict=True):
-        assert ratio == pytest.approx(math.exp(logvar), rel=0.02)  # the slip's variance is exp(2 logvar)
+        assert ratio == pytest.approx(
+            math.exp(logvar), rel=0.02
+        )  # the slip's variance is exp(2 logvar)
     assert r["gradient_error"] < 0.015  # standard errors of 0.003 and 0.002
     assert r["encoder_gradient_rsample"] > 1
     assert r["encoder_gradient_sample"] == 0
     for name in "AB":
         assert r[f"pyro_against_hand_{name}"] < 1e-5  # the same sums in another order, float32
-        assert r[f"loss_difference_{name}"] < 1e-5  # the library's loss is bare Pyro's at equal weights and seed
+        assert (
+            r[f"loss_difference_{name}"] < 1e-5
+        )  # the library's loss is bare Pyro's at equal weights and seed
     assert r["gradient_difference"] < 1e-4
     assert r["elbo"] > -24.6  # -23.9; seeds and one draw of z move it by 0.2; no latents: -27.1
     assert r["elbo"] > r["independent_pixels"] + 2
     assert r["elbo_fit"] == pytest.approx(r["elbo"], abs=0.6)
-    assert r["elbo_fit"] < r["log_evidence"] < r["elbo_fit"] + 1.5  # 0.4: a bound, and not a loose one
+    assert (
+        r["elbo_fit"] < r["log_evidence"] < r["elbo_fit"] + 1.5
+    )  # 0.4: a bound, and not a loose one
 
 
 def check_three_parts(r):
     floor = r["independent_pixels"]  # -27.2: a collapsed posterior ends here
     for name in ("baseline", "convolutional", "residual", "own_prior", "own_posterior", "own_both"):
         assert r[name] > floor + 2.5, name  # -23.5 to -23.8
-    assert r["error_to_bits"]["autoencoder"] < r["error_to_bits"]["VAE"] - 0.005  # 0.272 against 0.292
+    assert (
+        r["error_to_bits"]["autoencoder"] < r["error_to_bits"]["VAE"] - 0.005
+    )  # 0.272 against 0.292
     assert r["DiscretizedLogistic"] > -96  # -89.4
-    assert min(r["DiscretizedLogistic"], r["Categorical"]) > r["Binomial"] + 10  # -89.4 and -93.1 against -113.6
+    assert (
+        min(r["DiscretizedLogistic"], r["Categorical"]) > r["Binomial"] + 10
+    )  # -89.4 and -93.1 against -113.6
     assert r["Gaussian, learned sigma"] > 15  # 24.7
     assert r["ContinuousBernoulli"] > 115  # 130.6
-    assert 0.1 < r["sigma"] < 0.2  # 0.15, the root mean squared error of the reconstructions and of q(z | x)
-    assert r["baseline"] + 1 < r["conditional"] < r["baseline"] + math.log(10) + 0.5  # a label holds at most log 10 nats
+    assert (
+        0.1 < r["sigma"] < 0.2
+    )  # 0.15, the root mean squared error of the reconstructions and of q(z | x)
+    assert (
+        r["baseline"] + 1 < r["conditional"] < r["baseline"] + math.log(10) + 0.5
+    )  # a label holds at most log 10 nats
     assert r["judge"] > 0.95
     assert r["drawn_as_asked"] > 0.9  # 0.97; 0.1 if the context were lost
     assert r["noise_left"]["Denoising"] < r["noise_left"]["plain VAE"] - 0.01  # 0.185 against 0.217
@@ -58,16 +72,24 @@ def check_the_bound(r):
     assert r["curvature_of_log"] == pytest.approx(-0.25)
     assert r["jensen_error"] < 0.01  # a million draws: standard error 0.002 at s = 1
     assert r["integral"] == pytest.approx(1, abs=1e-6)
-    assert max(r["kl_z_scores"] + r["kl_full_z_scores"] + [r["gap_z_score"]]) < 5  # standard errors, at fixed seeds
-    assert max(r["kl_diagonal_error"], r["kl_full_error"], r["diagonal_gap_error"]) < 1e-10  # float64 identities
+    assert (
+        max(r["kl_z_scores"] + r["kl_full_z_scores"] + [r["gap_z_score"]]) < 5
+    )  # standard errors, at fixed seeds
+    assert (
+        max(r["kl_diagonal_error"], r["kl_full_error"], r["diagonal_gap_error"]) < 1e-10
+    )  # float64 identities
     assert r["kl_roles_differ_by"] > 1
     assert r["exact_posterior_error"] < 1e-10  # every draw gives log p(x)
     assert r["identity_error"] < 1e-10
     assert r["slip_error"] > 1  # 7.2 nats
-    assert min(r["em_least_rise_of_elbo"], r["em_least_rise_of_evidence"]) > -1e-9  # monotone, up to rounding
+    assert (
+        min(r["em_least_rise_of_elbo"], r["em_least_rise_of_evidence"]) > -1e-9
+    )  # monotone, up to rounding
     assert r["em_gap_after_e_step"] < 1e-9
     assert abs(r["em_below_maximum"]) < 1e-6  # converges linearly: 1e-12 after 100 iterations
-    assert -1e-9 < r["sgd_below_maximum"] < 0.3  # 0.04 nats, below and never above what eigenvalues give
+    assert (
+        -1e-9 < r["sgd_below_maximum"] < 0.3
+    )  # 0.04 nats, below and never above what eigenvalues give
     assert -93 < r["elbo"] < r["log_evidence"]  # -90.6, -88.4
     assert r["naive_short_at_100"] > 5  # 14.4 nats
     assert r["naive_short_at_10000"] > 0.7  # 1.9
@@ -79,13 +101,27 @@ def check_the_bound(r):
 def check_estimators(r):
     for name, one in r["one_dimension"].items():
         assert one["z_score"] < 5, name
-        assert one["variance_ratio"] == pytest.approx(1, abs=0.03), name  # 2,000,000 draws of a heavy tail
+        assert one["variance_ratio"] == pytest.approx(1, abs=0.03), (
+            name
+        )  # 2,000,000 draws of a heavy tail
     assert max(r["means_agree"].values()) < 2  # mean squared z-score; 1 where expectations agree
-    relative = r["relative_variance"]  # 1,280 and 35; leave one out 0.34, SGVB A 2.4, five draws 0.20
-    assert relative["score function"] > 200 > relative["score function, running mean"] > 5 > relative["SGVB A"] > 1
+    relative = r[
+        "relative_variance"
+    ]  # 1,280 and 35; leave one out 0.34, SGVB A 2.4, five draws 0.20
+    assert (
+        relative["score function"]
+        > 200
+        > relative["score function, running mean"]
+        > 5
+        > relative["SGVB A"]
+        > 1
+    )
     assert relative["SGVB B, 5"] == pytest.approx(0.2, rel=0.2)
     trained = r["trained"]  # -23.8, -21.1, -21.0, -20.9
-    assert trained["score function"] < min(trained["score function, leave one out"], trained["SGVB A"], trained["SGVB B"]) - 1
+    assert (
+        trained["score function"]
+        < min(trained["score function, leave one out"], trained["SGVB A"], trained["SGVB B"]) - 1
+    )
     assert trained["SGVB B"] > -22
     assert r["bounds"] == sorted(r["bounds"])
     assert r["bounds"][-1] < r["log_evidence"] + 0.05
@@ -110,9 +146,13 @@ def check_mixtures(r):
 
 
 def check_flows(r):
-    assert max(r["determinant_error_plain"], r["determinant_error_gated"]) < 1e-10  # float64 identities
+    assert (
+        max(r["determinant_error_plain"], r["determinant_error_gated"]) < 1e-10
+    )  # float64 identities
     for name in ("diagonal", "full rank", "mixture of 8", "IAF, 4 steps"):
-        assert r[f"integral_banana_{name}"] == pytest.approx(1, abs=0.02), name  # mass beyond the grid is lost
+        assert r[f"integral_banana_{name}"] == pytest.approx(1, abs=0.02), (
+            name
+        )  # mass beyond the grid is lost
         assert r[f"gap_banana_{name}"] > -0.02  # a KL, by 50,000 draws
     assert r["gap_banana_IAF, 4 steps"] < 0.15  # 0.03
     assert r["gap_banana_diagonal"] > 0.8  # 0.98
@@ -125,7 +165,9 @@ def check_flows(r):
 
 
 def check_single_cell(r):
-    assert max(r["zeros_error_NB"], r["zeros_error_ZINB"]) < 0.008  # 100,000 draws: five standard errors
+    assert (
+        max(r["zeros_error_NB"], r["zeros_error_ZINB"]) < 0.008
+    )  # 100,000 draws: five standard errors
     assert -500 < r["elbo"] < r["log_p"] < r["elbo"] + 40  # -472.6, -453.4
     assert r["ari"] > 0.95  # 1.00
     assert r["library_correlation"] > 0.6  # 0.82
@@ -165,7 +207,9 @@ CASES = {
 
 def test_every_tutorial_is_listed():
     found = {path.stem for path in TUTORIALS.glob("*.py")}
-    assert found == set(CASES), "give each script in tutorials/ a row in CASES, with bounds on its numbers"
+    assert found == set(CASES), (
+        "give each script in tutorials/ a row in CASES, with bounds on its numbers"
+    )
     index = (TUTORIALS / "README.md").read_text()
     assert [name for name in found if f"{name}.py" not in index] == []
 
@@ -173,9 +217,25 @@ def test_every_tutorial_is_listed():
 @pytest.mark.parametrize("name", CASES)
 def test_tutorial(name, tmp_path):
     check, pictures = CASES[name]
-    command = [sys.executable, "-W", "error", str(TUTORIALS / f"{name}.py"), "--quick", "--output", "pictures"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(TUTORIALS / f"{name}.py"),
+        "--quick",
+        "--output",
+        "pictures",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     last = run.stdout.splitlines()[-1]
     assert last.startswith("RESULT ")

@@ -36,9 +36,12 @@ from torch import nn
 from torch.nn.functional import softplus
 
 import pyrovae as pv
-from pyrovae import datasets, plots
+from pyrovae.command.report import plots
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="The whole VAE in plain Pyro, and the library's loss beside it.")
+parser = argparse.ArgumentParser(
+    description="The whole VAE in plain Pyro, and the library's loss beside it."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -63,7 +66,9 @@ def show(figure, name):
 torch.manual_seed(0)
 data = datasets.digits() if options.quick else datasets.mnist()
 white = data.total_count or 1  # the digits are counts from 0 to 16, MNIST has grey values in [0, 1]
-grey, grey_test = (torch.as_tensor(part).flatten(1) / white for part in (data.x, data.x_test))  # (N, D), (M, D)
+grey, grey_test = (
+    torch.as_tensor(part).flatten(1) / white for part in (data.x, data.x_test)
+)  # (N, D), (M, D)
 x_test = torch.bernoulli(grey_test)
 
 N, D = grey.shape
@@ -78,8 +83,12 @@ print(f"{data.name}: {N} training images and {len(x_test)} test images of {D} pi
 # which may be any real number.
 
 # %%
-encoder = nn.Sequential(nn.Linear(D, hidden), nn.Tanh(), nn.Linear(hidden, 2 * J))  # (B, D) -> (B, 2 J)
-decoder = nn.Sequential(nn.Linear(J, hidden), nn.Tanh(), nn.Linear(hidden, D))  # (B, J) -> (B, D), logits
+encoder = nn.Sequential(
+    nn.Linear(D, hidden), nn.Tanh(), nn.Linear(hidden, 2 * J)
+)  # (B, D) -> (B, 2 J)
+decoder = nn.Sequential(
+    nn.Linear(J, hidden), nn.Tanh(), nn.Linear(hidden, D)
+)  # (B, J) -> (B, D), logits
 
 
 def q_of(x):
@@ -101,20 +110,39 @@ def q_of(x):
 
 # %%
 eps = torch.randn(200_000)
-draws = {logvar: (eps * math.exp(logvar / 2), eps * math.exp(logvar)) for logvar in (-2, 0, 1)}  # right, slip
+draws = {
+    logvar: (eps * math.exp(logvar / 2), eps * math.exp(logvar)) for logvar in (-2, 0, 1)
+}  # right, slip
 
 print("\nlogvar   wanted variance   eps * exp(logvar / 2)   eps * exp(logvar)")
 for logvar, (right, slip) in draws.items():
     print(f"{logvar:6d}   {math.exp(logvar):15.3f}   {right.var():21.3f}   {slip.var():17.3f}")
-ratios = [(right.var().item() / math.exp(logvar), slip.var().item() / math.exp(logvar)) for logvar, (right, slip) in draws.items()]
+ratios = [
+    (right.var().item() / math.exp(logvar), slip.var().item() / math.exp(logvar))
+    for logvar, (right, slip) in draws.items()
+]
 result["variance_error"] = max(abs(right - 1) for right, _ in ratios)
 result["variance_ratio_of_the_slip"] = [slip for _, slip in ratios]
 
 figure = Figure(figsize=(10, 3), layout="constrained")
 for axis, (logvar, (right, slip)) in zip(figure.subplots(1, 3), draws.items(), strict=True):
     grid = torch.linspace(-6, 6, 400)
-    axis.hist(slip, bins=grid[::4], density=True, color=plots.ORANGE, alpha=0.55, label="eps * exp(logvar)")
-    axis.hist(right, bins=grid[::4], density=True, color=plots.BLUE, alpha=0.55, label="eps * exp(logvar / 2)")
+    axis.hist(
+        slip,
+        bins=grid[::4],
+        density=True,
+        color=plots.ORANGE,
+        alpha=0.55,
+        label="eps * exp(logvar)",
+    )
+    axis.hist(
+        right,
+        bins=grid[::4],
+        density=True,
+        color=plots.BLUE,
+        alpha=0.55,
+        label="eps * exp(logvar / 2)",
+    )
     density = torch.distributions.Normal(0, math.exp(logvar / 2)).log_prob(grid).exp()
     axis.plot(grid, density, "k", lw=1, label="N(0, exp(logvar))")
     axis.set(title=f"logvar = {logvar:g}", xlabel="z - mu", yscale="log", ylim=(1e-3, 4))
@@ -146,7 +174,9 @@ def reconstruction_gradient(draw):
     mu, logvar = q_of(x_test[:50])
     z = draw(dist.Normal(mu, (logvar / 2).exp()))
     dist.Bernoulli(logits=decoder(z)).log_prob(x_test[:50]).sum().backward()
-    return sum(p.grad.square().sum().item() for p in encoder.parameters() if p.grad is not None) ** 0.5
+    return (
+        sum(p.grad.square().sum().item() for p in encoder.parameters() if p.grad is not None) ** 0.5
+    )
 
 
 result["encoder_gradient_rsample"] = reconstruction_gradient(dist.Normal.rsample)
@@ -207,7 +237,9 @@ def loss_by_hand(x, closed_form):
     logits = decoder(z)
     reconstruction = (x * logits - softplus(logits)).sum()  # log Bernoulli(x; sigmoid(logits))
     analytic = 0.5 * (mu**2 + logvar.exp() - logvar - 1).sum()
-    sampled = (-logvar / 2 - eps**2 / 2 + z**2 / 2).sum()  # log q(z | x) - log p(z); both lack the same -1/2 log(2 pi)
+    sampled = (
+        -logvar / 2 - eps**2 / 2 + z**2 / 2
+    ).sum()  # log q(z | x) - log p(z); both lack the same -1/2 log(2 pi)
     return (analytic if closed_form else sampled) - reconstruction
 
 
@@ -225,7 +257,10 @@ def relative(a, b):
 
 pairs = {"A": (Trace_ELBO(), False), "B": (TraceMeanField_ELBO(), True)}
 for name, (objective, closed_form) in pairs.items():
-    by_pyro, by_hand = at_seed(objective.loss, model, guide, x_test), at_seed(loss_by_hand, x_test, closed_form)
+    by_pyro, by_hand = (
+        at_seed(objective.loss, model, guide, x_test),
+        at_seed(loss_by_hand, x_test, closed_form),
+    )
     result[f"pyro_against_hand_{name}"] = relative(by_pyro, by_hand)
     print(f"estimator {name}: {type(objective).__name__} {by_pyro:.3f}, by hand {by_hand:.3f}")
 
@@ -242,7 +277,12 @@ for name, (objective, closed_form) in pairs.items():
 # %%
 start = copy.deepcopy(encoder.state_dict()), copy.deepcopy(decoder.state_dict())
 pyro.clear_param_store()
-svi = SVI(model, guide, pyro.optim.Adam({"lr": 2e-3 if options.quick else 1e-3}), loss=TraceMeanField_ELBO())
+svi = SVI(
+    model,
+    guide,
+    pyro.optim.Adam({"lr": 2e-3 if options.quick else 1e-3}),
+    loss=TraceMeanField_ELBO(),
+)
 
 curve, test_curve = [], []
 for epoch in range(1, epochs + 1):
@@ -252,7 +292,9 @@ for epoch in range(1, epochs + 1):
     curve.append(-total / N)
     test_curve.append(-at_seed(loss_by_hand, x_test, True) / len(x_test))
     if epoch % (epochs // 5) == 0:
-        print(f"epoch {epoch:3d}: ELBO {curve[-1]:8.2f} on training data, {test_curve[-1]:8.2f} on test data, nats an image")
+        print(
+            f"epoch {epoch:3d}: ELBO {curve[-1]:8.2f} on training data, {test_curve[-1]:8.2f} on test data, nats an image"
+        )
 
 # %% [markdown]
 # What would a model without latents reach? Independent pixels, each with its mean over the training images: the ELBO
@@ -284,9 +326,14 @@ with torch.no_grad():
     samples = decoder(torch.randn(48, J)).sigmoid()
 images = (-1, *data.shape)
 rows = torch.cat([grey_test[:12], x_test[:12], reconstructions])
-title = "Test images, the bits drawn from them, and what the decoder makes of the code of these bits"
+title = (
+    "Test images, the bits drawn from them, and what the decoder makes of the code of these bits"
+)
 show(plots.images(rows.reshape(images), title=title, columns=12, limits=(0, 1)), "reconstructions")
-show(plots.images(samples.reshape(images), title="z ~ N(0, I), decoded", columns=12, limits=(0, 1)), "samples")
+show(
+    plots.images(samples.reshape(images), title="z ~ N(0, I), decoded", columns=12, limits=(0, 1)),
+    "samples",
+)
 
 # %% [markdown]
 # ## The same in the library
@@ -314,9 +361,14 @@ def in_the_library(encoder_state, decoder_state):
 vae = in_the_library(encoder.state_dict(), decoder.state_dict())
 ours = {"A": pv.objectives.SGVB_A(), "B": pv.objectives.SGVB_B()}
 for name, (objective, _) in pairs.items():
-    bare, library = at_seed(objective.loss, model, guide, x_test), at_seed(ours[name].loss, vae.model, vae.guide, x_test)
+    bare, library = (
+        at_seed(objective.loss, model, guide, x_test),
+        at_seed(ours[name].loss, vae.model, vae.guide, x_test),
+    )
     result[f"loss_difference_{name}"] = relative(library, bare)
-    print(f"estimator {name}: bare Pyro {bare:.4f}, library {library:.4f}, relative difference {relative(library, bare):.1e}")
+    print(
+        f"estimator {name}: bare Pyro {bare:.4f}, library {library:.4f}, relative difference {relative(library, bare):.1e}"
+    )
 
 # %% [markdown]
 # The gradients agree too, in every layer (times 2 where log sigma stands for log sigma^2).
@@ -331,7 +383,9 @@ for parameter in vae.posterior.net.layers[-1].parameters():
     parameter.grad[J:] /= 2
 bare = [p.grad for p in (*encoder.parameters(), *decoder.parameters())]
 library = [p.grad for p in vae.parameters()]
-result["gradient_difference"] = max(((a - b).norm() / b.norm()).item() for a, b in zip(library, bare, strict=True))
+result["gradient_difference"] = max(
+    ((a - b).norm() / b.norm()).item() for a, b in zip(library, bare, strict=True)
+)
 print(f"largest relative difference of a gradient: {result['gradient_difference']:.1e}")
 
 # %% [markdown]
@@ -351,7 +405,9 @@ pv.fit(
     seed=0,
     progress=False,
 )
-result["elbo_fit"] = -at_seed(pv.objectives.SGVB_B().loss, fitted.model, fitted.guide, x_test) / len(x_test)
+result["elbo_fit"] = -at_seed(
+    pv.objectives.SGVB_B().loss, fitted.model, fitted.guide, x_test
+) / len(x_test)
 subset = x_test[torch.randperm(len(x_test), generator=torch.Generator().manual_seed(0))[:1000]]
 result["log_evidence"] = pv.log_evidence(fitted, subset, samples=200).log_p.mean().item()
 print(f"\npv.fit: test ELBO {result['elbo_fit']:.2f}, by hand {result['elbo']:.2f} nats an image")

@@ -25,13 +25,22 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import datasets
-from pyrovae.likelihoods import Bernoulli, Binomial, Categorical, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from pyrovae.data import datasets
+from pyrovae.likelihoods import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+)
 from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import Flat, StandardNormal
 
-parser = argparse.ArgumentParser(description="Swap the prior, the posterior, the likelihood, the network; add a context; wrap.")
+parser = argparse.ArgumentParser(
+    description="Swap the prior, the posterior, the likelihood, the network; add a context; wrap."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -51,7 +60,9 @@ result = {}  # the numbers this script stands for, printed at its end
 # %%
 torch.manual_seed(0)
 data = datasets.digits() if options.quick else datasets.mnist()
-pictures = [torch.as_tensor(part).float() / (data.total_count or 1) for part in (data.x, data.x_test)]  # in [0, 1]
+pictures = [
+    torch.as_tensor(part).float() / (data.total_count or 1) for part in (data.x, data.x_test)
+]  # in [0, 1]
 some = torch.randperm(len(pictures[1]))[:1000]  # test images that the scores are of
 grey, grey_test = pictures[0], pictures[1][some]
 counts, counts_test = (16 * grey).round(), (16 * grey_test).round()
@@ -60,7 +71,9 @@ labels, labels_test = torch.as_tensor(data.labels), torch.as_tensor(data.labels_
 
 shape = data.shape  # (1, 8, 8) or (1, 28, 28)
 hidden, d, epochs, batch = (100, 8, 22, 64) if options.quick else (400, 20, 5, 128)
-print(f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, scores on {len(grey_test)} test images; {d} latents")
+print(
+    f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, scores on {len(grey_test)} test images; {d} latents"
+)
 
 # %% [markdown]
 # The baseline, and the two calls used throughout: train, and score. The KL is warmed up over the first half of the
@@ -113,7 +126,9 @@ def score(name, representation, graph, x, *c, unit=1):
 baseline = train(vae(), transform=pv.batches.binarize)
 result["baseline"] = score("baseline", "bits", baseline, bits_test)
 pixel = grey.mean(0).clamp(1e-3, 1 - 1e-3)
-result["independent_pixels"] = dist.Bernoulli(pixel).log_prob(bits_test).flatten(1).sum(-1).mean().item()
+result["independent_pixels"] = (
+    dist.Bernoulli(pixel).log_prob(bits_test).flatten(1).sum(-1).mean().item()
+)
 print(f"independent pixels, no latents: log p(x) {result['independent_pixels']:.2f}")
 
 # %% [markdown]
@@ -133,7 +148,9 @@ to_bits = {
     for name, graph in (("VAE", baseline), ("autoencoder", autoencoder))
 }
 result["error_to_bits"] = to_bits
-print("error to the bits shown:", ", ".join(f"{name} {value:.3f}" for name, value in to_bits.items()))
+print(
+    "error to the bits shown:", ", ".join(f"{name} {value:.3f}" for name, value in to_bits.items())
+)
 try:
     pv.generate(autoencoder, 1)
 except ValueError as refusal:
@@ -159,8 +176,12 @@ residual = vae(
     posterior=DiagonalNormal(ResidualMLP(shape, hidden, 2 * d)),
     likelihood=Bernoulli(ResidualMLP(d, hidden, shape)),
 )
-result["convolutional"] = score("convolutional networks", "bits", train(convolutional, transform=pv.batches.binarize), bits_test)
-result["residual"] = score("residual networks", "bits", train(residual, transform=pv.batches.binarize), bits_test)
+result["convolutional"] = score(
+    "convolutional networks", "bits", train(convolutional, transform=pv.batches.binarize), bits_test
+)
+result["residual"] = score(
+    "residual networks", "bits", train(residual, transform=pv.batches.binarize), bits_test
+)
 summary = pv.latent_summary(convolutional, bits_test)
 print(f"convolutional: {int(summary.active.sum())} of {d} units active, warning: {summary.warning}")
 
@@ -183,13 +204,19 @@ except ValueError as refusal:
 # A posterior should not see numbers far from unit size: `Standardized` divides what it sees, and only that.
 
 # %%
-two, seventeen = (2 * shape[0], *shape[1:]), (17 * shape[0], *shape[1:])  # parameters a pixel, as blocks of channels
+two, seventeen = (
+    (2 * shape[0], *shape[1:]),
+    (17 * shape[0], *shape[1:]),
+)  # parameters a pixel, as blocks of channels
 on_counts = {
     "Binomial": Binomial(MLP(d, [hidden], shape), total_count=16),
     "DiscretizedLogistic": DiscretizedLogistic(MLP(d, [hidden], two), levels=17),
     "Categorical": Categorical(MLP(d, [hidden], seventeen), levels=17),
 }
-reconstructions = {"test images": grey_test[:10], "Bernoulli": pv.reconstruct(baseline, bits_test[:10])}
+reconstructions = {
+    "test images": grey_test[:10],
+    "Bernoulli": pv.reconstruct(baseline, bits_test[:10]),
+}
 reconstructions["autoencoder"] = pv.reconstruct(autoencoder, bits_test[:10])
 for name, likelihood in on_counts.items():
     seen = pv.conditional.Standardized(DiagonalNormal(MLP(shape, [hidden], 2 * d)), scale=16.0)
@@ -215,7 +242,9 @@ for name, graph in fitted.items():
 plain = fitted["Gaussian, learned sigma"]
 sigma = plain.likelihood.log_sigma.exp().item()
 result["sigma"] = sigma
-print(f"learned sigma: {sigma:.3f} grey levels; root mean squared error of the reconstructions {rows[-2][-1]:.3f}")
+print(
+    f"learned sigma: {sigma:.3f} grey levels; root mean squared error of the reconstructions {rows[-2][-1]:.3f}"
+)
 
 
 def in_rows(pictures, name, title):
@@ -225,7 +254,9 @@ def in_rows(pictures, name, title):
     axes = figure.subplots(len(pictures), 1)
     for axis, (label, images) in zip(axes, pictures.items(), strict=True):
         gap = torch.ones(len(images), *shape[:2], max(1, shape[2] // 14))
-        row = torch.cat([images, gap], -1)[:, 0].permute(1, 0, 2).flatten(1)  # (H, columns * (W + gap))
+        row = (
+            torch.cat([images, gap], -1)[:, 0].permute(1, 0, 2).flatten(1)
+        )  # (H, columns * (W + gap))
         axis.imshow(row.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -254,10 +285,14 @@ conditional = pv.VAE(
     likelihood=Bernoulli(MLP(d, [hidden], shape, context=10)),
 )
 train(conditional, grey, one_hot, transform=pv.batches.binarize)
-result["conditional"] = score("context: the label, log p(x | c)", "bits", conditional, bits_test, one_hot_test)
+result["conditional"] = score(
+    "context: the label, log p(x | c)", "bits", conditional, bits_test, one_hot_test
+)
 
 digit = torch.arange(10).repeat_interleave(50)
-drawn = pv.generate(conditional, len(digit), nn.functional.one_hot(digit, 10), seed=0)  # E[x | z, c] for z ~ p(z)
+drawn = pv.generate(
+    conditional, len(digit), nn.functional.one_hot(digit, 10), seed=0
+)  # E[x | z, c] for z ~ p(z)
 judge = KNeighborsClassifier(5).fit(grey[:10_000].flatten(1).numpy(), labels[:10_000].numpy())
 result["judge"] = float(judge.score(grey_test.flatten(1).numpy(), labels_test.numpy()))
 result["drawn_as_asked"] = float(judge.score(drawn.flatten(1).numpy(), digit.numpy()))
@@ -275,15 +310,29 @@ in_rows({f"{k}": drawn[digit == k][:12] for k in range(10)}, "conditional", "Sam
 
 # %%
 corrupt = pv.graphs.GaussianNoise(0.4)
-denoising = train(pv.Denoising(vae(likelihood=Gaussian(MLP(d, [hidden], shape), sigma=0.5, learned=True)), corrupt))
+denoising = train(
+    pv.Denoising(
+        vae(likelihood=Gaussian(MLP(d, [hidden], shape), sigma=0.5, learned=True)), corrupt
+    )
+)
 score("Denoising, seeing clean images", "grey", denoising, grey_test)
 noisy = corrupt(grey_test)
 cleaned = {"plain VAE": pv.reconstruct(plain, noisy), "Denoising": pv.reconstruct(denoising, noisy)}
-error = {name: (x - grey_test).square().mean().sqrt().item() for name, x in {"noisy": noisy, **cleaned}.items()}
+error = {
+    name: (x - grey_test).square().mean().sqrt().item()
+    for name, x in {"noisy": noisy, **cleaned}.items()
+}
 result["noise_left"] = error
-print("error against the clean image:", ", ".join(f"{name} {value:.3f}" for name, value in error.items()))
+print(
+    "error against the clean image:",
+    ", ".join(f"{name} {value:.3f}" for name, value in error.items()),
+)
 shown = {"test images": grey_test, "noisy": noisy, **cleaned}
-in_rows({name: x[:12] for name, x in shown.items()}, "denoising", "Noise of 0.4 grey levels, and what is left of it")
+in_rows(
+    {name: x[:12] for name, x in shown.items()},
+    "denoising",
+    "Noise of 0.4 grey levels, and what is left of it",
+)
 
 # %% [markdown]
 # ## Write your own
@@ -329,7 +378,9 @@ def own():
 
 both = train(own(), transform=pv.batches.binarize)
 half = train(vae(prior=LaplacePrior(d)), transform=pv.batches.binarize)
-other = train(vae(posterior=LaplacePosterior(MLP(shape, [hidden], 2 * d))), transform=pv.batches.binarize)
+other = train(
+    vae(posterior=LaplacePosterior(MLP(shape, [hidden], 2 * d))), transform=pv.batches.binarize
+)
 result["own_prior"] = score("own prior (Laplace)", "bits", half, bits_test)
 result["own_posterior"] = score("own posterior (Laplace)", "bits", other, bits_test)
 result["own_both"] = score("own prior and posterior", "bits", both, bits_test)
@@ -349,7 +400,9 @@ with tempfile.TemporaryDirectory() as folder:
     except ValueError as refusal:
         print(refusal)
     loaded = pv.load(folder, into=own())
-before, after = (pv.log_evidence(graph, bits_test[:100], samples=50).log_p for graph in (both, loaded))
+before, after = (
+    pv.log_evidence(graph, bits_test[:100], samples=50).log_p for graph in (both, loaded)
+)
 result["difference_after_loading"] = (before - after).abs().max().item()
 print(f"largest difference of log p(x) after loading: {result['difference_after_loading']}")
 

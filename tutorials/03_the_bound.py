@@ -10,7 +10,7 @@
 #     python tutorials/03_the_bound.py              # MNIST, from PYROVAE_DATA; minutes
 
 # %%
-# ruff: noqa: N802, N803, N806 (capitals are the matrices of the equations)
+
 import argparse
 import itertools
 import json
@@ -25,9 +25,12 @@ from torch import nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 import pyrovae as pv
-from pyrovae import datasets, plots
+from pyrovae.command.report import plots
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="Jensen, KL in closed form, the gap, E-step and M-step, the naive average.")
+parser = argparse.ArgumentParser(
+    description="Jensen, KL in closed form, the gap, E-step and M-step, the naive average."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -77,7 +80,9 @@ axis.plot(w, w.log(), color=plots.BLUE, label="log w")
 axis.plot(two, two.log(), "o-", color=plots.ORANGE, label="w = 0.3 or 2.7, equally likely")
 axis.plot([1.5, 1.5], [two.log().mean().item(), math.log(1.5)], "k:", lw=1.5)
 axis.annotate("log E w", (1.5, math.log(1.5)), (0.85, 0.85), arrowprops={"arrowstyle": "->"})
-axis.annotate("E log w", (1.5, two.log().mean().item()), (1.75, -0.75), arrowprops={"arrowstyle": "->"})
+axis.annotate(
+    "E log w", (1.5, two.log().mean().item()), (1.75, -0.75), arrowprops={"arrowstyle": "->"}
+)
 axis.set(title="The logarithm is concave: E log w <= log E w", xlabel="w", ylim=(-2.2, 1.4))
 axis.legend(frameon=False, loc="lower right")
 show(figure, "jensen")
@@ -101,28 +106,44 @@ show(figure, "jensen")
 # sigma_j^2.
 
 # %%
-mu, sigma = torch.tensor([0.5, -1.0], dtype=torch.double), torch.tensor([0.4, 1.5], dtype=torch.double)
+mu, sigma = (
+    torch.tensor([0.5, -1.0], dtype=torch.double),
+    torch.tensor([0.4, 1.5], dtype=torch.double),
+)
 J = len(mu)
 grid = torch.cartesian_prod(*2 * [torch.linspace(-12, 12, 1201, dtype=torch.double)])  # (1201^2, 2)
 exponential = torch.exp(-0.5 * ((grid - mu) / sigma).square().sum(-1))
 cell = (24 / 1200) ** 2
 integral = (exponential.sum() * cell / ((2 * math.pi) ** (J / 2) * sigma.prod())).item()
 one_sigma = (exponential.sum() * cell / (2 * math.pi * sigma[0] ** 2) ** (J / 2)).item()
-print(f"\nthe density integrates to {integral:.6f}; with one sigma in the place of their product, as in (8), to {one_sigma:.3f}")
+print(
+    f"\nthe density integrates to {integral:.6f}; with one sigma in the place of their product, as in (8), to {one_sigma:.3f}"
+)
 result["integral"] = integral
 
 z = mu + sigma * torch.randn(1_000_000, J, dtype=torch.double)
 steps = {  # term: (draws, exact expectation)
-    "-1/2 sum (z - mu)^2 / sigma^2": (-0.5 * ((z - mu) / sigma).square().sum(-1), torch.tensor(-J / 2)),
+    "-1/2 sum (z - mu)^2 / sigma^2": (
+        -0.5 * ((z - mu) / sigma).square().sum(-1),
+        torch.tensor(-J / 2),
+    ),
     " 1/2 sum z^2                 ": (0.5 * z.square().sum(-1), 0.5 * (mu**2 + sigma**2).sum()),
 }
 kl = 0.5 * (mu**2 + sigma**2 - (sigma**2).log() - 1).sum()
-steps[" log q - log p               "] = (-sigma.log().sum() + sum(draws for draws, _ in steps.values()), kl)
+steps[" log q - log p               "] = (
+    -sigma.log().sum() + sum(draws for draws, _ in steps.values()),
+    kl,
+)
 for name, (draws, exact) in steps.items():
     print(f"E[{name}] by sampling {draws.mean():8.4f}, exactly {exact:8.4f}")
-q, p = Normal(mu, sigma), Normal(torch.zeros(J, dtype=torch.double), torch.ones(J, dtype=torch.double))
+q, p = (
+    Normal(mu, sigma),
+    Normal(torch.zeros(J, dtype=torch.double), torch.ones(J, dtype=torch.double)),
+)
 forward, backward = kl_divergence(q, p).sum(), kl_divergence(p, q).sum()
-print(f"closed form {kl:.6f}; torch: KL(q || p) {forward:.6f}, and the other way round KL(p || q) {backward:.6f}: the roles matter")
+print(
+    f"closed form {kl:.6f}; torch: KL(q || p) {forward:.6f}, and the other way round KL(p || q) {backward:.6f}: the roles matter"
+)
 result["kl_z_scores"] = [z_score(*step) for step in steps.values()]
 result["kl_diagonal_error"] = abs(kl - forward).item()
 result["kl_roles_differ_by"] = abs(forward - backward).item()
@@ -156,9 +177,13 @@ full = 0.5 * (log_ratio + quadratic + means)
 
 z = q.sample((1_000_000,))
 draws = ((z - m0) @ (inverse - torch.linalg.inv(S0)) * (z - m0)).sum(-1)
-print(f"\nE (z - m0)'(S1^-1 - S0^-1)(z - m0): by sampling {draws.mean():.4f}, exactly {quadratic:.4f}")
+print(
+    f"\nE (z - m0)'(S1^-1 - S0^-1)(z - m0): by sampling {draws.mean():.4f}, exactly {quadratic:.4f}"
+)
 log_w = q.log_prob(z) - p.log_prob(z)
-print(f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, by sampling {log_w.mean():.4f}")
+print(
+    f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, by sampling {log_w.mean():.4f}"
+)
 print(f"with the 1/2 lost before that term it would be {0.5 * (log_ratio + means) + quadratic:.4f}")
 result["kl_full_error"] = abs(full - kl_divergence(q, p).item())
 result["kl_full_z_scores"] = [z_score(draws, quadratic), z_score(log_w, full)]
@@ -181,17 +206,20 @@ class LinearNormal(nn.Module):
     def __init__(self, features, latents):
         super().__init__()
         self.mean = nn.Linear(features, latents)
-        self.log_diagonal, self.lower = nn.Parameter(torch.zeros(latents)), nn.Parameter(torch.zeros(latents, latents))
+        self.log_diagonal, self.lower = (
+            nn.Parameter(torch.zeros(latents)),
+            nn.Parameter(torch.zeros(latents, latents)),
+        )
 
     @property
-    def L(self):
+    def L(self):  # noqa: N802
         return self.lower.tril(-1) + self.log_diagonal.exp().diag()
 
     def forward(self, x):
         return dist.MultivariateNormal(self.mean(x), scale_tril=self.L)
 
     @torch.no_grad()
-    def put(self, A, b, L):
+    def put(self, A, b, L):  # noqa: N803
         """Set the parameters to these values."""
         self.mean.weight.copy_(A), self.mean.bias.copy_(b)
         self.lower.copy_(L), self.log_diagonal.copy_(L.diagonal().log())
@@ -200,32 +228,38 @@ class LinearNormal(nn.Module):
 def linear_vae(features, latents, sigma):
     """Return the linear-Gaussian VAE, in float64."""
     decoder = pv.likelihoods.Gaussian(nn.Linear(latents, features), sigma=sigma, learned=True)
-    return pv.VAE(pv.priors.StandardNormal(latents), LinearNormal(features, latents), decoder).double()
+    return pv.VAE(
+        pv.priors.StandardNormal(latents), LinearNormal(features, latents), decoder
+    ).double()
 
 
 def parameters(vae):
     """Return W, m and s of a linear-Gaussian VAE."""
-    return vae.likelihood.net.weight.detach(), vae.likelihood.net.bias.detach(), vae.likelihood.log_sigma.exp().detach()
+    return (
+        vae.likelihood.net.weight.detach(),
+        vae.likelihood.net.bias.detach(),
+        vae.likelihood.log_sigma.exp().detach(),
+    )
 
 
 def evidence(vae, x):
     """Return log N(x; m, W W' + s^2 I) of each row, exactly."""
-    W, m, s = parameters(vae)
+    W, m, s = parameters(vae)  # noqa: N806
     return LowRankMultivariateNormal(m, W, s**2 * torch.ones_like(m)).log_prob(x)
 
 
 def posterior(vae, x):
     """Return the exact p(z | x)."""
-    W, m, s = parameters(vae)
-    M = W.T @ W + s**2 * torch.eye(W.shape[1], dtype=torch.double)
+    W, m, s = parameters(vae)  # noqa: N806
+    M = W.T @ W + s**2 * torch.eye(W.shape[1], dtype=torch.double)  # noqa: N806
     return MultivariateNormal((x - m) @ W @ torch.linalg.inv(M), s**2 * torch.linalg.inv(M))
 
 
 def e_step(vae):
     """Set q(z | x) to p(z | x)."""
-    W, m, s = parameters(vae)
-    M = W.T @ W + s**2 * torch.eye(W.shape[1], dtype=torch.double)
-    A = torch.linalg.solve(M, W.T)
+    W, m, s = parameters(vae)  # noqa: N806
+    M = W.T @ W + s**2 * torch.eye(W.shape[1], dtype=torch.double)  # noqa: N806
+    A = torch.linalg.solve(M, W.T)  # noqa: N806
     vae.posterior.put(A, -A @ m, torch.linalg.cholesky(s**2 * torch.linalg.inv(M)))
 
 
@@ -243,8 +277,13 @@ level = exact.mean().item()
 
 # %%
 e_step(toy)
-spread = max((pv.log_evidence(toy, x, samples=1, seed=seed).log_p - exact).abs().max().item() for seed in range(5))
-print(f"\nexact posterior: largest |log w - log p(x)| over 5 draws of each of {len(x)} rows: {spread:.1e}")
+spread = max(
+    (pv.log_evidence(toy, x, samples=1, seed=seed).log_p - exact).abs().max().item()
+    for seed in range(5)
+)
+print(
+    f"\nexact posterior: largest |log w - log p(x)| over 5 draws of each of {len(x)} rows: {spread:.1e}"
+)
 result["exact_posterior_error"] = spread
 
 # %% [markdown]
@@ -267,19 +306,45 @@ def moved(shift=0.0, scale=1.0):
 
 
 shifts, scales = torch.linspace(-1, 1, 21), torch.logspace(-1, 1, 21, base=4)
-curves = {"shift": [moved(shift=v) for v in shifts.tolist()], "scale": [moved(scale=v) for v in scales.tolist()]}
-z_scores = [z_score(exact - elbo - kl, 0) for points in curves.values() for elbo, kl in points if kl.mean() > 1e-3]
+curves = {
+    "shift": [moved(shift=v) for v in shifts.tolist()],
+    "scale": [moved(scale=v) for v in scales.tolist()],
+}
+z_scores = [
+    z_score(exact - elbo - kl, 0)
+    for points in curves.values()
+    for elbo, kl in points
+    if kl.mean() > 1e-3
+]
 result["gap_z_score"] = max(z_scores)
-result["gap_error"] = max(abs((exact - elbo - kl).mean().item()) for points in curves.values() for elbo, kl in points)
-print(f"log p(x) = ELBO + KL(q || p(z | x)) at {len(z_scores)} places of q: within {result['gap_error']:.4f} nats (sampling)")
+result["gap_error"] = max(
+    abs((exact - elbo - kl).mean().item()) for points in curves.values() for elbo, kl in points
+)
+print(
+    f"log p(x) = ELBO + KL(q || p(z | x)) at {len(z_scores)} places of q: within {result['gap_error']:.4f} nats (sampling)"
+)
 
 figure = Figure(figsize=(10, 3.6), layout="constrained")
 axes = figure.subplots(1, 2, sharey=True)
 for axis, (name, points), at in zip(axes, curves.items(), (shifts, scales), strict=True):
     axis.axhline(level, color=plots.GREY, ls="--", label="log p(x)")
-    axis.plot(at, [(exact - kl).mean().item() for _, kl in points], color=plots.BLUE, label="log p(x) - KL(q || p(z | x))")
-    axis.plot(at, [elbo.mean().item() for elbo, _ in points], "o", color=plots.ORANGE, ms=4, label="ELBO, estimated")
-    axis.set(xlabel={"shift": "shift of q's mean", "scale": "factor on q's standard deviations"}[name])
+    axis.plot(
+        at,
+        [(exact - kl).mean().item() for _, kl in points],
+        color=plots.BLUE,
+        label="log p(x) - KL(q || p(z | x))",
+    )
+    axis.plot(
+        at,
+        [elbo.mean().item() for elbo, _ in points],
+        "o",
+        color=plots.ORANGE,
+        ms=4,
+        label="ELBO, estimated",
+    )
+    axis.set(
+        xlabel={"shift": "shift of q's mean", "scale": "factor on q's standard deviations"}[name]
+    )
     axis.grid(alpha=0.3)
 axes[0].set(ylabel="nats a row", ylim=(level - 6, level + 0.5))
 axes[1].set_xscale("log", base=2)
@@ -299,10 +364,14 @@ show(figure, "gap")
 # %%
 _, to_posterior = moved(shift=0.3)
 terms = pv.elbo(toy, x, samples=4000)
-unit_normal = MultivariateNormal(torch.zeros(2, dtype=torch.double), torch.eye(2, dtype=torch.double))
+unit_normal = MultivariateNormal(
+    torch.zeros(2, dtype=torch.double), torch.eye(2, dtype=torch.double)
+)
 to_prior = kl_divergence(toy.posterior(x), unit_normal).detach()
 W, m, s = parameters(toy)
-with torch.no_grad():  # E_q log N(x; W z + m, s^2 I) = log N(x; W E z + m, s^2 I) - tr(W S W') / (2 s^2)
+with (
+    torch.no_grad()
+):  # E_q log N(x; W z + m, s^2 I) = log N(x; W E z + m, s^2 I) - tr(W S W') / (2 s^2)
     fit = Normal(toy.likelihood.net(toy.posterior.mean(x)), s).log_prob(x).sum(-1)
     reconstruction = fit - (W @ toy.posterior.L).square().sum() / (2 * s**2)
 elbo = reconstruction - to_prior
@@ -352,17 +421,21 @@ k = 3
 covariance = torch.cov(X.T, correction=0)
 values = torch.linalg.eigvalsh(covariance).flip(0)
 s2 = values[k:].mean()
-maximum = (-0.5 * (D * math.log(2 * math.pi) + values[:k].log().sum() + (D - k) * s2.log() + D)).item()
+maximum = (
+    -0.5 * (D * math.log(2 * math.pi) + values[:k].log().sum() + (D - k) * s2.log() + D)
+).item()
 
 
 def m_step(vae):
     """Set W, m and s to the maximum of the ELBO at the present q (Tipping & Bishop 1999, appendix B)."""
     with torch.no_grad():
-        z, S = vae.posterior.mean(X), vae.posterior.L @ vae.posterior.L.T
+        z, S = vae.posterior.mean(X), vae.posterior.L @ vae.posterior.L.T  # noqa: N806
         m = X.mean(0)
         zz = z.T @ z / N + S  # mean of E[z z']; the mean of z is zero at every E-step
-        W = torch.linalg.solve(zz, z.T @ (X - m) / N).T
-        s2 = ((X - m).square().sum() / N - 2 * ((X - m) @ W * z).sum() / N + torch.trace(zz @ W.T @ W)) / D
+        W = torch.linalg.solve(zz, z.T @ (X - m) / N).T  # noqa: N806
+        s2 = (
+            (X - m).square().sum() / N - 2 * ((X - m) @ W * z).sum() / N + torch.trace(zz @ W.T @ W)
+        ) / D
         vae.likelihood.net.weight.copy_(W)
         vae.likelihood.net.bias.copy_(m)
         vae.likelihood.log_sigma.copy_(s2.log() / 2)
@@ -392,8 +465,12 @@ result["em_least_rise_of_elbo"] = elbos.diff().min().item()
 result["em_least_rise_of_evidence"] = log_p.diff().min().item()
 result["em_gap_after_e_step"] = (log_p - elbos)[1::2].abs().max().item()
 result["em_below_maximum"] = maximum - log_p[-1].item()
-print(f"\nEM on {data.name}, {k} latents: log p(x) {log_p[0]:.3f} -> {log_p[-1]:.6f}, eigenvalues give {maximum:.6f}")
-print(f"least change in a half-step: of the ELBO {elbos.diff().min():.1e}, of log p(x) {log_p.diff().min():.1e}")
+print(
+    f"\nEM on {data.name}, {k} latents: log p(x) {log_p[0]:.3f} -> {log_p[-1]:.6f}, eigenvalues give {maximum:.6f}"
+)
+print(
+    f"least change in a half-step: of the ELBO {elbos.diff().min():.1e}, of log p(x) {log_p.diff().min():.1e}"
+)
 
 # %% [markdown]
 # And the library's own way: the same graph, q and parameters together by gradients of the sampled bound, amortized and
@@ -405,7 +482,9 @@ epochs = 60 if options.quick else 150
 history = pv.fit(
     sgd,
     X,
-    optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-2 if options.quick else 1e-2, fused=True),
+    optimizer=lambda parameters: torch.optim.Adam(
+        parameters, lr=2e-2 if options.quick else 1e-2, fused=True
+    ),
     scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
     epochs=epochs,
     batch_size=100,
@@ -426,8 +505,12 @@ left.set_xticks(range(first), [t[0] if i else "" for i, t in enumerate(track[:fi
 left.set(title="E touches log p(x), M raises it", xlabel="half-steps of EM", ylabel="nats an image")
 left.set_ylim(log_p[1].item() - 5, maximum + 3)
 left.legend(frameon=False, loc="lower right")
-right.semilogy((maximum - log_p[1:80:2]).clamp(min=1e-12), color=plots.BLUE, label="EM, by iteration")
-right.semilogy(maximum - torch.tensor(history.elbo), color=plots.GREEN, label="pv.fit (ELBO), by epoch")
+right.semilogy(
+    (maximum - log_p[1:80:2]).clamp(min=1e-12), color=plots.BLUE, label="EM, by iteration"
+)
+right.semilogy(
+    maximum - torch.tensor(history.elbo), color=plots.GREEN, label="pv.fit (ELBO), by epoch"
+)
 right.set(title="Distance to the maximum", xlabel="iteration, epoch", ylabel="nats an image")
 right.grid(alpha=0.3)
 right.legend(frameon=False)
@@ -456,8 +539,12 @@ vae = pv.VAE(
 )
 if options.quick:
     vae.posterior = pv.conditional.Standardized(vae.posterior, scale=16.0)
-    vae.likelihood = pv.likelihoods.DiscretizedLogistic(pv.nets.MLP(J, [hidden], 2 * D, activation=nn.Tanh), levels=17)
-train, images = (16 * grey, 16 * grey_test[:30]) if options.quick else (grey, torch.bernoulli(grey_test[:30]))
+    vae.likelihood = pv.likelihoods.DiscretizedLogistic(
+        pv.nets.MLP(J, [hidden], 2 * D, activation=nn.Tanh), levels=17
+    )
+train, images = (
+    (16 * grey, 16 * grey_test[:30]) if options.quick else (grey, torch.bernoulli(grey_test[:30]))
+)
 pv.fit(
     vae,
     train,
@@ -471,13 +558,19 @@ pv.fit(
 
 sizes = [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
 estimates = {"naive": pv.naive_log_evidence, "importance": pv.log_evidence}
-found = {name: [estimate(vae, images, samples=K) for K in sizes] for name, estimate in estimates.items()}
+found = {
+    name: [estimate(vae, images, samples=K) for K in sizes] for name, estimate in estimates.items()
+}
 reference = pv.log_evidence(vae, images, samples=30_000, seed=1)
 best = reference.log_p.mean().item()
 terms = pv.elbo(vae, images, samples=1000)
 elbo, kl = terms.elbo.mean().item(), terms.kl.mean().item()
-print(f"\nELBO {elbo:.2f}; log p(x) {best:.3f} nats an image ({len(images)} images, 30,000 importance samples)")
-print(f"KL(q || p) {kl:.1f} nats on average: of the order of e^{kl:.1f} = {math.exp(kl):.0e} draws from the prior for one good z")
+print(
+    f"\nELBO {elbo:.2f}; log p(x) {best:.3f} nats an image ({len(images)} images, 30,000 importance samples)"
+)
+print(
+    f"KL(q || p) {kl:.1f} nats on average: of the order of e^{kl:.1f} = {math.exp(kl):.0e} draws from the prior for one good z"
+)
 print("     K    naive   its ESS   importance   its ESS")
 for i, K in enumerate(sizes):
     naive, importance = found["naive"][i], found["importance"][i]
@@ -487,22 +580,37 @@ for i, K in enumerate(sizes):
     )
 short = {name: [best - e.log_p.mean().item() for e in found[name]] for name in found}
 result["elbo"], result["log_evidence"] = elbo, best
-result["naive_short_at_100"], result["naive_short_at_10000"] = short["naive"][sizes.index(100)], short["naive"][-1]
+result["naive_short_at_100"], result["naive_short_at_10000"] = (
+    short["naive"][sizes.index(100)],
+    short["naive"][-1],
+)
 result["importance_short_at_100"] = short["importance"][sizes.index(100)]
 result["ess_naive_share"] = (found["naive"][-1].effective_sample_size.median() / sizes[-1]).item()
-result["ess_importance_share"] = (found["importance"][-1].effective_sample_size.median() / sizes[-1]).item()
+result["ess_importance_share"] = (
+    found["importance"][-1].effective_sample_size.median() / sizes[-1]
+).item()
 
 figure = Figure(figsize=(10, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
 for (name, results), colour in zip(found.items(), (plots.ORANGE, plots.BLUE), strict=True):
     left.semilogx(sizes, [e.log_p.mean().item() for e in results], "o-", color=colour, label=name)
-    right.loglog(sizes, [e.effective_sample_size.median().item() for e in results], "o-", color=colour, label=name)
+    right.loglog(
+        sizes,
+        [e.effective_sample_size.median().item() for e in results],
+        "o-",
+        color=colour,
+        label=name,
+    )
 left.axhline(best, color=plots.GREY, ls="--", label="30,000 importance samples")
 left.axhline(elbo, color=plots.GREEN, ls=":", label="ELBO")
 left.set(title="Estimate of log p(x)", xlabel="draws of z, K", ylabel="nats an image")
 left.set_ylim(found["naive"][-1].log_p.mean().item() - 35, best + 4)
 right.loglog(sizes, sizes, color=plots.GREY, ls="--", label="K")
-right.set(title="Effective sample size, median over images", xlabel="draws of z, K", ylabel="draws that count")
+right.set(
+    title="Effective sample size, median over images",
+    xlabel="draws of z, K",
+    ylabel="draws that count",
+)
 for axis in (left, right):
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
@@ -521,8 +629,12 @@ six = x[:6]
 whole = pv.objectives.SGVB_A().loss(toy.model, toy.guide, six)
 scaled = pv.objectives.SGVB_A(data_size=6)
 minibatches = [six[list(rows)] for rows in itertools.combinations(range(6), 2)]
-each = torch.tensor([scaled.loss(toy.model, toy.guide, minibatch) for minibatch in minibatches], dtype=torch.double)
-print(f"\nloss of 6 rows {whole:.10f}; of minibatches of 2: from {each.min():.3f} to {each.max():.3f}, mean {each.mean():.10f}")
+each = torch.tensor(
+    [scaled.loss(toy.model, toy.guide, minibatch) for minibatch in minibatches], dtype=torch.double
+)
+print(
+    f"\nloss of 6 rows {whole:.10f}; of minibatches of 2: from {each.min():.3f} to {each.max():.3f}, mean {each.mean():.10f}"
+)
 result["minibatch_error"] = abs(each.mean().item() - whole) / abs(whole)
 
 # %%

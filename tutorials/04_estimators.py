@@ -24,9 +24,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import datasets, objectives, plots
+from pyrovae import objectives
+from pyrovae.command.report import plots
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="Score function, SGVB A and B, IWAE, DReG, Monte Carlo EM, wake-sleep.")
+parser = argparse.ArgumentParser(
+    description="Score function, SGVB A and B, IWAE, DReG, Monte Carlo EM, wake-sleep."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -64,7 +68,9 @@ one = {  # name: (draws of the gradient, exact variance)
 result["one_dimension"] = {}
 for name, (g, variance) in one.items():
     off = (g.mean() - 2 * mu).abs().item() / (g.std().item() / math.sqrt(len(g)))
-    print(f"{name:16s} mean {g.mean():6.3f} (exactly {2 * mu:.0f}), variance {g.var():8.2f} (exactly {variance:.0f})")
+    print(
+        f"{name:16s} mean {g.mean():6.3f} (exactly {2 * mu:.0f}), variance {g.var():8.2f} (exactly {variance:.0f})"
+    )
     result["one_dimension"][name] = {"z_score": off, "variance_ratio": g.var().item() / variance}
 
 # %% [markdown]
@@ -93,23 +99,39 @@ def vae():
 def gradients(graph, objective, batch, draws):
     """Return draws of the guide's gradient of the mean loss a row, with shape (draws, parameters)."""
     weights = list(graph.posterior.parameters())
-    losses = (objective.differentiable_loss(graph.model, graph.guide, batch) / len(batch) for _ in range(draws))
-    return torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]) for loss in losses]).double()
+    losses = (
+        objective.differentiable_loss(graph.model, graph.guide, batch) / len(batch)
+        for _ in range(draws)
+    )
+    return torch.stack(
+        [torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]) for loss in losses]
+    ).double()
 
 
 graph = vae()
-pv.fit(graph, x, epochs=60 if options.quick else 3, transform=pv.batches.binarize, seed=0, progress=False)
+pv.fit(
+    graph,
+    x,
+    epochs=60 if options.quick else 3,
+    transform=pv.batches.binarize,
+    seed=0,
+    progress=False,
+)
 batch = torch.bernoulli(x[:50])
 L, DRAWS = 5, (300 if options.quick else 500)
 estimators = {
     "score function": objectives.ScoreFunction(),
     "score function, running mean": objectives.ScoreFunction(baseline=objectives.RunningMean()),
-    f"score function, {L}, leave one out": objectives.ScoreFunction(samples=L, baseline=objectives.LeaveOneOut()),
+    f"score function, {L}, leave one out": objectives.ScoreFunction(
+        samples=L, baseline=objectives.LeaveOneOut()
+    ),
     "SGVB A": objectives.SGVB_A(),
     "SGVB B": objectives.SGVB_B(),
     f"SGVB B, {L}": objectives.SGVB_B(samples=L),
 }
-draws = {name: gradients(graph, objective, batch, DRAWS)[5:] for name, objective in estimators.items()}
+draws = {
+    name: gradients(graph, objective, batch, DRAWS)[5:] for name, objective in estimators.items()
+}
 variance = {name: g.var(0).sum().item() for name, g in draws.items()}
 reference = draws[f"SGVB B, {L}"]
 print(f"\n{'':34s}{'variance':>12s}{'of SGVB B':>11s}{'mean agrees':>14s}")
@@ -117,8 +139,13 @@ result["relative_variance"], result["means_agree"] = {}, {}
 for name, g in draws.items():
     error = ((g.var(0) + reference.var(0)) / len(g)).sqrt()
     moved = error > 0
-    off = (((g.mean(0) - reference.mean(0))[moved] / error[moved]) ** 2).mean().item()  # 1 if the expectations are one
-    result["relative_variance"][name], result["means_agree"][name] = variance[name] / variance["SGVB B"], off
+    off = (
+        (((g.mean(0) - reference.mean(0))[moved] / error[moved]) ** 2).mean().item()
+    )  # 1 if the expectations are one
+    result["relative_variance"][name], result["means_agree"][name] = (
+        variance[name] / variance["SGVB B"],
+        off,
+    )
     print(f"{name:34s}{variance[name]:12.4g}{variance[name] / variance['SGVB B']:11.3g}{off:14.2f}")
 
 # %% [markdown]
@@ -130,7 +157,9 @@ for name, g in draws.items():
 curves = {}
 contestants = {
     "score function": objectives.ScoreFunction(samples=L),
-    "score function, leave one out": objectives.ScoreFunction(samples=L, baseline=objectives.LeaveOneOut()),
+    "score function, leave one out": objectives.ScoreFunction(
+        samples=L, baseline=objectives.LeaveOneOut()
+    ),
     "SGVB A": objectives.SGVB_A(samples=L),
     "SGVB B": objectives.SGVB_B(samples=L),
 }
@@ -159,7 +188,9 @@ left.barh(
     color=[plots.ORANGE if "score" in n else plots.BLUE for n in names],
 )
 left.set(xscale="log", title="Variance of the guide's gradient, SGVB B = 1")
-for (name, curve), colour in zip(curves.items(), (plots.ORANGE, plots.GREEN, plots.GREY, plots.BLUE), strict=True):
+for (name, curve), colour in zip(
+    curves.items(), (plots.ORANGE, plots.GREEN, plots.GREY, plots.BLUE), strict=True
+):
     right.plot(range(1, len(curve) + 1), curve, color=colour, label=name)
 right.set(title="The same network and steps", xlabel="epoch", ylabel="validation ELBO, nats")
 right.legend(frameon=False)
@@ -181,7 +212,10 @@ show(figure, "variance")
 # %%
 sizes = [1, 4, 16, 64]
 bounds = [
-    sum(-objectives.IWAE(samples=k).loss(graph.model, graph.guide, x_test) for _ in range(10)) / 10 / len(x_test) for k in sizes
+    sum(-objectives.IWAE(samples=k).loss(graph.model, graph.guide, x_test) for _ in range(10))
+    / 10
+    / len(x_test)
+    for k in sizes
 ]
 log_p = pv.log_evidence(graph, x_test, samples=2000).log_p.mean().item()
 
@@ -193,7 +227,10 @@ def signal_to_noise(objective):
     return (g.mean(0).abs()[moved] / g.std(0)[moved]).median().item()
 
 
-ratios = {kind.__name__: [signal_to_noise(kind(samples=k)) for k in sizes] for kind in (objectives.IWAE, objectives.DReG)}
+ratios = {
+    kind.__name__: [signal_to_noise(kind(samples=k)) for k in sizes]
+    for kind in (objectives.IWAE, objectives.DReG)
+}
 print("\n     K       L_K   signal / noise: IWAE    DReG")
 for i, k in enumerate(sizes):
     print(f"{k:6d}{bounds[i]:10.3f}{ratios['IWAE'][i]:23.3f}{ratios['DReG'][i]:8.3f}")
@@ -242,7 +279,12 @@ for name, objective in ways.items():
     def judge(history, fresh=fresh, points=points):
         """Note log p(x) of some held-out images every fifth epoch."""
         if len(history.loss) % 5 == 0:
-            points.append((len(history.loss), pv.log_evidence(fresh, x_test[:100], samples=200).log_p.mean().item()))
+            points.append(
+                (
+                    len(history.loss),
+                    pv.log_evidence(fresh, x_test[:100], samples=200).log_p.mean().item(),
+                )
+            )
 
     started = time.perf_counter()
     pv.fit(
@@ -263,9 +305,15 @@ result["began"] = {name: points[0][1] for name, points in learned.items()}
 
 figure = Figure(figsize=(5.8, 3.8), layout="constrained")
 axis = figure.subplots()
-for (name, points), colour in zip(learned.items(), (plots.BLUE, plots.GREEN, plots.ORANGE, plots.GREY), strict=True):
+for (name, points), colour in zip(
+    learned.items(), (plots.BLUE, plots.GREEN, plots.ORANGE, plots.GREY), strict=True
+):
     axis.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=name)
-axis.set(title=f"E-step and M-step, {len(rows)} images", xlabel="epoch", ylabel="log p(x) of held-out images, nats")
+axis.set(
+    title=f"E-step and M-step, {len(rows)} images",
+    xlabel="epoch",
+    ylabel="log p(x) of held-out images, nats",
+)
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
 show(figure, "em")

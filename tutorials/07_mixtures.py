@@ -31,9 +31,12 @@ from torch.distributions import MultivariateNormal
 from torchvision.utils import make_grid
 
 import pyrovae as pv
-from pyrovae import datasets, nets, objectives, posteriors, priors
+from pyrovae import nets, objectives, posteriors, priors
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="Gaussian mixtures by EM, the mixture prior, the VampPrior.")
+parser = argparse.ArgumentParser(
+    description="Gaussian mixtures by EM, the mixture prior, the VampPrior."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -49,7 +52,9 @@ def show(figure, name):
 
 def tiles(pictures, columns):
     """Return images with shape (N, pixels) as one picture, so many in a row, a margin around each."""
-    return make_grid(pictures.reshape(-1, 1, side, side), columns, padding=max(1, side // 8))[0].numpy()
+    return make_grid(pictures.reshape(-1, 1, side, side), columns, padding=max(1, side // 8))[
+        0
+    ].numpy()
 
 
 data = datasets.digits() if options.quick else datasets.mnist()
@@ -74,7 +79,11 @@ chosen = slice(0, 5000)
 features = torch.from_numpy(PCA(10, random_state=0).fit_transform(x[chosen].double()))
 N, F = features.shape
 start = features[torch.randperm(N, generator=torch.Generator().manual_seed(3))[:K]]
-w, mu, S = torch.full((K,), 1 / K, dtype=torch.double), start.clone(), torch.cov(features.T).expand(K, F, F).clone()
+w, mu, S = (
+    torch.full((K,), 1 / K, dtype=torch.double),
+    start.clone(),
+    torch.cov(features.T).expand(K, F, F).clone(),
+)
 rises = []
 for _ in range(100):
     joint = w.log() + MultivariateNormal(mu, S).log_prob(features[:, None])  # (N, K)
@@ -83,7 +92,9 @@ for _ in range(100):
     mass = r.sum(0)
     w, mu = mass / N, r.T @ features / mass[:, None]
     off = features[:, None] - mu  # (N, K, F)
-    S = torch.einsum("nk,nki,nkj->kij", r, off, off) / mass[:, None, None] + RIDGE * torch.eye(F, dtype=torch.double)
+    S = torch.einsum("nk,nki,nkj->kij", r, off, off) / mass[:, None, None] + RIDGE * torch.eye(
+        F, dtype=torch.double
+    )
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it says that 100 steps were all: so are ours
     peer = GaussianMixture(
@@ -122,7 +133,9 @@ def fitted(make_prior, epochs=EPOCHS, seed=0):
     """Fit a VAE with the prior that is made for its posterior; return it and log p(x) of the test images."""
     torch.manual_seed(seed)
     q = posteriors.DiagonalNormal(nets.MLP(x.shape[1], [WIDTH, WIDTH], 2 * D))
-    vae = pv.VAE(make_prior(q), q, pv.likelihoods.Bernoulli(nets.MLP(D, [WIDTH, WIDTH], x.shape[1])))
+    vae = pv.VAE(
+        make_prior(q), q, pv.likelihoods.Bernoulli(nets.MLP(D, [WIDTH, WIDTH], x.shape[1]))
+    )
     pv.fit(
         vae,
         x,
@@ -143,7 +156,9 @@ with torch.no_grad():
     clusters = r.argmax(-1)
 result["ari_mixture"] = adjusted_rand_score(labels_test, clusters)
 result["components_in_use"] = int((r.mean(0) > 0.01).sum())
-print(f"\nmixture prior: clusters against digits: ARI {result['ari_mixture']:.3f}, {result['components_in_use']} components in use")
+print(
+    f"\nmixture prior: clusters against digits: ARI {result['ari_mixture']:.3f}, {result['components_in_use']} components in use"
+)
 
 # %% [markdown]
 # Left: the posterior means of test images in the plane of their two largest principal components, coloured by digit, the components' means
@@ -184,7 +199,11 @@ for name in ("standard", "mixture", "vamp"):
     )
 
 figure = Figure(figsize=(10, 2.0), layout="constrained")
-for axis, (name, graph) in zip(figure.subplots(1, 3), {"standard": plain, "mixture": vae, "VampPrior": vamp}.items(), strict=True):
+for axis, (name, graph) in zip(
+    figure.subplots(1, 3),
+    {"standard": plain, "mixture": vae, "VampPrior": vamp}.items(),
+    strict=True,
+):
     torch.manual_seed(0)
     axis.imshow(tiles(pv.generate(graph, 40), 10), cmap="gray_r")
     axis.set(title=f"{name}: samples", xticks=[], yticks=[])

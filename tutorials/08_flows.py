@@ -29,10 +29,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import datasets, nets, objectives, posteriors, priors
+from pyrovae import nets, objectives, posteriors, priors
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="The inverse autoregressive flow, plain and stable; a flow prior.")
-parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST, fewer steps")
+parser = argparse.ArgumentParser(
+    description="The inverse autoregressive flow, plain and stable; a flow prior."
+)
+parser.add_argument(
+    "--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST, fewer steps"
+)
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,9 @@ def show(figure, name):
 # %%
 D, H = 5, 4
 for gated in (False, True):
-    flow = posteriors.IAF(nn.Linear(3, 2 * D + H), D, steps=3, hidden=(32,), context=H, gated=gated).double()
+    flow = posteriors.IAF(
+        nn.Linear(3, 2 * D + H), D, steps=3, hidden=(32,), context=H, gated=gated
+    ).double()
     q = flow(torch.randn(3, dtype=torch.double))
 
     def steps(z0, q=q):
@@ -69,7 +76,9 @@ for gated in (False, True):
     exact = torch.linalg.slogdet(torch.func.jacrev(steps)(z0)).logabsdet
     z = steps(z0)
     reported = q.base_dist.log_prob(z0) - q.log_prob(z)
-    print(f"{'gated' if gated else 'plain'}: log |det| {exact:.10f} by autograd, {reported:.10f} by the sum over log s")
+    print(
+        f"{'gated' if gated else 'plain'}: log |det| {exact:.10f} by autograd, {reported:.10f} by the sum over log s"
+    )
     result[f"determinant_error_{'gated' if gated else 'plain'}"] = abs(exact - reported).item()
 
 # %% [markdown]
@@ -132,18 +141,45 @@ for row, (world, (function, value)) in zip(panels, worlds.items(), strict=True):
         torch.manual_seed(0)
         vae = pv.VAE(priors.StandardNormal(2), make(), likelihood)
         settings = dict(objective=objectives.SGVB_A(), progress=False, batch_size=ROWS)
-        pv.fit(vae, x, epochs=STEPS, optimizer=partial(torch.optim.Adam, lr=5e-3), seed=0, **settings)
-        pv.fit(vae, x, epochs=STEPS // 4, optimizer=partial(torch.optim.Adam, lr=5e-4), seed=1, **settings)
+        pv.fit(
+            vae, x, epochs=STEPS, optimizer=partial(torch.optim.Adam, lr=5e-3), seed=0, **settings
+        )
+        pv.fit(
+            vae,
+            x,
+            epochs=STEPS // 4,
+            optimizer=partial(torch.optim.Adam, lr=5e-4),
+            seed=1,
+            **settings,
+        )
         with torch.no_grad(), pyro.validation_enabled(False):
-            vae, x0 = vae.double(), x[:1].double()  # far from its mass a flow's inverse runs into large numbers, and past them
+            vae, x0 = (
+                vae.double(),
+                x[:1].double(),
+            )  # far from its mass a flow's inverse runs into large numbers, and past them
             q = vae.posterior(x0)
             z = q.sample((50_000,))
-            elbo = (vae.prior().log_prob(z) + likelihood(z).log_prob(x0) - q.log_prob(z)).mean().item()
-            density = q.log_prob(grid[:, None].double()).squeeze(-1).exp().nan_to_num(0.0).reshape(301, 301)
-        print(f"  {name:14s} ELBO {elbo:8.4f}, gap {log_p - elbo:.4f}; q integrates to {density.sum() * cell:.4f}")
-        result[f"gap_{world}_{name}"], result[f"integral_{world}_{name}"] = log_p - elbo, (density.sum() * cell).item()
+            elbo = (
+                (vae.prior().log_prob(z) + likelihood(z).log_prob(x0) - q.log_prob(z)).mean().item()
+            )
+            density = (
+                q.log_prob(grid[:, None].double())
+                .squeeze(-1)
+                .exp()
+                .nan_to_num(0.0)
+                .reshape(301, 301)
+            )
+        print(
+            f"  {name:14s} ELBO {elbo:8.4f}, gap {log_p - elbo:.4f}; q integrates to {density.sum() * cell:.4f}"
+        )
+        result[f"gap_{world}_{name}"], result[f"integral_{world}_{name}"] = (
+            log_p - elbo,
+            (density.sum() * cell).item(),
+        )
         panel.contourf(axis_values, axis_values, density.T, levels=12, cmap="Oranges")
-        panel.contour(axis_values, axis_values, posterior.T, levels=3, colors="k", linewidths=0.5, alpha=0.6)
+        panel.contour(
+            axis_values, axis_values, posterior.T, levels=3, colors="k", linewidths=0.5, alpha=0.6
+        )
         panel.set(title=f"{name}: gap {log_p - elbo:.2f}")
 show(figure, "posteriors")
 
@@ -194,13 +230,26 @@ panels = figure.subplots(1, 2, sharex=True, sharey=True)
 axis_values = torch.linspace(-4.5, 4.5, 201)
 grid = torch.cartesian_prod(axis_values, axis_values)
 for panel, (name, prior) in zip(
-    panels, {"standard normal": priors.StandardNormal(2), "flow": priors.Flow(2, hidden=(64,))}.items(), strict=True
+    panels,
+    {"standard normal": priors.StandardNormal(2), "flow": priors.Flow(2, hidden=(64,))}.items(),
+    strict=True,
 ):
     torch.manual_seed(0)
     q, p = nets.MLP(PIXELS, [WIDTH], 4), nets.MLP(2, [WIDTH], PIXELS)
     vae = pv.VAE(prior, posteriors.DiagonalNormal(q), pv.likelihoods.Bernoulli(p))
-    settings = dict(transform=pv.batches.binarize, objective=objectives.SGVB_B(beta=objectives.warm_up(0.25)), progress=False)
-    pv.fit(vae, x, epochs=150 if options.quick else 20, optimizer=partial(torch.optim.Adam, lr=3e-3), seed=0, **settings)
+    settings = dict(
+        transform=pv.batches.binarize,
+        objective=objectives.SGVB_B(beta=objectives.warm_up(0.25)),
+        progress=False,
+    )
+    pv.fit(
+        vae,
+        x,
+        epochs=150 if options.quick else 20,
+        optimizer=partial(torch.optim.Adam, lr=3e-3),
+        seed=0,
+        **settings,
+    )
     evidence = pv.log_evidence(vae, x_test, samples=500)
     print(
         f"{name:16s} prior: log p(x) {evidence.log_p.mean():.2f} nats, standard error over images {evidence.log_p.std() / 20:.2f}"
@@ -210,9 +259,13 @@ for panel, (name, prior) in zip(
         density = prior().log_prob(grid).exp().reshape(201, 201)
     z = pv.embed(vae, x_test)
     labels = data.labels_test[: len(z)]
-    panel.contour(axis_values, axis_values, density.T, levels=10, colors="k", linewidths=0.6, alpha=0.7)
+    panel.contour(
+        axis_values, axis_values, density.T, levels=10, colors="k", linewidths=0.6, alpha=0.7
+    )
     panel.scatter(z[:, 0], z[:, 1], c=labels, cmap="tab10", s=7)
-    panel.set(title=f"{name} prior (lines), posterior means (dots)", xlim=(-4.5, 4.5), ylim=(-4.5, 4.5))
+    panel.set(
+        title=f"{name} prior (lines), posterior means (dots)", xlim=(-4.5, 4.5), ylim=(-4.5, 4.5)
+    )
 show(figure, "prior")
 
 # %%

@@ -35,10 +35,11 @@ from sklearn.metrics import adjusted_rand_score
 
 import pyrovae as pv
 from pyrovae.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
-from pyrovae.simulation import simulate
-from pyrovae.singlecell import SingleCellVAE
+from pyrovae.singlecell import SingleCellVAE, simulate
 
-parser = argparse.ArgumentParser(description="From an h5ad to clusters, corrected expression and differential expression.")
+parser = argparse.ArgumentParser(
+    description="From an h5ad to clusters, corrected expression and differential expression."
+)
 parser.add_argument("--quick", action="store_true", help="simulated cells")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -55,7 +56,10 @@ torch.manual_seed(0)
 
 # %%
 mu, theta = torch.tensor(4.0), torch.tensor(2.0)
-nb, zinb = NegativeBinomial(mu, theta), ZeroInflatedNegativeBinomial(mu, theta, gate_logits=torch.tensor(-1.0))
+nb, zinb = (
+    NegativeBinomial(mu, theta),
+    ZeroInflatedNegativeBinomial(mu, theta, gate_logits=torch.tensor(-1.0)),
+)
 for name, p in (("NB", nb), ("ZINB", zinb)):
     x = p.sample((100_000,))
     share, expected = (x == 0).float().mean().item(), p.log_prob(torch.zeros(())).exp().item()
@@ -75,16 +79,27 @@ if options.quick:
     path = Path(tempfile.mkdtemp()) / "cells.h5ad"
     simulate(cells=1500, genes=200, types=4, batches=2, seed=0).to_anndata().write_h5ad(path)
 else:
-    path = Path(os.environ.get("PYROVAE_DATA", "data")) / "single_cell" / "pbmc_kang18_ctrl_5donors_2511g.h5ad"
+    path = (
+        Path(os.environ.get("PYROVAE_DATA", "data"))
+        / "single_cell"
+        / "pbmc_kang18_ctrl_5donors_2511g.h5ad"
+    )
 adata = anndata.read_h5ad(path)
-types, batches = adata.obs["cell_type"].astype(str).to_numpy(), adata.obs["batch"].astype(str).to_numpy()
+types, batches = (
+    adata.obs["cell_type"].astype(str).to_numpy(),
+    adata.obs["batch"].astype(str).to_numpy(),
+)
 totals = np.asarray(adata.X.sum(1)).ravel()
-print(f"{adata.n_obs} cells, {adata.n_vars} genes, {len(set(types))} types, {len(set(batches))} batches")
+print(
+    f"{adata.n_obs} cells, {adata.n_vars} genes, {len(set(types))} types, {len(set(batches))} batches"
+)
 print(f"{adata.X.nnz / np.prod(adata.shape):.0%} of the counts are not zero")
 
 SingleCellVAE.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
 model = SingleCellVAE(adata, n_hidden=64 if options.quick else 128, n_latent=10, seed=0)
-model.train(max_epochs=60 if options.quick else 40, lr=4e-3 if options.quick else 1e-3, progress=False)
+model.train(
+    max_epochs=60 if options.quick else 40, lr=4e-3 if options.quick else 1e-3, progress=False
+)
 
 # %% [markdown]
 # ## The bound, term by term
@@ -94,7 +109,10 @@ model.train(max_epochs=60 if options.quick else 40, lr=4e-3 if options.quick els
 
 # %%
 held_out = model.validation_indices
-elbo, log_p = model.get_elbo(indices=held_out), model.get_marginal_ll(indices=held_out, n_mc_samples=200)
+elbo, log_p = (
+    model.get_elbo(indices=held_out),
+    model.get_marginal_ll(indices=held_out, n_mc_samples=200),
+)
 print(f"held-out cells: ELBO {elbo:.1f} <= log p(x) {log_p:.1f} nats a cell")
 result |= {"elbo": elbo, "log_p": log_p}
 
@@ -124,14 +142,20 @@ components = PCA(10, random_state=0).fit_transform(logs)
 
 def score(code):
     """Return how k-means on a code finds the types."""
-    return adjusted_rand_score(types, KMeans(len(set(types)), n_init=10, random_state=0).fit_predict(code))
+    return adjusted_rand_score(
+        types, KMeans(len(set(types)), n_init=10, random_state=0).fit_predict(code)
+    )
 
 
 result |= {"ari": score(z), "ari_pca": score(components)}
 print(f"adjusted Rand index: z {result['ari']:.3f}, PCA of log counts {result['ari_pca']:.3f}")
 
 figure = Figure(figsize=(9, 8), layout="constrained")
-for row, (name, code) in zip(figure.subplots(2, 2), (("z of the count model", z), ("PCA of log counts", components)), strict=True):
+for row, (name, code) in zip(
+    figure.subplots(2, 2),
+    (("z of the count model", z), ("PCA of log counts", components)),
+    strict=True,
+):
     plane = PCA(2).fit_transform(code)
     for axes, groups, what in zip(row, (types, batches), ("cell type", "batch"), strict=True):
         for group in sorted(set(groups)):
@@ -165,12 +189,17 @@ axes = figure.subplots(1, 3)
 axes[0].scatter(totals, sizes, s=2)
 axes[0].set(xscale="log", yscale="log", xlabel="observed total", ylabel="inferred library size")
 axes[1].scatter(data_mean + 1e-3, drawn_mean + 1e-3, s=4)
-axes[1].set(xscale="log", yscale="log", xlabel="mean of a gene, data", ylabel="mean of a gene, drawn")
+axes[1].set(
+    xscale="log", yscale="log", xlabel="mean of a gene, data", ylabel="mean of a gene, drawn"
+)
 axes[2].scatter(data_zero, drawn_zero, s=4)
 axes[2].set(xlabel="zeros of a gene, data", ylabel="zeros of a gene, drawn")
 axes[0].xaxis.set_minor_formatter(NullFormatter())
 for panel in axes:
-    low, high = max(panel.get_xlim()[0], panel.get_ylim()[0]), min(panel.get_xlim()[1], panel.get_ylim()[1])
+    low, high = (
+        max(panel.get_xlim()[0], panel.get_ylim()[0]),
+        min(panel.get_xlim()[1], panel.get_ylim()[1]),
+    )
     panel.plot([low, high], [low, high], color="black", linewidth=0.8)
 figure.savefig(options.output / "11_predictive.png")
 
@@ -187,8 +216,13 @@ own = model.get_normalized_expression(return_numpy=True)
 result["sums_to_one"] = float(np.abs(own.sum(1) - 1).max())
 if "rho" in adata.layers:
     truth, plain = adata.layers["rho"], adata.X.toarray() / totals[:, None]
-    result |= {"rho_error": float(np.abs(own - truth).sum(1).mean()), "plain_error": float(np.abs(plain - truth).sum(1).mean())}
-    print(f"distance from the true proportions: decoded {result['rho_error']:.3f}, counts over totals {result['plain_error']:.3f}")
+    result |= {
+        "rho_error": float(np.abs(own - truth).sum(1).mean()),
+        "plain_error": float(np.abs(plain - truth).sum(1).mean()),
+    }
+    print(
+        f"distance from the true proportions: decoded {result['rho_error']:.3f}, counts over totals {result['plain_error']:.3f}"
+    )
 
 # %% [markdown]
 # ## Differential expression
@@ -204,7 +238,9 @@ if "marker_of" in adata.var:
     markers = adata.var["marker_of"].str.contains(first)
     top = table[table["lfc_mean"] > 0].index[: int(markers.sum())]
     result["markers_found"] = float(markers.loc[top].mean())
-    print(f"{len(top)} surest genes above the rest: {result['markers_found']:.0%} mark {first}, of all {markers.mean():.0%}")
+    print(
+        f"{len(top)} surest genes above the rest: {result['markers_found']:.0%} mark {first}, of all {markers.mean():.0%}"
+    )
 
 # %% [markdown]
 # ## Another part
@@ -212,11 +248,18 @@ if "marker_of" in adata.var:
 # The face holds no mathematics: underneath is the graph `pv.CountVAE`, and any prior or posterior of the library is an argument.
 
 # %%
-own_posterior = pv.posteriors.DiagonalNormal(pv.blocks.Blocks(adata.n_vars, [32, 32], 2 * 10, dropout=0.1), floor=1e-4)
-graph = pv.graphs.count_vae(
-    adata.n_vars, hidden=32, library=([np.log(totals).mean()], [np.log(totals).std()]), posterior=own_posterior
+own_posterior = pv.posteriors.DiagonalNormal(
+    pv.blocks.Blocks(adata.n_vars, [32, 32], 2 * 10, dropout=0.1), floor=1e-4
 )
-fitted = pv.fit(graph, adata.X, epochs=3, objective=pv.objectives.SGVB_B(annealed={"z"}), progress=False, seed=0)
+graph = pv.graphs.count_vae(
+    adata.n_vars,
+    hidden=32,
+    library=([np.log(totals).mean()], [np.log(totals).std()]),
+    posterior=own_posterior,
+)
+fitted = pv.fit(
+    graph, adata.X, epochs=3, objective=pv.objectives.SGVB_B(annealed={"z"}), progress=False, seed=0
+)
 result["own_posterior_rises"] = fitted.elbo[-1] - fitted.elbo[0]
 
 print("RESULT " + json.dumps(result))

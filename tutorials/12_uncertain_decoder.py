@@ -27,9 +27,12 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae as pv
-from pyrovae import datasets, plots
+from pyrovae.command.report import plots
+from pyrovae.data import datasets
 
-parser = argparse.ArgumentParser(description="Full variational Bayes over the decoder's weights, against a point estimate.")
+parser = argparse.ArgumentParser(
+    description="Full variational Bayes over the decoder's weights, against a point estimate."
+)
 parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
 parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
@@ -78,15 +81,23 @@ n, s = 24, 0.5
 C = torch.linalg.qr(torch.randn(n, 3).double()).Q * torch.tensor([5.0, 2.0, 0.5])  # (n, 3)
 X = C @ torch.randn(3, 1).double() + s * torch.randn(n, 1).double()
 V = 1 / (1 + C.square().sum(0) / s**2)
-log_evidence = MultivariateNormal(torch.zeros(n).double(), C @ C.T + s**2 * torch.eye(n)).log_prob(X[:, 0]).item()
+log_evidence = (
+    MultivariateNormal(torch.zeros(n).double(), C @ C.T + s**2 * torch.eye(n))
+    .log_prob(X[:, 0])
+    .item()
+)
 
 parts = pv.priors.StandardNormal(1), AsThePrior(), pv.likelihoods.Gaussian(OnContext(3), sigma=s)
 toy = pv.BayesianVAE(*parts, data_size=n).double()
 with torch.no_grad():
     toy.likelihood.net.linear.weight.copy_((V * (C.T @ X)[:, 0] / s**2)[None])
     toy.log_sigma.copy_(V.log() / 2)
-losses = torch.tensor([pv.objectives.SGVB_A().loss(toy.model, toy.guide, X, C) for _ in range(5)], dtype=torch.double)
-print(f"log p(X) = {log_evidence:.6f}; the bound at the exact posterior, for 5 draws of w: {(-losses).tolist()}")
+losses = torch.tensor(
+    [pv.objectives.SGVB_A().loss(toy.model, toy.guide, X, C) for _ in range(5)], dtype=torch.double
+)
+print(
+    f"log p(X) = {log_evidence:.6f}; the bound at the exact posterior, for 5 draws of w: {(-losses).tolist()}"
+)
 result["regression_error"] = (losses + log_evidence).abs().max().item()
 
 # %% [markdown]
@@ -100,8 +111,13 @@ result["regression_error"] = (losses + log_evidence).abs().max().item()
 # %%
 whole = kl_divergence(toy.weights(), dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)).item()
 minibatches = list(zip(X.split(7), C.split(7), strict=True))  # 7, 7, 7 and 3 rows
-shares = [pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch).kl["w"].item() for batch in minibatches]
-print(f"\nKL(q(w) || p(w)) = {whole:.6f}; from minibatches {' + '.join(f'{kl:.3f}' for kl in shares)} = {sum(shares):.6f}")
+shares = [
+    pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch).kl["w"].item()
+    for batch in minibatches
+]
+print(
+    f"\nKL(q(w) || p(w)) = {whole:.6f}; from minibatches {' + '.join(f'{kl:.3f}' for kl in shares)} = {sum(shares):.6f}"
+)
 result["scale_error"] = abs(sum(shares) - whole)
 
 # %% [markdown]
@@ -114,7 +130,9 @@ result["scale_error"] = abs(sum(shares) - whole)
 # %%
 data = datasets.digits() if options.quick else datasets.mnist()
 white = data.total_count or 1  # the digits are counts from 0 to 16, MNIST has grey values in [0, 1]
-images, test = ((torch.as_tensor(x).flatten(1).float() >= white / 2).float() for x in (data.x, data.x_test))
+images, test = (
+    (torch.as_tensor(x).flatten(1).float() >= white / 2).float() for x in (data.x, data.x_test)
+)
 test = test[:500]
 D = images.shape[1]
 hidden, latents = (64, 5) if options.quick else (200, 10)
@@ -138,7 +156,9 @@ def fresh(rows, full):
 def bound(graph, x):
     """Return the mean ELBO of images, in nats, averaged over weights where they are uncertain."""
     networks = [graph.draw() for _ in range(5)] if isinstance(graph, pv.BayesianVAE) else [graph]
-    return sum(pv.elbo(network, x, samples=5).elbo.mean().item() for network in networks) / len(networks)
+    return sum(pv.elbo(network, x, samples=5).elbo.mean().item() for network in networks) / len(
+        networks
+    )
 
 
 def trained(graph, x):
@@ -152,7 +172,16 @@ def trained(graph, x):
             curve.append((done, bound(graph, test)))
 
     adam = lambda parameters: torch.optim.Adam(parameters, lr=rate)  # noqa: E731
-    pv.fit(graph, x, optimizer=adam, epochs=steps // an_epoch, batch_size=batch, seed=0, callback=look, progress=False)
+    pv.fit(
+        graph,
+        x,
+        optimizer=adam,
+        epochs=steps // an_epoch,
+        batch_size=batch,
+        seed=0,
+        callback=look,
+        progress=False,
+    )
     return curve
 
 
@@ -167,8 +196,14 @@ for size in sizes:
         best, last = max(value for _, value in curves[size, full]), curves[size, full][-1][1]
         on_training = bound(graphs[size, full], images[order[:size]])
         name = "full Bayes" if full else "point     "
-        print(f"N = {size:5d}, {name}: test {last:7.1f} (best on the way {best:6.1f}), training {on_training:7.1f}")
-        result[f"{'full' if full else 'point'}_{sizes.index(size)}"] = {"last": last, "best": best, "training": on_training}
+        print(
+            f"N = {size:5d}, {name}: test {last:7.1f} (best on the way {best:6.1f}), training {on_training:7.1f}"
+        )
+        result[f"{'full' if full else 'point'}_{sizes.index(size)}"] = {
+            "last": last,
+            "best": best,
+            "training": on_training,
+        }
 
 # %% [markdown]
 # Three things are to be seen.
@@ -187,14 +222,20 @@ prices = {}
 for size in sizes:
     q = graphs[size, True].weights()
     prices[size] = kl_divergence(q, dist.Normal(torch.zeros(q.event_shape), 1.0).to_event(1)).item()
-    print(f"N = {size:5d}: KL(q(w) || p(w)) = {prices[size]:6.0f} nats, {prices[size] / size:.2f} a row")
+    print(
+        f"N = {size:5d}: KL(q(w) || p(w)) = {prices[size]:6.0f} nats, {prices[size] / size:.2f} a row"
+    )
 result["price"] = [prices[size] / size for size in sizes]
 
 # %%
 figure = Figure(figsize=(12, 3.8), layout="constrained")
 for axis, size in zip(figure.subplots(1, 3, sharey=True), sizes, strict=True):
     for full, colour in ((False, plots.ORANGE), (True, plots.BLUE)):
-        axis.plot(*zip(*curves[size, full], strict=True), color=colour, label="full Bayes" if full else "point estimate")
+        axis.plot(
+            *zip(*curves[size, full], strict=True),
+            color=colour,
+            label="full Bayes" if full else "point estimate",
+        )
     axis.axhline(floor, color=plots.GREY, ls="--", lw=1, label="independent pixels")
     axis.set(title=f"N = {size}", xlabel="steps", ylim=(2.2 * floor, 0.6 * floor))
     axis.grid(alpha=0.3)
@@ -213,7 +254,9 @@ most = sizes[-1]
 slip = fresh(batch, full=True)
 slip.check = lambda *data: None
 result["slip"] = trained(slip, images[order[:most]])[-1][1]
-print(f"\nN = {most}: KL(q(w) || p(w)) once {curves[most, True][-1][1]:.1f}, once a minibatch {result['slip']:.1f}")
+print(
+    f"\nN = {most}: KL(q(w) || p(w)) once {curves[most, True][-1][1]:.1f}, once a minibatch {result['slip']:.1f}"
+)
 
 # %% [markdown]
 # ## What is known of the weights
@@ -228,14 +271,28 @@ for size in sizes:
     q = graph.weights().base_dist
     ratios[size] = (q.loc.abs() / q.scale).detach()
     result[f"known_{sizes.index(size)}"] = (ratios[size] > 2).float().mean().item()
-    print(f"N = {size:5d}: {result[f'known_{sizes.index(size)}']:.0%} of {len(ratios[size])} weights are two sigma from zero")
+    print(
+        f"N = {size:5d}: {result[f'known_{sizes.index(size)}']:.0%} of {len(ratios[size])} weights are two sigma from zero"
+    )
 
 figure = Figure(figsize=(6.5, 3.8), layout="constrained")
 axis = figure.subplots()
 bins = torch.logspace(-3, 2, 60).tolist()
 for size, colour in zip(sizes, (plots.ORANGE, plots.GREEN, plots.BLUE), strict=True):
-    axis.hist(ratios[size].clamp(0.0011, 99).tolist(), bins, histtype="step", lw=2, color=colour, label=f"N = {size}")
-axis.set(xscale="log", title="How far the weights are from zero", xlabel="|theta| / sigma", ylabel="weights")
+    axis.hist(
+        ratios[size].clamp(0.0011, 99).tolist(),
+        bins,
+        histtype="step",
+        lw=2,
+        color=colour,
+        label=f"N = {size}",
+    )
+axis.set(
+    xscale="log",
+    title="How far the weights are from zero",
+    xlabel="|theta| / sigma",
+    ylabel="weights",
+)
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
 show(figure, "weights")
@@ -255,7 +312,10 @@ for size in (sizes[0], most):
     rows += [p.mean(0), 4 * p.std(0)]
     result[f"spread_{sizes.index(size)}"] = p.std(0).mean().item()
 title = f"Test images; N = {sizes[0]}: mean, 4 deviations over networks; N = {most}: the same"
-show(plots.images(torch.cat(rows).reshape(-1, *data.shape), title=title, columns=12, limits=(0, 1)), "pictures")
+show(
+    plots.images(torch.cat(rows).reshape(-1, *data.shape), title=title, columns=12, limits=(0, 1)),
+    "pictures",
+)
 print(
     f"\nstandard deviation of a pixel over networks: {result['spread_0']:.3f} at N = {sizes[0]}, {result['spread_2']:.3f} at {most}"
 )
@@ -269,7 +329,9 @@ print(
 # %%
 few = test[:200]
 graph = graphs[sizes[0], True]
-each = torch.stack([pv.log_evidence(graph.draw(), few, samples=100).log_p for _ in range(30)])  # (30, images)
+each = torch.stack(
+    [pv.log_evidence(graph.draw(), few, samples=100).log_p for _ in range(30)]
+)  # (30, images)
 together, apart = (each.logsumexp(0) - math.log(len(each))).mean().item(), each.mean().item()
 point = pv.log_evidence(graphs[sizes[0], False], few, samples=100).log_p.mean().item()
 print(

@@ -10,7 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae import checkpoint, plots
+from pyrovae.command.report import plots
+from pyrovae.files import replace as replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,13 @@ def check(path: Path, suffixes: tuple[str, ...]) -> None:
         raise ValueError(f"--output {path}: expected a file that ends in {', '.join(suffixes)}")
 
 
-def codes(z: np.ndarray, labels: np.ndarray | None, names: tuple[str, ...], path: Path, cells: Sequence[str] | None = None) -> None:
+def codes(
+    z: np.ndarray,
+    labels: np.ndarray | None,
+    names: tuple[str, ...],
+    path: Path,
+    cells: Sequence[str] | None = None,
+) -> None:
     """Write codes with shape (N, D), and the label of each, and the name of its cell, where the file can hold them."""
     named = {} if labels is None else {"labels": np.array(names)[labels]}
     named |= {} if cells is None else {"cells": np.array(cells)}
@@ -54,20 +61,24 @@ def data(x: np.ndarray, path: Path, draw: Callable[[], Figure]) -> None:
 
 def cells(adata: Any, path: Path) -> None:
     """Write an AnnData."""
-    checkpoint.replace(path, adata.write_h5ad)
+    replace_file(path, adata.write_h5ad)
 
 
-def _csv(z: np.ndarray, labels: np.ndarray | None, cells: Sequence[str] | None, file: IO[bytes]) -> None:
+def _csv(
+    z: np.ndarray, labels: np.ndarray | None, cells: Sequence[str] | None, file: IO[bytes]
+) -> None:
     """Write a header (cell, ) z1, ..., zD (, label) and one line a row."""
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     before, after = [] if cells is None else ["cell"], [] if labels is None else ["label"]
     writer.writerow([*before, *(f"z{i + 1}" for i in range(z.shape[1])), *after])
     for i, row in enumerate(z.tolist()):
-        writer.writerow([*([] if cells is None else [cells[i]]), *row, *([] if labels is None else [labels[i]])])
+        writer.writerow(
+            [*([] if cells is None else [cells[i]]), *row, *([] if labels is None else [labels[i]])]
+        )
     text.detach()
 
 
 def _write(buffer: io.BytesIO, path: Path) -> None:
     """Write a file in one step."""
-    checkpoint.replace(path, lambda file: file.write_bytes(buffer.getvalue()))
+    replace_file(path, lambda file: file.write_bytes(buffer.getvalue()))

@@ -15,16 +15,27 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from pyrovae import batches, files, report
-from pyrovae.command import kinds, parts, preparation, recipes, runs, summary
+from pyrovae import files
+from pyrovae.command import kinds, parts, preparation, runs, summary
+from pyrovae.command.images import recipes
 from pyrovae.command.options import Settings, Settled
+from pyrovae.command.report.page import Report, write
 from pyrovae.command.runs import Run
-from pyrovae.datasets import Dataset
-from pyrovae.fit import TrainingError, fit
+from pyrovae.data import Dataset, batches
+from pyrovae.files import History, in_words
 from pyrovae.graphs import VAE, Denoising
-from pyrovae.history import History, in_words
+from pyrovae.training import TrainingError, fit
 
-__all__ = ["Outcome", "circumstances", "device", "fit_and_report", "lines", "outcome", "threads", "wording"]
+__all__ = [
+    "Outcome",
+    "circumstances",
+    "device",
+    "fit_and_report",
+    "lines",
+    "outcome",
+    "threads",
+    "wording",
+]
 
 Batch = tuple[Tensor, ...]  # (x, *c)
 Say = Callable[[str], None]
@@ -122,7 +133,11 @@ def _batches(run: Run, data: Dataset) -> tuple[Batch, Batch | None, Batch]:
         return (x, *c), None, test
     kept, held_out = batches.split(len(x), run.settings.validation, run.settings.seed)
     validation = run.preparation.fixed(data.x[held_out.numpy()])
-    return (x[kept], *(part[kept] for part in c)), (validation, *(part[held_out] for part in c)), test
+    return (
+        (x[kept], *(part[kept] for part in c)),
+        (validation, *(part[held_out] for part in c)),
+        test,
+    )
 
 
 def device(name: str) -> torch.device:
@@ -131,11 +146,15 @@ def device(name: str) -> torch.device:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
+        raise ValueError(
+            f"--device {name} cannot be used ({reason}); choose cpu, cuda or cuda:0"
+        ) from error
     return torch.device(name)
 
 
-def _train(run: Run, graph: VAE | Denoising, train: Batch, validation: Batch | None, say: Say) -> tuple[History, str]:
+def _train(
+    run: Run, graph: VAE | Denoising, train: Batch, validation: Batch | None, say: Say
+) -> tuple[History, str]:
     """Fit the graph; return its history, and why training broke off if it did."""
     settings = run.settings
     if not run.preparation.binarize:
@@ -176,13 +195,17 @@ def lines(settings: Settled, say: Say) -> Callable[[History], None]:
         if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
             return
         bound = in_words(history.bound, history.reconstruction[-1], history.kl[-1])
-        held_out = f", validation {history.validation_elbo[-1]:.2f}" if history.validation_elbo else ""
+        held_out = (
+            f", validation {history.validation_elbo[-1]:.2f}" if history.validation_elbo else ""
+        )
         say(f"epoch {epoch:>4}: {bound}{held_out} ({sum(history.seconds):.1f} s)")
 
     return line
 
 
-def _figures(run: Run, graph: nn.Module, history: History, parts: tuple[Batch, Batch | None, Batch]) -> dict[str, Any]:
+def _figures(
+    run: Run, graph: nn.Module, history: History, parts: tuple[Batch, Batch | None, Batch]
+) -> dict[str, Any]:
     """Measure a fitted graph and what it is compared with."""
     figures = summary.measure(graph, run.settings, parts[2])
     if "log_p" in figures:
@@ -190,7 +213,9 @@ def _figures(run: Run, graph: nn.Module, history: History, parts: tuple[Batch, B
     figures["training"] = summary.training(history)
     if set(scale := run.preparation.scale) != {1.0}:
         volume = sum(map(log, scale)) * (torch.Size(run.preparation.shape).numel() / len(scale))
-        figures["unit"] = f"nats per datum of scaled values; for densities in the data's own unit add {-volume:.2f}"
+        figures["unit"] = (
+            f"nats per datum of scaled values; for densities in the data's own unit add {-volume:.2f}"
+        )
     return figures
 
 
@@ -205,7 +230,9 @@ def outcome(run: Run, interrupted: bool, failure: str) -> Outcome:
 
 
 # ------------------------------------------------------------------------------------------------------------- in words
-def _greeting(run: Run, data: Dataset, train: Batch, validation: Batch | None, graph: nn.Module) -> str:
+def _greeting(
+    run: Run, data: Dataset, train: Batch, validation: Batch | None, graph: nn.Module
+) -> str:
     """Say in three lines what is about to happen."""
     s, shape = run.settings, " x ".join(map(str, data.shape))
     held_out = 0 if validation is None else len(validation[0])
@@ -229,18 +256,28 @@ def wording(part: object) -> str:
         return f"{part:.4g}" if isinstance(part, float) else str(part)
     if "class" not in part:
         return str(next(iter(part.values())))
-    given = [f"{key}={wording(value)}" for key, value in part["arguments"].items() if value not in (None, 0)]
+    given = [
+        f"{key}={wording(value)}"
+        for key, value in part["arguments"].items()
+        if value not in (None, 0)
+    ]
     return f"{part['class'].split('.')[-1]}({', '.join(given)})"
 
 
 def _write_report(
-    run: Run, graph: nn.Module, history: History, data: Dataset, figures: dict[str, Any], failure: str, started: float
+    run: Run,
+    graph: nn.Module,
+    history: History,
+    data: Dataset,
+    figures: dict[str, Any],
+    failure: str,
+    started: float,
 ) -> None:
     """Write report.html."""
     warnings = [text for text in (failure, figures.get("latents", {}).get("warning")) if text]
     if history.stopped == "interrupted":
         warnings.append("Training was interrupted: these are the weights as they stood.")
-    page = report.Report(
+    page = Report(
         title=f"{data.name}: a variational autoencoder",
         subtitle=f"{figures['unit']}, unless said otherwise; at beta = 1",
         facts=_facts(run, data, started),
@@ -248,7 +285,7 @@ def _write_report(
         rows=summary.rows(figures),
         pictures=summary.pictures(run, graph, history, data, figures),
     )
-    report.write(page, run.folder / "report.html")
+    write(page, run.folder / "report.html")
 
 
 def _facts(run: Run, data: Dataset, started: float) -> dict[str, str]:
@@ -262,13 +299,21 @@ def _facts(run: Run, data: Dataset, started: float) -> dict[str, str]:
     }
 
 
-def circumstances(run: Run, without: tuple[str, ...], packages: tuple[str, ...], started: float) -> dict[str, str]:
+def circumstances(
+    run: Run, without: tuple[str, ...], packages: tuple[str, ...], started: float
+) -> dict[str, str]:
     """Return settings but for some, versions of packages beside those always in use, machine and time."""
     settings = run.settings.to_dict().items()
-    fitted = {key: value for key, value in settings if value not in (None, False) and key not in without}
-    versions = [f"{name} {version(name)}" for name in ("pyrovae", "torch", "pyro-ppl", "numpy", *packages)]
+    fitted = {
+        key: value for key, value in settings if value not in (None, False) and key not in without
+    }
+    versions = [
+        f"{name} {version(name)}" for name in ("pyrovae", "torch", "pyro-ppl", "numpy", *packages)
+    ]
     return {
-        "settings": ", ".join(f"{key} {wording(list(v) if isinstance(v, tuple) else v)}" for key, v in fitted.items()),
+        "settings": ", ".join(
+            f"{key} {wording(list(v) if isinstance(v, tuple) else v)}" for key, v in fitted.items()
+        ),
         "versions": f"{', '.join(versions)}, Python {platform.python_version()}",
         "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, {run.settings.device}",
         "time": f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(started))}, {time.time() - started:.0f} s in all",

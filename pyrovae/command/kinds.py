@@ -41,11 +41,16 @@ def refuse_what_does_not_apply(settings: Settings) -> None:
     cells = holds_cells(settings.data)
     whose = f"is for {'images and arrays' if cells else 'cells'}, but {settings.data} holds {'cells' if cells else 'none'}"
     for field in fields(Settings):
-        if field.name in (NOT_FOR_CELLS if cells else FOR_CELLS) and getattr(settings, field.name) != field.default:
+        if (
+            field.name in (NOT_FOR_CELLS if cells else FOR_CELLS)
+            and getattr(settings, field.name) != field.default
+        ):
             raise ValueError(f"--{field.name.replace('_', '-')} {whose}; leave it out")
     known = COUNTS_OF_CELLS if cells else OTHERS
     if settings.likelihood is not None and settings.likelihood not in known:
-        raise ValueError(f"--likelihood {settings.likelihood.value} {whose}; choose {', '.join(one.value for one in known)}")
+        raise ValueError(
+            f"--likelihood {settings.likelihood.value} {whose}; choose {', '.join(one.value for one in known)}"
+        )
 
 
 def refuse_what_does_not_go_together(settings: Settings) -> None:
@@ -57,14 +62,26 @@ def refuse_what_does_not_go_together(settings: Settings) -> None:
     point, flat = settings.posterior is Posterior.POINT, settings.prior is Prior.FLAT
     if (point or flat) and holds_cells(settings.data):
         what = "--posterior point" if point else "--prior flat"
-        raise ValueError(f"{what} makes an autoencoder, but {settings.data} holds cells, whose model is a VAE; leave it out")
+        raise ValueError(
+            f"{what} makes an autoencoder, but {settings.data} holds cells, whose model is a VAE; leave it out"
+        )
     if settings.prior is Prior.VAMP and point:
-        raise ValueError("--prior vamp is a mixture of posteriors, and --posterior point has no density; take --prior flat")
+        raise ValueError(
+            "--prior vamp is a mixture of posteriors, and --posterior point has no density; take --prior flat"
+        )
     if flat and not point:
-        raise ValueError(f"--prior flat gives {settings.posterior.value} nothing to be near to; take --posterior point")
+        raise ValueError(
+            f"--prior flat gives {settings.posterior.value} nothing to be near to; take --posterior point"
+        )
     if settings.prior is Prior.FLOW and settings.latents == 1:
-        raise ValueError("--prior flow bends latents by each other, and --latents is 1; take --prior mixture")
+        raise ValueError(
+            "--prior flow bends latents by each other, and --latents is 1; take --prior mixture"
+        )
     if settings.components is not None and settings.prior not in (Prior.MIXTURE, Prior.VAMP):
-        raise ValueError(f"--components is for --prior mixture or vamp, but --prior is {settings.prior.value}; leave it out")
+        raise ValueError(
+            f"--components is for --prior mixture or vamp, but --prior is {settings.prior.value}; leave it out"
+        )
     if settings.objective in (Objective.IWAE, Objective.DREG) and settings.draws == 1:
-        raise ValueError(f"--objective {settings.objective.value} of one draw is the ELBO; give e.g. --draws 5")
+        raise ValueError(
+            f"--objective {settings.objective.value} of one draw is the ELBO; give e.g. --draws 5"
+        )

@@ -13,7 +13,9 @@ __all__ = ["objective", "posterior", "prior", "some"]
 _COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}
 _CONTEXT = 40  # numbers that every step of an inverse autoregressive flow sees of x
 _WIDTH = 320  # of its hidden layer
-_OBJECTIVES: dict[Objective, type[objectives.SGVB_A | objectives.SGVB_B | objectives.IWAE | objectives.DReG]] = {
+_OBJECTIVES: dict[
+    Objective, type[objectives.SGVB_A | objectives.SGVB_B | objectives.IWAE | objectives.DReG]
+] = {
     Objective.SGVB_A: objectives.SGVB_A,
     Objective.SGVB_B: objectives.SGVB_B,
     Objective.IWAE: objectives.IWAE,
@@ -27,14 +29,20 @@ def posterior(settings: Settled, encoder: Callable[[int], nn.Module]) -> nn.Modu
     makers: dict[Posterior, Callable[[], nn.Module]] = {
         Posterior.DIAGONAL_NORMAL: lambda: posteriors.DiagonalNormal(encoder(2 * d)),
         Posterior.FULL_RANK_NORMAL: lambda: posteriors.FullRankNormal(encoder(d * (d + 3) // 2)),
-        Posterior.IAF: lambda: posteriors.IAF(encoder(2 * d + _CONTEXT), d, context=_CONTEXT, hidden=(max(_WIDTH, d),)),
+        Posterior.IAF: lambda: posteriors.IAF(
+            encoder(2 * d + _CONTEXT), d, context=_CONTEXT, hidden=(max(_WIDTH, d),)
+        ),
         Posterior.POINT: lambda: posteriors.Point(encoder(d)),
     }
     return makers[settings.posterior]()
 
 
 def prior(
-    settings: Settled, q: nn.Module, rows: Callable[[int], Tensor], low: float | None = None, high: float | None = None
+    settings: Settled,
+    q: nn.Module,
+    rows: Callable[[int], Tensor],
+    low: float | None = None,
+    high: float | None = None,
 ) -> nn.Module:
     """Build p(z).
 
@@ -58,7 +66,9 @@ def prior(
 
 def objective(settings: Settled) -> objectives.Objective:
     """Build the estimator of the bound."""
-    beta = objectives.warm_up(settings.warm_up, settings.beta) if settings.warm_up else settings.beta
+    beta = (
+        objectives.warm_up(settings.warm_up, settings.beta) if settings.warm_up else settings.beta
+    )
     return _OBJECTIVES[settings.objective](samples=settings.draws, beta=beta)
 
 

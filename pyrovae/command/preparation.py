@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import batches, traces
+from pyrovae import programs
 from pyrovae.command.options import Likelihood, Settled
-from pyrovae.datasets import Dataset, Kind
+from pyrovae.data import Dataset, Kind, batches
 
 __all__ = ["Preparation", "prepare"]
 
@@ -56,22 +56,28 @@ class Preparation:
         rows = self.rows(x)
         if not self.binarize:
             return rows
-        with traces.random_stream(0, []):
+        with programs.random_stream(0, []):
             return batches.binarize(rows.float())
 
     def undo(self, x: Tensor) -> np.ndarray:
         """Return modelled rows in the unit of the stored ones."""
-        return x.cpu().numpy() * np.array(self.scale, dtype=np.float32) + np.array(self.shift, dtype=np.float32)
+        return x.cpu().numpy() * np.array(self.scale, dtype=np.float32) + np.array(
+            self.shift, dtype=np.float32
+        )
 
     def context(self, labels: np.ndarray | None, names: tuple[str, ...]) -> Batch:
         """Return labels as one-hot context (c,), with shape (N, classes), or () where the model has none."""
         if not self.classes:
             return ()
         if labels is None:
-            raise ValueError("the model's context is the label, but the data have no labels; give data with labels")
+            raise ValueError(
+                "the model's context is the label, but the data have no labels; give data with labels"
+            )
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
-            raise ValueError(f"label {unknown[0]} is unknown to the model; it knows {', '.join(self.classes)}")
+            raise ValueError(
+                f"label {unknown[0]} is unknown to the model; it knows {', '.join(self.classes)}"
+            )
         index = np.array([self.classes.index(name) for name in names])[labels]
         return (nn.functional.one_hot(torch.from_numpy(index), len(self.classes)).float(),)
 
@@ -82,19 +88,27 @@ class Preparation:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Preparation":
         """Make it from what `to_dict` returned."""
-        tuples: dict[str, Any] = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
+        tuples: dict[str, Any] = {
+            key: tuple(value) for key, value in content.items() if isinstance(value, list)
+        }
         return cls(**content | tuples)
 
 
 def prepare(settings: Settled, data: Dataset) -> Preparation:
     """Decide how the data are prepared for the chosen likelihood, from the training rows."""
     if settings.binarize and data.kind not in (Kind.BINARY, Kind.UNIT, Kind.LEVELS):
-        raise ValueError(f"--binarize is for grey values, but {settings.data} holds {data.kind.value}; leave it out")
+        raise ValueError(
+            f"--binarize is for grey values, but {settings.data} holds {data.kind.value}; leave it out"
+        )
     if settings.condition and data.labels is None:
-        raise ValueError(f"--condition needs labels, but {settings.data} has none; give an .npz with labels, or sub-folders")
+        raise ValueError(
+            f"--condition needs labels, but {settings.data} has none; give an .npz with labels, or sub-folders"
+        )
     shift, scale = _standard(settings.likelihood, data)
     classes = data.label_names if settings.condition else ()
-    return Preparation(data.shape, settings.binarize, shift, scale, classes, _total_count(data), _limits(data))
+    return Preparation(
+        data.shape, settings.binarize, shift, scale, classes, _total_count(data), _limits(data)
+    )
 
 
 def _standard(likelihood: Likelihood, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -103,7 +117,9 @@ def _standard(likelihood: Likelihood, data: Dataset) -> tuple[tuple[float, ...],
         return (0.0,), (255.0,)
     if likelihood not in REAL_LIKELIHOODS:
         return (0.0,), (1.0,)
-    axis = 0 if len(data.shape) == 1 else None  # features of a vector have each their unit, pixels one for all
+    axis = (
+        0 if len(data.shape) == 1 else None
+    )  # features of a vector have each their unit, pixels one for all
     shift, scale = np.mean(data.x, axis, dtype=np.float64), np.std(data.x, axis, dtype=np.float64)
     scale = np.where(scale > 0, scale, 1.0)
     return tuple(np.atleast_1d(shift).tolist()), tuple(np.atleast_1d(scale).tolist())

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import batches, checkpoint, files
+from pyrovae import files
 from pyrovae.command.options import Part, Settings, Settled
 from pyrovae.command.preparation import Preparation
-from pyrovae.datasets import Dataset
-from pyrovae.history import History
+from pyrovae.data import Dataset, batches
+from pyrovae.files import History
+from pyrovae.files import replace as replace_file
 
 __all__ = ["CELLS", "Run", "claim", "fingerprint", "resumed", "split", "write_json"]
 
@@ -67,12 +68,22 @@ class Run:
         """Write run.json, after removing what an earlier run left, so that the folder never mixes two."""
         if not self.settings.resume:
             shutil.rmtree(self.model, ignore_errors=True)
-            for file in (self.checkpoint, self.folder / "metrics.json", self.folder / "report.html"):
+            for file in (
+                self.checkpoint,
+                self.folder / "metrics.json",
+                self.folder / "report.html",
+            ):
                 file.unlink(missing_ok=True)
-        content = {"settings": self.settings.to_dict(), "preparation": self.preparation.to_dict(), "data": self.data}
+        content = {
+            "settings": self.settings.to_dict(),
+            "preparation": self.preparation.to_dict(),
+            "data": self.data,
+        }
         write_json({"format": FORMAT, **content}, self.folder / "run.json")
 
-    def save_model(self, graph: nn.Module, history: History, metrics: Mapping[str, Any] | None = None) -> None:
+    def save_model(
+        self, graph: nn.Module, history: History, metrics: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the model, and its figures beside it."""
         metrics = plain(metrics or {})
         files.save(graph, self.model, history=history, metrics=metrics)
@@ -91,25 +102,38 @@ class Run:
             FileNotFoundError: There is no run.
             ValueError: Its run.json is truncated or of something else.
         """
-        folder = folder.parent if not (folder / "run.json").is_file() and folder.name == "model" else folder
+        folder = (
+            folder.parent
+            if not (folder / "run.json").is_file() and folder.name == "model"
+            else folder
+        )
         path = folder / "run.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no run: expected run.json, as `pyrovae fit` writes it")
+            raise FileNotFoundError(
+                f"{folder} holds no run: expected run.json, as `pyrovae fit` writes it"
+            )
         try:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}, this version reads {FORMAT!r}")
-            settings, preparation = Settled.from_dict(content["settings"]), Preparation.from_dict(content["preparation"])
+            settings, preparation = (
+                Settled.from_dict(content["settings"]),
+                Preparation.from_dict(content["preparation"]),
+            )
             return cls(folder, settings, preparation, content["data"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is truncated or not of this version ({error}); run `pyrovae fit` again") from error
+            raise ValueError(
+                f"{path} is truncated or not of this version ({error}); run `pyrovae fit` again"
+            ) from error
 
     @classmethod
     def open_for(cls, folder: Path, what: str) -> "Run":
         """Read a run for a command that is for images and arrays alone; refuse one of cells."""
         run = cls.open(folder)
         if run.of_cells:
-            raise ValueError(f"{folder} was fitted on cells: `pyrovae {what}` is for images and arrays; use evaluate or encode")
+            raise ValueError(
+                f"{folder} was fitted on cells: `pyrovae {what}` is for images and arrays; use evaluate or encode"
+            )
         return run
 
     def rows(self, data: Dataset, part: Part | None = None) -> tuple[Tensor, ...]:
@@ -120,18 +144,26 @@ class Run:
         x, labels = self.stored(data, part)
         return (self.preparation.fixed(x), *self.preparation.context(labels, data.label_names))
 
-    def stored(self, data: Dataset, part: Part | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def stored(
+        self, data: Dataset, part: Part | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return rows and labels of a part of a data set, as they are stored."""
         if data.x_test is None and fingerprint(data) == self.data["fingerprint"]:
             data = split(data, self.settings)
         part = part or (Part.ALL if data.x_test is None else Part.TEST)
         if part is Part.TRAIN or data.x_test is None:
             if part is Part.TEST:
-                raise ValueError(f"{data.name} has no test rows, and is not what the model was fitted on; use --part all")
+                raise ValueError(
+                    f"{data.name} has no test rows, and is not what the model was fitted on; use --part all"
+                )
             return data.x, data.labels
         if part is Part.TEST:
             return data.x_test, data.labels_test
-        both = None if data.labels is None or data.labels_test is None else np.concatenate([data.labels, data.labels_test])
+        both = (
+            None
+            if data.labels is None or data.labels_test is None
+            else np.concatenate([data.labels, data.labels_test])
+        )
         return np.concatenate([data.x, data.x_test]), both
 
 
@@ -146,11 +178,17 @@ def claim(folder: Path, settings: Settings) -> None:
     if settings.overwrite or settings.resume or not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / "run.json").is_file():
-        raise ValueError(f"{folder} holds something that is no run; choose another folder with --output, or add --overwrite")
+        raise ValueError(
+            f"{folder} holds something that is no run; choose another folder with --output, or add --overwrite"
+        )
     if (folder / "checkpoint.safetensors").is_file():
-        raise ValueError(f"{folder} holds an interrupted run; go on with --resume, or give it up with --overwrite")
+        raise ValueError(
+            f"{folder} holds an interrupted run; go on with --resume, or give it up with --overwrite"
+        )
     if (folder / "model" / "model.json").is_file():
-        raise ValueError(f"{folder} holds a run; choose another folder with --output, or replace it with --overwrite")
+        raise ValueError(
+            f"{folder} holds a run; choose another folder with --output, or replace it with --overwrite"
+        )
 
 
 def resumed(folder: Path, given: Settings) -> Settled:
@@ -176,7 +214,19 @@ def resumed(folder: Path, given: Settings) -> Settled:
     return replace(run.settings, **free)
 
 
-FREE = ("output", "epochs", "samples", "test_images", "report", "device", "threads", "data_dir", "resume", "overwrite", "quiet")
+FREE = (
+    "output",
+    "epochs",
+    "samples",
+    "test_images",
+    "report",
+    "device",
+    "threads",
+    "data_dir",
+    "resume",
+    "overwrite",
+    "quiet",
+)
 
 
 def split(data: Dataset, settings: Settings) -> Dataset:
@@ -195,7 +245,7 @@ def fingerprint(data: Dataset) -> str:
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write strict JSON in one step; NaN and infinity become null."""
     text = json.dumps(plain(content), indent=1, allow_nan=False)
-    checkpoint.replace(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    replace_file(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
 def plain(value: Any) -> Any:

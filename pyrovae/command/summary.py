@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import evaluate, latents, plots, tasks
-from pyrovae.celldata import rows_in
-from pyrovae.command import baselines
+from pyrovae import evaluation, tasks
+from pyrovae.command.images import baselines
 from pyrovae.command.options import Posterior, Prior, Settled
 from pyrovae.command.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
+from pyrovae.command.report import plots
+from pyrovae.command.report.page import Picture, Row
 from pyrovae.command.runs import Run
-from pyrovae.datasets import Dataset
-from pyrovae.history import History
-from pyrovae.report import Picture, Row
+from pyrovae.data import Dataset
+from pyrovae.files import History
+from pyrovae.singlecell import rows_in
 
 __all__ = ["compare", "measure", "pictures", "rows", "training", "training_rows"]
 
@@ -37,9 +38,11 @@ def measure(graph: nn.Module, settings: Settled, test: Batch) -> dict[str, Any]:
         settings: Settled settings, which say how many importance samples and on how many rows.
         test: (x, *c), prepared.
     """
-    terms = evaluate.elbo(graph, *_spread(test, ELBO_ROWS))
+    terms = evaluation.elbo(graph, *_spread(test, ELBO_ROWS))
     figures: dict[str, Any] = {"unit": "nats per datum"}
-    figures["test"] = {"rows": len(terms.elbo)} | {name: value.mean().item() for name, value in terms._asdict().items()}
+    figures["test"] = {"rows": len(terms.elbo)} | {
+        name: value.mean().item() for name, value in terms._asdict().items()
+    }
     if _is_autoencoder(settings):
         return figures
     if settings.samples:
@@ -50,7 +53,7 @@ def measure(graph: nn.Module, settings: Settled, test: Batch) -> dict[str, Any]:
 
 def _evidence(graph: nn.Module, test: Batch, samples: int) -> dict[str, Any]:
     """Return the mean of log p(x) over test rows, with its standard error, and with what importance sampling adds to that."""
-    log_p, error, size = evaluate.log_evidence(graph, *test, samples=samples)
+    log_p, error, size = evaluation.log_evidence(graph, *test, samples=samples)
     return {
         "rows": len(log_p),
         "samples": samples,
@@ -63,7 +66,7 @@ def _evidence(graph: nn.Module, test: Batch, samples: int) -> dict[str, Any]:
 
 def _latents(graph: nn.Module, test: Batch) -> dict[str, Any]:
     """Return what the latents hold."""
-    summary = latents.latent_summary(graph, *test)
+    summary = evaluation.latent_summary(graph, *test)
     kl = summary.kl_per_dimension
     return {
         "units": len(summary.active),
@@ -79,16 +82,29 @@ def compare(run: Run, train: Batch, validation: Batch | None, test: Batch) -> di
     """Return what probabilistic PCA and a Gaussian mixture reach on the same test rows, or why they do not compare."""
     likelihood, preparation = run.settings.likelihood, run.preparation
     if likelihood in UNIT_LIKELIHOODS:
-        return {"why_not": f"densities of real vectors do not compare with a {likelihood.value} likelihood"}
+        return {
+            "why_not": f"densities of real vectors do not compare with a {likelihood.value} likelihood"
+        }
     if _is_autoencoder(run.settings) or not run.settings.samples:
         return {"why_not": "log p(x) of the model was not estimated"}
     whole = likelihood not in REAL_LIKELIHOODS
-    fitted, judged, measured = (batch[0].numpy() for batch in (train, validation or train, _spread(test, run.settings.test_images)))
+    fitted, judged, measured = (
+        batch[0].numpy()
+        for batch in (train, validation or train, _spread(test, run.settings.test_images))
+    )
     if preparation.shape and len(fitted) < 10:
         return {"why_not": "there are fewer than 10 training rows"}
-    fits = {"probabilistic_pca": baselines.probabilistic_pca, "gaussian_mixture": baselines.gaussian_mixture}
-    found = {name: fit(fitted, judged, measured, whole=whole, seed=run.settings.seed) for name, fit in fits.items()}
-    figures: dict[str, Any] = {name: {"log_p": fit.log_p, "what": fit.what} for name, fit in found.items()}
+    fits = {
+        "probabilistic_pca": baselines.probabilistic_pca,
+        "gaussian_mixture": baselines.gaussian_mixture,
+    }
+    found = {
+        name: fit(fitted, judged, measured, whole=whole, seed=run.settings.seed)
+        for name, fit in fits.items()
+    }
+    figures: dict[str, Any] = {
+        name: {"log_p": fit.log_p, "what": fit.what} for name, fit in found.items()
+    }
     return figures | {"how": DEQUANTIZED if whole else "densities of the same standardized values"}
 
 
@@ -121,7 +137,13 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     if "latents" in figures:
         held = figures["latents"]
         most = f"I(x; z) under q, at most log {held['rows']} = {np.log(held['rows']):.2f}"
-        table.append(Row("active units", f"{held['active']} of {held['units']}", "variance of the posterior mean above 0.01"))
+        table.append(
+            Row(
+                "active units",
+                f"{held['active']} of {held['units']}",
+                "variance of the posterior mean above 0.01",
+            )
+        )
         table.append(Row("mutual information", f"{held['mutual_information']:.2f} nats", most))
     return table + training_rows(figures)
 
@@ -132,14 +154,22 @@ def training_rows(figures: dict[str, Any]) -> list[Row]:
         return []
     fit = figures["training"]
     best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
-    return [Row("training", f"{fit['epochs']} epochs, {fit['seconds']:.1f} s", f"{fit['stopped']}{best}")]
+    return [
+        Row(
+            "training", f"{fit['epochs']} epochs, {fit['seconds']:.1f} s", f"{fit['stopped']}{best}"
+        )
+    ]
 
 
 def _evidence_rows(log_p: dict[str, Any] | None, others: dict[str, Any] | None) -> list[Row]:
     """Return log p(x) and, beside it, that of simpler densities."""
     if log_p is None:
         return []
-    few = " (few draws decide: take it for a lower bound)" if log_p["effective_sample_size"] < FEW else ""
+    few = (
+        " (few draws decide: take it for a lower bound)"
+        if log_p["effective_sample_size"] < FEW
+        else ""
+    )
     size = f"effective sample size {log_p['effective_sample_size']:.0f}{few}"
     error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
     how = f"{log_p['rows']} test rows; {log_p['samples']} importance samples, {error}, {size}"
@@ -148,25 +178,39 @@ def _evidence_rows(log_p: dict[str, Any] | None, others: dict[str, Any] | None) 
         return table
     if "why_not" in others:
         return [*table, Row("PCA, Gaussian mixture", "left out", others["why_not"])]
-    names = (("  probabilistic PCA", "probabilistic_pca"), ("  Gaussian mixture", "gaussian_mixture"))
-    table += [Row(name, f"{others[key]['log_p']:.2f} nats", others[key]["what"]) for name, key in names]
+    names = (
+        ("  probabilistic PCA", "probabilistic_pca"),
+        ("  Gaussian mixture", "gaussian_mixture"),
+    )
+    table += [
+        Row(name, f"{others[key]['log_p']:.2f} nats", others[key]["what"]) for name, key in names
+    ]
     return [*table, Row("  how these compare", "", others["how"])]
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-def pictures(run: Run, graph: nn.Module, history: History, data: Dataset, figures: dict[str, Any]) -> list[Picture]:
+def pictures(
+    run: Run, graph: nn.Module, history: History, data: Dataset, figures: dict[str, Any]
+) -> list[Picture]:
     """Draw a run: curves, reconstructions, samples, walks, the latent space, KL per unit and the manifold."""
     stored, labels = run.stored(data)
     test = (run.preparation.fixed(stored), *run.preparation.context(labels, data.label_names))
     gallery = _Gallery(run, graph, test)
     drawn = [Picture("Training", plots.curves(history), _CURVES)] if history.elbo else []
-    drawn += [gallery.pairs(), *gallery.samples(), gallery.walks(), gallery.space(labels, data.label_names)]
+    drawn += [
+        gallery.pairs(),
+        *gallery.samples(),
+        gallery.walks(),
+        gallery.space(labels, data.label_names),
+    ]
     kl = figures.get("latents", {}).get("kl_per_unit")
     drawn += [Picture("KL per unit", plots.kl_per_unit(np.array(kl)), _KL)] if kl else []
     return drawn + gallery.manifold()
 
 
-_CURVES = "Means over an epoch while the weights move (training), and after it (validation, at beta = 1)."
+_CURVES = (
+    "Means over an epoch while the weights move (training), and after it (validation, at beta = 1)."
+)
 _KL = "Units under the line hold nothing of x: their posterior is the prior."
 
 
@@ -179,7 +223,10 @@ class _Gallery:
     def pairs(self) -> Picture:
         """Originals and reconstructions."""
         few = _spread(self.test, SHOWN)
-        x, x_hat = (self.run.preparation.undo(part) for part in (few[0], tasks.reconstruct(self.graph, *few)))
+        x, x_hat = (
+            self.run.preparation.undo(part)
+            for part in (few[0], tasks.reconstruct(self.graph, *few))
+        )
         binarized = " Grey values were binarized once." if self.run.preparation.binarize else ""
         return Picture(
             "Originals and reconstructions",
@@ -195,7 +242,9 @@ class _Gallery:
         columns = classes * (16 // classes) or 16  # each class keeps to its columns
         n = columns * (64 // columns)
         c = classes_in_turn(self.run.preparation, n)
-        x = self.run.preparation.undo(tasks.generate(self.graph, n, *c, seed=self.run.settings.seed))
+        x = self.run.preparation.undo(
+            tasks.generate(self.graph, n, *c, seed=self.run.settings.seed)
+        )
         given = f" Classes in turn: {', '.join(self.run.preparation.classes)}." if c else ""
         figure = plots.images(x, "Samples: E[x | z], z from the prior", columns, self.limits)
         return [Picture("Samples", figure, f"Nothing of the data enters them.{given}")]
@@ -204,24 +253,45 @@ class _Gallery:
         """Straight walks between codes."""
         x, *c = _spread(self.test, 12)
         pairs = [(i, len(x) - 1 - i) for i in range(max(1, len(x) // 2))]
-        paths = torch.stack([tasks.interpolate(self.graph, x[a], x[b], *(part[a] for part in c), steps=10) for a, b in pairs])
+        paths = torch.stack(
+            [
+                tasks.interpolate(self.graph, x[a], x[b], *(part[a] for part in c), steps=10)
+                for a, b in pairs
+            ]
+        )
         figure = plots.interpolations(self.run.preparation.undo(paths), self.limits)
-        return Picture("Interpolations", figure, "Each row goes straight from the code of one test datum to that of another.")
+        return Picture(
+            "Interpolations",
+            figure,
+            "Each row goes straight from the code of one test datum to that of another.",
+        )
 
     def space(self, labels: np.ndarray | None, names: tuple[str, ...]) -> Picture:
         """Codes in the plane."""
         few = _spread(self.test, LATENT_ROWS)
         kept = None if labels is None else labels[_rows(len(labels), LATENT_ROWS)]
         z = tasks.embed(self.graph, *few).cpu().numpy()
-        return Picture("Latent space", plots.latent_space(z, kept, names), "Posterior means of test data." if len(z) > 1 else "")
+        return Picture(
+            "Latent space",
+            plots.latent_space(z, kept, names),
+            "Posterior means of test data." if len(z) > 1 else "",
+        )
 
     def manifold(self) -> list[Picture]:
         """What two latents decode to."""
         settings = self.run.settings
-        if settings.latents != 2 or settings.condition or settings.prior is not Prior.STANDARD_NORMAL:
+        if (
+            settings.latents != 2
+            or settings.condition
+            or settings.prior is not Prior.STANDARD_NORMAL
+        ):
             return []
         grid = self.run.preparation.undo(tasks.manifold(self.graph, steps=20))
-        return [Picture("Manifold", plots.manifold(grid, self.limits), "Kingma & Welling (2014), figure 4.")]
+        return [
+            Picture(
+                "Manifold", plots.manifold(grid, self.limits), "Kingma & Welling (2014), figure 4."
+            )
+        ]
 
 
 def classes_in_turn(preparation: Preparation, n: int, label: str | None = None) -> Batch:

@@ -14,19 +14,25 @@ MixtureOf              p(z) = sum_k w_k p_k(z)                                  
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                                        any
 """
 
-from pyrovae.distributions.angles import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
+from pyrovae.distributions.autoregressive import Autoregressive, orders
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
-from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
+from pyrovae.distributions.conditional import Conditional, Standardized
 from pyrovae.distributions.discrete import DiscretizedLogistic, Levels, LogPoisson
-from pyrovae.distributions.gaussian import cholesky_factor
-from pyrovae.distributions.latent import Improper, UnitNormal
+from pyrovae.distributions.kl import cholesky_factor
 from pyrovae.distributions.mixture import MixtureOf
+from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.distributions.normal import Improper, UnitNormal
+from pyrovae.distributions.parameters import chunk_parameters, split_parameters
+from pyrovae.distributions.pathwise_mixture import PathwiseMixture
 from pyrovae.distributions.stacked import Stacked
 
 __all__ = [
     "CIRCLE",
+    "Autoregressive",
     "CircularUniform",
     "CircularVonMises",
+    "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Improper",
@@ -35,9 +41,14 @@ __all__ = [
     "LogPoisson",
     "MixtureOf",
     "NegativeBinomial",
+    "PathwiseMixture",
     "Stacked",
+    "Standardized",
     "UnitNormal",
     "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
+    "chunk_parameters",
+    "orders",
+    "split_parameters",
 ]

@@ -39,7 +39,9 @@ class IndependentBernoulli(dist.Independent):
         logits, axes = self.base_dist.logits, tuple(range(-self.reinterpreted_batch_ndims, 0))
         if value.shape != logits.shape:
             value, logits = torch.broadcast_tensors(value, logits)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, value.to(logits.dtype), reduction="none")
+        cross_entropy = F.binary_cross_entropy_with_logits(
+            logits, value.to(logits.dtype), reduction="none"
+        )
         return -(cross_entropy.sum(axes) if axes else cross_entropy)
 
 
@@ -76,7 +78,9 @@ class ContinuousBernoulli(TorchDistribution):
 
     def rsample(self, sample_shape: Size = _ONE) -> Tensor:
         """Draws icdf(u), u uniform, with a gradient in the logits."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        u = torch.rand(
+            self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device
+        )
         return self.icdf(u)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -101,7 +105,9 @@ class _LogZ(torch.autograd.Function):
         near, far = _near_and_far(logits)
         square = near.square()
         series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
-        exact = far / 2 + torch.log((2 - 1 / far.sigmoid()) / far)  # 1 - e^-a, from the cheapest function torch has
+        exact = far / 2 + torch.log(
+            (2 - 1 / far.sigmoid()) / far
+        )  # 1 - e^-a, from the cheapest function torch has
         return logits / 2 + exact + series - _SERIES_LOG_Z
 
     @staticmethod
@@ -114,7 +120,10 @@ def _mean(logits: Tensor) -> Tensor:
     """1 / (1 - e^-l) - 1 / l = 1 / 2 + sign(l) (coth(a / 2) / 2 - 1 / a), a = |l|; the series is odd."""
     near, far = _near_and_far(logits)
     square = near.square()
-    series = near * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square * (1 / 1209600 - square / 47900160))))
+    series = near * (
+        1 / 12
+        - square * (1 / 720 - square * (1 / 30240 - square * (1 / 1209600 - square / 47900160)))
+    )
     exact = 0.5 / (2 * far.sigmoid() - 1) - far.reciprocal()
     return 0.5 + series + (exact - _SERIES_MEAN) * logits.sign()
 

@@ -106,7 +106,9 @@ class DiscretizedLogistic(TorchDistribution):
 
     arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012 (as in torch)
 
-    def __init__(self, loc: Tensor, log_scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, log_scale: Tensor, levels: int = 256, validate_args: bool | None = None
+    ) -> None:
         self.loc, self.log_scale = broadcast_all(loc, log_scale)
         self.levels = levels
         super().__init__(self.loc.shape, validate_args=validate_args)
@@ -127,7 +129,9 @@ class DiscretizedLogistic(TorchDistribution):
             self._validate_sample(value)
         value, top = value.to(self.loc.dtype), self.levels - 1
         precision, twice = self._precision(), 2 * value - top
-        a, b = ((edge / top - self.loc) * precision for edge in (twice - 1, twice + 1))  # bins meet to the last digit
+        a, b = (
+            (edge / top - self.loc) * precision for edge in (twice - 1, twice + 1)
+        )  # bins meet to the last digit
         below, above = F.logsigmoid(b), F.logsigmoid(-a)
         within = below + above + torch.log(-torch.expm1(-2 / top * precision))
         return torch.where(value <= 0, below, torch.where(value >= top, above, within))
@@ -135,14 +139,20 @@ class DiscretizedLogistic(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Size = _ONE) -> Tensor:
         """The levels in whose bins m + s logit(u) fall, u uniform, with shape (*sample_shape, *)."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        u = torch.rand(
+            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
+        )
         v = self.loc + torch.logit(u, eps=torch.finfo(u.dtype).tiny) / self._precision()
         return ((v + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
 
     @property
     def mean(self) -> Tensor:
         """E x = sum_(k > 0) P(x >= k), in levels; about a million terms at a time."""
-        loc, precision, total = self.loc[..., None], self._precision()[..., None], torch.zeros_like(self.loc)
+        loc, precision, total = (
+            self.loc[..., None],
+            self._precision()[..., None],
+            torch.zeros_like(self.loc),
+        )
         k = torch.arange(1, self.levels, dtype=loc.dtype, device=loc.device)
         for chunk in k.split(max(1, 2**20 // max(1, loc.numel()))):
             edges = (2 * chunk - 1) / (self.levels - 1) - 1  # lower edges of the bins

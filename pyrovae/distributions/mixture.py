@@ -42,7 +42,9 @@ class MixtureOf(TorchDistribution):
 
     def __init__(self, logits: Tensor, components: Any, validate_args: bool | None = None) -> None:
         self.logits, self.components = logits.log_softmax(-1), components
-        super().__init__(components.batch_shape[:-1], components.event_shape, validate_args=validate_args)
+        super().__init__(
+            components.batch_shape[:-1], components.event_shape, validate_args=validate_args
+        )
 
     @property
     def support(self) -> Any:
@@ -68,7 +70,9 @@ class MixtureOf(TorchDistribution):
         rows = value.shape[: value.dim() - len(self.event_shape)]
         if torch.is_grad_enabled() or len(rows) <= len(self.batch_shape):
             return self.logits + self._each(value)
-        pairs = len(self.logits) * math.prod(torch.broadcast_shapes(rows, self.batch_shape)[1:])  # of one row of the first axis
+        pairs = len(self.logits) * math.prod(
+            torch.broadcast_shapes(rows, self.batch_shape)[1:]
+        )  # of one row of the first axis
         pieces = value.split(max(1, _AT_ONCE // (pairs * math.prod(self.event_shape))))
         return self.logits + torch.cat([self._each(piece) for piece in pieces])
 
@@ -80,20 +84,31 @@ class MixtureOf(TorchDistribution):
             if self._normal:
                 base = self.components.base_dist
                 return torch.normal(self._chosen(base.loc, k), self._chosen(base.scale, k))
-            every = self.components.expand((*k.shape, len(self.logits)))  # not sample(sample_shape), which Pyro's mixture cannot
+            every = self.components.expand(
+                (*k.shape, len(self.logits))
+            )  # not sample(sample_shape), which Pyro's mixture cannot
             return self._chosen(every.sample(), k)
 
     @property
     def _normal(self) -> bool:
         """Whether the components are normals that are independent over one axis."""
         parts = self.components
-        return isinstance(parts, Independent) and isinstance(parts.base_dist, Normal) and len(self.event_shape) == 1
+        return (
+            isinstance(parts, Independent)
+            and isinstance(parts.base_dist, Normal)
+            and len(self.event_shape) == 1
+        )
 
     def _each(self, value: Tensor) -> Tensor:
         """Return log p_k(z), with shape (*, K); z is expanded by hand, for a flow's context does not broadcast by itself."""
-        if isinstance(self.components, MultivariateNormal) and len(self.components.batch_shape) == 1:
+        if (
+            isinstance(self.components, MultivariateNormal)
+            and len(self.components.batch_shape) == 1
+        ):
             return _full_table(value, self.components)
-        rows = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
+        rows = torch.broadcast_shapes(
+            value.shape[: value.dim() - len(self.event_shape)], self.batch_shape
+        )
         value = value.expand(*rows, *self.event_shape).unsqueeze(len(rows))
         return self.components.log_prob(value.expand(*rows, len(self.logits), *self.event_shape))
 
@@ -114,7 +129,9 @@ def _table(z: Tensor, normals: Any) -> Tensor:
     loc, scale = normals.loc.double(), normals.scale.double()
     centre = loc.detach().mean(0)
     x, mu, precision = z.double() - centre, loc - centre, scale.square().reciprocal()
-    constant = (mu.square() * precision + 2 * scale.log()).sum(-1) + loc.shape[-1] * math.log(2 * math.pi)  # (K,)
+    constant = (mu.square() * precision + 2 * scale.log()).sum(-1) + loc.shape[-1] * math.log(
+        2 * math.pi
+    )  # (K,)
     squares = torch.cat([x.square(), x], -1) @ torch.cat([precision, -2 * precision * mu], -1).T
     return (-0.5 * (squares + constant)).to(z.dtype)
 
@@ -123,8 +140,12 @@ def _full_table(z: Tensor, normals: Any) -> Tensor:
     """Return log N(z_n; mu_k, L_k L_k^T), with shape (*, K), for normals with shape (K, D); here differences come before squares."""
     loc, tril = normals.loc, normals.scale_tril
     centre, d = loc.detach().mean(0), loc.shape[-1]
-    inverse = torch.linalg.solve_triangular(tril, torch.eye(d, dtype=tril.dtype, device=tril.device), upper=False)  # (K, D, D)
+    inverse = torch.linalg.solve_triangular(
+        tril, torch.eye(d, dtype=tril.dtype, device=tril.device), upper=False
+    )  # (K, D, D)
     x = (z - centre).reshape(-1, d).T.expand(len(loc), d, -1)
     y = torch.baddbmm(inverse @ (centre - loc).unsqueeze(-1), inverse, x)  # (K, D, N)
-    constant = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * d * math.log(2 * math.pi)  # (K,)
+    constant = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * d * math.log(
+        2 * math.pi
+    )  # (K,)
     return (-0.5 * y.square().sum(1).T - constant).reshape(*z.shape[:-1], len(loc))

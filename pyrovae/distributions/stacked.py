@@ -51,7 +51,9 @@ class Stacked(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p_k(x_k), with shape (K, *), for x with shape (K, *, *event); more axes may lead."""
         dims = len(self.batch_shape) + len(self.event_shape)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape))
+        value = value.expand(
+            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        )
         parts = zip(self.parts, value.unbind(-dims), strict=True)
         return torch.stack([part.log_prob(x) for part, x in parts], -len(self.batch_shape))
 
@@ -64,4 +66,6 @@ class Stacked(TorchDistribution):
         return self._drawn(lambda part: part.rsample(sample_shape))
 
     def _drawn(self, draw: Callable[[Any], Tensor]) -> Tensor:
-        return torch.stack([draw(part) for part in self.parts], -len(self.batch_shape) - len(self.event_shape))
+        return torch.stack(
+            [draw(part) for part in self.parts], -len(self.batch_shape) - len(self.event_shape)
+        )

@@ -21,9 +21,9 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyrovae.conditional import register, rows
 from pyrovae.distributions import Stacked
 from pyrovae.graphs.vae import VAE
+from pyrovae.programs import data_plate, register
 
 __all__ = ["BayesianVAE"]
 
@@ -78,15 +78,19 @@ class BayesianVAE(nn.Module):
         self.data_size, self.scale, self.sigma = data_size, scale, sigma
         self._shapes = {name: parameter.shape for name, parameter in likelihood.named_parameters()}
         if not self._shapes:
-            raise ValueError("BayesianVAE: the likelihood has no parameters, expected weights to infer. Use VAE instead")
+            raise ValueError(
+                "BayesianVAE: the likelihood has no parameters, expected weights to infer. Use VAE instead"
+            )
         self.log_sigma = nn.Parameter(torch.full_like(self._theta().detach(), log(sigma)))  # (P,)
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw w ~ p(w), z ~ p(z | c), x ~ p(x | z, c, w)."""
         register(self)
         with poutine.scale(scale=len(x) / self.data_size):
-            w = pyro.sample("w", dist.Normal(torch.zeros_like(self.log_sigma), self.scale).to_event(1))
-        with rows(x):
+            w = pyro.sample(
+                "w", dist.Normal(torch.zeros_like(self.log_sigma), self.scale).to_event(1)
+            )
+        with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
             return pyro.sample("x", self._at(w, z, *c), obs=x)
 
@@ -95,7 +99,7 @@ class BayesianVAE(nn.Module):
         register(self)
         with poutine.scale(scale=len(x) / self.data_size):
             pyro.sample("w", self.weights())
-        with rows(x):
+        with data_plate(x):
             return pyro.sample("z", self.posterior(x, *c))
 
     def weights(self) -> Any:
@@ -129,11 +133,16 @@ class BayesianVAE(nn.Module):
         if w.dim() == 1:
             return functional_call(self.likelihood, self._named(w), (z, *c))
         parts = zip(w.reshape(-1, w.shape[-1]), z, strict=True)
-        return Stacked([functional_call(self.likelihood, self._named(w_k), (z_k, *c)) for w_k, z_k in parts])
+        return Stacked(
+            [functional_call(self.likelihood, self._named(w_k), (z_k, *c)) for w_k, z_k in parts]
+        )
 
     def _named(self, w: Tensor) -> dict[str, Tensor]:
         parts = w.split([shape.numel() for shape in self._shapes.values()])
-        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
 
     def _theta(self) -> Tensor:
         return torch.cat([parameter.flatten() for parameter in self.likelihood.parameters()])

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.conditional import register, rows
+from pyrovae.programs import data_plate, register
 
 __all__ = ["CountVAE"]
 
@@ -26,7 +26,7 @@ class CountVAE(nn.Module):
         prior: p(z | c), called with the context.
         posterior: q(z | log(1 + x), c).
         likelihood: p(x | z, l, c), a part of `pyrovae.expression`.
-        library_prior: p(l | c), such as `pyrovae.expression.LibraryNormal`; None takes l = log sum_g x_g as observed.
+        library_prior: p(l | c), such as `pyrovae.priors.LibraryNormal`; None takes l = log sum_g x_g as observed.
         library_posterior: q(l | log(1 + x), c), wherever there is a prior.
 
     Raises:
@@ -54,16 +54,20 @@ class CountVAE(nn.Module):
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z ~ p(z | c), l ~ p(l | c), x ~ p(x | z, l, c)."""
         register(self)
-        with rows(x):
+        with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
-            l = observed_library(x) if self.library_prior is None else pyro.sample("l", self.library_prior(*c))  # noqa: E741
+            l = (  # noqa: E741
+                observed_library(x)
+                if self.library_prior is None
+                else pyro.sample("l", self.library_prior(*c))
+            )
             return pyro.sample("x", self.likelihood(z, l, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z ~ q(z | log(1 + x), c), l ~ q(l | log(1 + x), c), and return z."""
         register(self)
         h = torch.log1p(x)
-        with rows(x):
+        with data_plate(x):
             z = pyro.sample("z", self.posterior(h, *c))
             if self.library_posterior is not None:
                 pyro.sample("l", self.library_posterior(h, *c))
@@ -81,5 +85,7 @@ def observed_library(x: Tensor) -> Tensor:
         ValueError: if x has no genes: without counts there is no library size to observe.
     """
     if x.shape[-1] == 0:
-        raise ValueError("CountVAE: an observed library needs the counts it is the sum of; generate with a latent library")
+        raise ValueError(
+            "CountVAE: an observed library needs the counts it is the sum of; generate with a latent library"
+        )
     return x.sum(-1, keepdim=True).clamp(min=1).log()

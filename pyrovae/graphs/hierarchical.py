@@ -11,7 +11,7 @@ The term of z1 has no closed form to be taken: its prior sees z2, and z2 is draw
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.conditional import register, rows
+from pyrovae.programs import data_plate, register
 
 __all__ = ["HierarchicalVAE"]
 
@@ -54,7 +54,7 @@ class HierarchicalVAE(nn.Module):
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z2 ~ p(z2 | c), z1 ~ p(z1 | z2, c), x ~ p(x | z1, c)."""
         register(self)
-        with rows(x):
+        with data_plate(x):
             z2 = pyro.sample("z2", self.top_prior(*c))
             z1 = pyro.sample("z1", self.prior(z2, *c))
             return pyro.sample("x", self.likelihood(z1, *c), obs=x)
@@ -62,7 +62,7 @@ class HierarchicalVAE(nn.Module):
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z1 ~ q(z1 | x, c), z2 ~ q(z2 | z1, c), and return z1."""
         register(self)
-        with rows(x):
+        with data_plate(x):
             z1 = pyro.sample("z1", self.posterior(x, *c))
             pyro.sample("z2", self.top_posterior(z1, *c))
             return z1

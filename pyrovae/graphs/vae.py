@@ -7,7 +7,7 @@ q(z | x, c)                             the guide
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.conditional import register, rows
+from pyrovae.programs import data_plate, register
 
 __all__ = ["VAE"]
 
@@ -38,14 +38,14 @@ class VAE(nn.Module):
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z ~ p(z | c), x ~ p(x | z, c)."""
         register(self)
-        with rows(x):
+        with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
             return pyro.sample("x", self.likelihood(z, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z ~ q(z | x, c)."""
         register(self)
-        with rows(x):
+        with data_plate(x):
             return pyro.sample("z", self.posterior(x, *c))
 
     def check(self, x: Tensor, *c: Tensor) -> None:

@@ -11,8 +11,8 @@ warm_up, cyclical     schedules for beta, the weight of the KL
 """
 
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.objectives.em import MonteCarloEM
 from pyrovae.objectives.importance import IWAE, DReG, Renyi
+from pyrovae.objectives.monte_carlo_em import MonteCarloEM
 from pyrovae.objectives.schedules import Schedule, cyclical, warm_up
 from pyrovae.objectives.score import LeaveOneOut, RunningMean, ScoreFunction
 from pyrovae.objectives.sgvb import SGVB_A, SGVB_B, FreeBits

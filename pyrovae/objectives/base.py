@@ -11,9 +11,9 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pyrovae import traces
+from pyrovae import programs
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.traces import Program, Trace, total
+from pyrovae.programs import Program, Trace, total
 
 __all__ = ["Bound", "Objective"]
 
@@ -64,7 +64,9 @@ class Objective(Trace_ELBO, ABC):
         data_size: int | None = None,
     ) -> None:
         if samples < 1:
-            raise ValueError(f"{type(self).__name__}: samples is {samples}, expected at least one draw of z a row")
+            raise ValueError(
+                f"{type(self).__name__}: samples is {samples}, expected at least one draw of z a row"
+            )
         super().__init__(num_particles=samples, vectorize_particles=samples > 1)
         self.samples, self.beta, self.annealed, self.data_size = samples, beta, annealed, data_size
         if isinstance(annealed, str):
@@ -72,7 +74,9 @@ class Objective(Trace_ELBO, ABC):
                 f"{type(self).__name__}: annealed is {annealed!r}, expected a collection of names, e.g. {{{annealed!r}}}"
             )
         if not (0 <= self.target < math.inf):
-            raise ValueError(f"{type(self).__name__}: beta ends at {self.target}, expected a finite weight of at least 0")
+            raise ValueError(
+                f"{type(self).__name__}: beta ends at {self.target}, expected a finite weight of at least 0"
+            )
         self.weight = self.target
 
     @abstractmethod
@@ -97,7 +101,9 @@ class Objective(Trace_ELBO, ABC):
         """Return the loss of a minibatch of so many rows, -(reconstruction - beta * KL) or its own, scaled by N / M if N is known."""
         loss = bound.loss
         if loss is None:
-            loss = total([-bound.reconstruction, *(self.weigh(name, kl) for name, kl in bound.kl.items())])
+            loss = total(
+                [-bound.reconstruction, *(self.weigh(name, kl) for name, kl in bound.kl.items())]
+            )
         return loss if self.data_size is None else loss * (self.data_size / rows)
 
     def weigh(self, name: str, kl: Tensor) -> Tensor:
@@ -146,14 +152,18 @@ class Objective(Trace_ELBO, ABC):
         Raises:
             ValueError: see `traces.check_sites`, or if `annealed` names no latent.
         """
-        traces.check_sites(p, q, needs_rsample)
-        names = [site["name"] for site in traces.sites(q, observed=False)]
+        programs.check_sites(p, q, needs_rsample)
+        names = [site["name"] for site in programs.sites(q, observed=False)]
         unknown = sorted(set(self.annealed or ()).difference(names))
         if unknown:
-            raise ValueError(f"{type(self).__name__}: annealed names {unknown}, but the guide's latents are {names}")
+            raise ValueError(
+                f"{type(self).__name__}: annealed names {unknown}, but the guide's latents are {names}"
+            )
 
-    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
-        return traces.run(model, guide, *args, cut=type(self).cut)
+    def _get_trace(
+        self, model: Program, guide: Program, args: tuple, kwargs: dict
+    ) -> tuple[Trace, Trace]:
+        return programs.run(model, guide, *args, cut=type(self).cut)
 
     def _guess_max_plate_nesting(self, *run: Any) -> None:
         log = logging.getLogger("pyro.infer.elbo")

@@ -12,11 +12,18 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from pyrovae import traces
+from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.log_weights import (
+    log_mean_exp,
+    log_weights,
+    of_model,
+    report,
+    weighed,
+    with_gradient_of,
+)
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.objectives.weights import log_mean_exp, log_weights, of_model, report, weighed, with_gradient_of
-from pyrovae.traces import Program, Site, per_row, total
+from pyrovae.programs import Program, Site, per_row, total
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
@@ -73,10 +80,15 @@ class DReG(Objective):
             rec, kl = log_weights(p, q, len(batch[0]))
             log_w = rec - weighed(self, kl)
             v = log_w.detach().softmax(0)  # (K, B)
-            latent = traces.sites(q, observed=False)
-            paths = [self._path(site, g, v) for site, g in zip(latent, _gradients(log_w, latent), strict=True)]
+            latent = programs.sites(q, observed=False)
+            paths = [
+                self._path(site, g, v)
+                for site, g in zip(latent, _gradients(log_w, latent), strict=True)
+            ]
             surrogate = -total([(v * of_model(self, rec, p, len(batch[0]))).sum(), *paths])
-        return report(rec, kl, log_mean_exp, with_gradient_of(surrogate, -log_mean_exp(log_w).sum()))
+        return report(
+            rec, kl, log_mean_exp, with_gradient_of(surrogate, -log_mean_exp(log_w).sum())
+        )
 
     def judge(self) -> IWAE:
         """Return the same bound at beta = 1."""
@@ -87,7 +99,9 @@ class DReG(Objective):
         beta = self.weight_of(site["name"])
         term = gradient * site["drawn"]
         event = len(site["fn"].event_shape)
-        moved = per_row(term.flatten(-event).sum(-1) if event else term, site, v.shape[-1])  # (K, B)
+        moved = per_row(
+            term.flatten(-event).sum(-1) if event else term, site, v.shape[-1]
+        )  # (K, B)
         return (((1 - beta) * v + beta * v**2) * moved).sum()
 
 

@@ -28,7 +28,9 @@ def warm_up(fraction: float, target: float = 1.0) -> Schedule:
         [0.0, 0.5, 1.0, 1.0]
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"warm_up: fraction is {fraction}, expected a share of the planned steps in (0, 1], e.g. 0.25")
+        raise ValueError(
+            f"warm_up: fraction is {fraction}, expected a share of the planned steps in (0, 1], e.g. 0.25"
+        )
     return lambda t: target * min(1.0, t / fraction)
 
 

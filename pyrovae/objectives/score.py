@@ -12,14 +12,22 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.log_weights import (
+    log_latent,
+    log_weights,
+    of_model,
+    weighed,
+    with_gradient_of,
+)
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.objectives.weights import log_latent, log_weights, of_model, weighed, with_gradient_of
-from pyrovae.traces import Program, total
+from pyrovae.programs import Program, total
 
 __all__ = ["LeaveOneOut", "RunningMean", "ScoreFunction"]
 
-Baseline = Callable[[Tensor], Tensor]  # f with shape (L, B) -> what is taken from it, broadcastable to it
+Baseline = Callable[
+    [Tensor], Tensor
+]  # f with shape (L, B) -> what is taken from it, broadcastable to it
 
 
 class RunningMean:
@@ -66,7 +74,9 @@ class LeaveOneOut:
             ValueError: if there is one draw a row: it has no others.
         """
         if len(f) < 2:
-            raise ValueError("LeaveOneOut: there is one draw a row, expected at least two: ScoreFunction(samples=2, ...)")
+            raise ValueError(
+                "LeaveOneOut: there is one draw a row, expected at least two: ScoreFunction(samples=2, ...)"
+            )
         return (f.sum(0) - f) / (len(f) - 1)
 
 
@@ -102,7 +112,9 @@ class ScoreFunction(Objective):
     ) -> None:
         super().__init__(samples, beta, annealed, data_size)
         if isinstance(baseline, LeaveOneOut) and samples < 2:
-            raise ValueError(f"ScoreFunction: samples is {samples}, expected at least 2: LeaveOneOut compares a row's draws")
+            raise ValueError(
+                f"ScoreFunction: samples is {samples}, expected at least 2: LeaveOneOut compares a row's draws"
+            )
         self.baseline = baseline
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
@@ -113,7 +125,9 @@ class ScoreFunction(Objective):
         f = (rec - weighed(self, kl)).detach()  # (L, B)
         b = self.baseline(f) if self.baseline else 0.0
         # Inside f the gradient of log q has expectation 0 and is left out: what remains there is the model's.
-        surrogate = -((f - b) * total(log_latent(q, rows).values()) + of_model(self, rec, p, rows)).sum()
+        surrogate = -(
+            (f - b) * total(log_latent(q, rows).values()) + of_model(self, rec, p, rows)
+        ).sum()
         loss = with_gradient_of(surrogate / self.samples, -f.sum() / self.samples)
         return Bound(_mean(rec), {name: _mean(term) for name, term in kl.items()}, loss)
 
@@ -123,7 +137,9 @@ class ScoreFunction(Objective):
 
     def state(self) -> dict[str, Any]:
         """Return the running mean, if that is the baseline."""
-        return {"running mean": self.baseline.value} if isinstance(self.baseline, RunningMean) else {}
+        return (
+            {"running mean": self.baseline.value} if isinstance(self.baseline, RunningMean) else {}
+        )
 
     def put(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""

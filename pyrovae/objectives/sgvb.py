@@ -16,10 +16,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae import traces
+from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.traces import Program, Site, Trace, total
+from pyrovae.programs import Program, Site, Trace, total
 
 __all__ = ["SGVB_A", "SGVB_B", "FreeBits"]
 
@@ -41,7 +41,7 @@ class SGVB_A(Objective):  # noqa: N801 (the paper's name)
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return both terms of the ELBO, summed over the batch and averaged over the L draws."""
-        return _terms(*self.draw(model, guide, *batch), traces.sampled_kl, self.samples)
+        return _terms(*self.draw(model, guide, *batch), programs.sampled_kl, self.samples)
 
     def judge(self) -> "SGVB_A":
         """Return estimator A by one draw."""
@@ -62,7 +62,7 @@ class SGVB_B(Objective):  # noqa: N801 (the paper's name)
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return both terms of the ELBO, summed over the batch and averaged over the L draws."""
-        return _terms(*self.draw(model, guide, *batch), traces.analytic_kl, self.samples)
+        return _terms(*self.draw(model, guide, *batch), programs.analytic_kl, self.samples)
 
     def judge(self) -> "SGVB_B":
         """Return estimator B by one draw."""
@@ -99,15 +99,20 @@ class FreeBits(Objective):
     ) -> None:
         super().__init__(samples, beta, annealed, data_size)
         if not 0 <= nats < math.inf:
-            raise ValueError(f"FreeBits: nats is {nats}, expected a finite KL of at least 0 that a dimension has free, e.g. 0.1")
+            raise ValueError(
+                f"FreeBits: nats is {nats}, expected a finite KL of at least 0 that a dimension has free, e.g. 0.1"
+            )
         self.nats = nats
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return both terms of the ELBO without the floor, and the loss with it."""
         p, q = self.draw(model, guide, *batch)
-        terms = _terms(p, q, traces.analytic_kl, self.samples)
+        terms = _terms(p, q, programs.analytic_kl, self.samples)
         prior = _latent(p)
-        floored = [self.weigh(name, self._floored(site, prior.get(name), terms.kl[name])) for name, site in _latent(q).items()]
+        floored = [
+            self.weigh(name, self._floored(site, prior.get(name), terms.kl[name]))
+            for name, site in _latent(q).items()
+        ]
         return terms._replace(loss=total([-terms.reconstruction, *floored]))
 
     def judge(self) -> SGVB_B:
@@ -115,7 +120,9 @@ class FreeBits(Objective):
         return SGVB_B()
 
     def _floored(self, q: Site, p: Site | None, kl: Tensor) -> Tensor:
-        weights = scale_and_mask(kl.new_ones(q["fn"].batch_shape), q["scale"], q["mask"])  # of each KL in the sum over plates
+        weights = scale_and_mask(
+            kl.new_ones(q["fn"].batch_shape), q["scale"], q["mask"]
+        )  # of each KL in the sum over plates
         floor = (self.nats * weights.sum() / self.samples).item()
         try:
             each = weights.unsqueeze(-1) * _kl_of_dimensions(q, p)
@@ -126,7 +133,7 @@ class FreeBits(Objective):
 
 def _terms(p: Trace, q: Trace, divergence: Divergence, samples: int) -> Bound:
     prior = _latent(p)
-    rec = total([traces.log_prob(site).sum() for site in traces.sites(p, observed=True)])
+    rec = total([programs.log_prob(site).sum() for site in programs.sites(p, observed=True)])
     kl = {name: divergence(site, prior.get(name)).sum() for name, site in _latent(q).items()}
     if samples == 1:
         return Bound(rec, kl)
@@ -134,7 +141,7 @@ def _terms(p: Trace, q: Trace, divergence: Divergence, samples: int) -> Bound:
 
 
 def _latent(trace: Trace) -> dict[str, Site]:
-    return {site["name"]: site for site in traces.sites(trace, observed=False)}
+    return {site["name"]: site for site in programs.sites(trace, observed=False)}
 
 
 def _kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
@@ -145,6 +152,10 @@ def _kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         raise NotImplementedError from None
     if q.get("entangled"):  # its prior sees what is drawn after it
         raise NotImplementedError
-    if b is None or q["fn"].batch_shape + q["fn"].event_shape != a.batch_shape or len(q["fn"].event_shape) != 1:
+    if (
+        b is None
+        or q["fn"].batch_shape + q["fn"].event_shape != a.batch_shape
+        or len(q["fn"].event_shape) != 1
+    ):
         raise NotImplementedError
     return torch.atleast_2d(kl_divergence(a, b))

@@ -13,13 +13,20 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae import traces
+from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
+from pyrovae.objectives.log_weights import (
+    log_latent,
+    log_mean_exp,
+    log_weights,
+    of_model,
+    report,
+    weighed,
+)
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.objectives.weights import log_latent, log_mean_exp, log_weights, of_model, report, weighed
-from pyrovae.traces import Program, total
+from pyrovae.programs import Program, total
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -56,7 +63,9 @@ class ReweightedWakeSleep(Objective):
     ) -> None:
         super().__init__(samples, beta, annealed, data_size)
         if not 0 <= sleep <= 1:
-            raise ValueError(f"ReweightedWakeSleep: sleep is {sleep}, expected a share of the guide's loss in [0, 1]")
+            raise ValueError(
+                f"ReweightedWakeSleep: sleep is {sleep}, expected a share of the guide's loss in [0, 1]"
+            )
         self.sleep = sleep
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
@@ -107,6 +116,8 @@ class WakeSleep(Objective):
 def _dream(model: Program, guide: Program, *batch: Tensor) -> Tensor:
     """Return the sum of log q(z | x) over rows that the model draws, a number of them as in the batch, at its context."""
     with torch.no_grad():
-        p = traces.record(poutine.uncondition(model), *batch)
-    x = traces.simulated(p)["value"]
-    return total(log_latent(traces.record(guide, x, *batch[1:], given=p), len(batch[0])).values()).sum()
+        p = programs.record(poutine.uncondition(model), *batch)
+    x = programs.simulated(p)["value"]
+    return total(
+        log_latent(programs.record(guide, x, *batch[1:], given=p), len(batch[0])).values()
+    ).sum()

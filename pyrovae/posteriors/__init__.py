@@ -10,10 +10,18 @@ WrappedNormal                                     a normal wound around the circ
 Point                                             a single point z = f(x), for the autoencoder
 """
 
-from pyrovae.posteriors.angles import WrappedNormal
-from pyrovae.posteriors.families import Cauchy, Exponential, Gamma, Laplace, Logistic, LogNormal, StudentT
-from pyrovae.posteriors.flows import IAF
+from pyrovae.posteriors.circular import WrappedNormal
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
+from pyrovae.posteriors.iaf import IAF
+from pyrovae.posteriors.location_scale import (
+    Cauchy,
+    Exponential,
+    Gamma,
+    Laplace,
+    Logistic,
+    LogNormal,
+    StudentT,
+)
 from pyrovae.posteriors.mixture import Mixture
 
 __all__ = [

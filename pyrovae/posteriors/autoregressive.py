@@ -22,7 +22,10 @@ from torch.nn.functional import logsigmoid
 
 __all__ = ["AutoregressiveFlow", "Networks"]
 
-LOG_SCALES = (-5.0, 3.0)  # Pyro's bounds: without them a plain flow overflows sooner or later in training
+LOG_SCALES = (
+    -5.0,
+    3.0,
+)  # Pyro's bounds: without them a plain flow overflows sooner or later in training
 OPEN = 2.0  # where the gates' logits start: sigmoid(2) = 0.88, near the identity (Kingma et al. 2016, section 4.1: 1 or 2)
 
 
@@ -39,7 +42,14 @@ class Networks(nn.Module):
 
     orders: Tensor
 
-    def __init__(self, orders: Tensor, hidden: Sequence[int], context: int, gated: bool, activation: type[nn.Module]) -> None:
+    def __init__(
+        self,
+        orders: Tensor,
+        hidden: Sequence[int],
+        context: int,
+        gated: bool,
+        activation: type[nn.Module],
+    ) -> None:
         super().__init__()
         steps, d = orders.shape
         widths = [d, *hidden, 2 * d]
@@ -47,19 +57,28 @@ class Networks(nn.Module):
         self.register_buffer("orders", orders)
         self.context = nn.Linear(context, steps * hidden[0])
         # (T, in, out), not torch's (out, in): then a product's gradient comes in this layout and need not be turned.
-        self.weights = nn.ParameterList(torch.empty(steps, into, out) for into, out in pairwise(widths))
+        self.weights = nn.ParameterList(
+            torch.empty(steps, into, out) for into, out in pairwise(widths)
+        )
         self.biases = nn.ParameterList(torch.empty(steps, out) for out in widths[2:])
         for i, weight in enumerate(self.weights):
             self.register_buffer(f"mask{i}", torch.empty_like(weight), persistent=False)
         self._start(context, gated)
         self._set_masks()
-        self.register_load_state_dict_post_hook(Networks._set_masks)  # the file's orders count, not those made here
+        self.register_load_state_dict_post_hook(
+            Networks._set_masks
+        )  # the file's orders count, not those made here
 
     def _start(self, context: int, gated: bool) -> None:
         """Start as torch's linear layers do, where the first layer reads z and h."""
         first, *rest = self.weights
-        groups = [(first, self.context.weight, self.context.bias), *zip(rest, self.biases, strict=True)]
-        for group, into in zip(groups, [first.shape[1] + context, *(weight.shape[1] for weight in rest)], strict=True):
+        groups = [
+            (first, self.context.weight, self.context.bias),
+            *zip(rest, self.biases, strict=True),
+        ]
+        for group, into in zip(
+            groups, [first.shape[1] + context, *(weight.shape[1] for weight in rest)], strict=True
+        ):
             for parameter in group:
                 nn.init.uniform_(parameter, -1 / math.sqrt(into), 1 / math.sqrt(into))
         if gated:
@@ -69,19 +88,29 @@ class Networks(nn.Module):
     def _set_masks(self, *_: object) -> None:
         rank = self.orders.argsort(-1)  # (T, D), the place of each dimension
         d = rank.shape[-1]
-        levels = [torch.linspace(1, d, weight.shape[-1]).round().to(rank.device) - 1 for weight in self.weights[:-1]]
+        levels = [
+            torch.linspace(1, d, weight.shape[-1]).round().to(rank.device) - 1
+            for weight in self.weights[:-1]
+        ]
         self.get_buffer("mask0").copy_(rank[..., None] < levels[0])
         for i, (before, after) in enumerate(pairwise(levels), 1):
             self.get_buffer(f"mask{i}").copy_(before[:, None] <= after)
-        self.get_buffer(f"mask{len(levels)}").copy_(levels[-1][:, None] <= rank.repeat(1, 2)[:, None])
+        self.get_buffer(f"mask{len(levels)}").copy_(
+            levels[-1][:, None] <= rank.repeat(1, 2)[:, None]
+        )
 
     def at(self, h: Tensor) -> list["AtContext"]:
         """Return the networks of all steps at a context with shape (*, H)."""
         steps = len(self.orders)
         shares = self.context(h).chunk(steps, -1)
-        weights = [(weight * self.get_buffer(f"mask{i}")).unbind() for i, weight in enumerate(self.weights)]
+        weights = [
+            (weight * self.get_buffer(f"mask{i}")).unbind() for i, weight in enumerate(self.weights)
+        ]
         biases = [bias.unbind() for bias in self.biases]
-        return [AtContext(self.activation, shares[t], [w[t] for w in weights], [b[t] for b in biases]) for t in range(steps)]
+        return [
+            AtContext(self.activation, shares[t], [w[t] for w in weights], [b[t] for b in biases])
+            for t in range(steps)
+        ]
 
 
 class AtContext(NamedTuple):
@@ -94,7 +123,9 @@ class AtContext(NamedTuple):
 
     def parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return m and a at z, each with shape (*, D)."""
-        out = affine(self.biases[-1], self.hidden(affine(self.share, z, self.weights[0])), self.weights[-1])
+        out = affine(
+            self.biases[-1], self.hidden(affine(self.share, z, self.weights[0])), self.weights[-1]
+        )
         m, a = out.chunk(2, -1)
         return m, a
 
@@ -111,12 +142,20 @@ class AtContext(NamedTuple):
         first, found, scales = self.share, {}, {}
         for i in order:
             rows = [i, i + d]
-            m, a = affine(self.biases[-1][rows], self.hidden(first), self.weights[-1][:, rows]).unbind(-1)
+            m, a = affine(
+                self.biases[-1][rows], self.hidden(first), self.weights[-1][:, rows]
+            ).unbind(-1)
             a = a if gated else a.clamp(*LOG_SCALES)
-            found[i] = m + (z[..., i] - m) * (1 + torch.exp(-a)) if gated else (z[..., i] - m) * torch.exp(-a)
+            found[i] = (
+                m + (z[..., i] - m) * (1 + torch.exp(-a))
+                if gated
+                else (z[..., i] - m) * torch.exp(-a)
+            )
             scales[i] = a.expand_as(found[i])
             first = first + found[i][..., None] * self.weights[0][i]
-        return torch.stack([found[i] for i in range(d)], -1), torch.stack([scales[i] for i in range(d)], -1)
+        return torch.stack([found[i] for i in range(d)], -1), torch.stack(
+            [scales[i] for i in range(d)], -1
+        )
 
 
 def affine(b: Tensor, x: Tensor, w: Tensor) -> Tensor:

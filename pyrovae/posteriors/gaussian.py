@@ -12,9 +12,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import cholesky_factor
-from pyrovae.outputs import cut, equal
+from pyrovae.distributions import Conditional, cholesky_factor, chunk_parameters, split_parameters
 
 __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal", "Point"]
 
@@ -38,12 +36,16 @@ class DiagonalNormal(Conditional):
     def __init__(self, net: nn.Module, floor: float = 0.0) -> None:
         super().__init__()
         if floor < 0:
-            raise ValueError(f"DiagonalNormal: floor is {floor}, expected a variance of at least 0 to add, e.g. 1e-4")
+            raise ValueError(
+                f"DiagonalNormal: floor is {floor}, expected a variance of at least 0 to add, e.g. 1e-4"
+            )
         self.net, self.floor = net, floor
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return q(z | x, c), batch shape (*), event shape (D,)."""
-        mu, log_sigma = equal(self.net(x, *c), 2, "DiagonalNormal", "mu and log sigma of each latent")  # (*, D) each
+        mu, log_sigma = chunk_parameters(
+            self.net(x, *c), 2, "DiagonalNormal", "mu and log sigma of each latent"
+        )  # (*, D) each
         sigma = (torch.exp(2 * log_sigma) + self.floor).sqrt() if self.floor else log_sigma.exp()
         return dist.Normal(mu, sigma).to_event(1)
 
@@ -77,7 +79,7 @@ class FullRankNormal(Conditional):
         d = (math.isqrt(9 + 8 * y.shape[-1]) - 3) // 2
         below = d * (d - 1) // 2
         meaning = f"D (D + 3) / 2 for D latents, such as {d * (d + 3) // 2} for {d} or {(d + 1) * (d + 4) // 2} for {d + 1}"
-        mu, log_sigma, lower = cut(y, [d, d, below], "FullRankNormal", meaning)
+        mu, log_sigma, lower = split_parameters(y, [d, d, below], "FullRankNormal", meaning)
         correlated = cholesky_factor(torch.zeros_like(mu), lower / d)
         return dist.MultivariateNormal(mu, scale_tril=log_sigma.exp()[..., None] * correlated)
 
@@ -102,14 +104,18 @@ class LowRankNormal(Conditional):
     def __init__(self, net: nn.Module, d: int, rank: int = 1) -> None:
         super().__init__()
         if d < 1 or rank < 1:
-            raise ValueError(f"LowRankNormal: d is {d} and rank {rank}, expected at least 1 of each")
+            raise ValueError(
+                f"LowRankNormal: d is {d} and rank {rank}, expected at least 1 of each"
+            )
         self.net, self.d, self.rank = net, d, rank
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return q(z | x, c), batch shape (*), event shape (D,)."""
         d, r = self.d, self.rank
         meaning = f"mu, log sigma and a factor of rank {r} over {d} latents"
-        mu, log_sigma, w = cut(self.net(x, *c), [d, d, d * r], "LowRankNormal", meaning)
+        mu, log_sigma, w = split_parameters(
+            self.net(x, *c), [d, d, d * r], "LowRankNormal", meaning
+        )
         return dist.LowRankMultivariateNormal(mu, w.unflatten(-1, (d, r)), (2 * log_sigma).exp())
 
 

@@ -3,9 +3,7 @@
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae.conditional import Conditional
-from pyrovae.distributions.pathwise import PathwiseMixture
-from pyrovae.outputs import cut
+from pyrovae.distributions import Conditional, PathwiseMixture, split_parameters
 
 __all__ = ["Mixture"]
 
@@ -34,13 +32,17 @@ class Mixture(Conditional):
     def __init__(self, net: nn.Module, d: int, components: int) -> None:
         super().__init__()
         if d < 1 or components < 1:
-            raise ValueError(f"Mixture: d is {d} and components {components}, expected at least 1 of each")
+            raise ValueError(
+                f"Mixture: d is {d} and components {components}, expected at least 1 of each"
+            )
         self.net, self.d, self.components = net, d, components
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return q(z | x, c), batch shape (*), event shape (D,)."""
         k, d = self.components, self.d
         meaning = f"weights, means and log sigmas of {k} components over {d} latents"
-        logits, mu, log_sigma = cut(self.net(x, *c), [k, k * d, k * d], "Mixture", meaning)
+        logits, mu, log_sigma = split_parameters(
+            self.net(x, *c), [k, k * d, k * d], "Mixture", meaning
+        )
         shape = (*logits.shape, d)
         return PathwiseMixture(mu.reshape(shape), log_sigma.reshape(shape).exp(), logits)

@@ -9,9 +9,20 @@ Flow                      a normal bent by an autoregressive flow or by coupling
 VonMises, UniformAngle    densities over angles
 """
 
-from pyrovae.priors.angles import UniformAngle, VonMises
+from pyrovae.priors.circular import UniformAngle, VonMises
 from pyrovae.priors.flows import Flow
+from pyrovae.priors.library import LibraryNormal
 from pyrovae.priors.mixtures import Mixture, Vamp
 from pyrovae.priors.normal import Flat, Learned, StandardNormal
 
-__all__ = ["Flat", "Flow", "Learned", "Mixture", "StandardNormal", "UniformAngle", "Vamp", "VonMises"]
+__all__ = [
+    "Flat",
+    "Flow",
+    "Learned",
+    "LibraryNormal",
+    "Mixture",
+    "StandardNormal",
+    "UniformAngle",
+    "Vamp",
+    "VonMises",
+]

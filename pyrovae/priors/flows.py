@@ -17,9 +17,7 @@ from pyro.distributions.transforms import AffineCoupling, Permute
 from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import UnitNormal
-from pyrovae.distributions.flows import Autoregressive, orders
+from pyrovae.distributions import Autoregressive, Conditional, UnitNormal, orders
 
 __all__ = ["Flow"]
 
@@ -48,7 +46,13 @@ class Flow(Conditional):
     scale: Tensor
 
     def __init__(
-        self, d: int, steps: int = 4, hidden: Sequence[int] = (128,), *, coupling: bool = False, seed: int | None = None
+        self,
+        d: int,
+        steps: int = 4,
+        hidden: Sequence[int] = (128,),
+        *,
+        coupling: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if d < 2 or steps < 1 or not hidden or min(hidden) < (1 if coupling else d):
@@ -56,7 +60,13 @@ class Flow(Conditional):
                 f"Flow: d is {d}, steps {steps}, hidden {tuple(hidden)}; expected at least 2 latents (for one use Mixture), 1 step, and "
                 "hidden layers as wide as d at least"
             )
-        self.d, self.steps, self.hidden, self.coupling, self.seed = d, steps, tuple(hidden), coupling, seed
+        self.d, self.steps, self.hidden, self.coupling, self.seed = (
+            d,
+            steps,
+            tuple(hidden),
+            coupling,
+            seed,
+        )
         self.register_buffer("loc", torch.zeros(d), persistent=False)
         self.register_buffer("scale", torch.ones(d), persistent=False)
         self.register_buffer("orders", torch.stack(orders(d, steps, seed)))  # (S, D)
@@ -67,7 +77,11 @@ class Flow(Conditional):
     def _network(self, order: Tensor) -> nn.Module:
         half, widths = self.d // 2, list(self.hidden)
         rest, own_order = self.d - half, cast(torch.LongTensor, order.clone())
-        net: Any = DenseNN(half, widths, [rest, rest]) if self.coupling else AutoRegressiveNN(self.d, widths, permutation=own_order)
+        net: Any = (
+            DenseNN(half, widths, [rest, rest])
+            if self.coupling
+            else AutoRegressiveNN(self.d, widths, permutation=own_order)
+        )
         with torch.no_grad():
             for parameter in net.layers[-1].parameters():
                 parameter *= _START
@@ -78,11 +92,20 @@ class Flow(Conditional):
         base = UnitNormal(self.loc, self.scale).to_event(1)
         # Transforms hold the tensors of their last use: new ones for each p, as in `posteriors.IAF`.
         return dist.TransformedDistribution(
-            base, [step for pair in zip(self.networks, self.orders, strict=True) for step in self._step(*pair)]
+            base,
+            [
+                step
+                for pair in zip(self.networks, self.orders, strict=True)
+                for step in self._step(*pair)
+            ],
         )
 
     def _step(self, net: nn.Module, order: Tensor) -> list[Any]:
         if not self.coupling:
             return [Autoregressive(net).inv]
         turn = Permute(order)
-        return [turn, AffineCoupling(self.d // 2, net), turn.inv]  # and back: an order is one of the dimensions of z
+        return [
+            turn,
+            AffineCoupling(self.d // 2, net),
+            turn.inv,
+        ]  # and back: an order is one of the dimensions of z

@@ -13,8 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import MixtureOf, cholesky_factor
+from pyrovae.distributions import Conditional, MixtureOf, cholesky_factor
 
 __all__ = ["Mixture", "Vamp"]
 
@@ -56,13 +55,19 @@ class Mixture(Conditional):
     ) -> None:
         super().__init__()
         if d < 1 or components < 1 or spread < 0:
-            raise ValueError(f"Mixture: d is {d}, components {components}, spread {spread}; expected at least 1, 1 and 0")
+            raise ValueError(
+                f"Mixture: d is {d}, components {components}, spread {spread}; expected at least 1, 1 and 0"
+            )
         self.d, self.components, self.full = d, components, full
         self.learned_weights, self.spread, self.seed = learned_weights, spread, seed
         stream = torch.Generator().manual_seed(seed)
         r = spread**2 / (2 * d)  # means of variance r s^2 lie sqrt(2 r D) s apart
-        self.mu = nn.Parameter(math.sqrt(r / (1 + r)) * torch.randn(components, d, generator=stream))
-        self.log_sigma = nn.Parameter(torch.full((components, d), -0.5 * math.log1p(r)))  # if full, of the factors' diagonals
+        self.mu = nn.Parameter(
+            math.sqrt(r / (1 + r)) * torch.randn(components, d, generator=stream)
+        )
+        self.log_sigma = nn.Parameter(
+            torch.full((components, d), -0.5 * math.log1p(r))
+        )  # if full, of the factors' diagonals
         if full:
             self.lower = nn.Parameter(torch.zeros(components, d * (d - 1) // 2))
         _hold_weights(self, components, learned_weights)
@@ -122,13 +127,19 @@ class Vamp(Conditional):
     ) -> None:
         super().__init__()
         if pseudo_inputs.dim() < 2 or not len(pseudo_inputs):
-            raise ValueError(f"Vamp: pseudo_inputs has shape {tuple(pseudo_inputs.shape)}, expected (K, *event) with K at least 1")
+            raise ValueError(
+                f"Vamp: pseudo_inputs has shape {tuple(pseudo_inputs.shape)}, expected (K, *event) with K at least 1"
+            )
         if low is not None and high is not None and low >= high:
-            raise ValueError(f"Vamp: low is {low} and high {high}, expected low < high, such as 0 and 1 for pixels")
+            raise ValueError(
+                f"Vamp: low is {low} and high {high}, expected low < high, such as 0 and 1 for pixels"
+            )
         self.posterior, self.low, self.high = posterior, low, high
         self.learned, self.learned_weights = learned, learned_weights
         start = pseudo_inputs.detach().clone()
-        start = self._bounded(start if start.is_floating_point() else start.to(torch.get_default_dtype()))
+        start = self._bounded(
+            start if start.is_floating_point() else start.to(torch.get_default_dtype())
+        )
         if learned:
             self.pseudo_inputs = nn.Parameter(start)
         else:
@@ -139,9 +150,13 @@ class Vamp(Conditional):
         """Return p(z | c), batch shape (*) of the context, or () where the posterior reads none, event shape (D,)."""
         u = self._bounded(self.pseudo_inputs)
         lead = torch.broadcast_shapes(*(part.shape[:-1] for part in c))
-        pairs = (part.unsqueeze(-2).expand(*lead, len(u), part.shape[-1]) for part in c)  # every u_k at every c
+        pairs = (
+            part.unsqueeze(-2).expand(*lead, len(u), part.shape[-1]) for part in c
+        )  # every u_k at every c
         with _evaluating(self.posterior):
-            q = self.posterior(u, *pairs)  # u itself: a posterior that leaves c out has K rows to do, not B K
+            q = self.posterior(
+                u, *pairs
+            )  # u itself: a posterior that leaves c out has K rows to do, not B K
         if isinstance(q, dist.Delta) or q.batch_shape not in ((len(u),), (*lead, len(u))):
             raise ValueError(
                 f"Vamp: the posterior is a {type(q).__name__} with batch shape {tuple(q.batch_shape)} for {len(u)} pseudo-inputs, expected "

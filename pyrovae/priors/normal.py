@@ -5,9 +5,7 @@ import torch
 from pyro.distributions import Distribution, constraints
 from torch import Tensor, nn
 
-from pyrovae.conditional import Conditional
-from pyrovae.distributions import Improper, UnitNormal
-from pyrovae.outputs import equal
+from pyrovae.distributions import Conditional, Improper, UnitNormal, chunk_parameters
 
 __all__ = ["Flat", "Learned", "StandardNormal"]
 
@@ -84,5 +82,7 @@ class Learned(Conditional):
             raise ValueError(
                 "Learned: there is no context, expected (x, c) as data: p(z | c) is read off c. Else use StandardNormal"
             )
-        mu, log_sigma = equal(self.net(*c), 2, "Learned", "mu and log sigma of each latent")
+        mu, log_sigma = chunk_parameters(
+            self.net(*c), 2, "Learned", "mu and log sigma of each latent"
+        )
         return dist.Normal(mu, log_sigma.exp()).to_event(1)

@@ -1,0 +1,1 @@
+"""`pyrovae fit` on single-cell counts."""

@@ -1,0 +1,1 @@
+"""`pyrovae fit` on images and other arrays."""

@@ -1,0 +1,29 @@
+"""Evidence of a fitted graph, and what its latents hold."""
+
+from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
+from pyrovae.evaluation.importance import Evidence, Terms, elbo, log_evidence, naive_log_evidence
+from pyrovae.evaluation.latents import (
+    LatentSummary,
+    active_units,
+    kl_per_dimension,
+    latent_summary,
+    mutual_information,
+)
+from pyrovae.evaluation.reciprocal import reciprocal_log_evidence
+
+__all__ = [
+    "Bounds",
+    "Evidence",
+    "LatentSummary",
+    "Terms",
+    "active_units",
+    "annealed_log_evidence",
+    "bidirectional_bounds",
+    "elbo",
+    "kl_per_dimension",
+    "latent_summary",
+    "log_evidence",
+    "mutual_information",
+    "naive_log_evidence",
+    "reciprocal_log_evidence",
+]

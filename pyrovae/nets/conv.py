@@ -1,0 +1,148 @@
+"""Convolutional networks between images and vectors."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from pyrovae.nets.batching import Activation, Network, Shape, concatenated, over_leading_axes
+
+__all__ = ["ConvDecoder", "ConvEncoder"]
+
+
+class ConvEncoder(Network):
+    """Convolutional network from an image of any C x H x W to a vector.
+
+    Each scale is a 3 x 3 convolution and a pooling that halves height and width, rounded up; a last one follows.
+    The defaults take 28 x 28 x 1 to 4 x 4 x 8 by four convolutions and three poolings, 28 -> 14 -> 7 -> 4.
+
+    Args:
+        shape_in: (C, H, W).
+        features_out: features that come out; None leaves the last linear layer out and gives the maps, flattened.
+        channels: channels of the scales, from the image inwards.
+        activation: a class of `torch.nn`, made without arguments.
+        context: features of the further inputs c, all together. They join the flattened feature maps.
+
+    Attributes:
+        code: the shape of the feature maps, (8, 4, 4) by default.
+
+    Raises:
+        ValueError: for a context without a last linear layer to take it.
+
+    Example:
+        >>> net = ConvEncoder((1, 28, 28), 2 * 20)
+        >>> net.code, net(torch.zeros(5, 1, 28, 28)).shape
+        ((8, 4, 4), torch.Size([5, 40]))
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        features_out: int | None,
+        channels: Sequence[int] = (16, 8, 8),
+        activation: Activation = nn.ReLU,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shape_in, self.features_out, self.channels = (
+            tuple(shape_in),
+            features_out,
+            tuple(channels),
+        )
+        self.activation, self.context = activation, context
+        self.code = (channels[-1], *_scales(self.shape_in, len(channels))[-1])
+        layers: list[nn.Module] = []
+        for before, after in zip((shape_in[0], *channels), channels, strict=False):
+            layers += [
+                nn.Conv2d(before, after, 3, padding=1),
+                activation(),
+                nn.MaxPool2d(2, ceil_mode=True),
+            ]
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(channels[-1], channels[-1], 3, padding=1), activation()
+        )
+        self.linear = _linear_or_none(self, prod(self.code), features_out)
+        self.shape_out = (features_out or prod(self.code),)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(x, *c) with shapes (*, C, H, W), (*, C_i) -> f(x, c) with shape (*, features_out)."""
+        x, *c = self.checked(inputs)
+        code = over_leading_axes(self.layers, x, event_dims=[3]).flatten(-3)
+        return self.linear(concatenated([code, *c]))
+
+
+class ConvDecoder(Network):
+    """Convolutional network from a vector to an image of any C x H x W: `ConvEncoder` walked backwards.
+
+    A linear map to the feature maps of the coarsest scale; for each scale a 3 x 3 convolution and an upsampling to just
+    the size that the encoder had there, odd ones too; then two more convolutions. The defaults take 4 x 4 x 8 to
+    28 x 28 x 1 by five convolutions and three upsamplings, 4 -> 7 -> 14 -> 28.
+
+    Args:
+        features_in: features of z; None leaves the first linear layer out and takes the maps themselves, flattened.
+        shape_out: (C, H, W); a likelihood with P parameters a value needs P C channels here.
+        channels: channels of the scales, from the image inwards, as for the encoder.
+        activation: a class of `torch.nn`, made without arguments.
+        context: features of the further inputs c, all together. They join z.
+
+    Attributes:
+        code: the shape of the first feature maps, (8, 4, 4) by default.
+
+    Raises:
+        ValueError: for a context without a first linear layer to take it.
+
+    Example:
+        >>> ConvDecoder(20, (3, 65, 49))(torch.zeros(7, 5, 20)).shape
+        torch.Size([7, 5, 3, 65, 49])
+    """
+
+    def __init__(
+        self,
+        features_in: int | None,
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (16, 8, 8),
+        activation: Activation = nn.ReLU,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        self.features_in, self.shape_out, self.channels = (
+            features_in,
+            tuple(shape_out),
+            tuple(channels),
+        )
+        self.activation, self.context = activation, context
+        *sizes, smallest = _scales(self.shape_out, len(channels))
+        self.code = (channels[-1], *smallest)
+        self.shape_in = (features_in or prod(self.code),)
+        self.linear = _linear_or_none(self, features_in, prod(self.code))
+        inwards, layers = channels[::-1], []
+        for before, after, size in zip(
+            (channels[-1], *inwards), inwards, sizes[::-1], strict=False
+        ):
+            layers += [nn.Conv2d(before, after, 3, padding=1), activation(), nn.Upsample(size)]
+        layers += [nn.Conv2d(channels[0], channels[0], 3, padding=1), activation()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[0], shape_out[0], 3, padding=1))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(z, *c) with shapes (*, features_in), (*, C_i) -> f(z, c) with shape (*, C, H, W)."""
+        code = self.linear(self.joined(inputs)).unflatten(-1, self.code)
+        return over_leading_axes(self.layers, code, event_dims=[3])
+
+
+def _scales(shape: Shape, poolings: int) -> list[Shape]:
+    """(H, W) before each pooling and after the last: 28 -> 14 -> 7 -> 4."""
+    h, w = shape[1:]
+    return [
+        (-(-h // 2**i), -(-w // 2**i)) for i in range(poolings + 1)
+    ]  # halving, rounded up, i times
+
+
+def _linear_or_none(net: Network, features_in: int | None, features_out: int | None) -> nn.Module:
+    if features_in is not None and features_out is not None:
+        return nn.Linear(features_in + net.context, features_out)
+    if net.context:
+        raise ValueError(
+            f"{type(net).__name__}: {net.context} context features need the linear layer that None leaves out; give "
+            "the number of features, or context=0 and WithoutContext(net)"
+        )
+    return nn.Identity()

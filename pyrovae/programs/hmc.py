@@ -1,0 +1,306 @@
+"""Hamiltonian Monte Carlo over many independent chains at once: each has its own acceptance and its own step size.
+
+H(z, v) = -log f(z) + v^T v / 2,   v ~ N(0, I)                                              the energy
+v <- v + eps/2 grad log f(z);   z <- z + eps v;   v <- v + eps/2 grad log f(z)              a leapfrog step
+z' accepted with probability min(1, exp(H(z, v) - H(z', v')))                               (Duane et al. 1987; Neal 2011, figure 2)
+
+Pyro's `HMC` and `NUTS` run one chain over all latents of a program together. For B rows that is one decision to accept and one
+step size for B posteriors that have nothing to do with each other, and K chains are K programs. Here every one of K x B chains
+decides for itself, in one vectorized run.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import pyro
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.transforms import biject_to
+from torch import Tensor
+
+__all__ = [
+    "Coordinates",
+    "adapt",
+    "adapted",
+    "leapfrog_steps",
+    "move",
+    "same_support",
+    "sample",
+    "transform_to_support",
+]
+
+Position = TypeVar("Position", Tensor, dict[str, Tensor])
+Supports = Mapping[str, Any]
+_JITTER = 0.2  # of the step size: a fixed trajectory can return to where it began (Neal 2011, section 5.3.2)
+_MIXTURE = torch.distributions.constraints.MixtureSameFamilyConstraint
+_DISCRETE = (
+    'hmc: site "{}" is discrete, expected continuous latents: there is no gradient. Sum it out'
+)
+_ALONE = "z"  # the site's name where only a tensor is given
+
+
+def sample(
+    log_density: Callable[[Position], Tensor],
+    z0: Position,
+    *,
+    steps: int = 10,
+    leapfrog: int = 10,
+    step_size: float | Tensor = 0.1,
+    supports: Supports | None = None,
+) -> tuple[Position, Tensor]:
+    """Move every chain by so many transitions that leave f invariant.
+
+    Args:
+        log_density: maps latents of the form of `z0` to log f, with shape (*), up to a constant for each chain.
+        z0: where the chains start: a tensor with shape (*, D), or a dict of sites with shapes (*, *event).
+        steps: transitions.
+        leapfrog: L, leapfrog steps a transition.
+        step_size: eps, in units of the latents; a number, or a tensor that broadcasts to (*), such as `adapt` returns.
+        supports: the constraint of each site whose support is not all of R^n; such a site moves in the coordinates of `biject_to`.
+
+    Returns:
+        The last state of every chain, in the form of `z0` and without a gradient, and the mean probability with which its
+        moves were accepted, with shape (*).
+
+    Raises:
+        ValueError: if there is nothing to do, or a chain starts where f has no finite density.
+
+    Example:
+        >>> z, acceptance = sample(lambda z: -z.square().sum(-1) / 2, torch.zeros(500, 3, 2), steps=20, step_size=0.3)
+        >>> z.shape, acceptance.shape
+        (torch.Size([500, 3, 2]), torch.Size([500, 3]))
+    """
+    _check(steps, leapfrog)
+    log_f, u, back = _unconstrained(log_density, z0, supports or {})
+    total = u.new_zeros(u.shape[:-1])
+    with pyro.validation_enabled(
+        False
+    ):  # a trajectory that diverges is refused, and stops no other chain by an error
+        for _ in range(steps):
+            u, accepted = move(log_f, u, step_size, leapfrog)
+            total += accepted
+    return back(u), total / steps
+
+
+def adapt(
+    log_density: Callable[[Position], Tensor],
+    z0: Position,
+    *,
+    steps: int = 50,
+    leapfrog: int = 10,
+    step_size: float | Tensor = 0.1,
+    target: float = 0.65,
+    supports: Supports | None = None,
+) -> tuple[Position, Tensor]:
+    """Warm up: move the chains while their step sizes are brought to an acceptance of `target` (Andrieu & Thoms 2008, section 5.1).
+
+    log eps <- log eps + (acceptance - target) / sqrt(i) after transition i. What it leaves invariant is only about f; run
+    `sample` with the step sizes that it returns.
+
+    Args:
+        log_density: as for `sample`.
+        z0: as for `sample`.
+        steps: transitions.
+        leapfrog: L.
+        step_size: where the step sizes start. Its shape says what shares one: () all chains, (B,) the K chains of each row,
+            (K, B) none.
+        target: mean acceptance to reach; 0.65 is the best for many dimensions (Neal 2011, section 5.4.4).
+        supports: as for `sample`.
+
+    Returns:
+        The chains' states, and the step sizes with the shape of `step_size`.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    _check(steps, leapfrog)
+    log_f, u, back = _unconstrained(log_density, z0, supports or {})
+    eps = torch.as_tensor(step_size, dtype=u.dtype, device=u.device)
+    with pyro.validation_enabled(False):
+        for i in range(1, steps + 1):
+            u, accepted = move(log_f, u, eps, leapfrog)
+            eps = adapted(eps, accepted, i**-0.5, target)
+    return back(u), eps
+
+
+def adapted(eps: Tensor, accepted: Tensor, gain: float, target: float = 0.65) -> Tensor:
+    """Return eps exp(gain (a - target)), a the mean acceptance of the chains that share a step size."""
+    share = accepted.sum_to_size(eps.shape) * (eps.numel() / accepted.numel())
+    return eps * torch.exp(gain * (share - target))
+
+
+def move(
+    log_f: Callable[[Tensor], Tensor], u: Tensor, step_size: float | Tensor, leapfrog: int
+) -> tuple[Tensor, Tensor]:
+    """Make one transition of every chain, with step sizes jittered by 20 %.
+
+    Args:
+        log_f: maps (*, D) to (*), defined on all of R^D.
+        u: states, with shape (*, D).
+        step_size: a number, or a tensor that broadcasts to (*).
+        leapfrog: L.
+
+    Returns:
+        The next states, and the probability with which each move was to be accepted, with shape (*). A trajectory that
+        leaves the finite numbers is rejected.
+    """
+    eps = step_size * torch.empty_like(u[..., 0]).uniform_(1 - _JITTER, 1 + _JITTER)
+    v = torch.randn_like(u)
+    u1, v1, gain = leapfrog_steps(log_f, u, v, eps, leapfrog)
+    probability = (
+        (gain + (v.square() - v1.square()).sum(-1) / 2)
+        .nan_to_num(nan=-torch.inf)
+        .clamp(max=0)
+        .exp()
+    )
+    accepted = torch.rand_like(probability) < probability
+    return torch.where(accepted[..., None], u1, u), probability
+
+
+def leapfrog_steps(
+    log_f: Callable[[Tensor], Tensor], u: Tensor, v: Tensor, eps: Tensor, leapfrog: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Follow Hamilton's equations: return position and momentum at the end, and log f(end) - log f(start), with shape (*).
+
+    It is reversible (negate v and come back), preserves volume, and its error in H is of order eps^2 (Neal 2011, section 5.2.3).
+    """
+    eps = eps[..., None]
+    first, gradient = _gradient(log_f, u)
+    v = v + eps / 2 * gradient
+    for _ in range(leapfrog - 1):
+        u = u + eps * v
+        v = v + eps * _gradient(log_f, u)[1]
+    u = u + eps * v
+    last, gradient = _gradient(log_f, u)
+    return u, v + eps / 2 * gradient, last - first
+
+
+def _gradient(log_f: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log f and its gradient in u, also under `no_grad`; no parameter's gradient is touched."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = log_f(u)
+        (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+class Coordinates:
+    """Sites with supports of their own as one vector u in R^D a chain: z = T(u), log f(u) = log f(z) + log |det dz/du|.
+
+    Args:
+        values: of each site, with shape (*, *event).
+        supports: the constraint of each site that has one; a site without lives on all of R^n. A support must not depend on
+            other sites.
+        lead: number of leading axes (*).
+
+    Raises:
+        ValueError: if a site is discrete, a support belongs to none, or no bijection to it is known.
+
+    Example:
+        >>> z = {"rate": torch.tensor([[2.0], [3.0]]), "mean": torch.zeros(2, 4)}
+        >>> Coordinates(z, {"rate": constraints.positive}, 1).vector(z).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], supports: Supports, lead: int) -> None:
+        _check_sites(values, supports)
+        self.lead = lead
+        self.transforms = {
+            name: transform_to_support(supports.get(name, constraints.real), name)
+            for name in values
+        }
+        self.shapes = {
+            name: self.transforms[name].inv(value).shape[lead:] for name, value in values.items()
+        }
+
+    def vector(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return u, with shape (*, D)."""
+        free = [transform.inv(values[name]) for name, transform in self.transforms.items()]
+        return torch.cat([part.reshape(*part.shape[: self.lead], -1) for part in free], -1)
+
+    def sites(self, u: Tensor) -> dict[str, Tensor]:
+        """Return the sites' values at u."""
+        return {name: self.transforms[name](part) for name, part in self._free(u).items()}
+
+    def log_det(self, u: Tensor) -> Tensor:
+        """Return log |det dz/du|, with shape (*)."""
+        total = u.new_zeros(u.shape[:-1])
+        for name, part in self._free(u).items():
+            term = self.transforms[name].log_abs_det_jacobian(part, self.transforms[name](part))
+            total = total + term.reshape(*u.shape[:-1], -1).sum(-1)
+        return total
+
+    def _free(self, u: Tensor) -> dict[str, Tensor]:
+        parts = u.split([shape.numel() for shape in self.shapes.values()], -1)
+        return {
+            name: part.reshape(*u.shape[:-1], *self.shapes[name])
+            for name, part in zip(self.shapes, parts, strict=True)
+        }
+
+
+def transform_to_support(support: Any, site: str) -> Any:
+    """Return the bijection T from R^n to a support; a mixture's is that of its components.
+
+    Raises:
+        ValueError: if none is known, as to a discrete one.
+    """
+    try:
+        if support.is_discrete:
+            raise ValueError(_DISCRETE.format(site))
+        return biject_to(support.base_constraint if isinstance(support, _MIXTURE) else support)
+    except NotImplementedError:
+        raise ValueError(
+            f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is known; register one with '
+            "pyro.distributions.transforms.biject_to"
+        ) from None
+
+
+def same_support(a: Any, b: Any, z: Tensor, site: str) -> bool:
+    """Whether two supports are one, by what their bijections do at a z on `b`; errors are those of `transform_to_support`."""
+    first, second = (transform_to_support(support, site) for support in (a, b))
+    u = second.inv(z)
+    return first.codomain.event_dim == second.codomain.event_dim and torch.allclose(
+        first(u), second(u), equal_nan=True
+    )
+
+
+def _unconstrained(
+    log_density: Callable[[Any], Tensor], z0: Any, supports: Supports
+) -> tuple[Callable[[Tensor], Tensor], Tensor, Callable[[Tensor], Any]]:
+    """Return log f over vectors, the vectors at which the chains start, and the way back from a vector to the form of z0."""
+    alone = isinstance(z0, Tensor)
+    values = {_ALONE: z0} if alone else dict(z0)
+    with torch.no_grad():
+        start = log_density(z0)
+        if not torch.isfinite(start).all():
+            bad = (~torch.isfinite(start)).nonzero()
+            raise ValueError(
+                f"hmc: {len(bad)} of {start.numel()} chains start where the density is zero or not finite, the first at "
+                f"{tuple(bad[0].tolist())}; start them from the guide's or the prior's draws"
+            )
+        coordinates = Coordinates(values, supports, start.dim())
+        u = coordinates.vector(values)
+
+    def back(u: Tensor) -> Any:
+        z = coordinates.sites(u)
+        return z[_ALONE] if alone else z
+
+    return lambda u: log_density(back(u)) + coordinates.log_det(u), u, back
+
+
+def _check(steps: int, leapfrog: int) -> None:
+    if steps < 1 or leapfrog < 1:
+        raise ValueError(
+            f"hmc: steps is {steps} and leapfrog {leapfrog}, expected at least 1 of each"
+        )
+
+
+def _check_sites(values: Mapping[str, Tensor], supports: Supports) -> None:
+    for name, value in values.items():
+        if not value.is_floating_point():
+            raise ValueError(_DISCRETE.format(name))
+    unknown = sorted(set(supports) - set(values))
+    if unknown:
+        raise ValueError(
+            f"hmc: supports are given for {unknown}, which are no sites; the sites are {sorted(values)}"
+        )

@@ -1,0 +1,200 @@
+"""Fit a graph: minibatches through Pyro's SVI, with validation, early stopping, best weights and exact resume.
+
+for each epoch, for each minibatch x_1 .. x_M:   theta, phi  <-  step along grad (1 / M) sum_i ELBO(x_i)      (AEVB, algorithm 1)
+"""
+
+import copy
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from pyrovae import programs
+from pyrovae.data import Data, Transform, as_tensors, device_and_dtype, fingerprint, take
+from pyrovae.files import History
+from pyrovae.files.checkpoint import read
+from pyrovae.objectives import SGVB_B
+from pyrovae.training.divergence import TrainingError
+from pyrovae.training.loop import Loop, Plan
+from pyrovae.training.step import MakeOptimizer, Step, adam
+
+__all__ = ["TrainingError", "fit"]
+
+Tensors = tuple[Tensor, ...]
+
+
+def fit(
+    graph: Any,
+    data: Data,
+    *,
+    validation: Data | None = None,
+    objective: Any = None,
+    optimizer: MakeOptimizer = adam,
+    scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+    epochs: int = 50,
+    batch_size: int = 128,
+    transform: Transform | None = None,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: str | Path | None = None,
+    callback: Callable[[History], bool | None] | None = None,
+    progress: bool = True,
+) -> History:
+    """Train `graph` in place and return the history.
+
+    Data are checked first, over all values; then Pyro's validation is off while training runs. With validation data the
+    weights of the epoch with the best validation ELBO (at beta = 1, never during warm-up) are the ones left in the graph.
+    Ctrl-C ends the fit after the step in hand: the graph is usable, and the checkpoint, if asked for, resumes at that step.
+
+    Args:
+        graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or a graph of your own.
+        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each.
+        validation: held-out data of the same form, on which the ELBO is computed after each epoch.
+        objective: an estimator, `objectives.SGVB_B()` (analytic KL) by default, or one of Pyro's ELBOs.
+        optimizer: parameters -> torch optimizer; Adam at 1e-3 by default. `torch.optim.Adagrad` is one, and so is
+            `functools.partial(torch.optim.SGD, lr=0.1)`.
+        scheduler: torch optimizer -> learning-rate scheduler, stepped once an epoch (a `ReduceLROnPlateau` on the validation loss).
+        epochs: passes over the data that are planned; schedules run over them.
+        batch_size: rows a step.
+        transform: drawn anew for each training minibatch of x, such as `pyrovae.batches.binarize`.
+        clip_norm: bound on the norm of the gradient of the mean loss.
+        patience: stop after so many epochs without a better validation ELBO; None trains all epochs.
+        seed: of this fit's random stream; None draws one from the global stream, which is otherwise left alone.
+        checkpoint: file for the state, written after each epoch and when interrupted.
+        resume: file written by `checkpoint=`; on the CPU the fit then goes on bit for bit as if it had never stopped.
+        callback: called with the history after each epoch; a true value ends the fit.
+        progress: show a bar with the ELBO and both its terms (on a terminal).
+
+    Raises:
+        ValueError: if an argument, the data or the programs do not fit; nothing has been trained then.
+        TrainingError: if the loss becomes NaN or infinite; names step, site and rows, and the last good weights are put back.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> x = torch.rand(64, 6).round()
+        >>> q, p = pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
+        >>> pv.fit(vae, x, epochs=2, seed=0).stopped
+        'all epochs ran'
+    """
+    _check_settings(epochs, batch_size, patience, clip_norm, validation)
+    plan = Plan(epochs, batch_size, transform, patience, checkpoint, callback, progress)
+    training = as_tensors(data)
+    held_out = None if validation is None else as_tensors(validation, "validation")
+    _check_data(graph, training, held_out, transform)
+    state = read(Path(resume)) if resume is not None else None
+    seed = (
+        state["history"]["seed"]
+        if state
+        else seed
+        if seed is not None
+        else int(torch.randint(2**53, ()))
+    )
+    objective = (
+        copy.deepcopy(objective) if objective is not None else SGVB_B()
+    )  # the caller's learns nothing
+    history = History(
+        bound=getattr(objective, "reports", "ELBO"), seed=seed, data=fingerprint(training)
+    )
+    _check_data_size(objective, len(training[0]))
+    with programs.random_stream(seed, programs.cuda_devices(graph)):
+        x, *c = take(training, slice(0, batch_size), *device_and_dtype(graph, training))
+        example = (x if transform is None else transform(x), *c)
+        step = Step(graph, objective, optimizer, example, clip_norm)
+        loop = Loop(
+            plan,
+            step,
+            training,
+            held_out,
+            history,
+            scheduler(step.optim.torch) if scheduler else None,
+        )
+        if state:
+            loop.restore(state)
+        with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
+            loop.run(interrupted)
+    return loop.history
+
+
+def _check_settings(
+    epochs: int,
+    batch_size: int,
+    patience: int | None,
+    clip_norm: float | None,
+    validation: Data | None,
+) -> None:
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(
+            f"fit: epochs is {epochs} and batch_size {batch_size}, expected at least 1 of each"
+        )
+    if patience is not None and (patience < 1 or validation is None):
+        raise ValueError(
+            f"fit: patience is {patience}, expected at least 1 and validation data to judge by: pass validation="
+        )
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(
+            f"fit: clip_norm is {clip_norm}, expected a positive bound on the gradient's norm"
+        )
+
+
+def _check_data_size(objective: Any, rows: int) -> None:
+    size = getattr(objective, "data_size", None)
+    if size not in (None, rows):
+        raise ValueError(
+            f"fit: the objective's data_size is {size}, but there are {rows} training rows: give data_size={rows}"
+        )
+
+
+def _check_data(
+    graph: object, training: Tensors, held_out: Tensors | None, transform: Transform | None
+) -> None:
+    if held_out is not None and [t.shape[1:] for t in held_out] != [t.shape[1:] for t in training]:
+        shapes = [tuple(t.shape[1:]) for t in training], [tuple(t.shape[1:]) for t in held_out]
+        raise ValueError(
+            f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass both in the same form"
+        )
+    check = getattr(graph, "check", lambda *batch: None)
+    with programs.random_stream(0, []):
+        check(
+            *(
+                training
+                if transform is None
+                else (transform(_as_float(training[0][:])), *training[1:])
+            )
+        )
+    if held_out is not None:
+        check(*held_out)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+@contextmanager
+def _graceful_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts as always."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+
+    def on_interrupt(*_: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
