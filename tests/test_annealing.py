@@ -200,7 +200,7 @@ def test_a_guide_on_less_than_the_priors_support():
     graph.posterior = pv.posteriors.LogNormal(pv.nets.MLP(6, [], 4)).double()
     with pytest.raises(
         ValueError,
-        match=r'site "z": the prior lives on .*Real.*, the guide on .*Greater.*from_guide=False',
+        match=r'site "z": the prior has the support .*Real.*, the guide .*Greater.*from_guide=False',
     ):
         pv.annealed_log_evidence(graph, x, temperatures=5, from_guide=True)
     exact = linear_gaussian.evidence(graph, x)
@@ -246,13 +246,13 @@ class Two(nn.Module):
     """z_2 ~ N(0, 1), z_1 ~ N(z_2, 0.5^2), x ~ N(z_1, 0.5^2): x ~ N(0, 1.5)."""
 
     def model(self, x):
-        with programs.rows(x):
+        with programs.data_plate(x):
             top = pyro.sample("z2", dist.Normal(torch.zeros(1), 1.0).to_event(1))
             z = pyro.sample("z1", dist.Normal(top, 0.5).to_event(1))
             return pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
 
     def guide(self, x):
-        with programs.rows(x):
+        with programs.data_plate(x):
             z = pyro.sample("z1", dist.Normal(x, 1.0).to_event(1))
             return pyro.sample("z2", dist.Normal(z, 1.0).to_event(1))
 
@@ -324,12 +324,12 @@ def test_pieces_change_no_law(monkeypatch):
 
 class Discrete(nn.Module):
     def model(self, x):
-        with programs.rows(x):
+        with programs.data_plate(x):
             k = pyro.sample("k", dist.Bernoulli(0.5))
             pyro.sample("x", dist.Normal(k[..., None].expand(*k.shape, 6), 1.0).to_event(1), obs=x)
 
     def guide(self, x):
-        with programs.rows(x):
+        with programs.data_plate(x):
             pyro.sample("k", dist.Bernoulli(0.5))
 
 
@@ -341,7 +341,7 @@ def test_errors():
         pv.likelihoods.Gaussian(nn.Linear(2, 6)),
     )
     for estimate in (pv.annealed_log_evidence, pv.reciprocal_log_evidence):
-        with pytest.raises(ValueError, match="no density over its codes"):
+        with pytest.raises(ValueError, match="no density over its latents"):
             estimate(auto, x)
         with pytest.raises(ValueError, match='site "k" is discrete'):
             estimate(Discrete(), x)

@@ -214,7 +214,9 @@ def test_errors():
         hmc.sample(f, torch.tensor([[0.0], [torch.inf], [0.0]]))
     with pytest.raises(ValueError, match='site "k" is discrete'):
         hmc.sample(lambda z: z["k"].float(), {"k": torch.zeros(3, dtype=torch.long)})
-    with pytest.raises(ValueError, match=r"\['sigma'\], which are no sites; the sites are \['z'\]"):
+    with pytest.raises(
+        ValueError, match=r"\['sigma'\], which are not sites; the sites are \['z'\]"
+    ):
         hmc.sample(f, torch.zeros(3, 2), supports={"sigma": constraints.positive})
     with pytest.raises(ValueError, match=r'site "b" has the support .*no bijection'):
         hmc.sample(

@@ -380,7 +380,7 @@ def test_a_prior_over_angles_wants_a_posterior_over_angles():
         ):
             with pytest.raises(
                 ValueError,
-                match=r'site "z": the prior lives on the circle.*Use posteriors\.WrappedNormal',
+                match=r'site "z": the prior is on the circle.*Use posteriors\.WrappedNormal',
             ):
                 look(graph)
     graph = pv.VAE(

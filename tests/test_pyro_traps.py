@@ -244,4 +244,4 @@ def test_an_elbo_module_on_a_graph_shows_its_parameters():
     """`Trace_ELBO()(vae.model, vae.guide)` on bound methods is a module without parameters; `fit` and SVI find them."""
     graph = vae()
     assert len(list(Trace_ELBO()(graph.model, graph.guide).parameters())) == 0
-    assert len(training.parameters(graph, pv.objectives.SGVB_B(), X)) == 4
+    assert len(training.check_programs(graph, pv.objectives.SGVB_B(), X).trainable()) == 4

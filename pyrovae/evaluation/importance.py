@@ -1,6 +1,10 @@
-"""How good a graph is, from traces of (model, guide) alone, so for every graph; under eval(), changing nothing.
+"""Evidence by importance sampling from the guide, and the ELBO, of every row.
 
-log p(x) = log E_q(z|x)[ p(x, z) / q(z | x) ]  ~  log (1 / K) sum_k w_k,   w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
+log p(x) = log E_q(z|x)[ p(x, z) / q(z | x) ]  ~  log (1 / K) sum_k w_k
+w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
+
+Everything is read from the traces of model and guide, so it serves every graph. The graph is
+evaluated under eval(), and nothing in it changes.
 """
 
 import math
@@ -12,22 +16,25 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, as_tensors
-from pyrovae.evaluation.chunking import log_prob, many, passes
-from pyrovae.programs import check_density, per_row, total
+from pyrovae.evaluation.chunking import chunks_of, log_prob
+from pyrovae.programs import Layout, total
 
 __all__ = ["Evidence", "Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence", "summary"]
 
 Tensors = tuple[Tensor, ...]
-LogWeights = Callable[[Any, Tensors, int], Tensor]  # graph, batch, K -> log w, with shape (K, B)
+LogWeights = Callable[[Any, Tensors, Layout], Tensor]  # graph, batch, layout -> log w, shape (K, B)
 
 
 class Evidence(NamedTuple):
     """An estimate of log p(x), each field with shape (B,).
 
     Attributes:
-        log_p: log (1 / K) sum_k w_k, in nats; its expectation is at most log p(x) (Burda et al. 2016, theorem 1).
-        standard_error: of log_p, by the delta method: the relative standard error of the mean weight.
-        effective_sample_size: (sum w)^2 / sum w^2, between 1 and K. Near 1 a single draw decides and neither figure can be trusted.
+        log_p: log (1 / K) sum_k w_k, in nats; its expectation is at most log p(x) (Burda et al.
+            2016, theorem 1).
+        standard_error: of log_p, by the delta method: the relative standard error of the mean
+            weight.
+        effective_sample_size: (sum w)^2 / sum w^2, between 1 and K. Near 1 a single draw dominates,
+            and neither of the other figures can be trusted.
     """
 
     log_p: Tensor
@@ -36,7 +43,7 @@ class Evidence(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The ELBO and its terms at beta = 1, in nats, each with shape (B,): elbo = reconstruction - kl."""
+    """The ELBO and its terms at beta = 1, in nats, shape (B,) each: elbo = reconstruction - kl."""
 
     elbo: Tensor
     reconstruction: Tensor
@@ -46,26 +53,28 @@ class Terms(NamedTuple):
 def log_evidence(
     graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0
 ) -> Evidence:
-    """Estimate log p(x | c) of each row by importance sampling from the guide (Burda et al. 2016, eq. 8; AEVB's own is appendix D).
+    """Estimate log p(x | c) of each row by importance sampling from the guide.
+
+    Source: Burda et al. 2016, eq. 8. (AEVB's own estimator is `reciprocal_log_evidence`.)
 
     Args:
-        graph: anything with `model` and `guide` whose draws lie in a plate over the rows.
+        graph: anything with `model` and `guide` whose latents lie in a plate over the rows.
         x: data with shape (B, *event).
         c: context, B rows each.
-        samples: K, importance samples a row.
-        seed: of the stream used, so that the figure is the same twice; None takes the global stream.
+        samples: K, importance samples per row.
+        seed: of the random stream used, so that two calls agree; None uses the global stream.
 
     Returns:
         Evidence(log_p, standard_error, effective_sample_size), each with shape (B,).
 
     Raises:
-        ValueError: if K is below 1, or the graph has no importance weights a row (a flat prior, a point posterior, latents
-            shared by all rows).
+        ValueError: if K is below 1, or the graph has no importance weights per row (a flat prior, a
+            Delta posterior, latents shared by all rows).
 
     Example:
         >>> import pyrovae as pv
-        >>> q, p = pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6))
-        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
+        >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
@@ -75,22 +84,26 @@ def log_evidence(
 def naive_log_evidence(
     graph: Any, x: Array, *c: Array, samples: int = 1000, seed: int | None = 0
 ) -> Evidence:
-    """Estimate log p(x | c) by the plain average over the prior: log (1 / K) sum_k p(x | z_k), z_k ~ p(z | c).
+    """Estimate log p(x | c) of each row by the plain average over draws of the prior.
 
-    Few of the draws explain x, so it needs far too many: its effective sample size says so. It is here to be compared with
-    `log_evidence`; arguments, result and errors are the same.
+    log p(x) ~ log (1 / K) sum_k p(x | z_k),  z_k ~ p(z | c)
+
+    Few of the draws explain x, so it needs far too many, as its effective sample size shows. It is
+    here for comparison with `log_evidence`; arguments, result and errors are the same.
     """
     return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
-    """Estimate the ELBO of each row at beta = 1 by L draws, the KL in closed form where one is known (AEVB, eq. 7).
+    """Estimate the ELBO of each row at beta = 1, the KL in closed form where one is known.
+
+    Source: AEVB, eq. 7.
 
     Args:
-        graph: anything with `model` and `guide` whose draws lie in a plate over the rows.
+        graph: anything with `model` and `guide` whose latents lie in a plate over the rows.
         x: data with shape (B, *event).
         c: context, B rows each.
-        samples: L, draws a row.
+        samples: L, draws per row.
         seed: as in `log_evidence`.
 
     Returns:
@@ -99,25 +112,30 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     data = as_tensors((x, *c))
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch, sizes in passes(graph, data, samples):
-            pieces.append(total(_terms(graph, batch, draws) * draws for draws in sizes) / samples)
+        for batch, layouts in chunks_of(graph, data, samples):
+            sums = [_terms(graph, batch, layout) * layout.draws for layout in layouts]
+            pieces.append(total(sums) / samples)
     rec, kl = torch.cat(pieces, -1)
     return Terms(rec - kl, rec, kl)
 
 
-def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    """Return the mean reconstruction and KL of each row over so many draws, with shape (2, B)."""
-    p, q = programs.run(many(graph.model, draws), many(graph.guide, draws), *batch)
-    prior = {site["name"]: site for site in programs.sites(p, observed=False)}
-    rec = total(log_prob(site, batch) for site in programs.sites(p, observed=True))
+def _terms(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
+    """Return the mean reconstruction and KL of each row over the draws, shape (2, B)."""
+    p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
+    rec = total(log_prob(p, site) for site in programs.observed(p))
+    prior = programs.latent_by_name(p)
     kl = total(
-        per_row(programs.analytic_kl(site, prior.get(site["name"])), site, len(batch[0]))
-        for site in programs.sites(q, observed=False)
+        layout.per_row(_kl(site, prior.get(name)), site)
+        for name, site in programs.latent_by_name(q).items()
     )
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
-# -------------------------------------------------------------------------------------------------- importance sampling
+def _kl(q: programs.Site, p: programs.Site | None) -> Tensor:
+    return programs.analytic_kl(programs.unscaled(q), None if p is None else programs.unscaled(p))
+
+
+# --------------------------------------------------------------------------- importance sampling
 def estimate(
     graph: Any,
     data: Tensors,
@@ -126,44 +144,39 @@ def estimate(
     log_weights: LogWeights,
     copies: int = 1,
 ) -> Evidence:
-    """Accumulate log sum w and log sum w^2 over passes; neither memory nor the result depends on how they are cut."""
+    """Accumulate log sum w and log sum w^2 over runs; the result does not depend on their sizes."""
     first, second = [], []
     with programs.evaluation(graph, seed):
-        for batch, sizes in passes(graph, data, samples, copies):
-            log_w = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64, device="cpu")
-            for draws in sizes:
-                log_w_k = log_weights(graph, batch, draws).double().cpu()  # (K, B)
-                log_w = torch.logaddexp(
-                    log_w, torch.stack([log_w_k.logsumexp(0), (2 * log_w_k).logsumexp(0)])
-                )
-            first.append(log_w[0])
-            second.append(log_w[1])
+        for batch, layouts in chunks_of(graph, data, samples, copies):
+            log_sums = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64)
+            for layout in layouts:
+                log_w = log_weights(graph, batch, layout).double().cpu()  # (K, B)
+                of_run = torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0)])
+                log_sums = torch.logaddexp(log_sums, of_run)
+            first.append(log_sums[0])
+            second.append(log_sums[1])
     return summary(torch.cat(first), torch.cat(second), samples)
 
 
 def summary(log_sum: Tensor, log_sum_of_squares: Tensor, samples: int) -> Evidence:
-    """Return what log sum w and log sum w^2 of so many weights, each with shape (B,), say of log mean w."""
+    """Return the evidence from log sum w and log sum w^2 of K weights, shape (B,) each."""
     size = (2 * log_sum - log_sum_of_squares).exp()
-    error = (
-        ((samples / size - 1).clamp(min=0) / (samples - 1)).sqrt()
-        if samples > 1
-        else torch.full_like(size, math.nan)
-    )
+    if samples > 1:
+        error = ((samples / size - 1).clamp(min=0) / (samples - 1)).sqrt()
+    else:
+        error = torch.full_like(size, math.nan)
     return Evidence(log_sum - math.log(samples), error, size)
 
 
-def _weights_from_guide(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    p, q = programs.run(many(graph.model, draws), many(graph.guide, draws), *batch)
+def _weights_from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
+    p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
     programs.check_sites(p, q, needs_rsample=False)
-    for site in programs.sites(p, observed=False) + programs.sites(q, observed=False):
-        check_density(site)
-    joint = total(
-        log_prob(site, batch)
-        for site in programs.sites(p, observed=True) + programs.sites(p, observed=False)
-    )
-    return joint - total(log_prob(site, batch) for site in programs.sites(q, observed=False))
+    for site in programs.latent(p) + programs.latent(q):
+        programs.check_density(site)
+    joint = total(log_prob(p, site) for site in programs.observed(p) + programs.latent(p))
+    return joint - total(log_prob(q, site) for site in programs.latent(q))
 
 
-def _weights_from_prior(graph: Any, batch: Tensors, draws: int) -> Tensor:
-    p, _ = programs.run(many(graph.model, draws), lambda *_: None, *batch)
-    return total(log_prob(site, batch) for site in programs.sites(p, observed=True))
+def _weights_from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
+    p = programs.record(graph.model, *batch, layout=layout)
+    return total(log_prob(p, site) for site in programs.observed(p))

@@ -1,6 +1,7 @@
-"""log p(x) from draws of the posterior (Kingma & Welling 2014, appendix D; Gelfand & Dey 1994).
+"""log p(x) from draws of the posterior: the Gelfand-Dey estimator (generalized harmonic mean).
 
 1 / p(x) = E_p(z|x)[ q(z) / p(x, z) ]     for any density q whose mass lies where the posterior's does
+                                    (Gelfand & Dey 1994; Kingma & Welling 2014, appendix D)
 """
 
 from typing import Any
@@ -11,9 +12,14 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, as_tensors
-from pyrovae.evaluation.chunking import passes
+from pyrovae.evaluation.chunking import chunks_of
 from pyrovae.evaluation.importance import Evidence, summary
-from pyrovae.evaluation.tempering import COPIES, Path, check_counts, step_sizes_at_first
+from pyrovae.evaluation.tempering import (
+    COPIES,
+    TemperedPath,
+    check_counts,
+    initial_step_sizes,
+)
 from pyrovae.programs import hmc
 
 __all__ = ["reciprocal_log_evidence"]
@@ -28,62 +34,64 @@ def reciprocal_log_evidence(
     leapfrog: int = 10,
     seed: int | None = 0,
 ) -> Evidence:
-    """Estimate log p(x | c) of each row from draws of its posterior (Kingma & Welling 2014, appendix D).
+    """Estimate log p(x | c) of each row from draws of its posterior.
 
-    1 / p(x) = E_p(z|x)[ q(z) / p(x, z) ] ~ (1 / L) sum_l q(z_l) / p(x, z_l) for any density q. HMC draws 2 L states of the
-    posterior by a chain each; q is a normal with full covariance, fitted to the first half, and the other half is averaged.
+    1 / p(x) ~ (1 / L) sum_l q(z_l) / p(x, z_l). HMC draws 2 L states of the posterior, each by its
+    own chain; q is a normal with full covariance, fitted to the first half, and the average is over
+    the other half. Source: Kingma & Welling 2014, appendix D.
 
-    For few latents only, below 5 (the paper's advice): q must fit, and nothing warns of a mode that no chain visited. By
-    Jensen's inequality the estimate is above log p(x) in expectation, where that of importance sampling is below.
+    Use it for few latents only, below 5 (the paper's advice): q must fit, and nothing warns of a
+    mode that no chain visited. By Jensen's inequality the estimate is above log p(x) in expectation,
+    where that of importance sampling is below.
 
     Args:
         graph: as for `annealed_log_evidence`; the chains start from the guide's draws.
         x: data with shape (B, *event).
         c: context, B rows each.
         samples: L, states averaged, more than the latents of a row.
-        moves: transitions of each chain; step sizes are found in the first half of them, and the last state is kept.
-        leapfrog: leapfrog steps a move.
-        seed: of the stream used.
+        moves: transitions of each chain; step sizes are adapted in the first half of them, and the
+            last state is kept.
+        leapfrog: leapfrog steps per transition.
+        seed: of the random stream used.
 
     Returns:
-        Evidence of the L reciprocal weights; the standard error takes chains to have reached the posterior.
+        Evidence of the L reciprocal weights; the standard error assumes that the chains have
+        reached the posterior.
 
     Raises:
-        ValueError: as `annealed_log_evidence`, and if L is no more than the number of latents of a row.
+        ValueError: as `annealed_log_evidence`, and if L is at most the number of latents of a row.
     """
     check_counts("moves", moves, 2, leapfrog)
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch, sizes in passes(graph, as_tensors((x, *c)), 2 * samples, COPIES):
-            states = [
-                _posterior(Path(graph, batch, draws, from_guide=False), moves // 2, leapfrog)
-                for draws in sizes
-            ]
-            pieces.append(_reciprocal(*(torch.cat(part) for part in zip(*states, strict=True))))
-    log_w, log_w2 = (
-        torch.cat([piece.logsumexp(0) for piece in pieces]),
-        torch.cat([(2 * p).logsumexp(0) for p in pieces]),
-    )
+        for batch, layouts in chunks_of(graph, as_tensors((x, *c)), 2 * samples, COPIES):
+            paths = [TemperedPath(graph, batch, layout, from_guide=False) for layout in layouts]
+            states = [_posterior(path, moves // 2, leapfrog) for path in paths]
+            u, log_f = (torch.cat(part) for part in zip(*states, strict=True))
+            pieces.append(_reciprocal(u, log_f))
+    log_w = torch.cat([piece.logsumexp(0) for piece in pieces])
+    log_w2 = torch.cat([(2 * piece).logsumexp(0) for piece in pieces])
     inverse = summary(log_w, log_w2, samples)
     return Evidence(-inverse.log_p, inverse.standard_error, inverse.effective_sample_size)
 
 
-def _posterior(path: Path, moves: int, leapfrog: int) -> tuple[Tensor, Tensor]:
-    """Return states of the posterior as vectors, with shape (K, B, D), and log p(x, z) there, with shape (K, B)."""
-    f, u = path.joint, path.drawn(path.guide)
-    u, eps = hmc.adapt(f, u, steps=moves, leapfrog=leapfrog, step_size=step_sizes_at_first(u))
-    u, _ = hmc.sample(f, u, steps=moves, leapfrog=leapfrog, step_size=eps)
+def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, Tensor]:
+    """Return states of the posterior as vectors, shape (K, B, D), and log p(x, z) there, (K, B)."""
+    f, u = path.joint, path.drawn(path.graph.guide)
+    u, eps = hmc.adapt(f, u, steps=steps, leapfrog=leapfrog, step_size=initial_step_sizes(u))
+    u, _ = hmc.sample(f, u, steps=steps, leapfrog=leapfrog, step_size=eps)
     return u, f(u)
 
 
 def _reciprocal(u: Tensor, log_f: Tensor) -> Tensor:
-    """Fit q to the first half of the states and return log q(z) - log p(x, z) at the others, with shape (L, B)."""
-    fit, rest = u.double().chunk(2)  # (L, B, D) each
-    if len(fit) <= u.shape[-1]:
+    """Fit q to the first half of the states; return log q(z) - log p(x, z) at the others, (L, B)."""
+    fitted, averaged = u.double().chunk(2)  # (L, B, D) each
+    if len(fitted) <= u.shape[-1]:
         raise ValueError(
-            f"reciprocal_log_evidence: {len(fit)} samples for {u.shape[-1]} latents a row, expected more samples than latents, "
-            "and few latents: see annealed_log_evidence"
+            f"reciprocal_log_evidence: {len(fitted)} samples for {u.shape[-1]} latents of a row, "
+            "expected more samples than latents, and few latents: see annealed_log_evidence"
         )
-    centred = fit - fit.mean(0)
-    covariance = torch.einsum("lbi,lbj->bij", centred, centred) / (len(fit) - 1)
-    return MultivariateNormal(fit.mean(0), covariance).log_prob(rest) - log_f.chunk(2)[1]
+    centred = fitted - fitted.mean(0)
+    covariance = torch.einsum("lbi,lbj->bij", centred, centred) / (len(fitted) - 1)
+    q = MultivariateNormal(fitted.mean(0), covariance)
+    return q.log_prob(averaged) - log_f.chunk(2)[1]

@@ -1,84 +1,87 @@
-"""The way from a density that can be drawn from to the posterior, as functions of vectors that HMC can move.
+"""Geometric annealing path from the prior or the guide to the posterior, in unconstrained vectors.
 
-f_t(z) = f_0(z)^(1 - t) f_1(z)^t,   f_1(z) = p(x, z),   f_0(z) = p(z | c) or q(z | x, c);   in u with z = T(u), each f times |dz/du|
+f_t(z) = f_0(z)^(1 - t) f_1(z)^t,   f_1(z) = p(x, z),   f_0(z) = p(z | c) or q(z | x, c)
+
+HMC moves u with z = T(u); as a function of u, each f is multiplied by |dz/du|.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.evaluation.chunking import log_prob, many
-from pyrovae.programs import check_density, hmc, total
+from pyrovae.evaluation.chunking import log_prob
+from pyrovae.programs import Layout, Program, Trace, hmc, total
 
-__all__ = ["COPIES", "Path", "check_counts", "step_sizes_at_first"]
+__all__ = ["COPIES", "TemperedPath", "check_counts", "initial_step_sizes"]
 
 Tensors = tuple[Tensor, ...]
 
-COPIES = (
-    4  # what a pass holds of each site's numbers: a gradient keeps what its forward pass computed
-)
-_FIRST_STEP = 0.1  # where the search for step sizes starts, in the latents' unit
+COPIES = 4  # of each site's values in a run: a gradient keeps what its forward pass computed
+_INITIAL_STEP_SIZE = 0.1  # in units of the latents
 
 
-class Path:
-    """log f_t over the latents of K x B chains, as one unconstrained vector u a chain, with shape (K, B, D).
+class TemperedPath:
+    """log f_t over the latents of K x B chains, one unconstrained vector u each, shape (K, B, D).
 
     Args:
         graph: anything with `model` and `guide`.
         batch: (x, *c), B rows each.
-        draws: K.
+        layout: how the K draws lie in a run.
         from_guide: whether f_0 is q(z | x, c) or p(z | c).
 
     Raises:
-        ValueError: if a latent has no density, is discrete, is shared by the rows, belongs to only one of the programs, or has
-            two supports, of which the way from the guide would see one.
+        ValueError: if a latent has no density, is discrete, is shared by the rows, belongs to only
+            one of the programs, or the path starts at a guide with another support.
     """
 
-    def __init__(self, graph: Any, batch: Tensors, draws: int, from_guide: bool) -> None:
-        self.batch, self.draws, self.from_guide = batch, draws, from_guide
-        self.model, self.guide = many(graph.model, draws), many(graph.guide, draws)
-        p, q = programs.run(self.model, self.guide, *batch)
-        latent = programs.sites(p, observed=False)
-        for site in latent + programs.sites(q, observed=False):
-            check_density(site)
+    def __init__(self, graph: Any, batch: Tensors, layout: Layout, from_guide: bool) -> None:
+        self.graph, self.batch, self.layout, self.from_guide = graph, batch, layout, from_guide
+        p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
+        for site in programs.latent(p) + programs.latent(q):
+            programs.check_density(site)
         _check_pair(p, q, supports=from_guide)
-        values = {site["name"]: site["value"] for site in latent}
-        self.coordinates = hmc.Coordinates(
-            values, {site["name"]: site["fn"].support for site in latent}, 2
-        )
+        self.latent = programs.latent_by_name(p)
+        values = {name: layout.by_row(site["value"], site) for name, site in self.latent.items()}
+        supports = {name: site["fn"].support for name, site in self.latent.items()}
+        self.coordinates = hmc.Coordinates(values, supports, 2)
 
     def start(self) -> Tensor:
         """Draw u from f_0."""
-        return self.drawn(self.guide if self.from_guide else self.model)
+        return self.drawn(self.graph.guide if self.from_guide else self.graph.model)
 
-    def drawn(self, program: programs.Program) -> Tensor:
+    def drawn(self, program: Program) -> Tensor:
         """Draw u from the guide or the model."""
-        trace = programs.record(program, *self.batch)
+        trace = programs.record(program, *self.batch, layout=self.layout)
+        sites = {name: trace[name] for name in self.latent}
         return self.coordinates.vector(
-            {name: trace[name]["value"] for name in self.coordinates.shapes}
+            {name: self.layout.by_row(site["value"], site) for name, site in sites.items()}
         )
 
     def vector(self, z: dict[str, Tensor]) -> Tensor:
-        """Return given latents of each row, with shapes (B, *event), as u of every chain."""
-        return self.coordinates.vector(
-            {name: value.expand(self.draws, *value.shape) for name, value in z.items()}
-        )
+        """Return given latents of each row, shape (B, *), as u of every chain."""
+        draws = self.layout.draws
+        every = {name: value.expand(draws, *value.shape) for name, value in z.items()}
+        return self.coordinates.vector(every)
 
     def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log f_0 and log f_1 at u, with shape (K, B) each."""
-        p, det = self._run(self.model, u), self.coordinates.log_det(u)
-        prior = self._sum(p, False)
-        first = self._sum(self._run(self.guide, u), False) if self.from_guide else prior
-        return first + det, prior + self._sum(p, True) + det
+        """Return log f_0 and log f_1 at u, shape (K, B) each."""
+        p, log_det = self._run(self.graph.model, u), self.coordinates.log_det(u)
+        prior = self._latent(p)
+        first = self._latent(self._run(self.graph.guide, u)) if self.from_guide else prior
+        return first + log_det, prior + self._observed(p) + log_det
 
     def joint(self, u: Tensor) -> Tensor:
-        """Return log f_1 at u, with shape (K, B): the guide, whose density may be zero there, is not asked."""
-        p = self._run(self.model, u)
-        return self._sum(p, False) + self._sum(p, True) + self.coordinates.log_det(u)
+        """Return log f_1 at u, shape (K, B), without running the guide.
 
-    def at(self, t: Any) -> Any:
+        The guide's density may be zero there.
+        """
+        p = self._run(self.graph.model, u)
+        return self._latent(p) + self._observed(p) + self.coordinates.log_det(u)
+
+    def at(self, t: float) -> Callable[[Tensor], Tensor]:
         """Return u -> log f_t(u)."""
 
         def log_f(u: Tensor) -> Tensor:
@@ -87,39 +90,45 @@ class Path:
 
         return log_f
 
-    def _run(self, program: programs.Program, u: Tensor) -> programs.Trace:
-        given = programs.Trace(
-            {name: {"value": value} for name, value in self.coordinates.sites(u).items()}
-        )
-        return programs.record(program, *self.batch, given=given)
+    def _run(self, program: Program, u: Tensor) -> Trace:
+        z = self.coordinates.sites(u)
+        as_sites = {name: self.layout.as_site(z[name], site) for name, site in self.latent.items()}
+        given = Trace({name: {"value": value} for name, value in as_sites.items()})
+        return programs.record(program, *self.batch, given=given, layout=self.layout)
 
-    def _sum(self, trace: programs.Trace, observed: bool) -> Tensor:
-        return total(log_prob(site, self.batch) for site in programs.sites(trace, observed))
+    @staticmethod
+    def _latent(trace: Trace) -> Tensor:
+        return total(log_prob(trace, site) for site in programs.latent(trace))
+
+    @staticmethod
+    def _observed(trace: Trace) -> Tensor:
+        return total(log_prob(trace, site) for site in programs.observed(trace))
 
 
-def _check_pair(p: programs.Trace, q: programs.Trace, supports: bool) -> None:
-    names = [{site["name"] for site in programs.sites(trace, observed=False)} for trace in (p, q)]
-    if names[0] != names[1]:
+def _check_pair(p: Trace, q: Trace, supports: bool) -> None:
+    of_model, of_guide = programs.latent_by_name(p), programs.latent_by_name(q)
+    if of_model.keys() != of_guide.keys():
         raise ValueError(
-            f"annealing: the model's latents are {sorted(names[0])}, the guide's {sorted(names[1])}; expected the same"
+            f"annealing: the model's latents are {sorted(of_model)}, the guide's "
+            f"{sorted(of_guide)}; expected the same"
         )
-    for name in names[0] if supports else ():
-        if not hmc.same_support(
-            p[name]["fn"].support, q[name]["fn"].support, q[name]["value"], name
-        ):
+    for name, site in of_guide.items() if supports else ():
+        prior, guide = of_model[name]["fn"].support, site["fn"].support
+        if not hmc.same_support(prior, guide, site["value"], name):
             raise ValueError(
-                f'site "{name}": the prior lives on {p[name]["fn"].support}, the guide on {q[name]["fn"].support}, and annealing '
-                "from the guide would stay there. Anneal from the prior (from_guide=False)"
+                f'site "{name}": the prior has the support {prior}, the guide {guide}, which '
+                "annealing from the guide would not leave. Anneal from the prior "
+                "(from_guide=False)"
             )
 
 
-def step_sizes_at_first(u: Tensor) -> Tensor:
-    """Return where the search for step sizes starts, one a row, with shape (B,)."""
-    return torch.full_like(u[0, :, 0], _FIRST_STEP)
+def initial_step_sizes(u: Tensor) -> Tensor:
+    """Return the step size with which adaptation starts for each row, shape (B,)."""
+    return torch.full_like(u[0, :, 0], _INITIAL_STEP_SIZE)
 
 
 def check_counts(name: str, count: int, least: int, leapfrog: int) -> None:
-    """Refuse numbers of temperatures, moves or leapfrog steps that do nothing: a ValueError."""
+    """Refuse numbers of temperatures, transitions or leapfrog steps below the least: a ValueError."""
     if count < least or leapfrog < 1:
         raise ValueError(
             f"{name} is {count} and leapfrog {leapfrog}, expected at least {least} and 1"

@@ -17,12 +17,12 @@ class History:
     """The record of a `pyrovae.fit`: lists with one entry an epoch, in nats a datum; elbo = reconstruction - kl, at beta = 1.
 
     Attributes:
-        bound: what `elbo` holds: the ELBO, or the bound that the objective trains, such as "L_K" of `IWAE`. Then `kl` is what is
+        bound_name: what `elbo` holds: the ELBO, or the bound that the objective trains, such as "L_K" of `IWAE`. Then `kl` is what is
             left of the reconstruction.
         elbo, reconstruction, kl: means over the epoch's training rows, as the weights moved; NaN under an objective of
             Pyro's own, which reports its loss only.
         loss: what was minimized, a row.
-        weight: the KL's weight at the epoch's end.
+        beta: the KL's weight at the epoch's end.
         learning_rate: of the first parameter group, during the epoch.
         seconds: wall time of the epoch, validation included.
         validation_elbo, validation_reconstruction, validation_kl: on the validation data, under eval(), at beta = 1; empty without.
@@ -36,13 +36,13 @@ class History:
     reconstruction: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
+    beta: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     validation_elbo: list[float] = field(default_factory=list)
     validation_reconstruction: list[float] = field(default_factory=list)
     validation_kl: list[float] = field(default_factory=list)
-    bound: str = "ELBO"
+    bound_name: str = "ELBO"
     seed: int | None = None
     data: str | None = None
     best_epoch: int | None = None
@@ -65,5 +65,7 @@ class History:
     @classmethod
     def from_dict(cls, content: dict) -> "History":
         """Make it from what `to_dict` returned; keys of a later version are passed over."""
+        renamed = {"weight": "beta", "bound": "bound_name"}  # of version 0.1
+        content = {renamed.get(key, key): value for key, value in content.items()}
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in content.items() if key in known})

@@ -1,4 +1,4 @@
-"""Bounds on the evidence and estimators of their gradients, each an ELBO of Pyro's that `pyrovae.fit` and Pyro's `SVI` take.
+"""Bounds on the evidence and estimators of their gradients, for `pyrovae.fit` and Pyro's `SVI`.
 
 SGVB_A, SGVB_B        the ELBO by reparameterized draws, KL sampled or in closed form (Kingma & Welling 2014, eqs. 6 and 7)
 FreeBits              the same with a floor under each dimension's KL (Kingma et al. 2016, eq. 15)
@@ -11,6 +11,7 @@ warm_up, cyclical     schedules for beta, the weight of the KL
 """
 
 from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.foreign import PyroELBO, as_objective
 from pyrovae.objectives.importance import IWAE, DReG, Renyi
 from pyrovae.objectives.monte_carlo_em import MonteCarloEM
 from pyrovae.objectives.schedules import Schedule, cyclical, warm_up
@@ -28,12 +29,14 @@ __all__ = [
     "LeaveOneOut",
     "MonteCarloEM",
     "Objective",
+    "PyroELBO",
     "Renyi",
     "ReweightedWakeSleep",
     "RunningMean",
     "Schedule",
     "ScoreFunction",
     "WakeSleep",
+    "as_objective",
     "cyclical",
     "warm_up",
 ]

@@ -1,29 +1,32 @@
-"""What every objective is: a bound on the evidence, its terms, and a loss whose gradient trains model and guide."""
+"""What every objective is: a bound on the evidence, and a loss whose gradient trains both programs.
 
-import logging
+bound = reconstruction - sum over latent sites of KL,    loss = -(reconstruction - beta * KL)
+"""
+
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program, Trace, total
+from pyrovae.programs import Layout, Program, StopGradient, Trace, total
 
 __all__ = ["Bound", "Objective"]
 
 
 class Bound(NamedTuple):
-    """The terms of a bound in nats, summed over the rows: bound = reconstruction - sum of kl over the latent sites.
+    """The terms of a bound in nats, summed over the rows: bound = reconstruction - sum of kl.
 
     Attributes:
         reconstruction: log p(x | z), averaged over the draws.
-        kl: by latent site, unweighted. Where a bound has no such terms, one entry holds reconstruction - bound.
+        kl: by latent site, unweighted. Where a bound has no such terms, one entry holds
+            reconstruction - bound.
         loss: what is minimized, where it is not the weighted sum of these terms.
     """
 
@@ -32,29 +35,37 @@ class Bound(NamedTuple):
     loss: Tensor | None = None
 
     def numbers(self) -> tuple[float, float]:
-        """Return reconstruction and KL, summed over the latent sites, as numbers."""
+        """Return the reconstruction, and the KL summed over the latent sites, as numbers."""
         return self.reconstruction.item(), sum(kl.item() for kl in self.kl.values())
 
 
-class Objective(Trace_ELBO, ABC):
-    """A bound and how its gradient is estimated. As in Pyro, one object belongs to one model.
+class Objective(ELBO, ABC):
+    """A bound and an estimator of its gradient, which `pyrovae.fit` and Pyro's `SVI` take.
 
-    A concrete objective writes `bound`; where its loss is not the weighted ELBO it also puts that loss into the `Bound`.
+    A concrete objective writes `bound`. If its loss is not the weighted sum of the bound's terms,
+    it also puts the loss into the `Bound`.
 
     Args:
-        samples: draws of z for each row of data, as one vectorized run.
-        beta: weight of the KL terms (Higgins et al. 2017), a number or a schedule such as `warm_up(0.25)`; at t = 1 the target.
-            `pyrovae.fit` walks the schedule; beside Pyro's own SVI call `objective.at(t)` before a step.
+        samples: draws of z for each observation, made in one run.
+        beta: weight of the KL terms (Higgins et al. 2017), a number or a schedule such as
+            `warm_up(0.25)`, whose target is its value at t = 1. `pyrovae.fit` follows the schedule;
+            with Pyro's own SVI, call `objective.at(t)` before a step.
         annealed: names of the latent sites that beta weighs; None for all.
-        data_size: N. If given, a minibatch of M rows stands for the whole data and the loss is scaled by N / M (AEVB, eq. 8).
+        data_size: N. If given, a minibatch of M rows stands for all data and the loss is scaled by
+            N / M (AEVB, eq. 8).
 
     Raises:
-        ValueError: if `samples` is below 1, or the weight at the end of the schedule is negative or not finite.
+        ValueError: if `samples` is below 1, `annealed` is one string, or the weight at the end of
+            the schedule is negative or not finite.
     """
 
-    reports = "ELBO"  # what the reported bound is
+    bound_name = "ELBO"  # of the bound that is reported
     needs_rsample = True  # whether gradients pass through the guide's draws
-    cut: Callable[[Tensor], Tensor] | None = None  # what replaces a draw where they do not
+    needs_rows = False  # whether the bound is a function of terms per observation
+    needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
+    stop_gradient: StopGradient | None = None  # replaces each draw where gradients do not pass
+
+    _found: tuple[tuple[Program, Program], Layout] | None = None
 
     def __init__(
         self,
@@ -63,30 +74,32 @@ class Objective(Trace_ELBO, ABC):
         annealed: Collection[str] | None = None,
         data_size: int | None = None,
     ) -> None:
+        name = type(self).__name__
         if samples < 1:
-            raise ValueError(
-                f"{type(self).__name__}: samples is {samples}, expected at least one draw of z a row"
-            )
-        super().__init__(num_particles=samples, vectorize_particles=samples > 1)
-        self.samples, self.beta, self.annealed, self.data_size = samples, beta, annealed, data_size
+            raise ValueError(f"{name}: samples is {samples}, expected at least one draw of z")
+        super().__init__(num_particles=samples)
+        self.samples, self.beta, self.annealed = samples, beta, annealed
+        self.data_size = data_size
         if isinstance(annealed, str):
             raise ValueError(
-                f"{type(self).__name__}: annealed is {annealed!r}, expected a collection of names, e.g. {{{annealed!r}}}"
+                f"{name}: annealed is {annealed!r}, expected a collection of names, "
+                f"e.g. {{{annealed!r}}}"
             )
         if not (0 <= self.target < math.inf):
             raise ValueError(
-                f"{type(self).__name__}: beta ends at {self.target}, expected a finite weight of at least 0"
+                f"{name}: beta ends at {self.target}, expected a finite weight of at least 0"
             )
-        self.weight = self.target
+        self.current_beta = self.target
 
     @abstractmethod
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
-        """Return the terms of the bound at beta = 1, summed over the batch and averaged over the draws."""
+        """Return the terms of the bound at beta = 1, summed over rows and averaged over draws."""
 
     @abstractmethod
-    def judge(self) -> "Objective":
-        """Return the estimator, at beta = 1, by which held-out data judges what this objective trained."""
+    def validation_objective(self) -> "Objective":
+        """Return the estimator, at beta = 1, that evaluates held-out data during training."""
 
+    # -------------------------------------------------------------------------- the weight of the KL
     @property
     def target(self) -> float:
         """The weight of the KL at the end of training."""
@@ -94,38 +107,59 @@ class Objective(Trace_ELBO, ABC):
 
     def at(self, t: float) -> float:
         """Set and return the weight for the fraction t of the planned steps."""
-        self.weight = float(self.beta(t)) if callable(self.beta) else float(self.beta)
-        return self.weight
+        self.current_beta = float(self.beta(t)) if callable(self.beta) else float(self.beta)
+        return self.current_beta
 
-    def weighted(self, bound: Bound, rows: int) -> Tensor:
-        """Return the loss of a minibatch of so many rows, -(reconstruction - beta * KL) or its own, scaled by N / M if N is known."""
-        loss = bound.loss
-        if loss is None:
-            loss = total(
-                [-bound.reconstruction, *(self.weigh(name, kl) for name, kl in bound.kl.items())]
-            )
-        return loss if self.data_size is None else loss * (self.data_size / rows)
+    def beta_of(self, site: str) -> float:
+        """Return the present weight of a latent site's KL."""
+        return self.current_beta if self.annealed is None or site in self.annealed else 1.0
 
-    def weigh(self, name: str, kl: Tensor) -> Tensor:
+    def scaled_kl(self, site: str, kl: Tensor) -> Tensor:
         """Return a latent site's KL times its present weight."""
-        beta = self.weight_of(name)
+        beta = self.beta_of(site)
         return kl if beta == 1 else kl * beta
 
-    def weight_of(self, name: str) -> float:
-        """Return the present weight of a latent site's KL."""
-        return self.weight if self.annealed is None or name in self.annealed else 1.0
+    def total_kl(self, kl: dict[str, Tensor]) -> Tensor:
+        """Return the sum over the latent sites of their KL times its present weight."""
+        return total([self.scaled_kl(site, term) for site, term in kl.items()])
 
-    def state(self) -> dict[str, Any]:
-        """Return what the objective has learned in training, for a checkpoint: tensors and plain values; most learn nothing."""
+    # ------------------------------------------------------------------------------------- the loss
+    def loss_of(self, bound: Bound, rows: int) -> Tensor:
+        """Return the loss of a minibatch of M rows, a sum over them, times N / M if N is known."""
+        loss = bound.loss
+        if loss is None:
+            kl = [self.scaled_kl(site, term) for site, term in bound.kl.items()]
+            loss = total([-bound.reconstruction, *kl])
+        return loss if self.data_size is None else loss * (self.data_size / rows)
+
+    def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[float, Bound]:
+        """Add the gradient of the mean loss per observation to the parameters'.
+
+        The mean, so that Adam's eps, weight decay and clipping mean the same at every batch size.
+        A loss that is not finite adds nothing.
+
+        Returns:
+            The mean loss, and the bound.
+        """
+        rows = len(batch[0])
+        bound = self.bound(model, guide, *batch)
+        loss = self.loss_of(bound, rows) / (self.data_size or rows)
+        value = loss.item()
+        if math.isfinite(value):
+            loss.backward()
+        return value, bound
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the objective has learned in training; most learn nothing."""
         return {}
 
-    def put(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
 
-    # ------------------------------------------------------------------------------------------------ Pyro's interface
+    # ---------------------------------------------------------------------------- Pyro's interface
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
-        """Return the loss, a sum over the rows as Pyro's are, as a tensor to differentiate."""
-        return self.weighted(self.bound(model, guide, *batch), len(batch[0]))
+        """Return the loss, a sum over the rows as Pyro's are, to be differentiated."""
+        return self.loss_of(self.bound(model, guide, *batch), len(batch[0]))
 
     def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:
         """Return the loss as a number."""
@@ -139,37 +173,61 @@ class Objective(Trace_ELBO, ABC):
             loss.backward()
         return loss.item()
 
+    def _get_trace(
+        self, model: Program, guide: Program, args: tuple, kwargs: dict
+    ) -> tuple[Trace, Trace]:
+        return self.draw(model, guide, *args)
+
+    # --------------------------------------------------------------------------------------- draws
     def draw(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
-        """Return one run of both programs with all L draws in it (model's trace, guide's trace), checked if Pyro's validation is on."""
-        p, q = next(self._get_traces(model, guide, batch, {}))
+        """Run both programs once with all draws, and return the traces (model's, guide's).
+
+        While Pyro's validation is on, the programs are checked (see `check`).
+        """
+        layout = self.layout(model, guide, *batch)
+        stop = type(self).stop_gradient
+        p, q = programs.run(model, guide, *batch, layout=layout, stop_gradient=stop)
+        if layout.draws > 1 and layout.depth is None:
+            self._check_shared(q)
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
         return p, q
+
+    def layout(self, model: Program, guide: Program, *batch: Tensor) -> Layout:
+        """Return how the draws lie in a run; it is found out once for a pair of programs."""
+        rows = len(batch[0])
+        if self.samples == 1 and not self.needs_rows:
+            return Layout(rows)
+        if self._found is None or self._found[0] != (model, guide):
+            layout = programs.find_layout(model, guide, *batch, draws=self.samples)
+            self._found = (model, guide), layout
+        return self._found[1]._replace(rows=rows)
+
+    def _check_shared(self, q: Trace) -> None:
+        """Refuse repeated rows where a latent is shared by them: it would be drawn only once."""
+        shared = [s["name"] for s in programs.latent(q) if not q.layout.has_rows(s)]
+        if shared:
+            raise ValueError(
+                f"{type(self).__name__}: samples is {self.samples}, but the latents {shared} are "
+                "shared by all rows, and the networks do not take further batch dimensions. Use "
+                "samples=1, or networks that take any batch dimensions (pyrovae.nets.AnyLeading)"
+            )
 
     def check(self, p: Trace, q: Trace, needs_rsample: bool) -> None:
         """Refuse a pair of programs for which the bound, or its gradient, would be wrong.
 
         Raises:
-            ValueError: see `traces.check_sites`, or if `annealed` names no latent.
+            ValueError: see `programs.check_sites`, or if `annealed` names no latent.
         """
         programs.check_sites(p, q, needs_rsample)
-        names = [site["name"] for site in programs.sites(q, observed=False)]
+        names = [site["name"] for site in programs.latent(q)]
         unknown = sorted(set(self.annealed or ()).difference(names))
         if unknown:
             raise ValueError(
-                f"{type(self).__name__}: annealed names {unknown}, but the guide's latents are {names}"
+                f"{type(self).__name__}: annealed names {unknown}, but the guide's latents are "
+                f"{names}"
             )
 
-    def _get_trace(
-        self, model: Program, guide: Program, args: tuple, kwargs: dict
-    ) -> tuple[Trace, Trace]:
-        return programs.run(model, guide, *args, cut=type(self).cut)
-
-    def _guess_max_plate_nesting(self, *run: Any) -> None:
-        log = logging.getLogger("pyro.infer.elbo")
-        level = log.level
-        log.setLevel(logging.WARNING)  # nobody asked how deep plates nest
-        try:
-            super()._guess_max_plate_nesting(*run)
-        finally:
-            log.setLevel(level)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the programs out of copies: a copy would copy their graph."""
+        return {key: value for key, value in vars(self).items() if key != "_found"}

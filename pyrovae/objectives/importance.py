@@ -1,9 +1,10 @@
-"""Bounds by importance weights of each row: w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x), k = 1 .. K.
+"""Bounds by importance weights of each row: w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x).
 
-L_K = E[ log (1 / K) sum_k w_k ]                                                                    (Burda et al. 2016, eq. 8)
-d L_K / d phi = E[ sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) ],  v_k = w_k / sum_j w_j        (Tucker et al. 2019, eq. 8)
-    at a weight beta of the KL the score term has it too: (1 - beta) v_k + beta v_k^2 in place of v_k^2
-L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                                                    (Li & Turner 2016, eq. 4)
+L_K = E[ log (1 / K) sum_k w_k ]                                        (Burda et al. 2016, eq. 8)
+d L_K / d phi = E[ sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) ],  v_k = w_k / sum_j w_j
+                                                                       (Tucker et al. 2019, eq. 8)
+    at a weight beta of the KL, (1 - beta) v_k + beta v_k^2 stands in place of v_k^2
+L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                         (Li & Turner 2016, eq. 4)
 """
 
 import math
@@ -16,52 +17,54 @@ from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.log_weights import (
     log_mean_exp,
+    log_model,
     log_weights,
-    of_model,
-    report,
-    weighed,
+    make_bound,
     with_gradient_of,
 )
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Program, Site, per_row, total
+from pyrovae.programs import Layout, Program, Site, total
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
 
 class IWAE(Objective):
-    """The importance weighted bound L_K (Burda et al. 2016, eq. 8), tighter with each sample; K = 1 is the ELBO by `SGVB_A`.
+    """The importance weighted bound L_K (Burda et al. 2016, eq. 8); K = 1 is the ELBO of `SGVB_A`.
 
-    loss = -log (1 / K) sum_k w_k,  log w_k = log p(x | z_k) - beta * (log q(z_k | x) - log p(z_k)),  summed over the rows.
+    loss = -log (1 / K) sum_k w_k,  log w_k = log p(x | z_k) - beta * (log q(z_k | x) - log p(z_k)),
+    summed over the rows. The bound is tighter with each sample.
 
-    The history's `elbo` holds L_K, and its `kl` what is left of the reconstruction. Arguments and errors are those of
-    `Objective`, with K for L; a site that is not in a plate over the rows is refused.
+    The history's `elbo` holds L_K, and its `kl` the remainder of the reconstruction. Arguments and
+    errors are those of `Objective`, with K for L; a site that is not in a plate over the rows is
+    refused.
 
     Example:
         >>> IWAE(samples=50).samples
         50
     """
 
-    reports = "L_K"
+    bound_name = "L_K"
+    needs_rows = True
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_K, summed over the batch, and the loss."""
-        p, q = self.draw(model, guide, *batch)
-        rec, kl = log_weights(p, q, len(batch[0]))
-        return report(rec, kl, log_mean_exp, -log_mean_exp(rec - weighed(self, kl)).sum())
+        rec, kl = log_weights(*self.draw(model, guide, *batch))
+        return make_bound(rec, kl, log_mean_exp, -log_mean_exp(rec - self.total_kl(kl)).sum())
 
-    def judge(self) -> "IWAE":
+    def validation_objective(self) -> "IWAE":
         """Return the same bound at beta = 1."""
         return IWAE(self.samples)
 
 
 class DReG(Objective):
-    """The importance weighted bound with the doubly reparameterized gradient for the guide (Tucker et al. 2019, eq. 8).
+    """L_K with the doubly reparameterized gradient for the guide (Tucker et al. 2019, eq. 8).
 
-    Same bound and same gradient in expectation as `IWAE`, but the guide's gradient has no score term: its signal-to-noise ratio
-    does not fall with K as that of `IWAE` does (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
+    It has the bound of `IWAE`, and the same gradient in expectation, but the guide's gradient has
+    no score term, so that its signal-to-noise ratio does not fall with K as that of `IWAE` does
+    (Rainforth et al. 2018). The model's gradient is that of `IWAE`.
 
-    It asks the guide's density at a z that is cut from the draw. For an inverse autoregressive flow that takes D passes: 48 times a
-    step of `IWAE` at 40 latents.
+    It needs the guide's density at a z through which no gradient flows back to the draw. For an
+    inverse autoregressive flow this takes D passes.
 
     Arguments and errors are those of `IWAE`.
 
@@ -70,49 +73,50 @@ class DReG(Objective):
         50
     """
 
-    reports = "L_K"
-    cut = staticmethod(lambda z: z.detach().requires_grad_())
+    bound_name = "L_K"
+    needs_rows = True
+    stop_gradient = staticmethod(lambda z: z.detach().requires_grad_())
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
-        """Return L_K, summed over the batch, and a loss of its value with the doubly reparameterized gradient."""
+        """Return L_K, summed over the batch, and a loss with the doubly reparameterized gradient."""
         with torch.enable_grad():
             p, q = self.draw(model, guide, *batch)
-            rec, kl = log_weights(p, q, len(batch[0]))
-            log_w = rec - weighed(self, kl)
+            rec, kl = log_weights(p, q)
+            log_w = rec - self.total_kl(kl)
             v = log_w.detach().softmax(0)  # (K, B)
-            latent = programs.sites(q, observed=False)
+            latent = programs.latent(q)
+            gradients = _gradients(log_w, latent)
             paths = [
-                self._path(site, g, v)
-                for site, g in zip(latent, _gradients(log_w, latent), strict=True)
+                self._along_path(site, gradient, v, q.layout)
+                for site, gradient in zip(latent, gradients, strict=True)
             ]
-            surrogate = -total([(v * of_model(self, rec, p, len(batch[0]))).sum(), *paths])
-        return report(
-            rec, kl, log_mean_exp, with_gradient_of(surrogate, -log_mean_exp(log_w).sum())
-        )
+            surrogate = -total([(v * log_model(self, rec, p)).sum(), *paths])
+        loss = with_gradient_of(surrogate, -log_mean_exp(log_w).sum())
+        return make_bound(rec, kl, log_mean_exp, loss)
 
-    def judge(self) -> IWAE:
+    def validation_objective(self) -> IWAE:
         """Return the same bound at beta = 1."""
         return IWAE(self.samples)
 
-    def _path(self, site: Site, gradient: Tensor, v: Tensor) -> Tensor:
-        """Return what has the gradient of the bound along a site's draws, for d log w / d z."""
-        beta = self.weight_of(site["name"])
+    def _along_path(self, site: Site, gradient: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Return a term whose gradient is that of the bound through a site's draws."""
+        beta = self.beta_of(site["name"])
         term = gradient * site["drawn"]
         event = len(site["fn"].event_shape)
-        moved = per_row(
-            term.flatten(-event).sum(-1) if event else term, site, v.shape[-1]
-        )  # (K, B)
-        return (((1 - beta) * v + beta * v**2) * moved).sum()
+        path = layout.per_row(term.flatten(-event).sum(-1) if event else term, site)  # (K, B)
+        return (((1 - beta) * v + beta * v**2) * path).sum()
 
 
 class Renyi(Objective):
-    """The variational Renyi bound (Li & Turner 2016, eq. 4): alpha = 1 is the ELBO, alpha = 0 is `IWAE`, alpha < 0 may exceed log p(x).
+    """The variational Renyi bound (Li & Turner 2016, eq. 4).
 
-    loss = -1 / (1 - alpha) log (1 / K) sum_k w_k^(1 - alpha), summed over the rows. With finite K the estimate is biased.
+    loss = -1 / (1 - alpha) log (1 / K) sum_k w_k^(1 - alpha), summed over the rows. alpha = 1 is the
+    ELBO and alpha = 0 is `IWAE`; with alpha < 0 it may exceed log p(x). With finite K the estimate
+    is biased.
 
     Args:
         alpha: order of the divergence, any finite number.
-        samples: K, importance samples a row.
+        samples: K, importance samples per observation.
         beta, annealed, data_size: as in `Objective`.
 
     Raises:
@@ -123,7 +127,8 @@ class Renyi(Objective):
         0.5
     """
 
-    reports = "L_alpha"
+    bound_name = "L_alpha"
+    needs_rows = True
 
     def __init__(
         self,
@@ -140,11 +145,11 @@ class Renyi(Objective):
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_alpha, summed over the batch, and the loss."""
-        p, q = self.draw(model, guide, *batch)
-        rec, kl = log_weights(p, q, len(batch[0]))
-        return report(rec, kl, self._of_weights, -self._of_weights(rec - weighed(self, kl)).sum())
+        rec, kl = log_weights(*self.draw(model, guide, *batch))
+        loss = -self._of_weights(rec - self.total_kl(kl)).sum()
+        return make_bound(rec, kl, self._of_weights, loss)
 
-    def judge(self) -> "Renyi":
+    def validation_objective(self) -> "Renyi":
         """Return the same bound at beta = 1."""
         return Renyi(self.alpha, self.samples)
 
@@ -154,7 +159,7 @@ class Renyi(Objective):
 
 
 def _gradients(log_w: Tensor, latent: list[Site]) -> list[Tensor]:
-    """Return d log w_k / d z_k for each latent site, along every path that leads from it, the guide's later draws included."""
+    """Return d log w_k / d z_k for each latent site, along all paths, the guide's later draws too."""
     outputs, wanted, found = [log_w], [torch.ones_like(log_w)], list[Tensor]()
     for site in reversed(latent):
         (g,) = torch.autograd.grad(outputs, site["value"], wanted, retain_graph=True)

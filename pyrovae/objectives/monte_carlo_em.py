@@ -1,7 +1,7 @@
-"""Monte Carlo EM: the E-step draws from the posterior itself, the M-step climbs the joint density at the draws.
+"""Monte Carlo EM: the E-step draws from the posterior, the M-step maximizes the joint density there.
 
 E-step   z ~ p(z | x) by Hamiltonian Monte Carlo, started at z ~ q(z | x)
-M-step   theta <- theta + eta grad log p(x, z)                              (Kingma & Welling 2014, section 5 and appendix E)
+M-step   theta <- theta + eta grad log p(x, z)      (Kingma & Welling 2014, section 5, appendix E)
 """
 
 import math
@@ -12,43 +12,49 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.objectives.log_weights import log_latent, log_weights, of_model, report
+from pyrovae.objectives.log_weights import log_latent, log_model, log_weights, make_bound
 from pyrovae.objectives.sgvb import SGVB_A
 from pyrovae.programs import Program, Trace, hmc, total
 
 __all__ = ["MonteCarloEM"]
 
-_GAIN = 0.1  # how fast log step size follows the acceptance
+_GAIN = 0.1  # of the log step size, for each step of training
 
 
 class MonteCarloEM(Objective):
-    """Monte Carlo EM, AEVB's second competitor; it needs a chain for every row of every minibatch, and so does not scale.
+    """Monte Carlo EM, the second method that AEVB compares itself with.
 
-    loss = -log p(x, z) - log q(z | x) at the chains' ends, summed over the rows. The second term trains the guide by maximum
-    likelihood, so that chains start near the posterior and the graph can be evaluated; the model never sees it.
+    It needs a Markov chain for every observation of every minibatch, and so does not scale.
 
-    The history's `elbo` is the mean of log p(x, z) - log q(z | x) over posterior draws, which lies *above* log p(x); validation
-    is by the ELBO.
+    loss = -log p(x, z) - log q(z | x) at the chains' ends, summed over the rows. The second term
+    trains the guide by maximum likelihood, so that chains start near the posterior and the graph
+    can be evaluated; it does not affect the model.
+
+    The history's `elbo` is the mean of log p(x, z) - log q(z | x) over draws of the posterior, which
+    lies *above* log p(x); validation uses the ELBO.
 
     Args:
-        steps: transitions a chain makes, at least 1.
-        leapfrog: leapfrog steps a transition; the paper's 10.
-        step_size: where the common step size starts; it follows the acceptance.
-        acceptance: mean acceptance to reach; the paper's 0.9.
-        samples: chains a row.
+        steps: transitions of a chain, at least 1.
+        leapfrog: leapfrog steps per transition; the paper's 10.
+        step_size: the first step size, common to all chains; it is adapted to the acceptance.
+        acceptance: target of the mean acceptance; the paper's 0.9.
+        samples: chains per observation.
         data_size: as in `Objective`.
 
     Raises:
-        ValueError: if `acceptance` is not in (0, 1), or as `Objective` and `hmc.sample` do; when it runs, if a latent has no density,
-            is shared by the rows, or has another support in the guide than in the model.
+        ValueError: if `acceptance` is not in (0, 1), or as `Objective` and `hmc.sample` do; when it
+            runs, if a latent has no density, is shared by the rows, or has another support in the
+            guide than in the model.
 
     Example:
         >>> MonteCarloEM(leapfrog=5).leapfrog
         5
     """
 
-    reports = "log p(x, z) - log q(z | x)"
+    bound_name = "log p(x, z) - log q(z | x)"
     needs_rsample = False
+    needs_rows = True
+    stop_gradient = staticmethod(torch.Tensor.detach)
 
     def __init__(
         self,
@@ -61,93 +67,79 @@ class MonteCarloEM(Objective):
     ) -> None:
         super().__init__(samples, data_size=data_size)
         if not 0 < acceptance < 1 or steps < 1 or leapfrog < 1:
-            got = f"acceptance is {acceptance}, steps {steps}, leapfrog {leapfrog}"
             raise ValueError(
-                f"MonteCarloEM: {got}, expected an acceptance in (0, 1), e.g. 0.9, and at least one step of each kind"
+                f"MonteCarloEM: acceptance is {acceptance}, steps {steps}, leapfrog {leapfrog}, "
+                "expected an acceptance in (0, 1), e.g. 0.9, and at least one step of each kind"
             )
-        self.steps, self.leapfrog, self.step_size, self.acceptance = (
-            steps,
-            leapfrog,
-            step_size,
-            acceptance,
-        )
+        self.steps, self.leapfrog = steps, leapfrog
+        self.step_size, self.acceptance = step_size, acceptance
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
-        """Return the mean of log p(x, z) - log q(z | x) over the chains, and the loss of both programs."""
+        """Return the mean of log p(x, z) - log q(z | x), and the loss of both programs."""
         p, q = self.draw(model, guide, *batch)
-        rows = len(batch[0])
-        rec, kl = log_weights(p, q, rows)
-        joint = of_model(self, rec, p, rows) + total(log_latent(q, rows).values())
-        return report(rec, kl, lambda log_w: log_w.mean(0), -joint.mean(0).sum())
+        rec, kl = log_weights(p, q)
+        joint = log_model(self, rec, p) + total(log_latent(q).values())
+        return make_bound(rec, kl, lambda log_w: log_w.mean(0), -joint.mean(0).sum())
 
-    def judge(self) -> SGVB_A:
+    def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""
         return SGVB_A()
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the step size that the acceptance has led to."""
         return {"step size": self.step_size}
 
-    def put(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
         self.step_size = state.get("step size", self.step_size)
 
-    def _get_trace(
-        self, model: Program, guide: Program, args: tuple, kwargs: dict
-    ) -> tuple[Trace, Trace]:
-        p, q = programs.run(model, guide, *args, cut=torch.Tensor.detach)
-        latent = programs.sites(q, observed=False)
+    def draw(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Trace, Trace]:
+        """Run the chains from the guide's draws, and return both programs' traces at their ends."""
+        p, q = super().draw(model, guide, *batch)
         _check_chains(p, q)
-        shapes = {
-            site["name"]: site["value"].shape for site in latent
-        }  # with an axis of length one for each plate inside a row
-        lead = (self.samples, len(args[0])) if self.samples > 1 else (len(args[0]),)
-        start = {
-            site["name"]: site["value"].reshape(*lead, *site["fn"].event_shape) for site in latent
-        }
+        layout, latent = q.layout, programs.latent_by_name(q)
+        start = {name: layout.by_row(site["value"], site) for name, site in latent.items()}
 
-        def at(values: dict[str, Tensor]) -> Trace:
-            return Trace(
-                {name: {"value": value.reshape(shapes[name])} for name, value in values.items()}
-            )
+        def trace_at(z: dict[str, Tensor]) -> Trace:
+            as_sites = {name: layout.as_site(value, latent[name]) for name, value in z.items()}
+            return Trace({name: {"value": value} for name, value in as_sites.items()})
 
-        def log_joint(values: dict[str, Tensor]) -> Tensor:
-            trace = programs.record(model, *args, given=at(values))
-            every = programs.sites(trace, observed=False) + programs.sites(trace, observed=True)
-            f = total(
-                programs.per_row(programs.log_prob(site), site, len(args[0])) for site in every
-            )
-            return f if self.samples > 1 else f[0]
+        def log_joint(z: dict[str, Tensor]) -> Tensor:  # (K, B)
+            trace = programs.record(model, *batch, given=trace_at(z), layout=layout)
+            sites = programs.latent(trace) + programs.observed(trace)
+            return total([layout.per_row(programs.log_prob(site), site) for site in sites])
 
+        supports = {name: p[name]["fn"].support for name in start}
         ends, accepted = hmc.sample(
             log_joint,
             start,
             steps=self.steps,
             leapfrog=self.leapfrog,
             step_size=self.step_size,
-            supports={name: p[name]["fn"].support for name in start},
+            supports=supports,
         )
         self.step_size *= math.exp(_GAIN * (accepted.mean().item() - self.acceptance))
-        given = at(ends)
-        return programs.record(model, *args, given=given), programs.record(
-            guide, *args, given=given
+        given = trace_at(ends)
+        return (
+            programs.record(model, *batch, given=given, layout=layout),
+            programs.record(guide, *batch, given=given, layout=layout),
         )
 
 
 def _check_chains(p: Trace, q: Trace) -> None:
     """Refuse latents that a chain cannot move from the guide to the posterior: a ValueError."""
     programs.check_sites(p, q, needs_rsample=False)
-    for site in programs.sites(q, observed=False):
-        name = site["name"]
+    for name, site in programs.latent_by_name(q).items():
         if name not in p:
             raise ValueError(
-                f'site "{name}": drawn in the guide alone, so there is no posterior of it. MonteCarloEM needs it in the model'
+                f'site "{name}": sampled in the guide only, so it has no posterior. MonteCarloEM '
+                "needs it in the model"
             )
         programs.check_density(p[name])
         programs.check_density(site)
-        supports = p[name]["fn"].support, site["fn"].support
-        if not hmc.same_support(*supports, site["value"], name):
+        of_model, of_guide = p[name]["fn"].support, site["fn"].support
+        if not hmc.same_support(of_model, of_guide, site["value"], name):
             raise ValueError(
-                f'site "{name}": the prior lives on {supports[0]}, the guide on {supports[1]}, which cannot learn the chains\' ends. '
-                "Use a posterior over the prior's support"
+                f'site "{name}": the prior has the support {of_model}, the guide {of_guide}, which '
+                "cannot learn the chains' ends. Use a posterior with the prior's support"
             )

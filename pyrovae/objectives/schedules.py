@@ -16,7 +16,7 @@ def warm_up(fraction: float, target: float = 1.0) -> Schedule:
     """Return the schedule t -> target * min(1, t / fraction): linear over the first `fraction` of the steps (Bowman et al. 2016).
 
     Args:
-        fraction: share of the planned steps, in (0, 1].
+        fraction: fraction of the planned steps, in (0, 1].
         target: the weight at which it ends.
 
     Raises:
@@ -29,7 +29,7 @@ def warm_up(fraction: float, target: float = 1.0) -> Schedule:
     """
     if not 0 < fraction <= 1:
         raise ValueError(
-            f"warm_up: fraction is {fraction}, expected a share of the planned steps in (0, 1], e.g. 0.25"
+            f"warm_up: fraction is {fraction}, expected a fraction of the planned steps in (0, 1], e.g. 0.25"
         )
     return lambda t: target * min(1.0, t / fraction)
 
@@ -39,7 +39,7 @@ def cyclical(cycles: int, fraction: float = 0.5, target: float = 1.0) -> Schedul
 
     Args:
         cycles: how often it starts again at 0.
-        fraction: share of each cycle over which the weight rises, in (0, 1].
+        fraction: fraction of each cycle over which the weight rises, in (0, 1].
         target: the weight at which each cycle, and so the whole, ends.
 
     Raises:

@@ -2,19 +2,17 @@
 
 ELBO = E_q(z|x)[ log p(x | z) ] - beta * KL( q(z | x) || p(z) )
 
-    SGVB A     both terms by L draws (Kingma & Welling 2014, eq. 6)            Pyro's Trace_ELBO
-    SGVB B     the KL in closed form where one is known (eq. 7)                Pyro's TraceMeanField_ELBO
-    minibatch  L(X) ~ N / M * sum over the M rows of a minibatch (eq. 8)       `data_size=N`
-    free bits  sum_d max(lambda, mean over the minibatch of KL_d) for the KL   (Kingma et al. 2016, eq. 15)
+    SGVB A     both terms by L draws (Kingma & Welling 2014, eq. 6)     Pyro's Trace_ELBO
+    SGVB B     the KL in closed form where one is known (eq. 7)         Pyro's TraceMeanField_ELBO
+    minibatch  L(X) ~ N / M * sum over the M rows of a minibatch (eq. 8)          `data_size=N`
+    free bits  sum_d max(lambda, mean over the minibatch of KL_d) for the KL
+               (Kingma et al. 2016, eq. 15)
 """
 
 import math
 from collections.abc import Callable, Collection
 
-import torch
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
@@ -27,12 +25,13 @@ Divergence = Callable[[Site, Site | None], Tensor]
 
 
 class SGVB_A(Objective):  # noqa: N801 (the paper's name)
-    """Stochastic gradient variational Bayes, estimator A (Kingma & Welling 2014, eq. 6): Pyro's `Trace_ELBO`.
+    """SGVB estimator A (Kingma & Welling 2014, eq. 6): Pyro's `Trace_ELBO`.
 
-    loss = -( log p(x | z) - beta * (log q(z | x) - log p(z)) ),  z ~ q(z | x), averaged over L draws, summed over the rows.
+    loss = -( log p(x | z) - beta * (log q(z | x) - log p(z)) ),  z ~ q(z | x), averaged over L
+    draws and summed over the rows.
 
-    It differs from Pyro's class in what it reports (the two terms) and in what it leaves out (nothing is computed twice);
-    loss and gradients are equal to Pyro's. Arguments and errors are those of `Objective`.
+    Loss and gradients equal those of Pyro's class. Unlike it, this one reports the two terms, and
+    computes each density once. Arguments and errors are those of `Objective`.
 
     Example:
         >>> SGVB_A(samples=5, beta=lambda t: min(1, 4 * t)).target
@@ -43,20 +42,21 @@ class SGVB_A(Objective):  # noqa: N801 (the paper's name)
         """Return both terms of the ELBO, summed over the batch and averaged over the L draws."""
         return _terms(*self.draw(model, guide, *batch), programs.sampled_kl, self.samples)
 
-    def judge(self) -> "SGVB_A":
-        """Return estimator A by one draw."""
+    def validation_objective(self) -> "SGVB_A":
+        """Return estimator A with one draw."""
         return SGVB_A()
 
 
 class SGVB_B(Objective):  # noqa: N801 (the paper's name)
-    """Stochastic gradient variational Bayes, estimator B (Kingma & Welling 2014, eq. 7): Pyro's `TraceMeanField_ELBO`.
+    """SGVB estimator B (Kingma & Welling 2014, eq. 7): Pyro's `TraceMeanField_ELBO`.
 
-    loss = -( log p(x | z) - beta * KL(q(z | x) || p(z)) ),  the KL in closed form where one is known and by the draw where not.
+    loss = -( log p(x | z) - beta * KL(q(z | x) || p(z)) ), the KL in closed form where one is known
+    and by the draw where not.
 
-    Arguments and errors are those of `Objective`. Its variance is usually smaller than that of `SGVB_A`.
+    Arguments and errors are those of `Objective`. Its variance is usually below that of `SGVB_A`.
 
     Example:
-        >>> SGVB_B(beta=4.0).weight
+        >>> SGVB_B(beta=4.0).current_beta
         4.0
     """
 
@@ -64,21 +64,22 @@ class SGVB_B(Objective):  # noqa: N801 (the paper's name)
         """Return both terms of the ELBO, summed over the batch and averaged over the L draws."""
         return _terms(*self.draw(model, guide, *batch), programs.analytic_kl, self.samples)
 
-    def judge(self) -> "SGVB_B":
-        """Return estimator B by one draw."""
+    def validation_objective(self) -> "SGVB_B":
+        """Return estimator B with one draw."""
         return SGVB_B()
 
 
 class FreeBits(Objective):
-    """SGVB B with a floor under the KL of each dimension, so that no latent is given up early (Kingma et al. 2016, eq. 15).
+    """SGVB B with a floor under the KL of each dimension (Kingma et al. 2016, eq. 15).
 
-    loss = -( log p(x | z) - beta * sum_d max(lambda, KL_d) ),  KL_d the mean over the minibatch, times the rows.
+    loss = -( log p(x | z) - beta * sum_d max(lambda, KL_d) ), where KL_d is the mean over the
+    minibatch, times the rows. The floor keeps latents from being given up early in training.
 
-    A site whose KL does not split into dimensions has one floor, D times lambda; one that all rows share, as the weights of a
-    `BayesianVAE`, has its floors once, scaled as its KL is.
+    A site whose KL does not split into dimensions has one floor, D times lambda. A site that all
+    rows share, such as the weights of a `BayesianVAE`, has its floors once, scaled as its KL is.
 
     Args:
-        nats: lambda, the KL of a dimension that costs nothing.
+        nats: lambda, the KL per dimension that costs nothing.
         samples, beta, annealed, data_size: as in `Objective`.
 
     Raises:
@@ -100,7 +101,8 @@ class FreeBits(Objective):
         super().__init__(samples, beta, annealed, data_size)
         if not 0 <= nats < math.inf:
             raise ValueError(
-                f"FreeBits: nats is {nats}, expected a finite KL of at least 0 that a dimension has free, e.g. 0.1"
+                f"FreeBits: nats is {nats}, expected a finite KL of at least 0 per dimension that "
+                "costs nothing, e.g. 0.1"
             )
         self.nats = nats
 
@@ -108,54 +110,33 @@ class FreeBits(Objective):
         """Return both terms of the ELBO without the floor, and the loss with it."""
         p, q = self.draw(model, guide, *batch)
         terms = _terms(p, q, programs.analytic_kl, self.samples)
-        prior = _latent(p)
+        prior = programs.latent_by_name(p)
         floored = [
-            self.weigh(name, self._floored(site, prior.get(name), terms.kl[name]))
-            for name, site in _latent(q).items()
+            self.scaled_kl(name, self._floored(site, prior.get(name), terms))
+            for name, site in programs.latent_by_name(q).items()
         ]
         return terms._replace(loss=total([-terms.reconstruction, *floored]))
 
-    def judge(self) -> SGVB_B:
-        """Return estimator B: held-out data knows no free bits."""
+    def validation_objective(self) -> SGVB_B:
+        """Return estimator B: the floor belongs to training only."""
         return SGVB_B()
 
-    def _floored(self, q: Site, p: Site | None, kl: Tensor) -> Tensor:
-        weights = scale_and_mask(
-            kl.new_ones(q["fn"].batch_shape), q["scale"], q["mask"]
-        )  # of each KL in the sum over plates
+    def _floored(self, q: Site, p: Site | None, terms: Bound) -> Tensor:
+        kl = terms.kl[q["name"]]
+        weights = programs.weights_of(q, kl)  # of each KL in the sum over plates
         floor = (self.nats * weights.sum() / self.samples).item()
         try:
-            each = weights.unsqueeze(-1) * _kl_of_dimensions(q, p)
+            by_dimension = weights.unsqueeze(-1) * programs.kl_of_dimensions(q, p)
         except NotImplementedError:
             return kl.clamp(min=floor * q["fn"].event_shape.numel())
-        return (each.flatten(0, -2).sum(0) / self.samples).clamp(min=floor).sum()
+        d = by_dimension.shape[-1]
+        return (by_dimension.reshape(-1, d).sum(0) / self.samples).clamp(min=floor).sum()
 
 
 def _terms(p: Trace, q: Trace, divergence: Divergence, samples: int) -> Bound:
-    prior = _latent(p)
-    rec = total([programs.log_prob(site).sum() for site in programs.sites(p, observed=True)])
-    kl = {name: divergence(site, prior.get(name)).sum() for name, site in _latent(q).items()}
+    rec = total([programs.log_prob(site).sum() for site in programs.observed(p)])
+    prior, posterior = programs.latent_by_name(p), programs.latent_by_name(q)
+    kl = {name: divergence(site, prior.get(name)).sum() for name, site in posterior.items()}
     if samples == 1:
         return Bound(rec, kl)
     return Bound(rec / samples, {name: term / samples for name, term in kl.items()})
-
-
-def _latent(trace: Trace) -> dict[str, Site]:
-    return {site["name"]: site for site in programs.sites(trace, observed=False)}
-
-
-def _kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
-    """Return KL(q_d || p_d) with shape (..., B, D), for distributions that are independent over their last axis."""
-    try:
-        a, b = q["fn"].base_dist, p["fn"].base_dist if p else None
-    except AttributeError:
-        raise NotImplementedError from None
-    if q.get("entangled"):  # its prior sees what is drawn after it
-        raise NotImplementedError
-    if (
-        b is None
-        or q["fn"].batch_shape + q["fn"].event_shape != a.batch_shape
-        or len(q["fn"].event_shape) != 1
-    ):
-        raise NotImplementedError
-    return torch.atleast_2d(kl_divergence(a, b))

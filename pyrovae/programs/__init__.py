@@ -1,18 +1,51 @@
-"""Running pairs of Pyro programs (model, guide): plates, parameters, traces, terms, checks, isolation, HMC."""
+"""Run pairs of Pyro programs (model, guide) and read their traces.
+
+Everything here works on any object with `model` and `guide`: plates and parameters, traces and the
+terms in them, several draws at once, checks, isolation from global state, Hamiltonian Monte Carlo.
+Private parts of Pyro and torch are used in this room, behind the switch `plain_pyro`.
+"""
 
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import check_density, check_sites
+from pyrovae.programs.draws import find_layout
 from pyrovae.programs.isolation import cuda_devices, evaluation, random_stream
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.modules import Graph, Programs
 from pyrovae.programs.param_store import parameters_held, register
-from pyrovae.programs.plates import SAMPLES, data_plate
+from pyrovae.programs.plain import is_plain, plain_pyro
+from pyrovae.programs.plates import data_plate
 from pyrovae.programs.posterior import mean, posterior
-from pyrovae.programs.terms import analytic_kl, log_prob, not_finite, per_row, sampled_kl
-from pyrovae.programs.traces import Program, Site, Trace, leaf, record, run, simulated, sites, total
+from pyrovae.programs.terms import (
+    analytic_kl,
+    kl_of_dimensions,
+    log_prob,
+    not_finite,
+    sampled_kl,
+    unscaled,
+    weights_of,
+)
+from pyrovae.programs.traces import (
+    Program,
+    Site,
+    StopGradient,
+    Trace,
+    latent,
+    latent_by_name,
+    leaf,
+    observed,
+    record,
+    run,
+    simulate,
+    total,
+)
 
 __all__ = [
-    "SAMPLES",
+    "Graph",
+    "Layout",
     "Program",
+    "Programs",
     "Site",
+    "StopGradient",
     "Trace",
     "analytic_kl",
     "check_density",
@@ -20,20 +53,27 @@ __all__ = [
     "cuda_devices",
     "data_plate",
     "evaluation",
+    "find_layout",
     "hmc",
+    "is_plain",
+    "kl_of_dimensions",
+    "latent",
+    "latent_by_name",
     "leaf",
     "log_prob",
     "mean",
     "not_finite",
+    "observed",
     "parameters_held",
-    "per_row",
+    "plain_pyro",
     "posterior",
     "random_stream",
     "record",
     "register",
     "run",
     "sampled_kl",
-    "simulated",
-    "sites",
+    "simulate",
     "total",
+    "unscaled",
+    "weights_of",
 ]

@@ -1,12 +1,13 @@
-"""Hamiltonian Monte Carlo over many independent chains at once: each has its own acceptance and its own step size.
+"""Hamiltonian Monte Carlo for many independent chains, each with its own acceptance and step size.
 
-H(z, v) = -log f(z) + v^T v / 2,   v ~ N(0, I)                                              the energy
-v <- v + eps/2 grad log f(z);   z <- z + eps v;   v <- v + eps/2 grad log f(z)              a leapfrog step
-z' accepted with probability min(1, exp(H(z, v) - H(z', v')))                               (Duane et al. 1987; Neal 2011, figure 2)
+H(z, v) = -log f(z) + v^T v / 2,   v ~ N(0, I)                                          the energy
+v <- v + eps/2 grad log f(z);   z <- z + eps v;   v <- v + eps/2 grad log f(z)     a leapfrog step
+z' accepted with probability min(1, exp(H(z, v) - H(z', v')))
+                                                         (Duane et al. 1987; Neal 2011, figure 2)
 
-Pyro's `HMC` and `NUTS` run one chain over all latents of a program together. For B rows that is one decision to accept and one
-step size for B posteriors that have nothing to do with each other, and K chains are K programs. Here every one of K x B chains
-decides for itself, in one vectorized run.
+Pyro's `HMC` and `NUTS` run one chain over all latents of a program: for B rows, that is a single
+acceptance and a single step size for B unrelated posteriors, and K chains are K programs. Here each
+of K x B chains is accepted on its own, and all run together.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,9 +24,9 @@ __all__ = [
     "adapt",
     "adapted",
     "leapfrog_steps",
-    "move",
     "same_support",
     "sample",
+    "transition",
     "transform_to_support",
 ]
 
@@ -48,36 +49,41 @@ def sample(
     step_size: float | Tensor = 0.1,
     supports: Supports | None = None,
 ) -> tuple[Position, Tensor]:
-    """Move every chain by so many transitions that leave f invariant.
+    """Move every chain by a number of transitions that leave f invariant.
 
     Args:
-        log_density: maps latents of the form of `z0` to log f, with shape (*), up to a constant for each chain.
-        z0: where the chains start: a tensor with shape (*, D), or a dict of sites with shapes (*, *event).
+        log_density: maps latents in the form of `z0` to log f, with shape (*), up to a constant per
+            chain.
+        z0: where the chains start: a tensor with shape (*, D), or a dict of sites with shapes
+            (*, *event).
         steps: transitions.
         leapfrog: L, leapfrog steps a transition.
-        step_size: eps, in units of the latents; a number, or a tensor that broadcasts to (*), such as `adapt` returns.
-        supports: the constraint of each site whose support is not all of R^n; such a site moves in the coordinates of `biject_to`.
+        step_size: eps, in units of the latents; a number, or a tensor that broadcasts to (*), such
+            as `adapt` returns.
+        supports: the constraint of each site whose support is not all of R^n; such a site moves in
+            the coordinates of `biject_to`.
 
     Returns:
-        The last state of every chain, in the form of `z0` and without a gradient, and the mean probability with which its
-        moves were accepted, with shape (*).
+        The last state of every chain, in the form of `z0` and without a gradient, and its mean
+        acceptance probability, with shape (*).
 
     Raises:
-        ValueError: if there is nothing to do, or a chain starts where f has no finite density.
+        ValueError: if a number of steps is below 1, or a chain starts where f is not finite.
 
     Example:
-        >>> z, acceptance = sample(lambda z: -z.square().sum(-1) / 2, torch.zeros(500, 3, 2), steps=20, step_size=0.3)
+        >>> def log_f(z):
+        ...     return -z.square().sum(-1) / 2
+        >>> z, acceptance = sample(log_f, torch.zeros(500, 3, 2), steps=20, step_size=0.3)
         >>> z.shape, acceptance.shape
         (torch.Size([500, 3, 2]), torch.Size([500, 3]))
     """
     _check(steps, leapfrog)
     log_f, u, back = _unconstrained(log_density, z0, supports or {})
     total = u.new_zeros(u.shape[:-1])
-    with pyro.validation_enabled(
-        False
-    ):  # a trajectory that diverges is refused, and stops no other chain by an error
+    # A trajectory that diverges is rejected; it must not stop the other chains by an error.
+    with pyro.validation_enabled(False):
         for _ in range(steps):
-            u, accepted = move(log_f, u, step_size, leapfrog)
+            u, accepted = transition(log_f, u, step_size, leapfrog)
             total += accepted
     return back(u), total / steps
 
@@ -92,19 +98,21 @@ def adapt(
     target: float = 0.65,
     supports: Supports | None = None,
 ) -> tuple[Position, Tensor]:
-    """Warm up: move the chains while their step sizes are brought to an acceptance of `target` (Andrieu & Thoms 2008, section 5.1).
+    """Warm up: move the chains while their step sizes are adapted to an acceptance of `target`.
 
-    log eps <- log eps + (acceptance - target) / sqrt(i) after transition i. What it leaves invariant is only about f; run
-    `sample` with the step sizes that it returns.
+    log eps <- log eps + (acceptance - target) / sqrt(i) after transition i. While it adapts, the
+    chain leaves f only approximately invariant; run `sample` with the step sizes that it returns.
+    Source: Andrieu & Thoms 2008, section 5.1.
 
     Args:
         log_density: as for `sample`.
         z0: as for `sample`.
         steps: transitions.
         leapfrog: L.
-        step_size: where the step sizes start. Its shape says what shares one: () all chains, (B,) the K chains of each row,
-            (K, B) none.
-        target: mean acceptance to reach; 0.65 is the best for many dimensions (Neal 2011, section 5.4.4).
+        step_size: the first step sizes. Chains share one as its shape says: () all chains, (B,) the
+            K chains of each row, (K, B) none.
+        target: mean acceptance to reach; 0.65 is optimal for many dimensions (Neal 2011, section
+            5.4.4).
         supports: as for `sample`.
 
     Returns:
@@ -118,18 +126,18 @@ def adapt(
     eps = torch.as_tensor(step_size, dtype=u.dtype, device=u.device)
     with pyro.validation_enabled(False):
         for i in range(1, steps + 1):
-            u, accepted = move(log_f, u, eps, leapfrog)
+            u, accepted = transition(log_f, u, eps, leapfrog)
             eps = adapted(eps, accepted, i**-0.5, target)
     return back(u), eps
 
 
 def adapted(eps: Tensor, accepted: Tensor, gain: float, target: float = 0.65) -> Tensor:
-    """Return eps exp(gain (a - target)), a the mean acceptance of the chains that share a step size."""
-    share = accepted.sum_to_size(eps.shape) * (eps.numel() / accepted.numel())
-    return eps * torch.exp(gain * (share - target))
+    """Return eps exp(gain (a - target)), a the mean acceptance of the chains with one step size."""
+    mean = accepted.sum_to_size(eps.shape) * (eps.numel() / accepted.numel())
+    return eps * torch.exp(gain * (mean - target))
 
 
-def move(
+def transition(
     log_f: Callable[[Tensor], Tensor], u: Tensor, step_size: float | Tensor, leapfrog: int
 ) -> tuple[Tensor, Tensor]:
     """Make one transition of every chain, with step sizes jittered by 20 %.
@@ -141,8 +149,8 @@ def move(
         leapfrog: L.
 
     Returns:
-        The next states, and the probability with which each move was to be accepted, with shape (*). A trajectory that
-        leaves the finite numbers is rejected.
+        The next states, and the acceptance probability of each, with shape (*). A trajectory whose
+        energy is not finite is rejected.
     """
     eps = step_size * torch.empty_like(u[..., 0]).uniform_(1 - _JITTER, 1 + _JITTER)
     v = torch.randn_like(u)
@@ -160,9 +168,13 @@ def move(
 def leapfrog_steps(
     log_f: Callable[[Tensor], Tensor], u: Tensor, v: Tensor, eps: Tensor, leapfrog: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Follow Hamilton's equations: return position and momentum at the end, and log f(end) - log f(start), with shape (*).
+    """Integrate Hamilton's equations by L leapfrog steps.
 
-    It is reversible (negate v and come back), preserves volume, and its error in H is of order eps^2 (Neal 2011, section 5.2.3).
+    The map is reversible (negate v and integrate back), preserves volume, and changes H by an error
+    of order eps^2 (Neal 2011, section 5.2.3).
+
+    Returns:
+        Position and momentum at the end, and log f(end) - log f(start), with shape (*).
     """
     eps = eps[..., None]
     first, gradient = _gradient(log_f, u)
@@ -176,7 +188,7 @@ def leapfrog_steps(
 
 
 def _gradient(log_f: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log f and its gradient in u, also under `no_grad`; no parameter's gradient is touched."""
+    """Return log f and its gradient in u, also under `no_grad`; parameters get no gradient."""
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         value = log_f(u)
@@ -185,16 +197,19 @@ def _gradient(log_f: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Ten
 
 
 class Coordinates:
-    """Sites with supports of their own as one vector u in R^D a chain: z = T(u), log f(u) = log f(z) + log |det dz/du|.
+    """Sites with their supports as one vector u in R^D per chain.
+
+    z = T(u),   log f(u) = log f(z) + log |det dz/du|
 
     Args:
         values: of each site, with shape (*, *event).
-        supports: the constraint of each site that has one; a site without lives on all of R^n. A support must not depend on
-            other sites.
-        lead: number of leading axes (*).
+        supports: the constraint of each site that has one; a site without one has all of R^n. A
+            support must not depend on other sites.
+        lead: number of batch dimensions (*).
 
     Raises:
-        ValueError: if a site is discrete, a support belongs to none, or no bijection to it is known.
+        ValueError: if a site is discrete, a support belongs to no site, or no bijection to it is
+            known.
 
     Example:
         >>> z = {"rate": torch.tensor([[2.0], [3.0]]), "mean": torch.zeros(2, 4)}
@@ -242,7 +257,7 @@ def transform_to_support(support: Any, site: str) -> Any:
     """Return the bijection T from R^n to a support; a mixture's is that of its components.
 
     Raises:
-        ValueError: if none is known, as to a discrete one.
+        ValueError: if none is known, as for a discrete support.
     """
     try:
         if support.is_discrete:
@@ -250,13 +265,16 @@ def transform_to_support(support: Any, site: str) -> Any:
         return biject_to(support.base_constraint if isinstance(support, _MIXTURE) else support)
     except NotImplementedError:
         raise ValueError(
-            f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is known; register one with '
-            "pyro.distributions.transforms.biject_to"
+            f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is '
+            "known; register one with pyro.distributions.transforms.biject_to"
         ) from None
 
 
 def same_support(a: Any, b: Any, z: Tensor, site: str) -> bool:
-    """Whether two supports are one, by what their bijections do at a z on `b`; errors are those of `transform_to_support`."""
+    """Return whether two supports are the same, by the values of their bijections at a z in `b`.
+
+    Errors are those of `transform_to_support`.
+    """
     first, second = (transform_to_support(support, site) for support in (a, b))
     u = second.inv(z)
     return first.codomain.event_dim == second.codomain.event_dim and torch.allclose(
@@ -267,7 +285,7 @@ def same_support(a: Any, b: Any, z: Tensor, site: str) -> bool:
 def _unconstrained(
     log_density: Callable[[Any], Tensor], z0: Any, supports: Supports
 ) -> tuple[Callable[[Tensor], Tensor], Tensor, Callable[[Tensor], Any]]:
-    """Return log f over vectors, the vectors at which the chains start, and the way back from a vector to the form of z0."""
+    """Return log f of vectors, the first vectors, and the map from vectors to the form of `z0`."""
     alone = isinstance(z0, Tensor)
     values = {_ALONE: z0} if alone else dict(z0)
     with torch.no_grad():
@@ -275,8 +293,9 @@ def _unconstrained(
         if not torch.isfinite(start).all():
             bad = (~torch.isfinite(start)).nonzero()
             raise ValueError(
-                f"hmc: {len(bad)} of {start.numel()} chains start where the density is zero or not finite, the first at "
-                f"{tuple(bad[0].tolist())}; start them from the guide's or the prior's draws"
+                f"hmc: {len(bad)} of {start.numel()} chains start where the density is zero or not "
+                f"finite, the first at {tuple(bad[0].tolist())}; start them from the guide's or the "
+                "prior's draws"
             )
         coordinates = Coordinates(values, supports, start.dim())
         u = coordinates.vector(values)
@@ -302,5 +321,6 @@ def _check_sites(values: Mapping[str, Tensor], supports: Supports) -> None:
     unknown = sorted(set(supports) - set(values))
     if unknown:
         raise ValueError(
-            f"hmc: supports are given for {unknown}, which are no sites; the sites are {sorted(values)}"
+            f"hmc: supports are given for {unknown}, which are not sites; the sites are "
+            f"{sorted(values)}"
         )

@@ -1,42 +1,94 @@
-"""Look at a graph without touching it: modes, random streams and Pyro's store are put back afterwards."""
+"""Look at a graph without touching it: modes, random streams and Pyro's store are put back after."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyrovae.programs.param_store import parameters_held
 
-__all__ = ["cuda_devices", "evaluation", "random_stream"]
+__all__ = ["cuda_devices", "evaluation", "looking", "random_stream"]
 
 
 @contextmanager
 def evaluation(graph: object, seed: int | None = 0) -> Iterator[None]:
-    """Context for looking at a graph without touching it: eval(), no gradients, own random stream, store left alone.
+    """Context in which a graph is evaluated: eval() mode, no gradients, its own random stream.
 
-    On leaving, every module is back in its own mode and the global random state is what it was.
+    Pyro's store is not asked and its validation is off. On leaving, every module is back in its own
+    mode and the global random state is what it was.
 
     Args:
-        graph: the graph; its modules are switched to eval().
-        seed: of the stream used inside; None continues the global stream (and leaves it moved on).
+        graph: an `nn.Module`, or any object whose programs call modules.
+        seed: of the stream used inside; None continues the global stream.
     """
-    modules = list(graph.modules()) if isinstance(graph, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
+    devices = cuda_devices(graph)
+    with (
+        _eval_mode(graph),
+        torch.no_grad(),
+        parameters_held(graph),
+        pyro.validation_enabled(False),
+        random_stream(seed, devices),
+    ):
+        yield
+
+
+@contextmanager
+def looking(model: Any, guide: Any, batch: tuple[Tensor, ...]) -> Iterator[None]:
+    """Context for runs that only look at the structure of two programs, isolated as `evaluation`.
+
+    The programs may be methods of a graph or plain functions that call modules.
+    """
+    owners = [getattr(program, "__self__", program) for program in (model, guide)]
+    devices = {index for owner in owners for index in cuda_devices(owner)}
+    devices |= {part.device.index for part in batch if part.device.type == "cuda"}
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(_eval_mode(owner))
+        stack.enter_context(_called_modules_in_eval_mode())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(random_stream(0, sorted(devices)))
+        yield
+
+
+@contextmanager
+def _eval_mode(graph: object) -> Iterator[None]:
+    if not isinstance(graph, nn.Module):
+        with _called_modules_in_eval_mode():
+            yield
+        return
+    modes = [(module, module.training) for module in graph.modules()]
+    for module, _ in modes:
         module.training = False
     try:
-        with (
-            torch.no_grad(),
-            parameters_held(graph),
-            pyro.validation_enabled(False),
-            random_stream(seed, cuda_devices(graph)),
-        ):
-            yield
+        yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _called_modules_in_eval_mode() -> Iterator[None]:
+    """Switch every module that this thread calls to eval() mode, whoever holds it, and back."""
+    here, training = threading.get_ident(), list[nn.Module]()
+
+    def switch(module: nn.Module, _: object) -> None:
+        if module.training and threading.get_ident() == here:
+            training.append(module)
+            module.training = False
+
+    hook = register_module_forward_pre_hook(switch)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for module in training:
+            module.training = True
 
 
 def cuda_devices(graph: object) -> list[int]:

@@ -1,4 +1,9 @@
-"""Show a graph's parameters to Pyro under a name of its own."""
+"""The parameters of a graph in Pyro's store, under a name of their own.
+
+The store is global and keyed by name: two models under one name share a slot, and the second does
+not train. Each instance therefore gets a name of its own, kept by a weak reference: an attribute
+would be copied by `copy.deepcopy`, and two models would share the name again.
+"""
 
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -8,28 +13,23 @@ from weakref import WeakKeyDictionary, finalize
 import pyro
 from torch import nn
 
+from pyrovae.programs.plain import is_plain
+
 __all__ = ["parameters_held", "register"]
 
-
-# Pyro's store is global and keyed by name: two models under one name share a slot, and the second does not train. Each
-# instance therefore gets a name of its own. The names hang on the instance by a weak reference and not by an attribute,
-# which a deep copy would take along.
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
 _numbers = count()
-
-
-_held: ContextVar[frozenset[int]] = ContextVar("parameters_held", default=frozenset())
+_held: ContextVar[frozenset[int]] = ContextVar("held", default=frozenset())
 
 
 def register(graph: nn.Module) -> None:
     """Show the graph's parameters to Pyro, under a name that belongs to this instance alone.
 
-    A graph calls it first thing in `model` and `guide`; then plain `SVI` trains it. Inside `parameters_held(graph)` nothing needs to
-    be shown, and walking every parameter through Pyro's handlers (a tenth of a small model's step) is left out.
+    A graph calls it first in `model` and in `guide`; then Pyro's own `SVI` trains it. Inside
+    `parameters_held(graph)` it does nothing: passing every parameter through Pyro's handlers is a
+    tenth of a small model's step.
     """
-    if id(graph) in _held.get():
+    if id(graph) in _held.get() and not is_plain():
         return
     if graph not in _names:
         _names[graph] = f"{type(graph).__name__.lower()}-{next(_numbers)}"
@@ -38,24 +38,23 @@ def register(graph: nn.Module) -> None:
 
 
 def _forget(name: str) -> None:
-    """Drop the parameters of a graph that no longer exists: the store would keep them for the life of the process."""
+    """Drop the parameters of a graph that no longer exists from Pyro's store."""
     store = pyro.get_param_store()
-    for key in [key for key in store.keys() if key.startswith(f"{name}$$$")]:  # noqa: SIM118 (the store is no dict)
-        with suppress(
-            KeyError
-        ):  # of a tensor that another graph has too, the store knows one name only
+    of_module = [key for key in store.keys() if key.partition("$$$")[0] == name]  # noqa: SIM118
+    for key in of_module:  # as pyro.module names them: "name$$$layer.weight"
+        with suppress(KeyError):  # of a tensor that two graphs share the store knows one name only
             del store[key]
 
 
 class parameters_held:  # noqa: N801 (a context manager, used like a function)
-    """Context in which the caller holds the parameters of `graph` itself and Pyro's store is not asked. It can be entered again."""
+    """Context in which `graph` need not be registered: the caller holds its parameters itself.
+
+    It can be entered more than once.
+    """
 
     def __init__(self, graph: object) -> None:
-        self._ids = (
-            frozenset(id(module) for module in graph.modules())
-            if isinstance(graph, nn.Module)
-            else frozenset()
-        )
+        modules = graph.modules() if isinstance(graph, nn.Module) else ()
+        self._ids = frozenset(id(module) for module in modules)
         self._tokens: list[Token] = []
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Plates over the rows of x and over draws."""
+"""The plate over the rows of x, and the plate over draws of the latents."""
 
 from typing import Any
 
@@ -6,38 +6,49 @@ import pyro
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-__all__ = ["OF_SAMPLES", "SAMPLES", "data_plate"]
+from pyrovae.programs.plain import is_plain
 
-SAMPLES = "samples"  # the plate of K runs at once; Pyro's own ELBOs call theirs otherwise
-OF_SAMPLES = (SAMPLES, "num_particles_vectorized")
+__all__ = ["DRAWS", "data_plate", "draws_plate"]
+
+DRAWS = "draws"  # the name of the plate over draws
 
 
-class data_plate(pyro.plate):  # noqa: N801 (a context manager, used like a function)
-    """The plate over the rows of x: `pyro.plate("data", len(x))` without the site that Pyro's own adds for drawing a subsample.
+def data_plate(x: Tensor) -> pyro.plate:
+    """Return the plate over the rows of x, `pyro.plate("data", len(x))`, to be used in `with`.
 
-    Minibatches come drawn already, and that site, in model and guide, is a fifth of what Pyro's handlers cost a small step;
-    broadcasting what needs none is a tenth.
+    Minibatches are drawn before a program runs, so the site that Pyro's own plate adds for drawing
+    a subsample is left out, and a distribution that has one element per row already is not
+    broadcast. Both cost a third of the handlers of a small step (`benchmarks/step.py`).
 
     Args:
-        x: what has one row a datum.
+        x: anything with one element per row.
     """
+    return pyro.plate("data", len(x)) if is_plain() else _WholePlate("data", len(x))
 
-    def __init__(self, x: Tensor) -> None:
-        super().__init__("data", len(x))
+
+def draws_plate(draws: int, depth: int) -> pyro.plate:
+    """Return a plate over K draws, left of a program's own plates.
+
+    Args:
+        draws: K.
+        depth: the number of batch dimensions that the program's own plates take.
+    """
+    plate = pyro.plate if is_plain() else _WholePlate
+    return plate(DRAWS, draws, dim=-depth - 1)
+
+
+class _WholePlate(pyro.plate):
+    """A plate without a subsample site; both methods override private ones of Pyro 1.9."""
 
     @staticmethod
     def _subsample(name: str, size: int, *_: object) -> tuple[int, int, None]:
         return size, size, None
 
     def _process_message(self, msg: Any) -> None:
-        ready = (
-            msg["type"] == "sample"
-            and not msg["cond_indep_stack"]
-            and msg["fn"].batch_shape == (self.size,)
-        )
-        if ready:  # it has one row a datum: there is nothing to broadcast
-            msg["cond_indep_stack"] = (
-                CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size),
-            )
+        # A subsample site, which a user's plate inside this one adds, has no batch shape.
+        ready = getattr(msg["fn"], "batch_shape", None) == (self.size,)
+        if ready and msg["type"] == "sample" and not msg["cond_indep_stack"]:
+            frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
+            msg["cond_indep_stack"] = (frame,)
         else:
             super()._process_message(msg)

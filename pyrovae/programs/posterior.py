@@ -3,20 +3,23 @@
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrovae.programs.traces import sites
+from pyrovae.programs.traces import latent, record
 
 __all__ = ["mean", "posterior"]
 
-_DRAWS = 256  # for a mean that no formula gives
-_DRAWS_AT_ONCE = 4
+_DRAWS = 256  # for a mean without a formula
+_DRAWS_AT_ONCE = 4  # so that memory stays near that of the distribution's parameters
 
 
 def mean(fn: TorchDistribution, draws: int = _DRAWS) -> Tensor:
-    """Return a distribution's mean; by its draws where no formula is known (a flow's), their median where there is none (a Cauchy's)."""
+    """Return the mean of a distribution, shape (*batch, *event).
+
+    Where no formula is known (a flow's) it is the mean of draws; where the mean does not exist (a
+    Cauchy's) it is the median of draws.
+    """
     try:
         value = fn.mean
     except NotImplementedError:
@@ -26,14 +29,13 @@ def mean(fn: TorchDistribution, draws: int = _DRAWS) -> Tensor:
 
 
 def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> TorchDistribution:
-    """Return the distribution q(z | x, c) of a latent site, from one run of the guide on a minibatch.
+    """Return the distribution q(z | x, c) of a latent site, from one run of the guide.
 
     Raises:
-        ValueError: if the guide has no such site.
+        ValueError: if the guide has no such latent site.
     """
-    trace = poutine.trace(graph.guide).get_trace(*batch)
-    if site not in trace.nodes:
-        raise ValueError(
-            f'the guide has no site "{site}", it has {[s["name"] for s in sites(trace, observed=False)]}'
-        )
-    return trace.nodes[site]["fn"]
+    trace = record(graph.guide, *batch)
+    names = [each["name"] for each in latent(trace)]
+    if site not in names:
+        raise ValueError(f'the guide has no latent site "{site}", it has {names}')
+    return trace[site]["fn"]

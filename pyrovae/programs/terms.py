@@ -1,4 +1,4 @@
-"""Terms of a bound, read from a sample site: log densities and KL divergences."""
+"""Terms of a bound, read from sample sites: log densities, and KL divergences by draw or closed form."""
 
 from typing import Any
 
@@ -8,24 +8,51 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.programs.param_store import parameters_held
-from pyrovae.programs.plates import OF_SAMPLES
-from pyrovae.programs.traces import Site, run, sites
+from pyrovae.programs.traces import Site, latent, observed, run
 
-__all__ = ["analytic_kl", "log_prob", "not_finite", "per_row", "sampled_kl"]
+__all__ = [
+    "analytic_kl",
+    "kl_of_dimensions",
+    "log_prob",
+    "not_finite",
+    "sampled_kl",
+    "unscaled",
+    "weights_of",
+]
 
 
 def log_prob(site: Site) -> Tensor:
-    """Return the log density of a site's value, scaled and masked as its plates say, with the site's batch shape."""
+    """Return log p of a site's value, scaled and masked by its plates, shape (*batch)."""
     return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
 
 
+def unscaled(site: Site) -> Site:
+    """Return the site without its scale: its density counts once, and its mask stays.
+
+    A subsampling plate, or `poutine.scale`, multiplies a density to stand for data that are not in
+    the minibatch; the evidence of a row knows no such factor.
+    """
+    return {**site, "scale": 1.0}
+
+
+def weights_of(site: Site, like: Tensor) -> Tensor:
+    """Return the weight that scale and mask give each element of a site's batch, shape (*batch)."""
+    return scale_and_mask(like.new_ones(site["fn"].batch_shape), site["scale"], site["mask"])
+
+
 def sampled_kl(q: Site, p: Site | None) -> Tensor:
-    """Return log q(z) - log p(z) at the drawn z: KL(q || p) by one draw (AEVB, eq. 6). Without p: log q(z) of an auxiliary site."""
+    """Return log q(z) - log p(z) at the drawn z, an estimate of KL(q || p) (AEVB, eq. 6).
+
+    For a site that only the guide has (an auxiliary variable) it is log q(z).
+    """
     return log_prob(q) if p is None else log_prob(q) - log_prob(p)
 
 
 def analytic_kl(q: Site, p: Site | None) -> Tensor:
-    """Return KL(q || p) in closed form where one is known (AEVB, eq. 7 and appendix B) and holds, else by the one draw."""
+    """Return KL(q || p) in closed form where one is known and holds, else by the draw.
+
+    Source: AEVB, eq. 7 and appendix B.
+    """
     if p is None or q.get("entangled"):
         return sampled_kl(q, p)
     try:
@@ -34,34 +61,38 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
         return sampled_kl(q, p)
 
 
-def per_row(term: Tensor, site: Site, rows: int) -> Tensor:
-    """Return a site's term for each of K samples and B rows, with shape (K, B), summed over the plates inside a row.
+def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
+    """Return KL(q_d || p_d), shape (*batch, D), of distributions that factorize over dimensions.
 
     Raises:
-        ValueError: if the site is not in a plate over the rows.
+        NotImplementedError: if they do not factorize over one event dimension, no closed form is
+            known, or the prior depends on a latent that the guide draws later.
     """
-    frames = [
-        frame for frame in site["cond_indep_stack"] if frame.vectorized
-    ]  # from the outermost plate inwards
-    own = next(
-        (frame.dim for frame in frames if frame.size == rows and frame.name not in OF_SAMPLES), None
-    )
-    if own is None:
-        raise ValueError(
-            f'site "{site["name"]}" is not in a plate over the {rows} rows: there is no term a row, and no weight. '
-            'Draw it inside `with pyro.plate("data", len(x)):`, or use SGVB_A or SGVB_B'
-        )
-    kept = {own, *(frame.dim for frame in frames if frame.name in OF_SAMPLES)}
-    inner = [dim for dim in range(-term.dim(), 0) if dim not in kept]
-    return torch.atleast_2d(term.sum(inner) if inner else term)
+    if p is None or q.get("entangled") or len(q["fn"].event_shape) != 1:
+        raise NotImplementedError
+    try:
+        a, b = q["fn"].base_dist, p["fn"].base_dist
+    except AttributeError:
+        raise NotImplementedError from None
+    if q["fn"].event_shape != p["fn"].event_shape or a.batch_shape != _whole_shape(q["fn"]):
+        raise NotImplementedError
+    return kl_divergence(a, b)
+
+
+def _whole_shape(fn: Any) -> torch.Size:
+    return fn.batch_shape + fn.event_shape
 
 
 def not_finite(graph: Any, *batch: Tensor) -> tuple[str, Tensor] | None:
-    """Run the programs; return which site, the guide's before the model's, has no finite density first, and in which rows."""
+    """Run both programs and find the first site, the guide's first, whose density is not finite.
+
+    Returns:
+        The site in words and the numbers of its rows; None if all densities are finite.
+    """
     with torch.no_grad(), parameters_held(graph):
         p, q = run(graph.model, graph.guide, *batch)
     for trace, program in ((q, "guide"), (p, "model")):
-        for site in sites(trace, observed=False) + sites(trace, observed=True):
+        for site in latent(trace) + observed(trace):
             bad = (~torch.isfinite(log_prob(site))).nonzero()[:, -1:].unique().cpu()
             if len(bad):
                 return f'site "{site["name"]}" of the {program}', bad

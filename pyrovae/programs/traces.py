@@ -1,8 +1,9 @@
-"""What one run of (guide, model) says, site by site: the ground that objectives and evaluation stand on.
+"""Run the guide and the model once, and keep their sample sites.
 
-    ELBO = sum over observed sites of log p(x | ...)  -  sum over latent sites of KL(q(z | ...) || p(z | ...))
+    z ~ guide(x),   then the model at that z
 
-Everything is read from Pyro's traces, so it serves every graph, one that a user wrote this morning too.
+Objectives, evaluation and tasks read everything else from the two traces, so they serve every pair
+of Pyro programs, whoever wrote it.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,20 +11,27 @@ from functools import reduce
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.plain import is_plain
 
 __all__ = [
     "Program",
     "Site",
     "StopGradient",
     "Trace",
+    "latent",
+    "latent_by_name",
     "leaf",
+    "mark_entangled",
+    "observed",
     "record",
     "run",
-    "simulated",
-    "sites",
+    "simulate",
     "total",
 ]
 
@@ -33,51 +41,93 @@ StopGradient = Callable[[Tensor], Tensor]
 
 
 class Trace(dict[str, Site]):
-    """Sample sites by name, in the order in which they came."""
+    """Sample sites by name in the order in which they were sampled, and the layout of their draws."""
+
+    layout: Layout
 
 
-class _Record(Messenger):
-    """Keep a program's sample sites, latent ones at given values: `poutine.trace` and `replay` in one, without a copy of each.
+class _Recorder(Messenger):
+    """Record a program's sample sites, with the latent ones at given values.
 
-    A step of a small model spends a tenth of its time in handlers; this takes a third of that away.
+    It does the work of `poutine.trace` and `poutine.replay` without copying each site.
     """
 
-    def __init__(self, given: Trace | None = None, cut: StopGradient | None = None) -> None:
+    def __init__(self, given: Trace | None, stop_gradient: StopGradient | None) -> None:
         super().__init__()
-        self.given, self.cut, self.trace = given or Trace(), cut, Trace()
+        self.given, self.stop_gradient, self.trace = given or Trace(), stop_gradient, Trace()
 
     def _pyro_sample(self, msg: Site) -> None:
         if not msg["is_observed"] and msg["name"] in self.given:
             msg["done"], msg["value"] = True, self.given[msg["name"]]["value"]
 
     def _pyro_post_sample(self, msg: Site) -> None:
-        if self.cut is not None and not msg["is_observed"] and not site_is_subsample(msg):
-            msg["drawn"], msg["value"] = msg["value"], self.cut(msg["value"])
+        if self.stop_gradient and not msg["is_observed"] and not site_is_subsample(msg):
+            msg["drawn"], msg["value"] = msg["value"], self.stop_gradient(msg["value"])
         self.trace[msg["name"]] = msg
 
 
-def run(
-    model: Program, guide: Program, *batch: Tensor, cut: StopGradient | None = None
-) -> tuple[Trace, Trace]:
-    """Draw the latents from the guide, run the model on them, and return both traces (model's, guide's).
+def record(
+    program: Program,
+    *batch: Tensor,
+    given: Trace | None = None,
+    layout: Layout | None = None,
+    stop_gradient: StopGradient | None = None,
+) -> Trace:
+    """Run one program and return its trace.
 
-    With `cut`, each draw goes on as `cut(draw)`, e.g. `Tensor.detach`; its site keeps the draw itself as "drawn".
+    Args:
+        program: a model or a guide.
+        batch: (x, *c), B rows each.
+        given: values for the latents that it names.
+        layout: how several draws lie in the run; None is one draw.
+        stop_gradient: replaces each draw by `stop_gradient(draw)`, such as `Tensor.detach`; the
+            site keeps the draw itself as "drawn".
     """
-    q = record(guide, *batch, cut=cut)
-    p = record(model, *batch, given=q)
-    _mark_entangled(p, q)
+    layout = layout or Layout(len(batch[0]))
+    program, batch = layout.applied(program, batch)
+    if is_plain() and not stop_gradient:
+        trace = _plain_record(program, batch, given)
+    else:
+        with _Recorder(given, stop_gradient) as recorder:
+            program(*batch)
+        trace = recorder.trace
+    trace.layout = layout
+    return trace
+
+
+def _plain_record(program: Program, batch: tuple[Tensor, ...], given: Trace | None) -> Trace:
+    replayed = poutine.Trace()
+    for name, site in (given or {}).items():
+        replayed.add_node(name, **{"type": "sample", "is_observed": False, **site})
+    nodes = poutine.trace(poutine.replay(program, trace=replayed)).get_trace(*batch).nodes
+    return Trace({name: node for name, node in nodes.items() if node["type"] == "sample"})
+
+
+def run(
+    model: Program,
+    guide: Program,
+    *batch: Tensor,
+    layout: Layout | None = None,
+    stop_gradient: StopGradient | None = None,
+) -> tuple[Trace, Trace]:
+    """Draw the latents from the guide, run the model at them, and return (model's, guide's) trace.
+
+    Arguments are those of `record`.
+    """
+    q = record(guide, *batch, layout=layout, stop_gradient=stop_gradient)
+    p = record(model, *batch, given=q, layout=layout)
+    mark_entangled(p, q)
     return p, q
 
 
-def _mark_entangled(p: Trace, q: Trace) -> None:
-    """Mark the guide's sites whose prior may see a latent that the guide draws after them, as in z2 -> z1 -> x with q(z1 | x) q(z2 | z1).
+def mark_entangled(p: Trace, q: Trace) -> None:
+    """Mark the guide's sites whose prior may depend on a latent that the guide draws after them.
 
-    E log q(z1) / p(z1 | z2) over (z1, z2) ~ q is no KL(q(z1) || p(z1 | z2)) then: z2 was drawn given that very z1.
+    In z2 -> z1 -> x with q(z1 | x) q(z2 | z1), E log q(z1) / p(z1 | z2) over (z1, z2) ~ q is not
+    KL(q(z1) || p(z1 | z2)): z2 was drawn given that very z1.
     """
-    drawn, of_model = (
-        [site["name"] for site in sites(q, observed=False)],
-        [site["name"] for site in sites(p, observed=False)],
-    )
+    drawn = [site["name"] for site in latent(q)]
+    of_model = [site["name"] for site in latent(p)]
     if drawn == of_model:  # as in most graphs
         return
     for i, name in enumerate(drawn):
@@ -85,21 +135,25 @@ def _mark_entangled(p: Trace, q: Trace) -> None:
         q[name]["entangled"] = not set(parents) <= set(drawn[:i])
 
 
-def record(
-    program: Program, *batch: Tensor, given: Trace | None = None, cut: StopGradient | None = None
-) -> Trace:
-    """Run one program, its latents at the given trace's values where that has them, and return its trace."""
-    with _Record(given, cut) as recorded:
-        program(*batch)
-    return recorded.trace
+def latent(trace: Trace) -> list[Site]:
+    """Return the latent sample sites of a trace in their order, without those of plates."""
+    sites = [site for site in trace.values() if not site["is_observed"]]
+    return [site for site in sites if not site_is_subsample(site)]
 
 
-def sites(trace: Trace, observed: bool) -> list[Site]:
-    """Return the observed or the latent sample sites of a trace, in their order; neither a plate's own nor `pyro.deterministic`'s."""
-    found = [site for site in trace.values() if site["is_observed"] is observed]
-    if observed:
-        return [site for site in found if not site["infer"].get("_deterministic")]
-    return [site for site in found if not site_is_subsample(site)]
+def latent_by_name(trace: Trace) -> dict[str, Site]:
+    """Return the latent sample sites of a trace by name."""
+    return {site["name"]: site for site in latent(trace)}
+
+
+def observed(trace: Trace) -> list[Site]:
+    """Return the observed sample sites of a trace in their order, without `pyro.deterministic`."""
+    sites = [site for site in trace.values() if site["is_observed"]]
+    return [site for site in sites if not _is_deterministic(site)]
+
+
+def _is_deterministic(site: Site) -> bool:
+    return bool(site["infer"].get("_deterministic"))  # how Pyro 1.9 marks pyro.deterministic
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
@@ -114,20 +168,23 @@ def leaf(fn: Any) -> Any:
     return fn
 
 
-def simulated(p: Trace) -> Site:
-    """Return the one site that a run of `poutine.uncondition(model)` drew where the model observes.
+def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
+    """Run the model with nothing observed; return the site of x, and the latents that made it.
+
+    Args:
+        model: a program with one observed site.
+        batch: (x, *c); of x only the number of rows is used.
 
     Raises:
-        ValueError: if the model observes none, or more than one.
+        ValueError: if the model observes no site, or more than one.
     """
-    drawn = [
-        site
-        for site in p.values()
-        if site["infer"].get("was_observed") and not site["infer"].get("_deterministic")
-    ]
-    if len(drawn) != 1:
-        names = [site["name"] for site in drawn]
+    trace = record(poutine.uncondition(model), *batch)
+    sites = [site for site in latent(trace) if not _is_deterministic(site)]
+    x = [site for site in sites if site["infer"].get("was_observed")]
+    if len(x) != 1:
+        names = [site["name"] for site in x]
         raise ValueError(
-            f"the model observes {names}, expected one site, the guide's first argument, to simulate x from"
+            f"the model observes {names}, expected one site, the guide's first argument, "
+            "to simulate x from"
         )
-    return drawn[0]
+    return x[0], [site for site in sites if site is not x[0]]

@@ -1,14 +1,7 @@
-"""Fit a graph: the loop, one optimizer step, batch normalization, and the diagnosis of a diverging fit."""
+"""Training of a graph: the loop, one optimizer step, and the diagnosis of a diverging fit."""
 
 from pyrovae.training.divergence import TrainingError
 from pyrovae.training.fitting import fit
-from pyrovae.training.step import MakeOptimizer, Step, adam, parameters
+from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam, check_programs
 
-__all__ = [
-    "MakeOptimizer",
-    "Step",
-    "TrainingError",
-    "adam",
-    "fit",
-    "parameters",
-]
+__all__ = ["FusedSVI", "MakeOptimizer", "TrainingError", "adam", "check_programs", "fit"]

@@ -1,56 +1,50 @@
-"""Batch normalization's statistics, taken anew at the present weights.
+"""Precise BatchNorm: running statistics recomputed at the current weights.
 
-mean_l, var_l = averages over minibatches of the batch's own statistics      (Wu & Johnson 2021, "Rethinking Batch in BatchNorm", section 3)
+mean_l, var_l = averages of the batch statistics over minibatches at fixed weights
+                                  (Wu & Johnson 2021, "Rethinking Batch in BatchNorm", section 3)
 
-The running statistics that training leaves trail the weights, by a hundred steps at scVI's momentum of 0.01: on real counts the
-held-out ELBO under `eval()` then jumps by tens of nats from one epoch to the next, and settles once they are taken anew.
+The running statistics of training lag behind the weights, by a hundred steps at scVI's momentum of
+0.01: on real counts the held-out ELBO under eval() then jumps by tens of nats between epochs.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from pyrovae import programs
-from pyrovae.programs import parameters_held
+from pyrovae.programs import Programs, cuda_devices, parameters_held, random_stream
 
-__all__ = ["settle"]
+__all__ = ["recompute_batchnorm"]
 
-
-class _Programs(nn.Module):
-    """The two programs of a graph as one module of row numbers, which is what torch's `update_bn` runs."""
-
-    def __init__(self, graph: Any, batch: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
-        super().__init__()
-        self.graph, self.batch = graph, batch
-
-    def forward(self, rows: Tensor) -> None:
-        """Run guide and model."""
-        programs.run(self.graph.model, self.graph.guide, *self.batch(rows))
+_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def settle(
-    graph: object, batch: Callable[[Tensor], tuple[Tensor, ...]], rows: list[Tensor]
+def recompute_batchnorm(
+    programs: Programs, batch: Callable[[Tensor], tuple[Tensor, ...]], rows: list[Tensor]
 ) -> None:
-    """Take the statistics of every batch normalization in the graph anew; a graph without any is left alone.
+    """Recompute the statistics of every batch normalization in a graph.
 
-    Neither weights nor the global random stream move.
+    A graph without any is left alone, and so are weights and the global random stream.
 
     Args:
-        graph: what holds them, an `nn.Module`; anything else is left alone.
+        programs: of the graph; only a graph that is an `nn.Module` shows its layers.
         batch: row numbers -> minibatch (x, *c).
-        rows: of the minibatches to average over.
+        rows: row numbers of the minibatches to average over.
     """
-    if not isinstance(graph, nn.Module) or not any(
-        isinstance(module, _BatchNorm) for module in graph.modules()
-    ):
+    if not any(isinstance(module, _LAYERS) for module in programs.modules()):
         return
-    with (
-        torch.no_grad(),
-        parameters_held(graph),
-        programs.random_stream(0, programs.cuda_devices(graph)),
-    ):
-        update_bn([part for part in rows if len(part) > 1], _Programs(graph, batch))
+    graph = programs.graph
+    with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
+        update_bn([part for part in rows if len(part) > 1], _OnRows(programs, batch))
+
+
+class _OnRows(nn.Module):
+    """Programs as a module of row numbers: `update_bn` passes one argument."""
+
+    def __init__(self, programs: Programs, batch: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.programs, self.batch = programs, batch
+
+    def forward(self, rows: Tensor) -> None:
+        self.programs(*self.batch(rows))

@@ -1,9 +1,11 @@
-"""Fit a graph: minibatches through Pyro's SVI, with validation, early stopping, best weights and exact resume.
+"""Fit a graph by stochastic variational inference on minibatches.
 
-for each epoch, for each minibatch x_1 .. x_M:   theta, phi  <-  step along grad (1 / M) sum_i ELBO(x_i)      (AEVB, algorithm 1)
+for each epoch, for each minibatch x_1 .. x_M:
+    theta, phi  <-  step along grad (1 / M) sum_i ELBO(x_i)              (AEVB, algorithm 1)
+
+with validation, early stopping, the best weights, and exact resume.
 """
 
-import copy
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,13 +22,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyrovae import programs
 from pyrovae.data import Data, Transform, as_tensors, device_and_dtype, fingerprint, take
 from pyrovae.files import History
-from pyrovae.files.checkpoint import read
-from pyrovae.objectives import SGVB_B
-from pyrovae.training.divergence import TrainingError
-from pyrovae.training.loop import Loop, Plan
-from pyrovae.training.step import MakeOptimizer, Step, adam
+from pyrovae.files import checkpoint as checkpoints
+from pyrovae.objectives import Objective, as_objective
+from pyrovae.training.loop import Arguments, Loop
+from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
-__all__ = ["TrainingError", "fit"]
+__all__ = ["fit"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -52,73 +53,71 @@ def fit(
 ) -> History:
     """Train `graph` in place and return the history.
 
-    Data are checked first, over all values; then Pyro's validation is off while training runs. With validation data the
-    weights of the epoch with the best validation ELBO (at beta = 1, never during warm-up) are the ones left in the graph.
-    Ctrl-C ends the fit after the step in hand: the graph is usable, and the checkpoint, if asked for, resumes at that step.
+    All values of the data are checked first; Pyro's validation is then off during training. With
+    validation data, the graph is left with the weights of the epoch that has the best validation
+    ELBO (at beta = 1, never during warm-up). Ctrl-C ends the fit after the current step: the graph
+    is usable, and the checkpoint, if one is written, resumes at that step.
 
     Args:
-        graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or a graph of your own.
+        graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
         data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each.
-        validation: held-out data of the same form, on which the ELBO is computed after each epoch.
-        objective: an estimator, `objectives.SGVB_B()` (analytic KL) by default, or one of Pyro's ELBOs.
-        optimizer: parameters -> torch optimizer; Adam at 1e-3 by default. `torch.optim.Adagrad` is one, and so is
-            `functools.partial(torch.optim.SGD, lr=0.1)`.
-        scheduler: torch optimizer -> learning-rate scheduler, stepped once an epoch (a `ReduceLROnPlateau` on the validation loss).
-        epochs: passes over the data that are planned; schedules run over them.
-        batch_size: rows a step.
-        transform: drawn anew for each training minibatch of x, such as `pyrovae.batches.binarize`.
+        validation: held-out data of the same form; the ELBO on it is computed after each epoch.
+        objective: an estimator, by default `objectives.SGVB_B()` (KL in closed form), or one of
+            Pyro's ELBOs.
+        optimizer: parameters -> torch optimizer; Adam with a learning rate of 1e-3 by default.
+            `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
+        scheduler: torch optimizer -> learning-rate scheduler, stepped once per epoch (a
+            `ReduceLROnPlateau` on the validation loss).
+        epochs: planned passes over the data, over which schedules run.
+        batch_size: rows per step.
+        transform: applied to x of each training minibatch, with new random numbers each time, such
+            as `pyrovae.batches.binarize`.
         clip_norm: bound on the norm of the gradient of the mean loss.
-        patience: stop after so many epochs without a better validation ELBO; None trains all epochs.
-        seed: of this fit's random stream; None draws one from the global stream, which is otherwise left alone.
+        patience: stop after this many epochs without a better validation ELBO; None trains all.
+        seed: of the random stream of this fit; None draws one from the global stream, which is
+            otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
-        resume: file written by `checkpoint=`; on the CPU the fit then goes on bit for bit as if it had never stopped.
+        resume: file written by `checkpoint=`; on the CPU the fit then continues bit for bit as if
+            it had never stopped.
         callback: called with the history after each epoch; a true value ends the fit.
-        progress: show a bar with the ELBO and both its terms (on a terminal).
+        progress: show a progress bar with the bound and its terms (on a terminal).
 
     Raises:
-        ValueError: if an argument, the data or the programs do not fit; nothing has been trained then.
-        TrainingError: if the loss becomes NaN or infinite; names step, site and rows, and the last good weights are put back.
+        ValueError: if an argument, the data or the programs do not fit; nothing has been trained.
+        TypeError: if the graph lacks a program, or objective or optimizer is none.
+        TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
+            weights are put back.
 
     Example:
         >>> import pyrovae as pv
         >>> x = torch.rand(64, 6).round()
-        >>> q, p = pv.posteriors.DiagonalNormal(nn.Linear(6, 4)), pv.likelihoods.Bernoulli(nn.Linear(2, 6))
-        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
+        >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
         >>> pv.fit(vae, x, epochs=2, seed=0).stopped
         'all epochs ran'
     """
-    _check_settings(epochs, batch_size, patience, clip_norm, validation)
-    plan = Plan(epochs, batch_size, transform, patience, checkpoint, callback, progress)
+    _check_arguments(epochs, batch_size, patience, clip_norm, validation)
     training = as_tensors(data)
     held_out = None if validation is None else as_tensors(validation, "validation")
     _check_data(graph, training, held_out, transform)
-    state = read(Path(resume)) if resume is not None else None
-    seed = (
-        state["history"]["seed"]
-        if state
-        else seed
-        if seed is not None
-        else int(torch.randint(2**53, ()))
-    )
-    objective = (
-        copy.deepcopy(objective) if objective is not None else SGVB_B()
-    )  # the caller's learns nothing
-    history = History(
-        bound=getattr(objective, "reports", "ELBO"), seed=seed, data=fingerprint(training)
-    )
-    _check_data_size(objective, len(training[0]))
+    state = checkpoints.read(Path(resume)) if resume is not None else None
+    if state:
+        seed = state["history"]["seed"]
+    elif seed is None:
+        seed = int(torch.randint(2**53, ()))
+    estimator = as_objective(objective)
+    _check_data_size(estimator, len(training[0]))
+    name, digest = estimator.bound_name, fingerprint(training)
+    history = History(bound_name=name, seed=seed, data=digest)
     with programs.random_stream(seed, programs.cuda_devices(graph)):
         x, *c = take(training, slice(0, batch_size), *device_and_dtype(graph, training))
         example = (x if transform is None else transform(x), *c)
-        step = Step(graph, objective, optimizer, example, clip_norm)
-        loop = Loop(
-            plan,
-            step,
-            training,
-            held_out,
-            history,
-            scheduler(step.optim.torch) if scheduler else None,
+        svi = FusedSVI(graph, estimator, optimizer, example, clip_norm)
+        arguments = Arguments(
+            epochs, batch_size, transform, patience, checkpoint, callback, progress
         )
+        schedule = scheduler(svi.optimizer) if scheduler else None
+        loop = Loop(arguments, svi, training, held_out, history, schedule)
         if state:
             loop.restore(state)
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
@@ -126,7 +125,7 @@ def fit(
     return loop.history
 
 
-def _check_settings(
+def _check_arguments(
     epochs: int,
     batch_size: int,
     patience: int | None,
@@ -139,7 +138,8 @@ def _check_settings(
         )
     if patience is not None and (patience < 1 or validation is None):
         raise ValueError(
-            f"fit: patience is {patience}, expected at least 1 and validation data to judge by: pass validation="
+            f"fit: patience is {patience}, expected at least 1, and validation data to judge by: "
+            "pass validation="
         )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(
@@ -147,11 +147,12 @@ def _check_settings(
         )
 
 
-def _check_data_size(objective: Any, rows: int) -> None:
-    size = getattr(objective, "data_size", None)
+def _check_data_size(objective: Objective, rows: int) -> None:
+    size = objective.data_size
     if size not in (None, rows):
         raise ValueError(
-            f"fit: the objective's data_size is {size}, but there are {rows} training rows: give data_size={rows}"
+            f"fit: the objective's data_size is {size}, but there are {rows} training rows: "
+            f"give data_size={rows}"
         )
 
 
@@ -161,17 +162,15 @@ def _check_data(
     if held_out is not None and [t.shape[1:] for t in held_out] != [t.shape[1:] for t in training]:
         shapes = [tuple(t.shape[1:]) for t in training], [tuple(t.shape[1:]) for t in held_out]
         raise ValueError(
-            f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass both in the same form"
+            f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass "
+            "both in the same form"
         )
     check = getattr(graph, "check", lambda *batch: None)
     with programs.random_stream(0, []):
-        check(
-            *(
-                training
-                if transform is None
-                else (transform(_as_float(training[0][:])), *training[1:])
-            )
-        )
+        if transform is None:
+            check(*training)
+        else:
+            check(transform(_as_float(training[0][:])), *training[1:])
     if held_out is not None:
         check(*held_out)
 
@@ -182,7 +181,10 @@ def _as_float(x: Tensor) -> Tensor:
 
 @contextmanager
 def _graceful_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts as always."""
+    """Context in which the first Ctrl-C sets a flag that the loop reads between steps.
+
+    A second Ctrl-C interrupts as usual.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag

@@ -1,36 +1,35 @@
-"""The loop under `pyrovae.fit`: epochs, validation, best weights, the state that a checkpoint keeps, and what to say of a NaN."""
+"""The loop of `pyrovae.fit`: epochs, validation, best weights, and the state that a checkpoint keeps."""
 
 import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from pyrovae import programs
 from pyrovae.data import Transform, device_and_dtype, shuffled_batches, take
 from pyrovae.files import History, checkpoint, in_words
-from pyrovae.objectives import Bound, Objective
-from pyrovae.training.batchnorm import settle
-from pyrovae.training.divergence import TrainingError, culprit
-from pyrovae.training.step import Step
+from pyrovae.training.batchnorm import recompute_batchnorm
+from pyrovae.training.divergence import TrainingError, diagnose
+from pyrovae.training.svi import FusedSVI
 
-__all__ = ["Loop", "Plan", "TrainingError"]
+__all__ = ["Arguments", "Loop", "Totals"]
 
 Tensors = tuple[Tensor, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
-_SETTLED = 64  # minibatches that batch normalization's statistics are taken over
+_BATCHES_FOR_BATCHNORM = 64  # minibatches over which its statistics are recomputed
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the caller of `fit` asked for."""
+class Arguments:
+    """The arguments of `fit` that the loop follows."""
 
     epochs: int
     batch_size: int
@@ -42,191 +41,208 @@ class Plan:
 
 
 @dataclass
-class Loop:
-    """One fit under way: what it works on, and the state that a checkpoint keeps."""
+class Totals:
+    """Sums over the minibatches of an epoch so far: nats over rows, and seconds."""
 
-    plan: Plan
-    svi: Step
+    loss: float = 0.0
+    reconstruction: float = 0.0
+    kl: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Loop:
+    """One fit in progress: its data, and the state that a checkpoint keeps.
+
+    Attributes:
+        position: minibatches done in the current epoch.
+        totals: over those minibatches.
+        good: the weights at the last point where all was finite.
+        best: the weights of the best epoch by validation; empty before there is one.
+    """
+
+    arguments: Arguments
+    svi: FusedSVI
     training: Tensors
     held_out: Tensors | None
     history: History
     scheduler: LRScheduler | ReduceLROnPlateau | None
-    position: int = 0  # minibatches done in the epoch under way
-    sums: list[float] = field(
-        default_factory=lambda: [0.0] * 4
-    )  # over those: loss, reconstruction, kl; seconds
+    position: int = 0
+    totals: Totals = field(default_factory=Totals)
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Work out what follows from the arguments."""
+        """Derive the remaining state from the arguments."""
         self.graph, self.objective = self.svi.graph, self.svi.objective
-        self.kind = device_and_dtype(self.graph, self.training)
+        self.programs = self.svi.programs
+        self.validation_objective = self.objective.validation_objective()
+        self.device_and_dtype = device_and_dtype(self.graph, self.training)
         self.devices = programs.cuda_devices(self.graph)
-        if self.devices:  # to the device once, not once a minibatch
-            self.training = tuple(tensor.to(self.kind[0]) for tensor in self.training)
-        self.steps_an_epoch = len(self.batches(0))
-        self.good = self.svi.weights()
+        if self.devices:  # move the data once, not once per minibatch
+            device = self.device_and_dtype[0]
+            self.training = tuple(tensor.to(device) for tensor in self.training)
+        self.steps_per_epoch = len(self.batches(0))
+        self.good = self.programs.state()
 
-    # ------------------------------------------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
-        """Train until the epochs are done, patience or the callback ends it, or Ctrl-C was pressed."""
-        modules = list(self.graph.modules()) if isinstance(self.graph, nn.Module) else []
-        modes = [module.training for module in modules]
-        done = len(self.history.loss) * self.steps_an_epoch + self.position
-        total = self.plan.epochs * self.steps_an_epoch
+        """Train until the epochs are done, patience or the callback ends it, or Ctrl-C is pressed."""
+        modes = [(module, module.training) for module in self.programs.modules()]
         try:
-            with tqdm(
-                total=total, initial=done, unit="step", disable=None if self.plan.progress else True
-            ) as bar:
-                self.history.stopped = (
-                    "" if len(self.history.loss) < self.plan.epochs else "all epochs ran"
-                )
+            with self._progress_bar() as bar:
+                done = len(self.history.loss) >= self.arguments.epochs
+                self.history.stopped = "all epochs ran" if done else ""
                 while not self.history.stopped:
                     self.epoch(interrupted, bar)
         finally:
-            for module, mode in zip(modules, modes, strict=True):
+            for module, mode in modes:
                 module.training = mode
         if self.best:
-            self.svi.put(self.best)
+            self.programs.put(self.best)
         elif self.held_out is None or self.position:
-            self.settle()
+            self.recompute_batchnorm()
+
+    def _progress_bar(self) -> tqdm:
+        total = self.arguments.epochs * self.steps_per_epoch
+        hidden = None if self.arguments.progress else True  # None: shown on a terminal only
+        return tqdm(total=total, initial=self.steps_done(), unit="step", disable=hidden)
+
+    def steps_done(self) -> int:
+        """Return the number of steps since the fit began."""
+        return len(self.history.loss) * self.steps_per_epoch + self.position
 
     def epoch(self, interrupted: threading.Event, bar: tqdm) -> None:
-        """Run the rest of one epoch."""
+        """Run the remaining minibatches of one epoch."""
         started = time.perf_counter()
-        if isinstance(self.graph, nn.Module):
-            self.graph.train()
+        self.programs.train()
         for rows in self.batches(len(self.history.loss))[self.position :]:
             self.step(rows)
             if bar.update():
-                bar.set_postfix_str(self.progress(), refresh=False)
+                bar.set_postfix_str(self.bound_in_words(), refresh=False)
             if interrupted.is_set():
                 self.history.stopped = "interrupted"
-                self.sums[3] += time.perf_counter() - started
+                self.totals.seconds += time.perf_counter() - started
                 self.save()
                 return
         self.close_epoch(started)
 
     def batches(self, epoch: int) -> list[Tensor]:
-        """Return the minibatches of an epoch: a function of seed and epoch, so that a resumed fit sees the same."""
+        """Return the minibatches of an epoch, a function of seed and epoch.
+
+        A resumed fit therefore sees the same ones.
+        """
         generator = torch.Generator().manual_seed((self.history.seed or 0) + epoch)
-        return shuffled_batches(len(self.training[0]), self.plan.batch_size, generator)
+        return shuffled_batches(len(self.training[0]), self.arguments.batch_size, generator)
 
     def batch(self, rows: Tensor) -> Tensors:
         """Return these rows of the data as the programs get them in training."""
-        x, *c = take(self.training, rows, *self.kind)
-        return (x if self.plan.transform is None else self.plan.transform(x), *c)
+        x, *c = take(self.training, rows, *self.device_and_dtype)
+        transform = self.arguments.transform
+        return (x if transform is None else transform(x), *c)
 
-    def settle(self) -> None:
-        """Take batch normalization's statistics at the present weights: what `eval()` uses would trail them."""
-        settle(self.graph, self.batch, self.batches(0)[:_SETTLED])
+    def recompute_batchnorm(self) -> None:
+        """Recompute the statistics of batch normalization at the current weights."""
+        rows = self.batches(0)[:_BATCHES_FOR_BATCHNORM]
+        recompute_batchnorm(self.programs, self.batch, rows)
 
     def step(self, rows: Tensor) -> None:
         """Take one step on these rows of the data."""
         batch = self.batch(rows)
-        self.weight(self.position)
+        self.set_beta(self.steps_done())
         before = checkpoint.random_state(self.devices)
         self.position += 1
         loss = self.svi.step(*batch)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or self.svi.bound is None:
             checkpoint.set_random_state(before, self.devices)
-            self.fail(f"the loss is {loss}: {culprit(self.svi, batch, rows)}")
-        rec, kl = self.svi.bound.numbers() if self.svi.bound else (math.nan, math.nan)
-        self.sums[0] += loss * len(rows)
-        self.sums[1] += rec
-        self.sums[2] += kl
+            self.fail(f"the loss is {loss}: {diagnose(self.svi, batch, rows)}")
+        reconstruction, kl = self.svi.bound.numbers()
+        self.totals.loss += loss * len(rows)
+        self.totals.reconstruction += reconstruction
+        self.totals.kl += kl
 
-    def weight(self, position: int) -> float:
-        """Set and return the KL's weight for a step of the epoch under way."""
-        if not isinstance(self.objective, Objective):
-            return 1.0
-        last = self.plan.epochs * self.steps_an_epoch - 1
-        done = len(self.history.loss) * self.steps_an_epoch + position
-        return self.objective.at(min(1.0, done / last) if last else 1.0)
+    def set_beta(self, step: int) -> float:
+        """Set and return the KL's weight for a step, counted from 0 over the whole fit."""
+        last = self.arguments.epochs * self.steps_per_epoch - 1
+        return self.objective.at(min(1.0, step / last) if last else 1.0)
 
-    def progress(self) -> str:
-        """Return the ELBO and both its terms so far in this epoch."""
-        rows = max(1, min(self.position * self.plan.batch_size, len(self.training[0])))
-        rec, kl = self.sums[1] / rows, self.sums[2] / rows
-        held_out = (
-            f", validation {self.history.validation_elbo[-1]:.2f}"
-            if self.history.validation_elbo
-            else ""
-        )
-        return in_words(self.history.bound, rec, kl) + held_out
+    def bound_in_words(self) -> str:
+        """Return the bound and its terms so far in this epoch."""
+        rows = max(1, min(self.position * self.arguments.batch_size, len(self.training[0])))
+        mean = self.totals.reconstruction / rows, self.totals.kl / rows
+        words = in_words(self.history.bound_name, *mean)
+        if not self.history.validation_elbo:
+            return words
+        return f"{words}, validation {self.history.validation_elbo[-1]:.2f}"
 
-    # ------------------------------------------------------------------------------------------------ after an epoch
+    # ------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:
-        """Enter the epoch into the history, judge it, and decide whether to go on."""
-        n = len(self.training[0])
-        loss, rec, kl = (term / n for term in self.sums[:3])
-        weight = self.weight(self.steps_an_epoch - 1)
-        learning_rate = float(self.svi.optim.torch.param_groups[0]["lr"])
-        name = self.svi.broken_parameter()
-        if name:  # a gradient overflowed in the last step: the loss has not seen it yet
+        """Add the epoch to the history, keep the best weights, and decide whether to go on."""
+        beta = self.set_beta(self.steps_done() - 1)
+        learning_rate = float(self.svi.optimizer.param_groups[0]["lr"])
+        name = self.programs.broken_parameter()
+        if name:  # a gradient overflowed in the last step, and no loss has shown it yet
             self.fail(f"parameter {name} is not finite after it")
         held_out = self.validate()
-        seconds = self.sums[3] + time.perf_counter() - started
+        n, totals = len(self.training[0]), self.totals
         self.history.append(
-            loss=loss,
-            elbo=rec - kl,
-            reconstruction=rec,
-            kl=kl,
-            weight=weight,
+            loss=totals.loss / n,
+            elbo=(totals.reconstruction - totals.kl) / n,
+            reconstruction=totals.reconstruction / n,
+            kl=totals.kl / n,
+            beta=beta,
             learning_rate=learning_rate,
-            seconds=seconds,
+            seconds=totals.seconds + time.perf_counter() - started,
             **held_out,
         )
-        self.position, self.sums = 0, [0.0] * 4
-        self.good = self.svi.weights()
-        self.judge(warm=weight != getattr(self.objective, "target", 1.0))
-        self.schedule()
+        self.position, self.totals = 0, Totals()
+        self.good = self.programs.state()
+        self.keep_best(at_target=beta == self.objective.target)
+        self.step_scheduler()
         self.decide()
-        if self.plan.checkpoint is not None:
-            self.save()
+        self.save()
 
     def validate(self) -> dict[str, float]:
-        """Return the ELBO on the validation data and its terms, a row, at beta = 1, under eval(), with the same noise each time."""
+        """Return the bound on the validation data and its terms, in nats per observation.
+
+        It is evaluated at beta = 1, under eval(), with the same noise each time.
+        """
         if self.held_out is None:
             return {}
-        self.settle()
-        total = [0.0, 0.0]
+        self.recompute_batchnorm()
+        reconstruction = kl = 0.0
         with programs.evaluation(self.graph):
             for rows in torch.arange(len(self.held_out[0])).split(_VALIDATED_AT_ONCE):
-                batch, before = (
-                    take(self.held_out, rows, *self.kind),
-                    checkpoint.random_state(self.devices),
-                )
-                terms = self.bound(batch).numbers()
-                if not all(
-                    map(math.isfinite, terms)
-                ):  # a NaN is never beaten: it would stay the best epoch
-                    checkpoint.set_random_state(before, self.devices)
-                    self.fail(
-                        f"the validation ELBO is not finite: {culprit(self.svi, batch, rows, 'validation data')}"
-                    )
-                total = [before + term for before, term in zip(total, terms, strict=True)]
-        rec, kl = (term / len(self.held_out[0]) for term in total)
-        return {"validation_elbo": rec - kl, "validation_reconstruction": rec, "validation_kl": kl}
+                terms = self._validation_terms(rows)
+                reconstruction, kl = reconstruction + terms[0], kl + terms[1]
+        n = len(self.held_out[0])
+        return {
+            "validation_elbo": (reconstruction - kl) / n,
+            "validation_reconstruction": reconstruction / n,
+            "validation_kl": kl / n,
+        }
 
-    def bound(self, batch: Tensors) -> Bound:
-        """Return the bound at beta = 1; under an objective of Pyro's own its loss stands for the reconstruction."""
-        if isinstance(self.objective, Objective):
-            return self.objective.judge().bound(self.graph.model, self.graph.guide, *batch)
-        return Bound(
-            torch.tensor(-self.objective.loss(self.graph.model, self.graph.guide, *batch)), {}
-        )
+    def _validation_terms(self, rows: Tensor) -> tuple[float, float]:
+        assert self.held_out is not None
+        batch = take(self.held_out, rows, *self.device_and_dtype)
+        before = checkpoint.random_state(self.devices)
+        graph = self.graph
+        terms = self.validation_objective.bound(graph.model, graph.guide, *batch).numbers()
+        if not all(map(math.isfinite, terms)):  # a NaN would stay the best epoch: nothing is above
+            checkpoint.set_random_state(before, self.devices)
+            where = diagnose(self.svi, batch, rows, "validation data")
+            self.fail(f"the validation ELBO is not finite: {where}")
+        return terms
 
-    def judge(self, warm: bool) -> None:
-        """Keep the weights if none before were better; during warm-up none are kept."""
-        if self.held_out is None or warm:
+    def keep_best(self, at_target: bool) -> None:
+        """Keep the weights if validation is the best so far; during warm-up none are kept."""
+        if self.held_out is None or not at_target:
             return
         best, now = self.history.best_epoch, self.history.validation_elbo[-1]
         if best is None or now > self.history.validation_elbo[best - 1]:
             self.history.best_epoch, self.best = len(self.history.loss), self.good
 
-    def schedule(self) -> None:
-        """Move the learning rate on."""
+    def step_scheduler(self) -> None:
+        """Step the learning-rate scheduler."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             elbo = self.history.validation_elbo or self.history.elbo
             self.scheduler.step(-elbo[-1])
@@ -234,80 +250,84 @@ class Loop:
             self.scheduler.step()
 
     def decide(self) -> None:
-        """Say in the history why the fit ends here, if it does."""
-        epoch, best = len(self.history.loss), self.history.best_epoch
-        if self.plan.callback is not None and self.plan.callback(self.history):
+        """Write into the history why the fit ends here, if it does."""
+        epoch, best, patience = len(self.history.loss), self.history.best_epoch, None
+        if best is not None:
+            patience = self.arguments.patience
+        if self.arguments.callback is not None and self.arguments.callback(self.history):
             self.history.stopped = "the callback ended it"
-        elif epoch >= self.plan.epochs:
+        elif epoch >= self.arguments.epochs:
             self.history.stopped = "all epochs ran"
-        elif (
-            self.plan.patience is not None
-            and best is not None
-            and epoch - best >= self.plan.patience
-        ):
-            self.history.stopped = f"no better validation ELBO for {self.plan.patience} epochs"
+        elif patience is not None and best is not None and epoch - best >= patience:
+            self.history.stopped = f"no better validation ELBO for {patience} epochs"
 
-    # ----------------------------------------------------------------------------------------------- when it diverges
+    # --------------------------------------------------------------------------- when it diverges
     def fail(self, what: str) -> None:
-        """Put the last good weights back and raise an error that says what happened where, and what to try."""
-        self.svi.put(self.best or self.good)
+        """Put the last good weights back, and raise an error that says what happened and where.
+
+        Raises:
+            TrainingError: always.
+        """
+        self.programs.put(self.best or self.good)
         kept = self.history.best_epoch or len(self.history.loss)
         raise TrainingError(
-            f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. "
-            f"The graph holds the weights {f'of epoch {kept}' if kept else 'it began with'}. "
-            "Try a smaller learning rate, clip_norm=, or a bounded scale in the likelihood or posterior",
+            f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. The graph holds "
+            f"the weights {f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller "
+            "learning rate, clip_norm=, or a bounded scale in the likelihood or posterior",
             self.history,
         )
 
-    # ----------------------------------------------------------------------------------------------------- its state
+    # ------------------------------------------------------------------------------------ its state
     def save(self) -> None:
-        """Write the state, from which `restore` goes on bit for bit."""
-        if self.plan.checkpoint is None:
+        """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted."""
+        if self.arguments.checkpoint is None:
             return
         state: dict[str, Any] = {
             "history": self.history.to_dict(),
-            "batch_size": self.plan.batch_size,
+            "batch_size": self.arguments.batch_size,
             "position": self.position,
-            "sums": self.sums,
+            "sums": list(asdict(self.totals).values()),
             "random": checkpoint.random_state(self.devices),
-            "weights": self.svi.weights(),
+            "weights": self.programs.state(),
             "best": self.best,
-            "kind of optimizer": type(self.svi.optim.torch).__name__,
-            "optimizer": self.svi.optim.torch.state_dict(),
+            "kind of optimizer": type(self.svi.optimizer).__name__,
+            "optimizer": self.svi.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "objective": self.objective.state() if isinstance(self.objective, Objective) else {},
+            "objective": self.objective.state_dict(),
         }
-        checkpoint.write(Path(self.plan.checkpoint), state)
+        checkpoint.write(Path(self.arguments.checkpoint), state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `save` wrote.
+        """Continue from what `save` wrote.
 
         Raises:
-            ValueError: if it belongs to other data or another batch size, or its weights do not fit the graph.
+            ValueError: if it belongs to other data or another batch size, or its weights do not fit
+                the graph.
         """
         history = History.from_dict(state["history"])
-        here = (self.history.data, self.plan.batch_size, type(self.svi.optim.torch).__name__)
-        names = ("data", "batch_size", "optimizer")
-        for name, was, now in zip(
-            names,
-            (history.data, state["batch_size"], state["kind of optimizer"]),
-            here,
-            strict=True,
+        optimizer = self.svi.optimizer
+        for name, was, now in (
+            ("data", history.data, self.history.data),
+            ("batch_size", state["batch_size"], self.arguments.batch_size),
+            ("optimizer", state["kind of optimizer"], type(optimizer).__name__),
         ):
             if was != now:
-                what = f"resume: the checkpoint is of a fit with another {name} ({was}, here {now})"
-                raise ValueError(f"{what}. Pass the same, or start anew without resume=")
+                raise ValueError(
+                    f"resume: the checkpoint is of a fit with another {name} ({was}, here {now}). "
+                    "Pass the same, or start a new fit without resume="
+                )
         try:
-            self.svi.put(state["weights"])
-            self.svi.optim.torch.load_state_dict(state["optimizer"])
+            self.programs.put(state["weights"])
+            optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
-                f"resume: the checkpoint is of a fit with another graph or optimizer ({error}). Build the same ones"
+                "resume: the checkpoint is of a fit with another graph or optimizer "
+                f"({error}). Build the same ones"
             ) from error
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
-        if isinstance(self.objective, Objective):
-            self.objective.put(state.get("objective", {}))
-        self.history, self.position, self.sums = history, state["position"], state["sums"]
-        self.good, self.best = self.svi.weights(), state["best"]
+        self.objective.load_state_dict(state.get("objective", {}))
+        self.history, self.position = history, state["position"]
+        self.totals = Totals(*state["sums"])
+        self.good, self.best = self.programs.state(), state["best"]
         checkpoint.set_random_state(state["random"], self.devices)

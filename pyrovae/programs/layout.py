@@ -1,0 +1,97 @@
+"""How K draws of the latents for each of B rows lie in one run of a program.
+
+    a plate of draws    batch dimensions (K, ..., B): the program runs inside a plate over the draws,
+                        left of its own plates, and the guide's network sees each row once
+    repeated rows       batch dimensions (..., K B): the program runs on every row K times, all
+                        inside its own plate over the rows
+
+Both give the same K x B draws and terms. The first is faster, but the networks must take any batch
+dimensions; the second serves every program that takes a minibatch. `find_layout` chooses.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pyrovae.programs.plates import DRAWS, draws_plate
+
+__all__ = ["Layout"]
+
+Batch = tuple[Tensor, ...]
+
+
+class Layout(NamedTuple):
+    """The place of rows and draws among the batch dimensions of a program's sample sites.
+
+    Attributes:
+        rows: B.
+        draws: K.
+        depth: batch dimensions of the program's own plates where the draws have a plate to the left
+            of them; None where the draws are repeated rows.
+        plates: names of the plates over the rows; if empty, a plate with the size of the rows is one.
+    """
+
+    rows: int
+    draws: int = 1
+    depth: int | None = None
+    plates: frozenset[str] = frozenset()
+
+    def applied(
+        self, program: Callable[..., object], batch: Batch
+    ) -> tuple[Callable[..., object], Batch]:
+        """Return the program and the batch to run it on."""
+        if self.draws == 1:
+            return program, batch
+        if self.depth is not None:
+            return draws_plate(self.draws, self.depth)(program), batch
+        return program, tuple(part.repeat(self.draws, *[1] * (part.dim() - 1)) for part in batch)
+
+    def by_row(self, value: Tensor, site: Any) -> Tensor:
+        """Return a value or a term of a site, shape (*batch, *), as (K, B, *inner plates, *).
+
+        Raises:
+            ValueError: if the site is not in a plate over the rows.
+        """
+        n, row = len(site["fn"].batch_shape), self._row_dimension(site)
+        if self.draws > 1 and self.depth is not None:
+            return value.movedim((0, n + row), (0, 1))
+        return value.movedim(n + row, 0).unflatten(0, (self.draws, self.rows))
+
+    def as_site(self, value: Tensor, site: Any) -> Tensor:
+        """Return what `by_row` returned in the shape that the site's program has it in."""
+        n, row = len(site["fn"].batch_shape), self._row_dimension(site)
+        if self.draws > 1 and self.depth is not None:
+            return value.movedim((0, 1), (0, n + row))
+        return value.flatten(0, 1).movedim(0, n + row)
+
+    def per_row(self, term: Tensor, site: Any) -> Tensor:
+        """Return a site's term, shape (*batch), summed over the plates inside a row: shape (K, B).
+
+        Raises:
+            ValueError: if the site is not in a plate over the rows.
+        """
+        by_row = self.by_row(term, site)
+        return by_row.flatten(2).sum(2) if by_row.dim() > 2 else by_row
+
+    def has_rows(self, site: Any) -> bool:
+        """Return whether the site is in a plate over the rows."""
+        return self._row_frame(site) is not None
+
+    def _row_dimension(self, site: Any) -> int:
+        frame = self._row_frame(site)
+        if frame is None:
+            raise ValueError(
+                f'site "{site["name"]}" is not in a plate over the {self.rows} rows, so it has no '
+                'term per row. Sample it inside `with pyro.plate("data", len(x)):`, or train with '
+                "SGVB_A or SGVB_B, which need none"
+            )
+        return frame.dim
+
+    def _row_frame(self, site: Any) -> Any:
+        size = self.rows * self.draws if self.depth is None else self.rows
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != DRAWS]
+        over_rows = [
+            f for f in frames if f.size == size and (not self.plates or f.name in self.plates)
+        ]
+        return over_rows[0] if over_rows else None  # the outermost

@@ -1,0 +1,131 @@
+"""A pair of Pyro programs as a protocol, and as one module whose forward runs both."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import pyro
+import torch
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor, nn
+
+from pyrovae.programs.isolation import evaluation
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.traces import Trace, mark_entangled, run
+
+__all__ = ["Graph", "Programs"]
+
+_PARAM = "pyro.param "  # how the names of parameters in Pyro's store begin in a state
+
+
+@runtime_checkable
+class Graph(Protocol):
+    """Two Pyro programs of the same minibatch (x, *c): a model, and a guide to its latents.
+
+    `pyrovae.VAE` is one, and so is any object with these two methods. It may also have
+    `check(x, *c)`, which refuses data before training.
+    """
+
+    def model(self, x: Tensor, *c: Tensor) -> object:
+        """Sample the latents from their priors, and observe x."""
+
+    def guide(self, x: Tensor, *c: Tensor) -> object:
+        """Sample the latents from their posteriors given x."""
+
+
+class Programs(nn.Module):
+    """A graph as one module: its forward runs both programs on a minibatch.
+
+    Whatever wraps a module and calls its forward can thus run a graph, whose own forward is never
+    called: torch's `update_bn`, `DistributedDataParallel`, `torch.compile`.
+
+    Args:
+        graph: anything with `model` and `guide`, an `nn.Module` or not.
+        function: maps (model, guide, *batch) to the output of forward. By default both traces; an
+            objective's `differentiable_loss` gives a loss.
+
+    Raises:
+        TypeError: if the graph lacks one of the programs.
+    """
+
+    graph: Any
+
+    def __init__(self, graph: Any, function: Callable[..., Any] = run) -> None:
+        super().__init__()
+        if not isinstance(graph, Graph):
+            raise TypeError(
+                f"graph: got a {type(graph).__name__}, expected an object with two Pyro programs, "
+                "model(x, *c) and guide(x, *c)"
+            )
+        self.graph, self.function = graph, function
+        self._stored: dict[str, Tensor] = {}  # parameters in Pyro's store, unconstrained
+
+    def forward(self, *batch: Tensor) -> Any:
+        """Run the function on both programs and a minibatch (x, *c)."""
+        return self.function(self.graph.model, self.graph.guide, *batch)
+
+    def look(self, *batch: Tensor) -> tuple[Trace, Trace]:
+        """Run both programs once under Pyro's validation, and find their parameters.
+
+        Returns:
+            The traces of the model and the guide.
+
+        Raises:
+            ValueError: whatever Pyro refuses, such as a density that needs a plate.
+        """
+        with evaluation(self.graph), pyro.validation_enabled(True):
+            both = get_importance_trace(
+                "flat", math.inf, self.graph.model, self.graph.guide, batch, {}
+            )
+        own = {id(parameter) for parameter in self.parameters()}
+        for trace in both:
+            for name, site in trace.nodes.items():
+                if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
+                    self._stored[name] = site["value"].unconstrained()
+        p, q = (_sample_sites(trace, len(batch[0])) for trace in both)
+        mark_entangled(p, q)
+        return p, q
+
+    def trainable(self) -> list[Tensor]:
+        """Return the parameters that training moves: the graph's, and those in Pyro's store.
+
+        The latter are known after `look`.
+        """
+        own = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [*own, *self._stored.values()]
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, those in Pyro's store too."""
+        own = self.graph.state_dict() if isinstance(self.graph, nn.Module) else {}
+        return {**own, **{_PARAM + name: tensor for name, tensor in self._stored.items()}}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of `named_tensors`."""
+        return {name: tensor.detach().clone() for name, tensor in self.named_tensors().items()}
+
+    def put(self, state: dict[str, Tensor]) -> None:
+        """Copy a state back.
+
+        Raises:
+            RuntimeError: if a tensor's name or shape does not fit the graph.
+        """
+        if isinstance(self.graph, nn.Module):
+            own = {name: value for name, value in state.items() if not name.startswith(_PARAM)}
+            self.graph.load_state_dict(own)
+        with torch.no_grad():
+            for name, tensor in self._stored.items():
+                tensor.copy_(state[_PARAM + name])
+
+    def broken_parameter(self) -> str | None:
+        """Return the name of the first tensor that is not finite, None if there is none."""
+        tensors = self.named_tensors().items()
+        floating = ((name, tensor) for name, tensor in tensors if tensor.is_floating_point())
+        return next((name for name, t in floating if not torch.isfinite(t).all()), None)
+
+
+def _sample_sites(trace: Any, rows: int) -> Trace:
+    """Return the sample sites of one of Pyro's traces as ours."""
+    nodes = trace.nodes.items()
+    sites = Trace({name: node for name, node in nodes if node["type"] == "sample"})
+    sites.layout = Layout(rows)
+    return sites
