@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae import programs
 from pyrovae.data import Array, as_tensors, batches_in_order, device_and_dtype, take
@@ -136,7 +135,7 @@ def _kl_of_factors(p: programs.Site, q: programs.Site) -> Tensor:
             or not q_fn.event_shape == p_fn.event_shape == q_fn.base_dist.batch_shape[-1:]
         ):
             raise NotImplementedError
-        return kl_divergence(q_fn.base_dist, p_fn.base_dist)
+        return programs.kl_divergence(q_fn.base_dist, p_fn.base_dist)
     except (AttributeError, NotImplementedError):
         names = f"{type(q_fn).__name__} and {type(p_fn).__name__}"
         raise ValueError(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
@@ -158,4 +157,4 @@ def _kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         or len(q["fn"].event_shape) != 1
     ):
         raise NotImplementedError
-    return torch.atleast_2d(kl_divergence(a, b))
+    return torch.atleast_2d(programs.kl_divergence(a, b))

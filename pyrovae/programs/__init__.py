@@ -1,5 +1,6 @@
 """Running pairs of Pyro programs (model, guide): plates, parameters, traces, terms, checks, isolation, HMC."""
 
+from pyrovae.distributions import kl_divergence
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import check_density, check_sites
 from pyrovae.programs.isolation import cuda_devices, evaluation, random_stream
@@ -21,6 +22,7 @@ __all__ = [
     "data_plate",
     "evaluation",
     "hmc",
+    "kl_divergence",
     "leaf",
     "log_prob",
     "mean",
