@@ -59,7 +59,16 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
             return _full_to_diagonal(q, p)
         if isinstance(q, LowRankMultivariateNormal):
             return _low_rank_to_diagonal(q, p)
-    return registered(q, p)
+    try:
+        return registered(q, p)
+    except NotImplementedError:
+        names = f"{_name(q)} || {_name(p)}"
+        raise NotImplementedError(f"kl_divergence: no closed form of KL({names})") from None
+
+
+def _name(p: Any) -> str:
+    name = type(p).__name__
+    return f"{name}({_name(p.base_dist)})" if isinstance(p, Independent) else name
 
 
 def _independent(q: Independent, p: Independent) -> Tensor:

@@ -121,9 +121,9 @@ def _read_version_0_1_0(flow: Flow, state: dict[str, Tensor], prefix: str, *_: A
     It held one of Pyro's networks for each step, from noise to z, each layer's weights as (out,
     in).
     """
-    steps, layers = reversed(range(flow.steps)), range(len(flow.hidden) + 1)
-    nets = [f"{prefix}networks.{step}." for step in steps]
-    if f"{nets[0]}permutation" not in state:
+    nets = [f"{prefix}networks.{step}." for step in reversed(range(flow.steps))]
+    layers = range(len(flow.hidden) + 1)
+    if f"{nets[0]}layers.{layers[-1]}.weight" not in state:
         return
     renamed = {f"{prefix}networks.orders": state.pop(f"{prefix}orders").flip(0)}
     for i in layers:
