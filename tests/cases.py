@@ -1,8 +1,8 @@
-"""The registry of parts: one row each, which brings every contract test of `test_parts.py`.
+"""The registry of parts and networks: one row each brings every contract test of `test_parts.py`.
 
-A row names the part, how it is made, the shapes of what its forward takes (without leading axes), and the shape of an
-event of the distribution that it returns (of the output, for a network). Networks are small and smooth, so that gradients
-can be checked by finite differences.
+A row names the part, how it is made, the shapes of what its forward takes (without batch
+dimensions), and the shape of an event of the distribution that it returns (of the output, for a
+network). Networks are small and smooth, so that gradients can be checked by finite differences.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One part: `make()` is a new instance; `proper` says that it has a density, which integrates to one, over `where`."""
+    """One part or network.
+
+    `make()` returns a new instance; `proper` tells whether it has a density, which integrates to
+    one over the constraint `where`.
+    """
 
     name: str
     make: Callable[[], nn.Module]
@@ -31,7 +35,7 @@ class Case:
     where: constraints.Constraint = constraints.real
 
     def inputs(self, *lead: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Random inputs with the leading axes."""
+        """Return random inputs with batch dimensions `lead`."""
         return [torch.randn(*lead, *shape, dtype=dtype) for shape in self.given]
 
     def __str__(self) -> str:
@@ -40,7 +44,11 @@ class Case:
 
 @dataclass(frozen=True)
 class LikelihoodCase(Case):
-    """One likelihood: `single()` is one over a single value, `grid` covers the support, `off` are values outside it."""
+    """One likelihood.
+
+    `single()` returns one over a single value, `grid` covers the support, `off` are values outside
+    it.
+    """
 
     single: Callable[[], nn.Module] = nn.Identity
     grid: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -48,7 +56,7 @@ class LikelihoodCase(Case):
     continuous: bool = False
 
     def data(self, *lead: int) -> Tensor:
-        """Random data on the support, with the leading axes."""
+        """Return random data on the support, with batch dimensions `lead`."""
         return self.grid[torch.randint(len(self.grid), (*lead, *self.event))]
 
 
@@ -69,12 +77,21 @@ def iaf(**settings) -> nn.Module:
 
 
 def flow(**settings) -> nn.Module:
-    """A flow prior away from its start, whose networks are smooth."""
+    """Return a flow prior away from its start, with smooth networks."""
     part = priors.Flow(2, steps=2, hidden=(8,), **settings)
+    bend(part, 0.3)
+    return part
+
+
+def bend(part: nn.Module, spread: float) -> None:
+    """Make a flow prior's networks smooth, and their last layers' weights as large as `spread`."""
+    if not part.coupling:
+        part.networks.activation = nn.Tanh()
+        nn.init.normal_(part.networks.weights[-1], std=spread)
+        return
     for net in part.networks:
         net.f = nn.Tanh()
-        nn.init.normal_(net.layers[-1].weight, std=0.3)
-    return part
+        nn.init.normal_(net.layers[-1].weight, std=spread)
 
 
 def full_mixture() -> nn.Module:
@@ -97,7 +114,7 @@ PRIORS = [
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
     Case("LibraryNormal", lambda: priors.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
-    Case("Learned, c", lambda: priors.Learned(mlp(3, 4)), ((3,),), (2,)),
+    Case("ConditionalNormal, c", lambda: priors.ConditionalNormal(mlp(3, 4)), ((3,),), (2,)),
     Case("Mixture", lambda: priors.Mixture(2, 3), (), (2,)),
     Case("Mixture, full, fixed weights", lambda: full_mixture(), (), (2,)),
     Case(
@@ -269,9 +286,9 @@ LIKELIHOODS = [
 ]
 
 COUNTS = {
-    "grid": torch.arange(4000.0),
+    "grid": torch.arange(4000.0),  # the tail of theta = 0.1 is long
     "off": (-1, 0.5, float("nan")),
-}  # the tail of theta = 0.1 is long
+}
 EXPRESSION = [
     LikelihoodCase(
         "Poisson, genes",

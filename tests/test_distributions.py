@@ -1,4 +1,4 @@
-"""Densities against scipy, torch and Pyro in float64, at extreme parameters, and their gradients."""
+"""Densities against scipy, torch and Pyro, at extreme parameters, and their gradients."""
 
 import math
 
@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from pyro.distributions.testing.gof import auto_goodness_of_fit
 from scipy import integrate, stats
 from torch.autograd import gradcheck, gradgradcheck
-from torch.distributions import constraints, kl_divergence
+from torch.distributions import constraints
+from torch.distributions.kl import _KL_REGISTRY
 
 from pyrovae.distributions import (
     ContinuousBernoulli,
     DiscretizedLogistic,
-    Improper,
+    ImproperUniform,
     IndependentBernoulli,
-    Levels,
     LogPoisson,
+    NegativeBinomial,
+    OrdinalCategorical,
     UnitNormal,
+    ZeroInflatedNegativeBinomial,
+    kl_divergence,
 )
 
 DOUBLE = torch.float64
@@ -35,15 +39,13 @@ def bits(*shape):
     return torch.randint(2, shape).double()
 
 
-# -------------------------------------------------------------------------------------------------- independent Bernoulli
+# ---------------------------------------------------------------------------- independent Bernoulli
 @pytest.mark.parametrize("d", [1, 2, 63, 64, 65, 128, 784])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_bernoulli_equals_pyro(d, scale):
     logits, x = (scale * torch.randn(5, d, dtype=DOUBLE)).requires_grad_(), bits(5, d)
-    ours, theirs = (
-        bernoulli(logits).log_prob(x),
-        dist.Bernoulli(logits=logits).to_event(1).log_prob(x),
-    )
+    ours = bernoulli(logits).log_prob(x)
+    theirs = dist.Bernoulli(logits=logits).to_event(1).log_prob(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-11)
     g = torch.randn(5, dtype=DOUBLE)
     torch.testing.assert_close(*(torch.autograd.grad(y, logits, g)[0] for y in (ours, theirs)))
@@ -51,9 +53,10 @@ def test_bernoulli_equals_pyro(d, scale):
 
 def test_bernoulli_in_float32_is_within_rounding():
     logits, x = 4 * torch.randn(50, 784), bits(50, 784).float()
-    exact = -F.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none").sum(
-        -1
+    cross_entropy = F.binary_cross_entropy_with_logits(
+        logits.double(), x.double(), reduction="none"
     )
+    exact = -cross_entropy.sum(-1)
     torch.testing.assert_close(bernoulli(logits).log_prob(x).double(), exact, rtol=1e-6, atol=0)
 
 
@@ -63,10 +66,8 @@ def test_bernoulli_in_float32_is_within_rounding():
 )
 def test_bernoulli_broadcasts(x_shape, logits_shape):
     logits, x = torch.randn(*logits_shape, dtype=DOUBLE, requires_grad=True), bits(*x_shape)
-    ours, theirs = (
-        bernoulli(logits).log_prob(x),
-        dist.Bernoulli(logits=logits).to_event(1).log_prob(x),
-    )
+    ours = bernoulli(logits).log_prob(x)
+    theirs = dist.Bernoulli(logits=logits).to_event(1).log_prob(x)
     torch.testing.assert_close(ours, theirs)
     g = torch.randn_like(ours)
     torch.testing.assert_close(*(torch.autograd.grad(y, logits, g)[0] for y in (ours, theirs)))
@@ -125,7 +126,7 @@ def test_bernoulli_does_not_hide_bad_logits(bad):
     assert y[1].isfinite()
 
 
-# --------------------------------------------------------------------------------------------------- continuous Bernoulli
+# ----------------------------------------------------------------------------- continuous Bernoulli
 @pytest.mark.parametrize("l", LOGITS.tolist())
 def test_continuous_bernoulli_is_a_density_with_its_mean(l):  # noqa: E741
     p = ContinuousBernoulli(torch.tensor(l, dtype=DOUBLE))
@@ -134,20 +135,15 @@ def test_continuous_bernoulli_is_a_density_with_its_mean(l):  # noqa: E741
         return p.log_prob(torch.tensor(x, dtype=DOUBLE)).exp().item()
 
     assert integrate.quad(density, 0, 1)[0] == pytest.approx(1, abs=1e-9)
-    assert integrate.quad(lambda x: x * density(x), 0, 1)[0] == pytest.approx(
-        p.mean.item(), abs=1e-9
-    )
+    mean = integrate.quad(lambda x: x * density(x), 0, 1)[0]
+    assert mean == pytest.approx(p.mean.item(), abs=1e-9)
 
 
 def test_continuous_bernoulli_equals_torch_where_torch_is_good():
-    logits, x = (
-        torch.tensor([-8.0, -2.0, -0.5, 0.5, 2.0, 8.0], dtype=DOUBLE),
-        torch.rand(6, dtype=DOUBLE),
-    )
-    ours, theirs = (
-        ContinuousBernoulli(logits),
-        torch.distributions.ContinuousBernoulli(logits=logits),
-    )
+    logits = torch.tensor([-8.0, -2.0, -0.5, 0.5, 2.0, 8.0], dtype=DOUBLE)
+    x = torch.rand(6, dtype=DOUBLE)
+    ours = ContinuousBernoulli(logits)
+    theirs = torch.distributions.ContinuousBernoulli(logits=logits)
     torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x))
     torch.testing.assert_close(ours.mean, theirs.mean)
     torch.testing.assert_close(ours.icdf(x), theirs.icdf(x))
@@ -170,14 +166,11 @@ def test_continuous_bernoulli_in_float32():
 def test_continuous_bernoulli_gradients():
     x, logits = torch.rand(len(LOGITS), dtype=DOUBLE), LOGITS.clone().requires_grad_()
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), logits)
-    smooth = (
-        LOGITS + 0.01
-    ).requires_grad_()  # the second derivative is not defined where the series takes over, at 1/2
+    # The second derivative is not defined where the series takes over, at 1/2.
+    smooth = (LOGITS + 0.01).requires_grad_()
+    zero = torch.zeros(1, dtype=DOUBLE, requires_grad=True)
     assert gradgradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x), smooth)
-    assert gradgradcheck(
-        lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]),
-        torch.zeros(1, dtype=DOUBLE, requires_grad=True),
-    )
+    assert gradgradcheck(lambda logits: ContinuousBernoulli(logits).log_prob(x[:1]), zero)
     moderate = torch.tensor([-9.0, -1.0, -0.1, 0.1, 1.0, 9.0], dtype=DOUBLE, requires_grad=True)
     assert gradcheck(lambda logits: ContinuousBernoulli(logits).icdf(x[:6]), moderate)
 
@@ -191,7 +184,7 @@ def test_continuous_bernoulli_samples(l):  # noqa: E741
     assert auto_goodness_of_fit(x, p.log_prob(x).exp(), dim=1) > 1e-3
 
 
-# ----------------------------------------------------------------------------------------------------- counts and levels
+# -------------------------------------------------------------------------------- counts and levels
 def test_log_poisson_equals_scipy():
     log_rate, x = torch.linspace(-5, 5, 7, dtype=DOUBLE), torch.arange(30.0, dtype=DOUBLE)[:, None]
     wanted = stats.poisson(log_rate.exp().numpy()).logpmf(x.numpy())
@@ -207,12 +200,12 @@ def test_log_poisson_where_the_rate_underflows():
     assert LogPoisson(torch.tensor(0.0)).log_prob(torch.tensor(255, dtype=torch.uint8)).isfinite()
 
 
-def test_levels_moments():
-    p = Levels(logits=torch.randn(3, 5, dtype=DOUBLE))
+def test_ordinal_categorical_moments():
+    p = OrdinalCategorical(logits=torch.randn(3, 5, dtype=DOUBLE))
     for row, mean, variance in zip(p.probs, p.mean, p.variance, strict=True):
         exact = stats.rv_discrete(values=(range(5), row.numpy()))
         assert (mean.item(), variance.item()) == pytest.approx((exact.mean(), exact.var()))
-    assert isinstance(p.expand((2, 3)), Levels)
+    assert isinstance(p.expand((2, 3)), OrdinalCategorical)
     assert p.expand((2, 3)).mean.shape == (2, 3)
 
 
@@ -233,10 +226,7 @@ def test_discretized_logistic_equals_scipy():
 )
 @pytest.mark.parametrize("loc", [-30.0, -1.0, -0.5, 0.0, 0.1234, 1.0, 30.0])
 def test_discretized_logistic_at_extremes(loc, log_scale):
-    loc, log_scale = (
-        torch.tensor(loc, requires_grad=True),
-        torch.tensor(log_scale, requires_grad=True),
-    )
+    loc, log_scale = (torch.tensor(value, requires_grad=True) for value in (loc, log_scale))
     p, x = DiscretizedLogistic(loc, log_scale), torch.arange(256.0)
     log_p = p.log_prob(x)
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-4)
@@ -251,45 +241,115 @@ def test_discretized_logistic_gradients():
     loc, log_scale = (torch.randn(4, 1, dtype=DOUBLE, requires_grad=True) for _ in range(2))
     x = torch.arange(4.0, dtype=DOUBLE)
     assert gradcheck(lambda m, s: DiscretizedLogistic(m, s, 4).log_prob(x), (loc, log_scale))
-    flat = torch.zeros(
-        1, dtype=DOUBLE, requires_grad=True
-    )  # the edge between the middle bins is exactly at m here
-    assert gradcheck(lambda m: DiscretizedLogistic(m, torch.zeros_like(m), 4).log_prob(x), flat)
+    # At m = 0 the edge between the middle bins is exactly at m.
+    zero = torch.zeros(1, dtype=DOUBLE, requires_grad=True)
+    assert gradcheck(lambda m: DiscretizedLogistic(m, torch.zeros_like(m), 4).log_prob(x), zero)
 
 
 def test_discretized_logistic_samples():
     p = DiscretizedLogistic(torch.tensor(0.2), torch.tensor(-1.0), levels=16)
     counts = torch.bincount(p.sample((20_000,)).long(), minlength=16)
-    wanted = 20_000 * p.log_prob(torch.arange(16.0)).exp()
-    assert (
-        stats.chisquare(counts, wanted * counts.sum() / wanted.sum(), sum_check=False).pvalue > 1e-3
-    )
+    wanted = p.log_prob(torch.arange(16.0)).exp()
+    wanted = wanted * 20_000 / wanted.sum()
+    assert stats.chisquare(counts, wanted, sum_check=False).pvalue > 1e-3
     assert p.expand((3,)).sample((2,)).shape == (2, 3)
     with pytest.raises(ValueError, match="within the support"):
         p.log_prob(torch.tensor(16.0))
 
 
-# ------------------------------------------------------------------------------------------------------------- latents
+# ------------------------------------------------------------------------------------- divergences
+def normal(*shape, kind=dist.Normal):
+    return kind(torch.randn(shape, dtype=DOUBLE), torch.rand(shape, dtype=DOUBLE) + 0.1)
+
+
+def unit_normal(*shape, kind=UnitNormal):
+    return kind(torch.zeros(shape, dtype=DOUBLE), torch.ones(shape, dtype=DOUBLE))
+
+
 def test_kl_to_the_unit_normal_equals_the_general_formula():
-    mu, sigma = torch.randn(5, 3, dtype=torch.double), torch.rand(5, 3, dtype=torch.double) + 0.01
+    mu, sigma = torch.randn(5, 3, dtype=DOUBLE), torch.rand(5, 3, dtype=DOUBLE) + 0.01
     mu.requires_grad_()
     sigma.requires_grad_()
-    zeros, ones = torch.zeros(3, dtype=torch.double), torch.ones(3, dtype=torch.double)
+    zeros, ones = torch.zeros(3, dtype=DOUBLE), torch.ones(3, dtype=DOUBLE)
 
     def kl(mu, sigma, kind=UnitNormal):
-        return kl_divergence(
-            dist.Normal(mu, sigma).to_event(1), kind(zeros, ones).expand([5, 3]).to_event(1)
-        )
+        p = kind(zeros, ones).expand([5, 3]).to_event(1)
+        return kl_divergence(dist.Normal(mu, sigma).to_event(1), p)
 
     torch.testing.assert_close(kl(mu, sigma), kl(mu, sigma, dist.Normal), rtol=1e-12, atol=1e-12)
     assert gradcheck(kl, (mu, sigma))
-    assert torch.equal(
-        kl(zeros.expand(5, 3), ones.expand(5, 3)), torch.zeros(5, dtype=torch.double)
-    )
+    assert torch.equal(kl(zeros.expand(5, 3), ones.expand(5, 3)), torch.zeros(5, dtype=DOUBLE))
 
 
-def test_the_improper_density_is_zero_in_the_values_own_type():
-    flat = Improper(constraints.real_vector, torch.Size(), torch.Size([3]))
+@pytest.mark.parametrize(
+    ("n", "m", "shape"), [(1, 1, (4, 3)), (2, 2, (4,)), (0, 0, (4, 3, 2)), (2, 1, ()), (1, 2, ())]
+)
+def test_kl_unwraps_event_dimensions_as_pyro_does(n, m, shape):
+    q, p = normal(4, 3, 2).to_event(n), unit_normal(4, 3, 2).to_event(m)
+    if n != m:
+        with pytest.raises(NotImplementedError, match=r"KL\(.*Normal.* \|\| .*UnitNormal"):
+            kl_divergence(q, p)
+        return
+    found = kl_divergence(q, p)
+    assert found.shape == shape
+    plain = unit_normal(4, 3, 2, kind=dist.Normal).to_event(m)
+    torch.testing.assert_close(found, torch.distributions.kl_divergence(q, plain))
+
+
+def test_kl_unwraps_masks_as_pyro_does():
+    q, p, plain = normal(5), unit_normal(5), unit_normal(5, kind=dist.Normal)
+    some, others = torch.arange(5) < 3, torch.arange(5) > 0
+    for a, b in ((True, True), (some, True), (True, some), (some, others), (False, True)):
+        found = kl_divergence(q.mask(a), p.mask(b))
+        theirs = torch.distributions.kl_divergence(q.mask(a), plain.mask(b))
+        torch.testing.assert_close(found, torch.as_tensor(theirs, dtype=DOUBLE).expand(5))
+
+
+def test_other_divergences_are_those_of_torch_and_pyro():
+    rate = torch.rand(5, 3, dtype=DOUBLE) + 0.5
+    full = torch.distributions.MultivariateNormal(rate, torch.eye(3, dtype=DOUBLE))
+    for q, p in (
+        (dist.Gamma(rate, 1 + rate).to_event(1), dist.Gamma(2 * rate, rate).to_event(1)),
+        (dist.Delta(rate, event_dim=1), unit_normal(5, 3).to_event(1)),
+        (normal(5, 3).to_event(1), full),
+    ):
+        theirs = torch.distributions.kl_divergence(q, p)
+        torch.testing.assert_close(kl_divergence(q, p), theirs)
+
+
+def test_no_divergence_is_registered_with_torch():
+    modules = {function.__module__.split(".")[0] for function in _KL_REGISTRY.values()}
+    assert modules == {"torch", "pyro"}
+
+
+# ----------------------------------------------------------------------------------------- latents
+def test_the_improper_density_has_the_type_of_the_value():
+    flat = ImproperUniform(constraints.real_vector, torch.Size(), torch.Size([3]))
     for p, shape in ((flat, (5,)), (flat.expand([2, 5]), (2, 5))):
-        density = p.log_prob(torch.randn(5, 3, dtype=torch.double))
-        assert torch.equal(density, torch.zeros(shape, dtype=torch.double))
+        density = p.log_prob(torch.randn(5, 3, dtype=DOUBLE))
+        assert torch.equal(density, torch.zeros(shape, dtype=DOUBLE))
+
+
+# ------------------------------------------------------------------------------- negative binomial
+MU, THETA, GATE = torch.rand(4, 3) * 5, torch.rand(3) + 0.5, torch.randn(4, 3)
+
+
+@pytest.mark.parametrize("gate", [(), (GATE,)], ids=["plain", "zero-inflated"])
+def test_expanded_counts_keep_their_precision_and_type(gate):
+    kind = ZeroInflatedNegativeBinomial if gate else NegativeBinomial
+    p, x = kind(MU, THETA, *gate), torch.arange(12.0).reshape(4, 3)
+    q = p.expand((2, 4, 3))
+    assert type(q) is kind
+    assert (q.batch_shape, q.log_mu.dtype) == ((2, 4, 3), torch.float64)
+    assert q.mean.dtype == q.variance.dtype == q.sample().dtype == torch.float32
+    assert torch.equal(q.log_prob(x), p.log_prob(x).expand(2, 4, 3))
+    torch.testing.assert_close(q.variance, p.variance.expand(2, 4, 3))
+    logs = kind.from_logs(MU.log(), THETA.log(), *gate)
+    torch.testing.assert_close(logs.log_prob(x), p.log_prob(x), rtol=1e-5, atol=1e-5)
+
+
+def test_counts_want_both_parameters():
+    with pytest.raises(ValueError, match="NegativeBinomial: expected mu and theta, or log_mu and"):
+        NegativeBinomial(MU, log_theta=THETA.log())
+    with pytest.raises(ValueError, match="expected gate_logits"):
+        ZeroInflatedNegativeBinomial(MU, THETA)

@@ -1,4 +1,4 @@
-"""The contract that every part and network keeps: one test here, for every row of `cases.py`."""
+"""The contract of every part and network: each test here runs for every row of `cases.py`."""
 
 import copy
 import inspect
@@ -24,23 +24,26 @@ all_likelihoods = pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
 
 
 def value(case: Case, *lead: int) -> Tensor:
-    """Something that the part gives a density to."""
+    """Return a value in the support of the part's distribution."""
     if isinstance(case, LikelihoodCase):
         return case.data(*lead)
     return biject_to(case.where)(torch.randn(*lead, *case.event))
 
 
 def output(case: Case, part: nn.Module, inputs: list[Tensor], x: Tensor) -> Tensor:
-    """What the tests of gradients and copies look at: log p(x), the code of a posterior without one, a network's output."""
+    """Return what the tests of gradients and copies compare.
+
+    That is log p(x), the draw of a posterior without a density, or the output of a network.
+    """
     if case in NETS:
         return part(*inputs)
     return part(*inputs).log_prob(x) if case.proper or case in PRIORS else part(*inputs).rsample()
 
 
-# ------------------------------------------------------------------------------------------------------------------ axes
+# -------------------------------------------------------------------------------- batch dimensions
 @all_parts
 @pytest.mark.parametrize("lead", LEADS, ids=str)
-def test_any_leading_axes(case, lead):
+def test_any_batch_dimensions(case, lead):
     p = case.make()(*case.inputs(*lead))
     assert p.event_shape == case.event
     assert p.batch_shape == (lead if case.given else ())
@@ -51,24 +54,23 @@ def test_any_leading_axes(case, lead):
 
 
 @pytest.mark.parametrize("case", [case for case in PARTS if case.proper and case.given], ids=str)
-def test_leading_axes_are_rows(case):
+def test_each_observation_in_a_batch_has_its_own_density(case):
     part, inputs, x = case.make(), case.inputs(3, 5), value(case, 3, 5)
     together = part(*inputs).log_prob(x)
     for k, b in product(range(3), range(5)):
-        assert part(*(i[k, b] for i in inputs)).log_prob(x[k, b]).item() == pytest.approx(
-            together[k, b].item(), rel=1e-4
-        )
+        alone = part(*(i[k, b] for i in inputs)).log_prob(x[k, b])
+        assert alone.item() == pytest.approx(together[k, b].item(), rel=1e-4)
 
 
 @all_nets
 @pytest.mark.parametrize("lead", LEADS, ids=str)
-def test_networks_take_any_leading_axes(case, lead):
-    net = case.make().eval()  # a batch norm that trains asks for more than one row
+def test_networks_take_any_batch_dimensions(case, lead):
+    net = case.make().eval()  # batch normalization in training mode needs two rows or more
     inputs = case.inputs(*lead)
     h = net(*inputs)
     assert h.shape == lead + case.event == lead + net.shape_out
-    rows = net(*(i.reshape(-1, *shape) for i, shape in zip(inputs, case.given, strict=True)))
-    torch.testing.assert_close(h, rows.reshape(h.shape))
+    flat = (i.reshape(-1, *shape) for i, shape in zip(inputs, case.given, strict=True))
+    torch.testing.assert_close(h, net(*flat).reshape(h.shape))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_context_broadcasts(case):
     torch.testing.assert_close(net(x[0], c), net(x[:1].expand_as(x), c))
 
 
-# --------------------------------------------------------------------------------------------------------------- density
+# ----------------------------------------------------------------------------------------- density
 @all_likelihoods
 def test_likelihood_integrates_to_one(case):
     part = case.single()
@@ -95,15 +97,18 @@ def test_likelihood_integrates_to_one(case):
 
 @pytest.mark.parametrize("case", [c for c in [*PRIORS, *POSTERIORS] if c.proper], ids=str)
 def test_samples_fit_the_density(case):
-    """The best of three, each with weights of its own: neighbours' distances depend on each other, so that a right density gives
-    values below 1e-3 now and then (measured: 8 in 100), a wrong one always."""
+    """The best of three, each with weights of its own.
+
+    Distances between neighbours depend on each other, so the p-value of a correct density is below
+    1e-3 more often than once in 1000; that of a wrong one always is.
+    """
     assert max(fit_of_draws(case) for _ in range(3)) > 1e-3
 
 
 def fit_of_draws(case):
     p = case.make()(*case.inputs())
     x = p.sample((20_000,))
-    free = biject_to(case.where)  # the test's balls must not reach over an edge
+    free = biject_to(case.where)  # the neighbourhoods must not extend over an edge
     y = free.inv(x)
     log_p = p.log_prob(x) + free.log_abs_det_jacobian(y, x).sum(-1)
     return auto_goodness_of_fit(y, log_p.exp(), dim=case.event[0])
@@ -132,7 +137,7 @@ def test_posteriors_draw_and_expand_in_any_shape(case):
 
 @pytest.mark.parametrize("case", POSTERIORS, ids=str)
 def test_posteriors_stay_on_their_device(case):
-    """The device without data: to mix it with the CPU's tensors is an error there as it is on a GPU."""
+    """On the meta device, as on a GPU, mixing with tensors of the CPU is an error."""
     with pyro.validation_enabled(False):
         q = case.make().to("meta")(*(i.to("meta") for i in case.inputs(5)))
         z = q.rsample((3,))
@@ -149,7 +154,7 @@ def test_expands_in_a_plate(case):
     torch.testing.assert_close(q.log_prob(x), p.log_prob(x))
 
 
-# -------------------------------------------------------------------------------------------- gradients, copies and moves
+# --------------------------------------------------------------------- gradients, copies and moves
 @pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
 def test_gradients_by_finite_differences(case):
     part = case.make().double()
@@ -188,9 +193,8 @@ def test_moves_to_double(case):
     assert output(case, part, inputs, x).dtype == torch.float64
     if case in LIKELIHOODS or case in POSTERIORS:
         p = part(*inputs)
-        assert (
-            case in POSTERIORS or p.mean.dtype == torch.float64
-        )  # a flow has no formula for its mean
+        # Not of posteriors: a flow has no formula for its mean.
+        assert case in POSTERIORS or p.mean.dtype == torch.float64
         assert p.sample().dtype in (torch.int64, torch.float64)
 
 
@@ -199,10 +203,8 @@ def test_constructor_arguments_are_attributes(case):
     part = case.make()
     for name, parameter in inspect.signature(type(part).__init__).parameters.items():
         assert name == "self" or hasattr(part, name)
-        assert parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
-        )  # files name every argument
+        # Files name every argument.
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
 
 
 # ----------------------------------------------------------------------------------------------------- data off the support

@@ -35,7 +35,7 @@ def mixture(full=False, d=2, components=3):
     return part
 
 
-# --------------------------------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 @pytest.mark.parametrize("full", [False, True])
 def test_mixture_equals_scipy_and_scikit_learn(full):
     part, z = mixture(full), 2 * torch.randn(50, 2, dtype=DOUBLE)
@@ -71,7 +71,7 @@ def test_the_one_matrix_product_equals_torch_and_its_gradients_too(lead):
     def normals():
         return Independent(Normal(mu, log_sigma.exp()), 1)
 
-    ours = distributions.MixtureOf(logits, normals()).log_prob(z)
+    ours = distributions.SameFamilyMixture(logits, normals()).log_prob(z)
     theirs = MixtureSameFamily(Categorical(logits=logits), normals()).log_prob(z)
     torch.testing.assert_close(ours, theirs)
     wanted = torch.autograd.grad(theirs.sum(), (z, mu, log_sigma, logits))
@@ -86,7 +86,7 @@ def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
         far + torch.randn(30, 40),
     )
     logits = torch.zeros(20)
-    found = distributions.MixtureOf(logits, Independent(Normal(mu, sigma), 1)).log_prob(z)
+    found = distributions.SameFamilyMixture(logits, Independent(Normal(mu, sigma), 1)).log_prob(z)
     normals = Independent(Normal(mu.double(), sigma.double()), 1)
     wanted = MixtureSameFamily(Categorical(logits=logits.double()), normals).log_prob(z.double())
     torch.testing.assert_close(found.double(), wanted, rtol=3e-6, atol=1e-3)
@@ -96,7 +96,7 @@ def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
 def test_narrow_components_in_float32(sigma):
     mu = torch.randn(50, 40)
     z = mu + sigma * torch.randn(50, 40)
-    found = distributions.MixtureOf(
+    found = distributions.SameFamilyMixture(
         torch.zeros(50), Independent(Normal(mu, sigma * torch.ones_like(mu)), 1)
     ).log_prob(z)
     normals = Independent(Normal(mu.double(), sigma * torch.ones(50, 40, dtype=torch.double)), 1)
@@ -111,7 +111,7 @@ def test_the_products_of_full_covariances_in_float32(far, scale):
     mu = far + torch.randn(20, 10)
     tril = scale * (torch.eye(10) + 0.3 * torch.randn(20, 10, 10).tril(-1))
     z = (mu + (tril @ torch.randn(20, 10, 1)).squeeze(-1)).expand(3, 20, 10)
-    found = distributions.MixtureOf(
+    found = distributions.SameFamilyMixture(
         torch.zeros(20), MultivariateNormal(mu, scale_tril=tril)
     ).log_prob(z)
     normals = MultivariateNormal(mu.double(), scale_tril=tril.double())
@@ -151,14 +151,14 @@ def test_fixed_weights_are_equal_and_no_parameters():
     torch.testing.assert_close(fixed().logits.exp(), torch.full((4,), 0.25))
 
 
-# -------------------------------------------------------------------------------------------------------------------- Vamp
+# --------------------------------------------------------------------------------------------- Vamp
 WITH_DENSITY = [case for case in cases.POSTERIORS if case.proper]
 
 
 @pytest.mark.parametrize("case", WITH_DENSITY, ids=str)
 def test_vamp_is_the_log_mean_exp_of_the_posteriors(case, monkeypatch):
     monkeypatch.setattr(
-        distributions.mixture, "_AT_ONCE", 20
+        distributions.mixture, "_BLOCK", 20
     )  # many blocks, where no gradient is taken
     q, u = case.make(), torch.rand(4, *case.given[0])
     prior = priors.Vamp(q, u)
@@ -225,12 +225,11 @@ def test_vamp_keeps_pseudo_inputs_within_bounds_and_learns_them_from_there():
     torch.testing.assert_close(prior().log_prob(z), q.log_prob(z))
 
 
-# ------------------------------------------------------------------------------------------------------------------- flows
+# -------------------------------------------------------------------------------------------- flows
 def bent(coupling, d=2, **settings):
+    """A flow away from its start, whose tails end."""
     part = priors.Flow(d, steps=3, hidden=(16,), coupling=coupling, **settings)
-    for net in part.networks:
-        net.f = nn.Tanh()  # tails that end
-        nn.init.normal_(net.layers[-1].weight, std=0.1)
+    cases.bend(part, 0.1)
     return part
 
 
@@ -301,7 +300,7 @@ def test_flow_saves_its_orders(coupling):
     assert torch.equal(second().log_prob(z), wanted)
 
 
-# ------------------------------------------------------------------------------------------------------------------ angles
+# ------------------------------------------------------------------------------------------- angles
 @pytest.mark.parametrize("concentration", [0.01, 1, 3.0, 50.0, 1e3])
 def test_von_mises_equals_scipy(concentration):
     theta = torch.linspace(-3.1, 3.1, 50)[:, None]
@@ -397,7 +396,7 @@ def test_a_prior_over_angles_wants_a_posterior_over_angles():
     assert ((found.log_p - exact).abs() < 5 * found.standard_error).all()
 
 
-# ------------------------------------------------------------------------------------------------- as a part of a graph
+# ----------------------------------------------------------------------------- as a part of a graph
 def data(n=240):
     """Binary rows of four kinds, and the kind as a one-hot."""
     g = torch.Generator().manual_seed(0)
@@ -419,7 +418,7 @@ class Turned(nn.Module):
 
 
 MAKE = {
-    "Learned": lambda q: priors.Learned(MLP(4, [], 4)),
+    "ConditionalNormal": lambda q: priors.ConditionalNormal(MLP(4, [], 4)),
     "Mixture": lambda q: priors.Mixture(2, 4),
     "Mixture, full": lambda q: priors.Mixture(2, 4, full=True),
     "Vamp": lambda q: priors.Vamp(q, data(20)[0], low=0.0, high=1.0),
@@ -433,7 +432,7 @@ MAKE = {
 
 
 def vae(name):
-    context = 4 if name in ("Learned", "Vamp, c") else 0
+    context = 4 if name in ("ConditionalNormal", "Vamp, c") else 0
     turned = name in ("VonMises", "UniformAngle")
     q = (WrappedNormal if turned else DiagonalNormal)(MLP(8, [16], 4, context=context))
     net = Turned() if turned else MLP(2, [16], 8, context=context)
@@ -441,7 +440,7 @@ def vae(name):
 
 
 def batch_for(name):
-    return data() if name in ("Learned", "Vamp, c") else data()[:1]
+    return data() if name in ("ConditionalNormal", "Vamp, c") else data()[:1]
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -471,7 +470,7 @@ def test_training_improves_the_bound_and_copies_and_files_agree_after_it(name, t
     assert pv.generate(graph, 6, *few[1:]).shape == (6, 8)
 
 
-# ------------------------------------------------------------------------------------------------------------- cells
+# -------------------------------------------------------------------------------------------- cells
 def cells_posterior(genes, context):
     return DiagonalNormal(
         WithoutContext(Blocks(genes, [16], 2 * 3)) if context else Blocks(genes, [16], 2 * 3), 1e-4
@@ -540,7 +539,7 @@ def test_single_cells_take_another_prior(name, tmp_path):
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -553,16 +552,16 @@ def test_single_cells_take_another_prior(name, tmp_path):
         (lambda: priors.Vamp(nn.Identity(), torch.zeros(2, 3), low=1.0, high=0.0), "low < high"),
         (
             lambda: priors.Vamp(pv.posteriors.Point(nn.Identity()), torch.zeros(2, 3))(),
-            "point has none.*Flat",
+            "point posterior of an autoencoder has none.*Flat",
         ),
-        (lambda: priors.Learned(nn.Identity())(), "no context.*StandardNormal"),
+        (lambda: priors.ConditionalNormal(nn.Identity())(), "no context.*StandardNormal"),
         (
-            lambda: priors.Learned(nn.Linear(3, 5))(torch.zeros(2, 3)),
-            "Learned: net puts out 5 numbers, expected 4",
+            lambda: priors.ConditionalNormal(nn.Linear(3, 5))(torch.zeros(2, 3)),
+            "ConditionalNormal: net outputs 5 numbers, expected 4",
         ),
         (
             lambda: DiagonalNormal(nn.Linear(3, 3))(torch.zeros(2, 3)),
-            "DiagonalNormal: net puts out 3 numbers, expected 2",
+            "DiagonalNormal: net outputs 3 numbers, expected 2",
         ),
         (lambda: priors.VonMises(1, 0.0), "UniformAngle"),
         (lambda: priors.UniformAngle(0), "d is 0"),

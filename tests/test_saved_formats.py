@@ -41,6 +41,29 @@ def test_a_count_model_computes_what_it_did():
     close(pv.log_evidence(graph, x, c, samples=16, seed=0).log_p, expected["log_p"])
 
 
+def test_a_flow_of_pyros_networks_computes_what_it_did(tmp_path):
+    """Version 0.1.0 held one of Pyro's networks for each step of `priors.Flow`."""
+    graph = pv.load(SAVED / "flow_prior")
+    expected = load_file(SAVED / "flow_prior" / "outputs.safetensors")
+    x, z1, z2 = expected["x"], expected["z1"], expected["z2"]
+    for again in (graph, pv.load(pv.save(graph, tmp_path))):
+        close(again.top_prior().log_prob(z2), expected["top_prior"])
+        close(again.prior(z2).log_prob(z1), expected["prior"])
+        close(again.posterior(x).log_prob(z1[:8]), expected["posterior"])
+        close(pv.embed(again, x, site="z1"), expected["embedding"])
+        close(pv.log_evidence(again, x, samples=16, seed=0).log_p, expected["log_p"])
+
+
+def test_weights_of_a_flow_of_another_shape_are_refused():
+    tensors = load_file(next((SAVED / "flow_prior").glob("weights-*.safetensors")))
+    name = "top_prior."
+    old = {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+    for steps, hidden in ((2, (6, 5)), (4, (6, 5)), (3, (6, 4)), (3, (6,)), (3, (6, 5, 5))):
+        flow = pv.priors.Flow(3, steps, hidden)
+        with pytest.raises(RuntimeError, match="networks"):
+            flow.load_state_dict(old)
+
+
 @pytest.mark.parametrize("folder", ["image_vae", "poisson_counts"])
 def test_what_was_saved_is_saved_under_the_same_names(folder, tmp_path):
     pv.save(pv.load(SAVED / folder), tmp_path)

@@ -1,7 +1,7 @@
-"""Bernoulli densities, from logits.
+"""Bernoulli densities, by the logit l.
 
-IndependentBernoulli   log p(x | l) = sum_j x_j l_j - softplus(l_j)                         x_j in {0, 1}
-ContinuousBernoulli    log p(x | l) = x l - log Z(l),  Z(l) = (e^l - 1) / l                 x in [0, 1]
+log p(x | l) = sum_j x_j l_j - softplus(l_j)               x_j in {0, 1}    IndependentBernoulli
+log p(x | l) = x l - log Z(l),  Z(l) = (e^l - 1) / l       x in [0, 1]      ContinuousBernoulli
 """
 
 import math
@@ -18,13 +18,14 @@ _ONE = Size()  # sample_shape of one draw
 
 
 class IndependentBernoulli(dist.Independent):
-    """Bernoulli variables, independent over the last n axes: `Bernoulli(logits=l).to_event(n)`, in fewer passes over the data.
+    """`Bernoulli(logits=l).to_event(n)`, in fewer passes over the data.
 
-    log p(x) = sum_j x_j l_j - softplus(l_j): torch's cross entropy, summed before its sign is turned and not after.
+    log p(x) = sum_j x_j l_j - softplus(l_j) is torch's cross entropy, summed before its sign is
+    changed and not after. An `Independent` of torch, so that what knows that class knows this one.
 
     Args:
         base_distribution: `Bernoulli(logits=l)`, l with shape (*, *event).
-        reinterpreted_batch_ndims: number n of event axes.
+        reinterpreted_batch_ndims: number n of event dimensions.
 
     Example:
         >>> p = IndependentBernoulli(dist.Bernoulli(logits=torch.zeros(5, 784)), 1)
@@ -33,22 +34,23 @@ class IndependentBernoulli(dist.Independent):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability, with shape (*), of values with shape (*, *event)."""
+        """Return log p(x), with shape (*), for values with shape (*, *event)."""
         if self._validate_args:
             self._validate_sample(value)
-        logits, axes = self.base_dist.logits, tuple(range(-self.reinterpreted_batch_ndims, 0))
+        logits, event = self.base_dist.logits, tuple(range(-self.reinterpreted_batch_ndims, 0))
         if value.shape != logits.shape:
             value, logits = torch.broadcast_tensors(value, logits)
         cross_entropy = F.binary_cross_entropy_with_logits(
             logits, value.to(logits.dtype), reduction="none"
         )
-        return -(cross_entropy.sum(axes) if axes else cross_entropy)
+        return -(cross_entropy.sum(event) if event else cross_entropy)
 
 
 class ContinuousBernoulli(TorchDistribution):
-    """p(x) = e^(x l) / Z(l) on [0, 1], Z(l) = (e^l - 1) / l, at every logit (Loaiza-Ganem & Cunningham 2019).
+    """p(x) = e^(x l) / Z(l) on [0, 1], Z(l) = (e^l - 1) / l (Loaiza-Ganem & Cunningham 2019).
 
-    Torch's class works from probabilities: in float32 it cuts logits off at 16, and near 1/2 it loses digits of log Z.
+    Accurate at every logit. Torch's class works from probabilities: in float32 it clips logits at
+    16, and near probability 1/2 it loses digits of log Z.
 
     Args:
         logits: l, with shape (*).
@@ -58,7 +60,7 @@ class ContinuousBernoulli(TorchDistribution):
         tensor([0.5000, 0.9667])
     """
 
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (as in torch)
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
     support = constraints.unit_interval
     has_rsample = True
 
@@ -67,24 +69,26 @@ class ContinuousBernoulli(TorchDistribution):
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "ContinuousBernoulli":
-        """The same distribution with a larger batch shape."""
+        """Return the same distribution with a larger batch shape."""
         return type(self)(self.logits.expand(batch_shape), validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of values in [0, 1]."""
+        """Return the log density of values in [0, 1], with shape (*)."""
         if self._validate_args:
             self._validate_sample(value)
         return value * self.logits - _LogZ.apply(self.logits)
 
     def rsample(self, sample_shape: Size = _ONE) -> Tensor:
-        """Draws icdf(u), u uniform, with a gradient in the logits."""
-        u = torch.rand(
-            self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device
-        )
+        """Return icdf(u), u uniform, with shape (*sample_shape, *) and a gradient in l."""
+        shape = self._extended_shape(sample_shape)
+        u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         return self.icdf(u)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The x = log(1 + u (e^l - 1)) / l below which a mass of u lies; computed at -|l|, where nothing overflows."""
+        """Return x = log(1 + u (e^l - 1)) / l, below which a mass of u lies.
+
+        Computed at -|l|, where nothing overflows.
+        """
         up, far = self.logits > 0, self.logits.abs().clamp_min(1e-3)
         x = -torch.log1p(torch.where(up, 1 - value, value) * torch.expm1(-far)) / far
         near = value + self.logits * value * (1 - value) / 2  # error below l^2 / 60
@@ -92,12 +96,15 @@ class ContinuousBernoulli(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E x = d log Z / dl = 1 / (1 - e^-l) - 1 / l."""
+        """E[x] = d log Z / dl = 1 / (1 - e^-l) - 1 / l."""
         return _mean(self.logits)
 
 
 class _LogZ(torch.autograd.Function):
-    """l -> log((e^l - 1) / l) = l / 2 + log(sinh(a / 2) / (a / 2)), a = |l|; its derivative is the mean."""
+    """log Z(l) = log((e^l - 1) / l) = l / 2 + log(sinh(a / 2) / (a / 2)), a = |l|.
+
+    Its derivative is the mean.
+    """
 
     @staticmethod
     def forward(ctx, logits: Tensor) -> Tensor:  # noqa: ANN001 (torch's context)
@@ -105,9 +112,8 @@ class _LogZ(torch.autograd.Function):
         near, far = _near_and_far(logits)
         square = near.square()
         series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
-        exact = far / 2 + torch.log(
-            (2 - 1 / far.sigmoid()) / far
-        )  # 1 - e^-a, from the cheapest function torch has
+        # 2 - 1 / sigmoid(a) = 1 - e^-a; torch's sigmoid is faster than its exp.
+        exact = far / 2 + torch.log((2 - 1 / far.sigmoid()) / far)
         return logits / 2 + exact + series - _SERIES_LOG_Z
 
     @staticmethod
@@ -117,7 +123,7 @@ class _LogZ(torch.autograd.Function):
 
 
 def _mean(logits: Tensor) -> Tensor:
-    """1 / (1 - e^-l) - 1 / l = 1 / 2 + sign(l) (coth(a / 2) / 2 - 1 / a), a = |l|; the series is odd."""
+    """Return 1 / (1 - e^-l) - 1 / l = 1 / 2 + sign(l) (coth(a / 2) / 2 - 1 / a), a = |l|."""
     near, far = _near_and_far(logits)
     square = near.square()
     series = near * (
@@ -129,7 +135,10 @@ def _mean(logits: Tensor) -> Tensor:
 
 
 def _near_and_far(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """L within [-1/2, 1/2], and max(|l|, 1/2): f = series(near) + exact(far) - series(1/2), without a slow `where`."""
+    """Return l clamped to [-1/2, 1/2], and max(|l|, 1/2).
+
+    Then f(l) = series(near) + exact(far) - series(1/2), without a `where` and its two branches.
+    """
     return logits.clamp(-0.5, 0.5), logits.abs().clamp_min(0.5)
 
 

@@ -1,7 +1,7 @@
-"""A conditional distribution p(y | given) is a module whose `forward(*given)` returns a Pyro distribution over y.
+"""A conditional distribution p(y | given) is a module that returns a Pyro distribution over y.
 
-Priors p(z | c), posteriors q(z | x, c) and likelihoods p(x | z, c) are all of this one kind, so that a graph can be put
-together from any of them, from this library's or from a user's.
+Priors p(z | c), posteriors q(z | x, c) and likelihoods p(x | z, c) are all of this one kind, so
+that a graph can be assembled from any of them, from this library's or from a user's.
 """
 
 from abc import ABC, abstractmethod
@@ -13,10 +13,11 @@ __all__ = ["Conditional", "Standardized"]
 
 
 class Conditional(nn.Module, ABC):
-    """p(y | given): the one abstract class of the library.
+    """p(y | given), the abstract base class of all parts.
 
-    A concrete part is final: to change one, wrap it (as `Standardized` does) or write another. It keeps each constructor
-    argument as an attribute of the same name, from which `pyrovae.save` describes it.
+    A concrete part is final: to change one, wrap it (as `Standardized` does) or write another. It
+    keeps each constructor argument as an attribute of the same name, from which `pyrovae.save`
+    describes it.
     """
 
     @abstractmethod
@@ -25,9 +26,9 @@ class Conditional(nn.Module, ABC):
 
 
 class Standardized(Conditional):
-    """A posterior that sees (x - shift) / scale: q(z | (x - shift) / scale, c).
+    """The posterior q(z | (x - shift) / scale, c), for data whose values are far from unit size.
 
-    For data whose numbers are far from unit size, such as counts or grey levels, while the likelihood still explains x itself.
+    Counts or grey levels are examples. The likelihood still explains x itself.
 
     Args:
         part: the posterior to wrap.
@@ -49,6 +50,3 @@ class Standardized(Conditional):
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return the wrapped posterior at the standardized x."""
         return self.part((x - self.shift) / self.scale, *c)
-
-
-# ------------------------------------------------------------------------------------------ parameters and Pyro's store

@@ -1,8 +1,8 @@
-"""Densities of counts and of grey levels.
+"""Probabilities of counts and of ordered levels.
 
-LogPoisson             log p(x | r) = x r - e^r - log x!                                    x in {0, 1, 2, ...}
-Levels                 p(x | l) = softmax(l)_x                                              x in {0, ..., L - 1}
-DiscretizedLogistic    p(x | m, s) = sigmoid(b) - sigmoid(a), the mass of the bin of x      x in {0, ..., L - 1}
+log p(x | r) = x r - e^r - log x!           x in {0, 1, 2, ...}      LogPoisson
+p(x | l) = softmax(l)_x                     x in {0, ..., L - 1}     OrdinalCategorical
+p(x | m, s) = sigmoid(b) - sigmoid(a)       x in {0, ..., L - 1}     DiscretizedLogistic
 """
 
 import pyro.distributions as dist
@@ -12,13 +12,13 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["DiscretizedLogistic", "Levels", "LogPoisson"]
+__all__ = ["DiscretizedLogistic", "LogPoisson", "OrdinalCategorical"]
 
 _ONE = Size()  # sample_shape of one draw
 
 
 class LogPoisson(TorchDistribution):
-    """Poisson given by the logarithm r of its rate: log p(x) = x r - e^r - log x!, finite where e^r underflows.
+    """Poisson by its log rate r: log p(x) = x r - e^r - log x!, finite where e^r underflows.
 
     Args:
         log_rate: r, with shape (*).
@@ -28,7 +28,7 @@ class LogPoisson(TorchDistribution):
         tensor([-200.])
     """
 
-    arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (as in torch)
+    arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012
     support = constraints.nonnegative_integer
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
@@ -36,11 +36,11 @@ class LogPoisson(TorchDistribution):
         super().__init__(log_rate.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "LogPoisson":
-        """The same distribution with a larger batch shape."""
+        """Return the same distribution with a larger batch shape."""
         return type(self)(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability of counts."""
+        """Return the log probability of counts, with shape (*)."""
         if self._validate_args:
             self._validate_sample(value)
         value = value.to(self.log_rate.dtype)
@@ -48,34 +48,36 @@ class LogPoisson(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Size = _ONE) -> Tensor:
-        """Draws with shape (*sample_shape, *)."""
+        """Return draws with shape (*sample_shape, *)."""
         return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
-        """E x = e^r."""
+        """E[x] = e^r."""
         return self.log_rate.exp()
 
 
-class Levels(dist.Categorical):
-    """Categorical over the ordered levels 0, ..., L - 1, which therefore has a mean and a variance.
+class OrdinalCategorical(dist.Categorical):
+    """Categorical over the ordered levels 0, ..., L - 1, with their mean and variance.
+
+    torch's `Categorical` returns NaN for both, for its categories have no order.
 
     Args:
         logits: with shape (*, L), for a batch shape of (*).
 
     Example:
-        >>> Levels(logits=torch.zeros(256)).mean
+        >>> OrdinalCategorical(logits=torch.zeros(256)).mean
         tensor(127.5000)
     """
 
     @property
     def mean(self) -> Tensor:
-        """E x = sum_k k p_k."""
+        """E[x] = sum_k k p_k, with shape (*)."""
         return self.probs @ self._levels
 
     @property
     def variance(self) -> Tensor:
-        """Var x = sum_k (k - E x)^2 p_k."""
+        """Var[x] = sum_k (k - E[x])^2 p_k, with shape (*)."""
         return (self.probs * (self._levels - self.mean[..., None]) ** 2).sum(-1)
 
     @property
@@ -84,18 +86,20 @@ class Levels(dist.Categorical):
 
 
 class DiscretizedLogistic(TorchDistribution):
-    """A logistic density cut into bins, one for each level 0, ..., L - 1 (Kingma et al. 2016; Salimans et al. 2017).
+    """A logistic density integrated over L bins (Kingma et al. 2016; Salimans et al. 2017).
 
-    Level k is v_k = 2 k / (L - 1) - 1 in [-1, 1], the unit of m and s. Its bin reaches h = 1 / (L - 1) to both sides;
-    the first and the last bin take in the tails. With a = (v - h - m) / s and b = (v + h - m) / s,
+    Level k is v_k = 2 k / (L - 1) - 1 in [-1, 1], the unit of m and s. Its bin extends by
+    h = 1 / (L - 1) to both sides; the first and the last bin include the tails. With
+    a = (v - h - m) / s and b = (v + h - m) / s,
 
-        sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^-(b - a)),    b - a = 2 h / s:
+        sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^-(b - a)),    b - a = 2 h / s,
 
-    a product, whose logarithm loses nothing however small the mass is.
+    a product, whose logarithm loses no digits however small the mass is.
 
     Args:
         loc: m, with shape (*).
-        log_scale: log s, with shape (*). Below -15 it counts as -15, where float32 resolves no edge of a bin any more.
+        log_scale: log s, with shape (*). Clamped to -15 from below, where float32 no longer
+            resolves the edges of the bins.
         levels: L.
 
     Example:
@@ -104,7 +108,7 @@ class DiscretizedLogistic(TorchDistribution):
         (tensor([127.5000]), tensor(1.0000))
     """
 
-    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012 (as in torch)
+    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
 
     def __init__(
         self, loc: Tensor, log_scale: Tensor, levels: int = 256, validate_args: bool | None = None
@@ -115,44 +119,42 @@ class DiscretizedLogistic(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Whole numbers 0 to L - 1."""
+        """The integers 0 to L - 1."""
         return constraints.integer_interval(0, self.levels - 1)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "DiscretizedLogistic":
-        """The same distribution with a larger batch shape."""
+        """Return the same distribution with a larger batch shape."""
         loc, log_scale = self.loc.expand(batch_shape), self.log_scale.expand(batch_shape)
         return type(self)(loc, log_scale, self.levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability of levels."""
+        """Return the log probability of levels, with shape (*)."""
         if self._validate_args:
             self._validate_sample(value)
         value, top = value.to(self.loc.dtype), self.levels - 1
         precision, twice = self._precision(), 2 * value - top
-        a, b = (
-            (edge / top - self.loc) * precision for edge in (twice - 1, twice + 1)
-        )  # bins meet to the last digit
+        # Computed alike for both edges, neighbouring bins meet to the last digit.
+        a, b = ((edge / top - self.loc) * precision for edge in (twice - 1, twice + 1))
         below, above = F.logsigmoid(b), F.logsigmoid(-a)
         within = below + above + torch.log(-torch.expm1(-2 / top * precision))
         return torch.where(value <= 0, below, torch.where(value >= top, above, within))
 
     @torch.no_grad()
     def sample(self, sample_shape: Size = _ONE) -> Tensor:
-        """The levels in whose bins m + s logit(u) fall, u uniform, with shape (*sample_shape, *)."""
-        u = torch.rand(
-            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
-        )
+        """Return the levels in whose bins m + s logit(u) falls, u uniform.
+
+        Their shape is (*sample_shape, *).
+        """
+        shape = self._extended_shape(sample_shape)
+        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         v = self.loc + torch.logit(u, eps=torch.finfo(u.dtype).tiny) / self._precision()
         return ((v + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
 
     @property
     def mean(self) -> Tensor:
-        """E x = sum_(k > 0) P(x >= k), in levels; about a million terms at a time."""
-        loc, precision, total = (
-            self.loc[..., None],
-            self._precision()[..., None],
-            torch.zeros_like(self.loc),
-        )
+        """E[x] = sum_(k > 0) P(x >= k), in levels; about a million terms at a time."""
+        loc, precision = self.loc[..., None], self._precision()[..., None]
+        total = torch.zeros_like(self.loc)
         k = torch.arange(1, self.levels, dtype=loc.dtype, device=loc.device)
         for chunk in k.split(max(1, 2**20 // max(1, loc.numel()))):
             edges = (2 * chunk - 1) / (self.levels - 1) - 1  # lower edges of the bins
@@ -160,5 +162,5 @@ class DiscretizedLogistic(TorchDistribution):
         return total
 
     def _precision(self) -> Tensor:
-        """1 / s. Above log s = 60 only the tails have mass; the bound keeps 2 h / s a normal float32."""
+        """Return 1 / s. Above log s = 60 only the tails have mass: there 2 h / s stays normal."""
         return torch.exp(-self.log_scale.clamp(-15, 60))

@@ -1,53 +1,122 @@
-"""KL of correlated normals to independent ones, which torch and Pyro leave out.
+"""Kullback-Leibler divergences KL(q || p) in closed form: torch's, Pyro's and three more.
 
-KL( N(mu, S) || N(m, diag s^2) ) = 1/2 sum_d [ (S_dd + (mu_d - m_d)^2) / s_d^2 - 1 + log s_d^2 ] - 1/2 log det S
+KL( N(mu, sigma^2) || N(0, 1) ) = (mu^2 + sigma^2 - 1) / 2 - log sigma          one short formula
+    (Kingma & Welling 2014, appendix B)
 
-log det S = 2 sum_d log L_dd                                    S = L L^T
-log det S = log det(I + W^T V^-1 W) + sum_d log v_d             S = W W^T + V,  V = diag v     (the matrix determinant lemma)
+KL( N(mu, S) || N(m, diag s^2) )
+    = 1/2 sum_d [ (S_dd + (mu_d - m_d)^2) / s_d^2 - 1 + log s_d^2 ] - 1/2 log det S
+
+log det S = 2 sum_d log L_dd                               S = L L^T
+log det S = log det(I + W^T V^-1 W) + sum_d log v_d        S = W W^T + V,  V = diag v
+    (the matrix determinant lemma)
+
+They are found by `kl_divergence` here and not registered with torch, whose table belongs to the
+whole process.
 """
 
-import pyro.distributions as dist
+from typing import Any
+
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import (
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
-    register_kl,
 )
+from torch.distributions import kl_divergence as registered
 
-__all__ = ["cholesky_factor"]
+from pyrovae.distributions.normal import UnitNormal
 
-
-def cholesky_factor(log_diagonal: Tensor, lower: Tensor) -> Tensor:
-    """Return L, with shape (*, D, D), from the logarithms of its diagonal, (*, D), and what lies below it, row by row, (*, D (D - 1) / 2)."""
-    d = log_diagonal.shape[-1]
-    row, column = torch.tril_indices(d, d, -1, device=lower.device)
-    square = lower.new_zeros(*lower.shape[:-1], d * d).index_copy(-1, row * d + column, lower)
-    return square.unflatten(-1, (d, d)) + torch.diag_embed(log_diagonal.exp())
+__all__ = ["kl_divergence"]
 
 
-@register_kl(MultivariateNormal, Independent)
-def _kl_full_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
+def kl_divergence(q: Any, p: Any) -> Tensor:
+    """Return KL(q || p) = E_q[log q(z) - log p(z)] in closed form, with the batch shape (*).
+
+    Args:
+        q: a distribution.
+        p: a distribution over the same space, whose batch shape broadcasts with that of q.
+
+    Raises:
+        NotImplementedError: if no closed form is known here, to Pyro or to torch.
+
+    Example:
+        >>> from torch.distributions import Independent, Normal
+        >>> q = Independent(Normal(torch.ones(5, 3), 1.0), 1)
+        >>> kl_divergence(q, Independent(UnitNormal(torch.zeros(3), torch.ones(3)), 1))
+        tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
+    """
+    if isinstance(q, Independent) and isinstance(p, Independent):
+        return _independent(q, p)
+    if isinstance(q, MaskedDistribution) and isinstance(p, MaskedDistribution):
+        return _masked(q, p)
+    if isinstance(q, Normal) and isinstance(p, UnitNormal):
+        return _normal_to_unit(q, p)
+    if _is_diagonal_normal(p):
+        if isinstance(q, MultivariateNormal):
+            return _full_to_diagonal(q, p)
+        if isinstance(q, LowRankMultivariateNormal):
+            return _low_rank_to_diagonal(q, p)
+    try:
+        return registered(q, p)
+    except NotImplementedError:
+        names = f"{_name(q)} || {_name(p)}"
+        raise NotImplementedError(f"kl_divergence: no closed form of KL({names})") from None
+
+
+def _name(p: Any) -> str:
+    name = type(p).__name__
+    return f"{name}({_name(p.base_dist)})" if isinstance(p, Independent) else name
+
+
+def _independent(q: Independent, p: Independent) -> Tensor:
+    """Return the sum over the event dimensions that q and p share, as Pyro does."""
+    n, m = q.reinterpreted_batch_ndims, p.reinterpreted_batch_ndims
+    shared = min(n, m)
+    kl = kl_divergence(
+        Independent(q.base_dist, n - shared) if n > shared else q.base_dist,
+        Independent(p.base_dist, m - shared) if m > shared else p.base_dist,
+    )
+    return kl.sum(tuple(range(-shared, 0))) if shared else kl
+
+
+def _masked(q: MaskedDistribution, p: MaskedDistribution) -> Tensor:
+    """Return KL of the wrapped distributions, 0 where either is masked."""
+    kl = kl_divergence(q.base_dist, p.base_dist)
+    mask = torch.as_tensor(q._mask & p._mask, device=kl.device)  # Pyro has no public name for it
+    return torch.where(mask, kl, kl.new_zeros(()))
+
+
+def _normal_to_unit(q: Normal, p: UnitNormal) -> Tensor:
+    mu, sigma, _ = torch.broadcast_tensors(q.loc, q.scale, p.loc)
+    of_sigma = torch.addcmul(-0.5 - sigma.log(), sigma, sigma, value=0.5)
+    return torch.addcmul(of_sigma, mu, mu, value=0.5)
+
+
+def _is_diagonal_normal(p: Any) -> bool:
+    """Return whether p is N(m, diag s^2) over vectors."""
+    return (
+        isinstance(p, Independent) and isinstance(p.base_dist, Normal) and len(p.event_shape) == 1
+    )
+
+
+def _full_to_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     tril = q.scale_tril
-    return _kl(q.loc, tril.square().sum(-1), 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1), p)
+    log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return _to_diagonal(q.loc, tril.square().sum(-1), log_det, p)
 
 
-@register_kl(LowRankMultivariateNormal, Independent)
-def _kl_low_rank_diagonal(q: LowRankMultivariateNormal, p: Independent) -> Tensor:
+def _low_rank_to_diagonal(q: LowRankMultivariateNormal, p: Independent) -> Tensor:
     w, v = q.cov_factor, q.cov_diag
     inner = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) + w.mT @ (w / v[..., None])
-    log_det = 2 * torch.linalg.cholesky(inner).diagonal(dim1=-2, dim2=-1).log().sum(
-        -1
-    ) + v.log().sum(-1)
-    return _kl(q.loc, w.square().sum(-1) + v, log_det, p)
+    log_det_inner = 2 * torch.linalg.cholesky(inner).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return _to_diagonal(q.loc, w.square().sum(-1) + v, log_det_inner + v.log().sum(-1), p)
 
 
-def _kl(mu: Tensor, variance: Tensor, log_det: Tensor, p: Independent) -> Tensor:
-    base = p.base_dist
-    if not isinstance(base, Normal | dist.Normal) or len(p.event_shape) != 1:
-        raise NotImplementedError(f"no closed form for the KL of a normal to {type(base).__name__}")
-    m, s2 = base.loc, base.scale.square()
+def _to_diagonal(mu: Tensor, variance: Tensor, log_det: Tensor, p: Independent) -> Tensor:
+    """Return KL(N(mu, S) || p) from the diagonal of S, with shape (*, D), and log det S, (*)."""
+    m, s2 = p.base_dist.loc, p.base_dist.scale.square()
     each = (variance + (mu - m).square()) / s2 - 1 + s2.log()
     return 0.5 * (each.sum(-1) - log_det)

@@ -1,27 +1,54 @@
-"""The parameters of a distribution, cut from what a network puts out."""
+"""From the output of a network to the parameters of a distribution: split, check, assemble."""
 
+import torch
 from torch import Tensor
 
-__all__ = ["chunk_parameters", "split_parameters"]
+__all__ = ["cholesky_factor", "chunk_parameters", "split_parameters"]
 
 
 def split_parameters(y: Tensor, sizes: list[int], where: str, meaning: str) -> tuple[Tensor, ...]:
-    """Return pieces of these sizes of the last axis.
+    """Return consecutive pieces of the last dimension, with these sizes.
+
+    Args:
+        y: output of the network, with shape (*, sum of the sizes).
+        sizes: of the pieces.
+        where: the class that needs them, for the error.
+        meaning: of the pieces, for the error.
 
     Raises:
-        ValueError: if the network puts out another number than they add up to.
+        ValueError: if the last dimension does not have the size that the pieces add up to.
     """
     if y.shape[-1] != sum(sizes):
         raise ValueError(
-            f"{where}: net puts out {y.shape[-1]} numbers, expected {sum(sizes)}: {meaning}. Change its last layer"
+            f"{where}: net outputs {y.shape[-1]} numbers, expected {sum(sizes)}: {meaning}. "
+            "Change the size of its last layer"
         )
     return y.split(sizes, -1)
 
 
 def chunk_parameters(y: Tensor, pieces: int, where: str, meaning: str) -> tuple[Tensor, ...]:
-    """Return so many equal pieces of the last axis, with D numbers each.
+    """Return n equal pieces of the last dimension, with shape (*, D) each.
+
+    Args:
+        y: output of the network, with shape (*, n D).
+        pieces: n.
+        where: the class that needs them, for the error.
+        meaning: of the pieces, for the error.
 
     Raises:
-        ValueError: if the network's outputs do not divide so.
+        ValueError: if n does not divide the size of the last dimension.
     """
     return split_parameters(y, [y.shape[-1] // pieces] * pieces, where, meaning)
+
+
+def cholesky_factor(log_diagonal: Tensor, lower: Tensor) -> Tensor:
+    """Return a lower triangular matrix L with a positive diagonal, with shape (*, D, D).
+
+    Args:
+        log_diagonal: logarithms of the diagonal, with shape (*, D).
+        lower: what lies below the diagonal, row by row, with shape (*, D (D - 1) / 2).
+    """
+    d = log_diagonal.shape[-1]
+    row, column = torch.tril_indices(d, d, -1, device=lower.device)
+    square = lower.new_zeros(*lower.shape[:-1], d * d).index_copy(-1, row * d + column, lower)
+    return square.unflatten(-1, (d, d)) + torch.diag_embed(log_diagonal.exp())

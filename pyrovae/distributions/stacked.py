@@ -1,4 +1,4 @@
-"""Several distributions of one shape side by side: p_k(x), k = 1 .. K, as one with a further batch axis in front."""
+"""`torch.stack` for distributions: p(x)_k = p_k(x_k), k = 1 .. K, whatever their families."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ __all__ = ["Stacked"]
 
 
 class Stacked(TorchDistribution):
-    """p(x)_k = p_k(x_k), batch shape (K, *) for K distributions with batch shape (*).
+    """A batch of K distributions, batch shape (K, *) for distributions with batch shape (*).
 
-    Pyro has no such thing: each of its distributions is one family over tensors of parameters, and a function that returns a
-    distribution cannot go through `torch.func.vmap`.
+    Pyro has no such thing: each of its distributions is one family over tensors of parameters, and
+    a function that returns a distribution cannot be passed through `torch.func.vmap`.
 
     Args:
         parts: K distributions with the same batch and event shape.
@@ -25,7 +25,7 @@ class Stacked(TorchDistribution):
         torch.Size([2, 3])
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own form)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, parts: Sequence[Any], validate_args: bool | None = None) -> None:
         self.parts = list(parts)
@@ -35,7 +35,7 @@ class Stacked(TorchDistribution):
 
     @property
     def support(self) -> Any:
-        """The parts' support."""
+        """The support of the parts."""
         return self.parts[0].support
 
     @property
@@ -49,23 +49,23 @@ class Stacked(TorchDistribution):
         return torch.stack([part.mean for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log p_k(x_k), with shape (K, *), for x with shape (K, *, *event); more axes may lead."""
-        dims = len(self.batch_shape) + len(self.event_shape)
-        value = value.expand(
-            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
-        )
-        parts = zip(self.parts, value.unbind(-dims), strict=True)
+        """Return log p_k(x_k), with shape (K, *), for x with shape (K, *, *event).
+
+        Further batch dimensions may stand in front.
+        """
+        shape = self.batch_shape + self.event_shape
+        value = value.expand(torch.broadcast_shapes(value.shape, shape))
+        parts = zip(self.parts, value.unbind(-len(shape)), strict=True)
         return torch.stack([part.log_prob(x) for part, x in parts], -len(self.batch_shape))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
-        """x_k ~ p_k, with shape (*sample_shape, K, *, *event)."""
-        return self._drawn(lambda part: part.sample(sample_shape))
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw x_k ~ p_k, with shape (*sample_shape, K, *, *event)."""
+        return self._stack(lambda part: part.sample(sample_shape))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """As `sample`, with gradients."""
-        return self._drawn(lambda part: part.rsample(sample_shape))
+        """Draw as `sample` does, with gradients."""
+        return self._stack(lambda part: part.rsample(sample_shape))
 
-    def _drawn(self, draw: Callable[[Any], Tensor]) -> Tensor:
-        return torch.stack(
-            [draw(part) for part in self.parts], -len(self.batch_shape) - len(self.event_shape)
-        )
+    def _stack(self, draw: Callable[[Any], Tensor]) -> Tensor:
+        dim = -len(self.batch_shape) - len(self.event_shape)
+        return torch.stack([draw(part) for part in self.parts], dim)

@@ -119,4 +119,4 @@ class Categorical(Likelihood):
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
         blocks = self.net(z, *c).unflatten(-self._n, (self.levels, -1))  # (*, L, *event)
-        return distributions.Levels(logits=blocks.movedim(-self._n - 1, -1)).to_event(self._n)
+        return distributions.OrdinalCategorical(logits=blocks.movedim(-self._n - 1, -1)).to_event(self._n)

@@ -1,27 +1,32 @@
-"""Amortized posteriors q(z | x, c): a network reads x (and c) and puts out the parameters of a distribution over z, with shape (*, D).
+"""Amortized posteriors q(z | x, c): a network reads x (and c) and outputs the parameters.
 
-DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), its covariance diagonal, full, or diagonal plus low rank
-IAF                                               an inverse autoregressive flow of a diagonal normal
-Mixture                                           a mixture of diagonal normals
-Laplace, StudentT, Logistic                       location and scale (Kingma & Welling 2014, section 2.4)
-Exponential, Cauchy                               inverse distribution functions
-LogNormal, Gamma                                  composition, and implicit gradients
-WrappedNormal                                     a normal wound around the circle, for angles
-Point                                             a single point z = f(x), for the autoencoder
+DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), with a covariance that is
+                                                  diagonal, full, or diagonal plus low rank
+IAF                                               inverse autoregressive flow
+Mixture                                           mixture of diagonal normals
+Laplace, StudentT, Logistic, Cauchy               location and scale families
+Exponential, LogNormal, Gamma                     over positive z
+WrappedNormal                                     over angles
+Point                                             a single point z = f(x), for an autoencoder
+Factorized                                        abstract: write the family of one dimension
+
+Draws have shape (*, D) for data with batch dimensions (*), and are differentiable in all
+parameters.
 """
 
 from pyrovae.posteriors.circular import WrappedNormal
-from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
-from pyrovae.posteriors.iaf import IAF
-from pyrovae.posteriors.location_scale import (
+from pyrovae.posteriors.factorized import (
     Cauchy,
     Exponential,
+    Factorized,
     Gamma,
     Laplace,
     Logistic,
     LogNormal,
     StudentT,
 )
+from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
+from pyrovae.posteriors.iaf import IAF
 from pyrovae.posteriors.mixture import Mixture
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "Cauchy",
     "DiagonalNormal",
     "Exponential",
+    "Factorized",
     "FullRankNormal",
     "Gamma",
     "Laplace",

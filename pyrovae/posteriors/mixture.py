@@ -9,18 +9,21 @@ __all__ = ["Mixture"]
 
 
 class Mixture(Conditional):
-    """A mixture of K diagonal normals, drawn differentiably by the weights too (Figurnov et al. 2018; Graves 2016).
+    """A mixture of K diagonal normals (Figurnov et al. 2018; Graves 2016).
 
-    Where the components lie far apart almost no draw falls between them, and the gradient by the weights, though right in the mean,
-    varies without bound: start them close together.
+    Draws are differentiable in the weights too. Where the components are far apart almost no draw
+    lies between them, and the variance of the gradient in the weights, though it is unbiased, has
+    no bound: initialize the components close together.
 
     Args:
-        net: maps x (and c) to K (2 D + 1) numbers: K logits of the weights, then K times D means, then K times D log sigmas.
+        net: maps x (and c) to K (2 D + 1) numbers: K logits of the weights, then K times D means,
+            then K times D log sigmas.
         d: number of latents D.
         components: K.
 
     Raises:
-        ValueError: if a number is below 1, or the network puts out another number than K (2 D + 1).
+        ValueError: if a number is below 1; when it is called, if the network does not output
+            K (2 D + 1) numbers.
 
     Example:
         >>> import torch
@@ -41,8 +44,7 @@ class Mixture(Conditional):
         """Return q(z | x, c), batch shape (*), event shape (D,)."""
         k, d = self.components, self.d
         meaning = f"weights, means and log sigmas of {k} components over {d} latents"
-        logits, mu, log_sigma = split_parameters(
-            self.net(x, *c), [k, k * d, k * d], "Mixture", meaning
-        )
+        sizes = [k, k * d, k * d]
+        logits, mu, log_sigma = split_parameters(self.net(x, *c), sizes, "Mixture", meaning)
         shape = (*logits.shape, d)
         return PathwiseMixture(mu.reshape(shape), log_sigma.reshape(shape).exp(), logits)

@@ -1,21 +1,26 @@
 """Priors p(z | c) over the latent z, with shape (*, D).
 
 StandardNormal            N(0, I)
-Flat                      1, of an autoencoder, which has none
-Learned                   N(mu(c), diag sigma(c)^2), of a conditional model
-Mixture                   a mixture of normals, diagonal or full
+Flat                      1, improper, for an autoencoder
+ConditionalNormal         N(mu(c), diag sigma(c)^2), for a conditional model
+Mixture                   a mixture of normals with diagonal or full covariances
 Vamp                      a mixture of the model's own posteriors, at pseudo-inputs
-Flow                      a normal bent by an autoregressive flow or by coupling layers
+Flow                      a normalizing flow, autoregressive or of coupling layers
 VonMises, UniformAngle    densities over angles
+LibraryNormal             a fixed normal per batch, over the log library size of cells
 """
 
 from pyrovae.priors.circular import UniformAngle, VonMises
 from pyrovae.priors.flows import Flow
 from pyrovae.priors.library import LibraryNormal
-from pyrovae.priors.mixtures import Mixture, Vamp
-from pyrovae.priors.normal import Flat, Learned, StandardNormal
+from pyrovae.priors.mixtures import Mixture
+from pyrovae.priors.normal import ConditionalNormal, Flat, StandardNormal
+from pyrovae.priors.vamp import Vamp
+
+Learned = ConditionalNormal  # its name in version 0.1.0
 
 __all__ = [
+    "ConditionalNormal",
     "Flat",
     "Flow",
     "Learned",

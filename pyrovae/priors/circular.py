@@ -1,10 +1,11 @@
-"""Priors over D angles, in radians: periodic densities, for the rotation of a pose.
+"""Priors over D angles in radians, such as the rotation of a pose: periodic densities.
 
-p(theta) = exp(kappa cos(theta - mu)) / (2 pi I_0(kappa))      von Mises, the normal of the circle (Mardia & Jupp 2000, section 3.5.4)
+p(theta) = exp(kappa cos(theta - mu)) / (2 pi I_0(kappa))      von Mises, the analogue of the normal
+                                                               (Mardia & Jupp 2000, section 3.5.4)
 p(theta) = 1 / (2 pi)                                          uniform, its limit at kappa = 0
 
-Their posterior is `posteriors.WrappedNormal`. One over the real line is refused: it could spread over many turns, each of which
-has the prior's whole mass, and what is called a bound would not be one.
+Use `posteriors.WrappedNormal` with them. A posterior over the real line raises a ValueError: it
+could spread over many turns, each with the prior's whole mass, and the ELBO would not be a bound.
 """
 
 import torch
@@ -17,11 +18,13 @@ __all__ = ["UniformAngle", "VonMises"]
 
 
 class VonMises(Conditional):
-    """p(theta) = prod_d VonMises(theta_d; mu, kappa), the same for theta and theta + 2 pi. Draws lie in [-pi, pi).
+    """p(theta) = prod_d VonMises(theta_d; mu, kappa), the same for theta and theta + 2 pi.
+
+    Draws lie in [-pi, pi).
 
     Args:
         d: number of angles D.
-        concentration: kappa, above 0; about one over the variance where it is large.
+        concentration: kappa, above 0; about 1 / variance where it is large.
         loc: mu, in radians.
 
     Raises:
@@ -36,7 +39,8 @@ class VonMises(Conditional):
         super().__init__()
         if d < 1 or not concentration > 0:
             raise ValueError(
-                f"VonMises: d is {d} and concentration {concentration}, expected at least 1 angle and a number above 0; for 0 use UniformAngle"
+                f"VonMises: d is {d} and concentration {concentration}, expected at least 1 angle "
+                "and a number above 0; for 0 use UniformAngle"
             )
         self.d, self.concentration, self.loc = d, concentration, loc
         self.register_buffer("_loc", torch.full((d,), float(loc)), persistent=False)
@@ -53,7 +57,7 @@ class VonMises(Conditional):
 
 
 class UniformAngle(Conditional):
-    """p(theta) = (2 pi)^-D, for theta and theta + 2 pi alike. Draws lie in [-pi, pi).
+    """p(theta) = (2 pi)^-D, the same for theta and theta + 2 pi. Draws lie in [-pi, pi).
 
     Args:
         d: number of angles D.

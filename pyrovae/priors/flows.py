@@ -1,38 +1,48 @@
-"""A flow prior: a standard normal, bent until it has the shape of the aggregate posterior.
+"""Normalizing-flow prior: an invertible transformation of N(0, I).
 
-z = T_1(... T_S(eps)),  eps ~ N(0, I)
-log p(z) = log N(eps; 0, I) - sum_s log |det dT_s|      (Chen et al. 2017: with such a prior a VAE's decoder can leave more to z)
+eps = A_S(... A_1(z)),  eps ~ N(0, I)
+log p(z) = log N(eps; 0, I) + sum_s log |det dA_s|       (Chen et al. 2017)
 
-Training asks for the density of given z, so an autoregressive step is taken in the direction in which that is one pass (Papamakarios
-et al. 2017) and a draw takes D; coupling layers take one pass either way (Dinh et al. 2017) and bend less in each.
+Training needs the density of given z, so an autoregressive step A_s is taken in the direction in
+which that is one pass, and a draw takes D (Papamakarios et al. 2017). A coupling layer takes one
+pass in both directions and is less expressive (Dinh et al. 2017).
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from pyro.distributions.transforms import AffineCoupling, Permute
-from pyro.nn import AutoRegressiveNN, DenseNN
+from pyro.nn import DenseNN
 from torch import Tensor, nn
 
-from pyrovae.distributions import Autoregressive, Conditional, UnitNormal, orders
+from pyrovae.distributions import (
+    AutoregressiveFlow,
+    AutoregressiveNetworks,
+    Conditional,
+    UnitNormal,
+    step_orders,
+)
 
 __all__ = ["Flow"]
 
-_START = 0.01  # of the last layers' usual size: the flow starts near the identity, and gradients reach all of it
+# Factor of the last layers' initial weights: the flow starts near the identity, and gradients reach
+# all of it.
+_START = 0.01
 
 
 class Flow(Conditional):
-    """p(z) by a flow of S affine steps, by Pyro's transforms. The context c is not looked at.
+    """p(z) by a flow of S affine steps. It does not depend on the context c.
 
     Args:
         d: number of latents D, at least 2.
         steps: S.
         hidden: widths of each step's hidden layers; of an autoregressive step at least D each.
-        coupling: coupling layers, quick to draw from, instead of autoregressive steps.
-        seed: of a random order of the dimensions for each step; None reverses them between steps. The orders are saved.
+        coupling: use coupling layers, fast to sample from, instead of autoregressive steps.
+        seed: of a random order of the dimensions for each step; None reverses the order from step
+            to step. The orders are saved.
 
     Raises:
         ValueError: if a number is too small.
@@ -44,6 +54,8 @@ class Flow(Conditional):
 
     loc: Tensor
     scale: Tensor
+    orders: Tensor  # of coupling layers; autoregressive networks hold their own
+    networks: Any
 
     def __init__(
         self,
@@ -57,55 +69,69 @@ class Flow(Conditional):
         super().__init__()
         if d < 2 or steps < 1 or not hidden or min(hidden) < (1 if coupling else d):
             raise ValueError(
-                f"Flow: d is {d}, steps {steps}, hidden {tuple(hidden)}; expected at least 2 latents (for one use Mixture), 1 step, and "
-                "hidden layers as wide as d at least"
+                f"Flow: d is {d}, steps {steps}, hidden {tuple(hidden)}; expected at least 2 "
+                "latents (for one use Mixture), 1 step, and hidden layers at least as wide as d"
             )
-        self.d, self.steps, self.hidden, self.coupling, self.seed = (
-            d,
-            steps,
-            tuple(hidden),
-            coupling,
-            seed,
-        )
+        self.d, self.steps, self.hidden = d, steps, tuple(hidden)
+        self.coupling, self.seed = coupling, seed
         self.register_buffer("loc", torch.zeros(d), persistent=False)
         self.register_buffer("scale", torch.ones(d), persistent=False)
-        self.register_buffer("orders", torch.stack(orders(d, steps, seed)))  # (S, D)
-        self.networks = nn.ModuleList(self._network(order) for order in self.orders)
-
-    orders: Tensor
-
-    def _network(self, order: Tensor) -> nn.Module:
-        half, widths = self.d // 2, list(self.hidden)
-        rest, own_order = self.d - half, cast(torch.LongTensor, order.clone())
-        net: Any = (
-            DenseNN(half, widths, [rest, rest])
-            if self.coupling
-            else AutoRegressiveNN(self.d, widths, permutation=own_order)
-        )
-        with torch.no_grad():
-            for parameter in net.layers[-1].parameters():
-                parameter *= _START
-        return net
+        orders = step_orders(d, steps, seed)
+        if coupling:
+            self.register_buffer("orders", orders)
+            self.networks = nn.ModuleList(self._coupling_network() for _ in range(steps))
+        else:
+            self.networks = AutoregressiveNetworks(orders, self.hidden)
+            self._start_near_identity([self.networks.weights[-1], self.networks.biases[-1]])
+            self.register_load_state_dict_pre_hook(_read_version_0_1_0)
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return p(z), batch shape (), event shape (D,)."""
-        base = UnitNormal(self.loc, self.scale).to_event(1)
-        # Transforms hold the tensors of their last use: new ones for each p, as in `posteriors.IAF`.
-        return dist.TransformedDistribution(
-            base,
-            [
-                step
-                for pair in zip(self.networks, self.orders, strict=True)
-                for step in self._step(*pair)
-            ],
-        )
+        noise = UnitNormal(self.loc, self.scale).to_event(1)
+        # Transforms hold the tensors of their last use: each p gets new ones.
+        if self.coupling:
+            return dist.TransformedDistribution(noise, self._coupling_layers())
+        return dist.TransformedDistribution(noise, [AutoregressiveFlow(self.networks).inv])
 
-    def _step(self, net: nn.Module, order: Tensor) -> list[Any]:
-        if not self.coupling:
-            return [Autoregressive(net).inv]
-        turn = Permute(order)
-        return [
-            turn,
-            AffineCoupling(self.d // 2, net),
-            turn.inv,
-        ]  # and back: an order is one of the dimensions of z
+    def _coupling_network(self) -> DenseNN:
+        half = self.d // 2
+        net = DenseNN(half, list(self.hidden), [self.d - half] * 2)
+        *_, last = (module for module in net.modules() if isinstance(module, nn.Linear))
+        self._start_near_identity(last.parameters())
+        return net
+
+    def _coupling_layers(self) -> list[Any]:
+        """Return the coupling layer of each step, between a permutation and its inverse."""
+        layers = []
+        for net, order in zip(self.networks, self.orders, strict=True):
+            permute = Permute(order)
+            layers += [permute, AffineCoupling(self.d // 2, net), permute.inv]
+        return layers
+
+    @staticmethod
+    def _start_near_identity(last_layer: Any) -> None:
+        with torch.no_grad():
+            for parameter in last_layer:
+                parameter *= _START
+
+
+def _read_version_0_1_0(flow: Flow, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Rename the tensors of an autoregressive flow that version 0.1.0 saved.
+
+    It held one of Pyro's networks for each step, from noise to z, each layer's weights as (out,
+    in).
+    """
+    nets = [f"{prefix}networks.{step}." for step in reversed(range(flow.steps))]
+    layers = range(len(flow.hidden) + 1)
+    if f"{nets[0]}layers.{layers[-1]}.weight" not in state:
+        return
+    renamed = {f"{prefix}networks.orders": state.pop(f"{prefix}orders").flip(0)}
+    for i in layers:
+        weights = [state[f"{net}layers.{i}.weight"].T for net in nets]
+        biases = [state[f"{net}layers.{i}.bias"] for net in nets]
+        name = f"biases.{i - 1}" if i else "first_bias"
+        renamed[f"{prefix}networks.weights.{i}"] = torch.stack(weights)
+        renamed[f"{prefix}networks.{name}"] = torch.stack(biases)
+    for key in [key for key in state if key.startswith(tuple(nets))]:
+        del state[key]
+    state |= renamed

@@ -1,17 +1,22 @@
-"""The plain priors: N(0, I) of a variational autoencoder, the flat p(z) = 1 of an autoencoder, N(mu(c), sigma(c)^2) of a conditional one."""
+"""Simple priors.
+
+p(z) = N(0, I)                               StandardNormal
+p(z) = 1                                     Flat, improper
+p(z | c) = N(mu(c), diag sigma(c)^2)         ConditionalNormal
+"""
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, constraints
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, Improper, UnitNormal, chunk_parameters
+from pyrovae.distributions import Conditional, ImproperUniform, UnitNormal, chunk_parameters
 
-__all__ = ["Flat", "Learned", "StandardNormal"]
+__all__ = ["ConditionalNormal", "Flat", "StandardNormal"]
 
 
 class StandardNormal(Conditional):
-    """p(z) = N(0, I) (Kingma & Welling 2014, section 3). The context c is not looked at.
+    """p(z) = N(0, I) (Kingma & Welling 2014, section 3). It does not depend on the context c.
 
     Args:
         d: number of latents D.
@@ -38,8 +43,8 @@ class StandardNormal(Conditional):
 class Flat(Conditional):
     """p(z) = 1: an improper prior that adds nothing to the loss.
 
-    With the point posterior `pyrovae.posteriors.Point` it makes an autoencoder of the same graph. There is nothing to draw
-    from: an autoencoder has no distribution over its codes.
+    With the point posterior `pyrovae.posteriors.Point` it turns a variational autoencoder into an
+    autoencoder. It cannot be sampled: an autoencoder has no distribution over its latents.
 
     Args:
         d: number of latents D.
@@ -55,20 +60,20 @@ class Flat(Conditional):
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return the improper uniform distribution over R^D, batch shape (), event shape (D,)."""
-        return Improper(constraints.real_vector, torch.Size(), torch.Size((self.d,)))
+        return ImproperUniform(constraints.real_vector, torch.Size(), torch.Size((self.d,)))
 
 
-class Learned(Conditional):
-    """p(z | c) = N(mu(c), diag sigma(c)^2): the prior of a conditional VAE, one normal a context (Sohn et al. 2015, section 3).
+class ConditionalNormal(Conditional):
+    """p(z | c) = N(mu(c), diag sigma(c)^2), of a conditional VAE (Sohn et al. 2015, section 3).
 
     Args:
         net: maps the context c to 2 D numbers, mu and log sigma, with shape (*, 2 D).
 
     Raises:
-        ValueError: when it is called without a context, or the network puts out an odd number.
+        ValueError: when it is called without a context, or the network outputs an odd number.
 
     Example:
-        >>> Learned(nn.Linear(10, 4))(torch.zeros(5, 10)).batch_shape
+        >>> ConditionalNormal(nn.Linear(10, 4))(torch.zeros(5, 10)).batch_shape
         torch.Size([5])
     """
 
@@ -80,9 +85,10 @@ class Learned(Conditional):
         """Return p(z | c), batch shape (*), event shape (D,)."""
         if not c:
             raise ValueError(
-                "Learned: there is no context, expected (x, c) as data: p(z | c) is read off c. Else use StandardNormal"
+                "ConditionalNormal: there is no context, expected data (x, c), because p(z | c) "
+                "is computed from c. Without a context use StandardNormal"
             )
         mu, log_sigma = chunk_parameters(
-            self.net(*c), 2, "Learned", "mu and log sigma of each latent"
+            self.net(*c), 2, "ConditionalNormal", "mu and log sigma of each latent"
         )
         return dist.Normal(mu, log_sigma.exp()).to_event(1)

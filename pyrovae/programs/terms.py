@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
+from pyrovae.distributions import kl_divergence
 from pyrovae.programs.param_store import parameters_held
 from pyrovae.programs.traces import Site, latent, observed, run
 
