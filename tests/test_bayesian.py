@@ -132,7 +132,7 @@ def test_minibatches_add_up_to_the_whole_bound(sizes):
     ]
     torch.testing.assert_close(sum(parts), whole)
     kl = torch.distributions.kl_divergence(
-        graph.weights(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1)
+        graph.q_w(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1)
     )
     torch.testing.assert_close(
         objective.bound(graph.model, graph.guide, x[:5], c[:5]).kl["w"], kl * 5 / 24
