@@ -65,15 +65,6 @@ def test_the_manifold_lies_as_a_picture():
         pv.manifold(wide)
 
 
-def test_denoising_sees_noise_in_training_only():
-    graph = pv.Denoising(linear_gaussian.exact(), pv.graphs.GaussianNoise(3.0))
-    x = linear_gaussian.data(5)
-    torch.testing.assert_close(pv.embed(graph, x), pv.embed(graph.graph, x))
-    graph.train()
-    torch.manual_seed(0)
-    assert not torch.equal(graph.guide(x), graph.guide(x))
-
-
 @pytest.mark.parametrize("objective", [pv.objectives.SGVB_A(), pv.objectives.SGVB_B()])
 def test_a_linear_autoencoder_reaches_the_floor_of_pca(objective):
     """Point posterior, flat prior, Gaussian likelihood: the error is that of the principal components (Baldi & Hornik 1989)."""
