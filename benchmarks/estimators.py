@@ -1,9 +1,12 @@
-"""The variance of each estimator of a bound's gradient, at the same weights: the notes' claim on the score function, measured.
+"""The variance of each estimator of a bound's gradient, at the same weights.
 
-One VAE (784-200-20 on MNIST, or the embedded digits) is trained for a few epochs; then, at those weights and on one minibatch, each
-estimator's gradient is drawn again and again. Reported for the guide's parameters: the variance summed over parameters relative to that of
-SGVB B, the signal-to-noise ratio (median over parameters of |mean| / standard deviation, for one draw), and milliseconds a draw. Estimators
-of the ELBO share their expectation, and so do IWAE-K and DReG-K of one K; the K draws of `SGVB` are there for the same cost.
+It measures the notes' claim about the score function. One VAE (784-200-20 on MNIST, or the embedded
+digits) is trained for a few epochs; then, at those weights and on one minibatch, the gradient of
+each estimator is drawn many times. Reported for the guide's parameters: the variance summed over
+parameters, relative to that of SGVB B; the signal-to-noise ratio of one draw (median over them of
+|mean| / standard deviation); milliseconds per draw. Estimators of the ELBO have the same
+expectation, and so do IWAE-K and DReG-K for the same K. SGVB with K samples is included as an
+estimator of the same cost.
 
     python benchmarks/estimators.py [--quick] [--json FILE] [--plot FILE.png] [--seeds 0 1 2]
 """
@@ -45,7 +48,7 @@ def contestants() -> dict[str, objectives.Objective]:
 
 
 def trained(images: Tensor, epochs: int, seed: int) -> pv.VAE:
-    """Return a VAE after so many epochs."""
+    """Return a VAE trained for that number of epochs."""
     torch.manual_seed(seed)
     pixels = images.shape[1]
     graph = pv.VAE(
@@ -58,13 +61,13 @@ def trained(images: Tensor, epochs: int, seed: int) -> pv.VAE:
 
 
 class Moments:
-    """Running mean and variance of vectors (Welford 1962): the draws need not be kept."""
+    """Running mean and variance of vectors, which are not stored (Welford 1962)."""
 
     def __init__(self) -> None:
         self.n, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, g: Tensor) -> None:
-        """Take one vector in."""
+        """Include one vector."""
         self.n += 1
         off = g - self.mean
         self.mean = self.mean + off / self.n
@@ -72,12 +75,12 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """Unbiased, of one vector."""
+        """Unbiased variance of one vector, elementwise."""
         return self.squares / (self.n - 1)
 
 
 def measure(graph: pv.VAE, x: Tensor, draws: int, seed: int) -> dict[str, dict[str, float]]:
-    """Return each estimator's figures for the mean loss a row, all interleaved."""
+    """Return each estimator's results for the mean loss per row, all interleaved."""
     objectives_ = contestants()
     moments = {name: Moments() for name in objectives_}
     seconds: dict[str, list[float]] = {name: [] for name in objectives_}
@@ -88,17 +91,17 @@ def measure(graph: pv.VAE, x: Tensor, draws: int, seed: int) -> dict[str, dict[s
             loss = objective.differentiable_loss(graph.model, graph.guide, x) / len(x)
             grads = torch.autograd.grad(loss, list(graph.posterior.parameters()))
             seconds[name].append(time.perf_counter() - started)
-            if i >= 3:  # the first ones warm up, a running mean too
+            if i >= 3:  # the first draws warm up, and start the running mean
                 moments[name].add(torch.cat([g.flatten() for g in grads]).double())
     base = moments["SGVB B"].variance.sum().item()
     figures = {}
     for name, m in moments.items():
-        deviation = m.variance.sqrt()
-        moved = deviation > 0  # pixels that are never on move nothing
+        sigma = m.variance.sqrt()
+        varies = sigma > 0  # weights of pixels that are always off have no gradient
         figures[name] = {
             "variance": m.variance.sum().item(),
             "relative variance": m.variance.sum().item() / base,
-            "signal to noise": (m.mean.abs()[moved] / deviation[moved]).median().item(),
+            "signal to noise": (m.mean.abs()[varies] / sigma[varies]).median().item(),
             "ms": 1e3 * statistics.median(seconds[name]),
         }
     return figures
@@ -115,6 +118,11 @@ def median_over(seeds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str,
     return result
 
 
+def color(name: str) -> str:
+    """Return red for score functions, blue for SGVB, green for importance-weighted bounds."""
+    return "#c44e52" if "score" in name else "#4c72b0" if "SGVB" in name else "#55a868"
+
+
 def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     """Draw variance and signal-to-noise ratio, on logarithmic axes."""
     import matplotlib
@@ -129,14 +137,7 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
         (right, "signal to noise", "signal-to-noise ratio of one draw (median parameter)"),
     ):
         values = [figures[name][key] for name in names]
-        axes.barh(
-            names,
-            values,
-            color=[
-                "#c44e52" if "score" in name else "#4c72b0" if "SGVB" in name else "#55a868"
-                for name in names
-            ],
-        )
+        axes.barh(names, values, color=[color(name) for name in names])
         axes.set_xscale("log")
         axes.set_title(title, fontsize=10)
         axes.bar_label(axes.containers[0], fmt="%.2g", padding=3, fontsize=8)
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="the embedded digits, one seed, few draws"
     )
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--plot", type=Path, help="write the picture to this file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
@@ -162,7 +163,8 @@ def main() -> None:
     images = torch.from_numpy(source.x).flatten(1).float()
     images = images / images.max()
     seeds, epochs, draws = ([0], 5, 60) if arguments.quick else (arguments.seeds, 3, 400)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
     versions = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
     print(
         machine,
@@ -179,9 +181,8 @@ def main() -> None:
     print(f"\n{'':34s}{'variance':>12s}{'of SGVB B':>11s}{'(seeds)':>22s}{'SNR':>9s}{'ms':>8s}")
     for name, row in figures.items():
         between = f"{row['least']:.3g} to {row['most']:.3g}"
-        print(
-            f"{name:34s}{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>22s}{row['signal to noise']:9.3g}{row['ms']:8.2f}"
-        )
+        variance = f"{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>22s}"
+        print(f"{name:34s}{variance}{row['signal to noise']:9.3g}{row['ms']:8.2f}")
     report: dict[str, Any] = {
         "machine": machine,
         "versions": versions,

@@ -1,12 +1,15 @@
-"""What richer priors, posteriors and bounds buy on binarized MNIST: one network, one budget, the same seeds.
+"""The gain of richer priors, posteriors and bounds on binarized MNIST, at equal network and budget.
 
-Network 784-300-300-40 and back (ReLU), Adam 1e-3, batch 100, KL warm-up over the first quarter, pixels redrawn at each visit from
-55,000 images, 5,000 more to keep the best epoch by. Test images are binarized once. Reported: log p(x) by importance sampling with its
-standard error over images, the ELBO, active units, and milliseconds a step next to the plain model's, interleaved in one run.
+Network 784-300-300-40 and back (ReLU), Adam 1e-3, batch 100, KL warm-up over the first quarter,
+pixels of 55,000 images resampled at each visit, the best epoch chosen on 5,000 more. Test images
+are binarized once. Reported: log p(x) by importance sampling with its standard error over images,
+the ELBO, active units, and milliseconds per step beside the plain model's, interleaved in one run.
 
-Each finished fit is written to the JSON file at once, and a run goes on where the file ends; `--only` and `--seeds` take a part.
+Each finished fit is written to the JSON file at once, and another run continues from that file;
+`--only` and `--seeds` select some of the fits.
 
-    python benchmarks/priors.py [--quick] [--json FILE] [--seeds 0 1 2] [--only NAME ...] [--epochs N]
+    python benchmarks/priors.py [--quick] [--json FILE] [--seeds 0 1 2] [--only NAME ...]
+                                [--epochs N] [--samples N] [--no-times]
 """
 
 import argparse
@@ -33,29 +36,29 @@ COMPONENTS, PSEUDO_INPUTS = 100, 500
 
 
 class Setting(NamedTuple):
-    """One row of the table: how its graph is made of the training images, and its objective at a schedule for beta."""
+    """One row of the table: its graph from training images, its objective from beta's schedule."""
 
     make: Callable[[Tensor], pv.VAE]
     objective: Callable[[Any], objectives.Objective] = lambda beta: objectives.SGVB_B(beta=beta)
 
 
 def encoder(outputs: int) -> nets.MLP:
-    """Return the encoder's network with so many outputs."""
+    """Return the encoder's network with that number of outputs."""
     return nets.MLP(PIXELS, HIDDEN, outputs)
 
 
 def vae(prior: torch.nn.Module, posterior: torch.nn.Module) -> pv.VAE:
-    """Return the graph with the decoder that all have."""
+    """Return a graph with the decoder that all settings share."""
     return pv.VAE(prior, posterior, pv.likelihoods.Bernoulli(nets.MLP(D, HIDDEN, PIXELS)))
 
 
 def diagonal() -> posteriors.DiagonalNormal:
-    """Return the plain posterior."""
+    """Return the diagonal normal posterior."""
     return posteriors.DiagonalNormal(encoder(2 * D))
 
 
 def vamp(x: Tensor) -> pv.VAE:
-    """Return the graph whose prior is a mixture of its own posteriors, at pseudo-inputs that start as training images."""
+    """Return the graph with a VampPrior, its pseudo-inputs initialized by training images."""
     q = diagonal()
     chosen = x[torch.randperm(len(x))[:PSEUDO_INPUTS]].flatten(1)
     return vae(priors.Vamp(q, chosen, low=0.0, high=1.0), q)
@@ -89,7 +92,7 @@ SETTINGS = {
 
 
 def data(quick: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return training images in [0, 1], validation and test images binarized once; test images spread over the test set."""
+    """Return training images in [0, 1], and validation and test images binarized once."""
     mnist = datasets.mnist()
     x, test = (torch.from_numpy(part).flatten(1).float() for part in (mnist.x, mnist.x_test))
     stream = torch.Generator().manual_seed(0)
@@ -100,7 +103,7 @@ def data(quick: bool) -> tuple[Tensor, Tensor, Tensor]:
 def fit(
     setting: Setting, images: tuple[Tensor, Tensor, Tensor], epochs: int, seed: int, samples: int
 ) -> dict[str, Any]:
-    """Fit one setting and return its figures."""
+    """Fit one setting and return its results."""
     x, held_out, test = images
     torch.manual_seed(seed)
     graph = setting.make(x)
@@ -118,11 +121,11 @@ def fit(
     )
     started = time.perf_counter()
     evidence = pv.log_evidence(graph, test, samples=samples)
+    sampling_error = evidence.standard_error.square().sum().sqrt().item() / len(test)
     return {
         "log p(x)": evidence.log_p.mean().item(),
         "error over images": evidence.log_p.std().item() / math.sqrt(len(test)),
-        "error of importance sampling": evidence.standard_error.square().sum().sqrt().item()
-        / len(test),
+        "error of importance sampling": sampling_error,
         "effective samples, median": evidence.effective_sample_size.median().item(),
         "ELBO": pv.elbo(graph, test, samples=10).elbo.mean().item(),
         "active units": int(pv.active_units(graph, test).sum()),
@@ -135,7 +138,7 @@ def fit(
 def step_times(
     names: list[str], x: Tensor, rounds: int, steps: int = 20
 ) -> dict[str, dict[str, float]]:
-    """Return the median milliseconds of a step at batch 128 and the median ratio to the plain model's, interleaved."""
+    """Return median milliseconds of a step at batch 128, and the ratio to the plain model's."""
     batch = x[:128].round()
     contestants = {}
     for name in dict.fromkeys(["standard, diagonal", *names]):
@@ -163,9 +166,8 @@ def step_times(
 
 def show(report: dict[str, Any]) -> None:
     """Print the table: means over seeds, and the standard deviation over seeds of log p(x)."""
-    print(
-        f"\n{'':22s}{'log p(x)':>10s}{'seeds':>7s}{'+-':>6s}{'ELBO':>10s}{'active':>8s}{'ESS':>7s}{'ms':>8s}{'ratio':>7s}"
-    )
+    heads = f"{'log p(x)':>10s}{'seeds':>7s}{'+-':>6s}{'ELBO':>10s}{'active':>8s}{'ESS':>7s}"
+    print(f"\n{'':22s}{heads}{'ms':>8s}{'ratio':>7s}")
     for name, fits in report["fits"].items():
         rows = list(fits.values())
         log_p = [row["log p(x)"] for row in rows]
@@ -176,7 +178,8 @@ def show(report: dict[str, Any]) -> None:
         }
         speed = report["steps"].get(name, {"ms": math.nan, "ratio": math.nan})
         print(
-            f"{name:22s}{statistics.mean(log_p):10.2f}{len(rows):7d}{spread:6.2f}{mean['ELBO']:10.2f}{mean['active units']:8.1f}"
+            f"{name:22s}{statistics.mean(log_p):10.2f}{len(rows):7d}{spread:6.2f}"
+            f"{mean['ELBO']:10.2f}{mean['active units']:8.1f}"
             f"{mean['effective samples, median']:7.0f}{speed['ms']:8.1f}{speed['ratio']:7.2f}"
         )
 
@@ -189,65 +192,60 @@ def keep(report: dict[str, Any], file: Path | None) -> None:
         part.replace(file)
 
 
-def main() -> None:
-    """Fit what the file does not hold yet, time the steps, and print the table."""
+def options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="two epochs on 2,000 images, one seed, 100 samples"
-    )
-    parser.add_argument(
-        "--json", type=Path, help="file for the figures; fits that it holds are not run again"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=1000, help="importance samples an image")
-    parser.add_argument(
-        "--no-times", action="store_true", help="leave the interleaved timing of steps out"
-    )
-    arguments = parser.parse_args()
-    epochs, seeds, samples = (
-        (2, [0], 100) if arguments.quick else (arguments.epochs, arguments.seeds, arguments.samples)
-    )
-    images = data(arguments.quick)
-    report: dict[str, Any] = {
-        "epochs": epochs,
-        "samples": samples,
-        "test images": len(images[2]),
-        "fits": {},
-        "steps": {},
-    }
-    if arguments.json and arguments.json.exists():
-        before = json.loads(arguments.json.read_text())
-        if (before["epochs"], before["samples"]) != (epochs, samples):
-            raise SystemExit(f"{arguments.json}: holds fits of another budget. Name another file")
-        report = before
-    report["machine"] = (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="two epochs, 2,000 images, one seed, 100 samples")
+    add("--json", type=Path, help="file for the results; fits that it holds are not run again")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    add("--epochs", type=int, default=20)
+    add("--samples", type=int, default=1000, help="importance samples per image")
+    add("--no-times", action="store_true", help="omit the interleaved timing of steps")
+    found = parser.parse_args()
+    if found.quick:
+        found.epochs, found.seeds, found.samples = 2, [0], 100
+    return found
+
+
+def started(file: Path | None, epochs: int, samples: int) -> dict[str, Any]:
+    """Return the report that the file holds, or an empty one."""
+    report: dict[str, Any] = {"epochs": epochs, "samples": samples, "fits": {}, "steps": {}}
+    if file is not None and file.exists():
+        report = json.loads(file.read_text())
+    if (report["epochs"], report["samples"]) != (epochs, samples):
+        raise SystemExit(
+            f"{file}: holds fits with {report['epochs']} epochs and {report['samples']} samples, "
+            f"expected {epochs} and {samples}. Name another file"
+        )
+    capability = torch.backends.cpu.get_cpu_capability()
+    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
     report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    print(
-        report["machine"],
-        report["versions"],
-        f"{epochs} epochs, {samples} samples, {len(images[2])} test images",
-    )
-    for seed in seeds:
-        for name in arguments.only:
+    return report
+
+
+def main() -> None:
+    """Run the fits that the file does not hold, time the steps, and print the table."""
+    given = options()
+    images, report = data(given.quick), started(given.json, given.epochs, given.samples)
+    report["test images"] = len(images[2])
+    budget = f"{given.epochs} epochs, {given.samples} samples, {len(images[2])} test images"
+    print(report["machine"], report["versions"], budget)
+    for seed in given.seeds:
+        for name in given.only:
             if str(seed) in report["fits"].get(name, {}):
                 continue
-            figures = fit(SETTINGS[name], images, epochs, seed, samples)
-            print(
-                f"seed {seed}  {name:22s}",
-                "  ".join(f"{key} {value:.4g}" for key, value in figures.items()),
-                flush=True,
-            )
+            figures = fit(SETTINGS[name], images, given.epochs, seed, given.samples)
+            words = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            print(f"seed {seed}  {name:22s}", words, flush=True)
             report["fits"].setdefault(name, {})[str(seed)] = figures
-            keep(report, arguments.json)
-    if not arguments.no_times:
-        report["steps"] = step_times(list(report["fits"]), images[0], 3 if arguments.quick else 10)
-        keep(report, arguments.json)
+            keep(report, given.json)
+    if not given.no_times:
+        report["steps"] = step_times(list(report["fits"]), images[0], 3 if given.quick else 10)
+        keep(report, given.json)
     show(report)
 
 

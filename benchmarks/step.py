@@ -1,14 +1,17 @@
-"""The cost of one training step: plain PyTorch, plain Pyro SVI, and `pyrovae.fit`, interleaved in one process.
+"""The cost of a training step: plain PyTorch, plain Pyro SVI, `pyrovae.fit`, in one process.
 
-The same network, data and minibatch size in all three, loading of minibatches included; one fused Adam in the first and the last,
-Pyro's own in the second. Every round times a block of steps of each, in an order that rotates, and the figures are medians over
-rounds and medians of the ratios within a round: the machine's noise then falls on all alike. `PyTorch, same density` is the
-hand-written step with this library's Bernoulli in place of torch's cross entropy; from it to `fit` is what Pyro's handlers cost.
+All three have the same network, data and minibatch size, and load their minibatches in the timing.
+The first and the last have one fused Adam, the second has Pyro's own. Every round times a number of
+steps of each, in rotating order. The results are medians over rounds, and medians of the ratios
+within a round, so that the machine's noise affects all alike. `PyTorch, same density` is the
+hand-written step with this library's Bernoulli in place of torch's cross entropy: the difference
+from it to `fit` is the cost of Pyro's handlers.
 
     python benchmarks/step.py [--quick] [--json FILE]
 """
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -35,7 +38,7 @@ LATENTS, PIXELS, ROWS = 20, 784, 20_000
 
 
 def networks(hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return encoder and decoder, the same weights at each call."""
+    """Return encoder and decoder, with the same weights at each call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = nn.Sequential(
@@ -47,7 +50,7 @@ def networks(hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def minibatches(data: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield minibatches for ever, shuffled anew each epoch: the fastest way plain torch has for data in memory."""
+    """Yield minibatches without end, reshuffled each epoch: plain torch's fastest way in memory."""
     while True:
         for rows in torch.randperm(len(data)).split(size):
             yield data[rows]
@@ -66,11 +69,8 @@ def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> St
 
     def reconstruction(logits: Tensor, x: Tensor) -> Tensor:
         if own_density:
-            return (
-                -IndependentBernoulli(dist.Bernoulli(logits=logits, validate_args=False), 1)
-                .log_prob(x)
-                .sum()
-            )
+            p = dist.Bernoulli(logits=logits, validate_args=False)
+            return -IndependentBernoulli(p, 1).log_prob(x).sum()
         return functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
 
     def step() -> float:
@@ -88,7 +88,7 @@ def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> St
 
 
 class PyroVAE(nn.Module):
-    """The model as Pyro's tutorial writes it."""
+    """The model, written as in Pyro's tutorial."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -97,11 +97,9 @@ class PyroVAE(nn.Module):
     def model(self, x: Tensor) -> None:
         """Draw z ~ N(0, I), x ~ Bernoulli."""
         pyro.module(f"decoder-{id(self)}", self.decoder)
+        zeros = x.new_zeros(len(x), LATENTS)
         with pyro.plate("data", len(x)):
-            z = pyro.sample(
-                "z",
-                dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1),
-            )
+            z = pyro.sample("z", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -125,29 +123,32 @@ def plain_pyro(data: Tensor, hidden: int, size: int) -> Step:
 
 
 def library(hidden: int) -> pv.VAE:
-    """The same model in this library."""
+    """Return the same model in this library."""
+    mlp = functools.partial(pv.nets.MLP, activation=nn.Tanh)
     vae = pv.VAE(
         pv.priors.StandardNormal(LATENTS),
-        pv.posteriors.DiagonalNormal(
-            pv.nets.MLP(PIXELS, [hidden], 2 * LATENTS, activation=nn.Tanh)
-        ),
-        pv.likelihoods.Bernoulli(pv.nets.MLP(LATENTS, [hidden], PIXELS, activation=nn.Tanh)),
+        pv.posteriors.DiagonalNormal(mlp(PIXELS, [hidden], 2 * LATENTS)),
+        pv.likelihoods.Bernoulli(mlp(LATENTS, [hidden], PIXELS)),
     )
     encoder, decoder = networks(hidden)
     targets = [*vae.posterior.parameters(), *vae.likelihood.parameters()]
-    for target, source in zip(targets, [*encoder.parameters(), *decoder.parameters()], strict=True):
+    sources = [*encoder.parameters(), *decoder.parameters()]
+    for target, source in zip(targets, sources, strict=True):
         target.data.copy_(source)
     return vae
 
 
 def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int) -> float:
-    """Return seconds a step of the second epoch of `fit`, by the loop's own clock; the first makes the optimizer's state."""
+    """Return seconds per step of the second epoch of `fit`, by its own clock.
+
+    The first epoch creates the optimizer's state.
+    """
     history = pv.fit(vae, data[: steps * size], epochs=2, batch_size=size, progress=False)
     return history.seconds[-1] / steps
 
 
 def time_step(step: Step, steps: int) -> float:
-    """Return seconds a step."""
+    """Return seconds per step."""
     start = time.perf_counter()
     for _ in range(steps):
         step()
@@ -155,15 +156,11 @@ def time_step(step: Step, steps: int) -> float:
 
 
 def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
-    """Return seconds a step of each contestant, one a round."""
+    """Return seconds per step of each contestant, one number per round."""
     data = (torch.rand(ROWS, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
     steps = len(data) // size
-    hand, same, svi, vae = (
-        plain(data, hidden, size),
-        plain(data, hidden, size, True),
-        plain_pyro(data, hidden, size),
-        library(hidden),
-    )
+    hand, same = plain(data, hidden, size), plain(data, hidden, size, own_density=True)
+    svi, vae = plain_pyro(data, hidden, size), library(hidden)
     contestants: dict[str, Callable[[], float]] = {
         "plain PyTorch": lambda: time_step(hand, steps),
         "PyTorch, same density": lambda: time_step(same, steps),
@@ -181,7 +178,7 @@ def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
 
 
 def table(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Return the median milliseconds of each, and the median over rounds of its ratio to plain PyTorch."""
+    """Return the median milliseconds of each, and its median ratio to plain PyTorch."""
     base = seconds["plain PyTorch"]
     return {
         name: {
@@ -192,24 +189,28 @@ def table(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
+def environment() -> dict:
+    """Return machine and versions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}",
+        "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
+    }
+
+
 def main() -> None:
-    """Run both settings and print what was measured."""
+    """Run both settings, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few rounds only")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
-    report: dict = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
-        "settings": [],
-    }
+    report: dict = {**environment(), "settings": []}
     print(report["machine"], report["versions"])
     for setting in SETTINGS:
-        rows = table(compare(setting["hidden"], setting["batch"], 3 if arguments.quick else 12))
+        hidden, batch, bound = (setting[key] for key in ("hidden", "batch", "bound"))
+        rows = table(compare(hidden, batch, 3 if arguments.quick else 12))
         report["settings"].append({**setting, "figures": rows})
-        print(
-            f"\n784-{setting['hidden']}-{LATENTS}, batch {setting['batch']} (bound {setting['bound']:.2f})"
-        )
+        print(f"\n784-{hidden}-{LATENTS}, batch {batch} (bound {bound:.2f})")
         for name, row in rows.items():
             print(f"  {name:24s}{row['ms']:8.2f} ms  {row['ratio']:6.2f}")
     if arguments.json:

@@ -1,6 +1,8 @@
-"""Probabilistic PCA as a VAE: z ~ N(0, I), x ~ N(W z + m, s^2 I). Evidence and posterior are known in closed form.
+"""Probabilistic PCA as a VAE, with evidence and posterior in closed form (Tipping & Bishop 1999).
 
-log p(x) = log N(x; m, W W^T + s^2 I),   p(z | x) = N(M^-1 W^T (x - m), s^2 M^-1),  M = W^T W + s^2 I     (Tipping & Bishop 1999)
+z ~ N(0, I),   x | z ~ N(W z + m, s^2 I)
+log p(x) = log N(x; m, W W^T + s^2 I)
+p(z | x) = N(M^-1 W^T (x - m), s^2 M^-1),   M = W^T W + s^2 I
 """
 
 import torch
@@ -11,7 +13,7 @@ import pyrovae as pv
 
 
 def data(n=300, features=6, latents=2, seed=0):
-    """Rows of a linear-Gaussian model with known parameters."""
+    """Return rows drawn from a linear-Gaussian model."""
     g = torch.Generator().manual_seed(seed)
     w = torch.randn(features, latents, generator=g, dtype=torch.double)
     x = torch.randn(n, latents, generator=g, dtype=torch.double) @ w.T + 1
@@ -19,7 +21,7 @@ def data(n=300, features=6, latents=2, seed=0):
 
 
 def vae(features=6, latents=2, sigma=0.5):
-    """A linear VAE in float64 with a full linear posterior's mean and a constant diagonal deviation."""
+    """Return a VAE in float64 whose networks are linear."""
     return pv.VAE(
         pv.priors.StandardNormal(latents),
         pv.posteriors.DiagonalNormal(nn.Linear(features, 2 * latents)),
@@ -28,7 +30,7 @@ def vae(features=6, latents=2, sigma=0.5):
 
 
 def exact(features=6, latents=2, sigma=0.5, seed=0):
-    """A linear VAE with orthogonal factors, whose posterior is diagonal, and that exact posterior as its guide."""
+    """Return a linear VAE with its exact posterior, diagonal by orthogonal factors, as guide."""
     graph = vae(features, latents, sigma)
     g = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(features, latents, generator=g, dtype=torch.double)).Q
@@ -44,14 +46,14 @@ def exact(features=6, latents=2, sigma=0.5, seed=0):
 
 
 def evidence(graph, x):
-    """log p(x), exactly."""
+    """Return the exact log p(x) of each row."""
     w, m, s = graph.likelihood.net.weight, graph.likelihood.net.bias, graph.likelihood.sigma
     eye = torch.eye(len(m), dtype=torch.double)
     return MultivariateNormal(m, w @ w.T + s**2 * eye).log_prob(x).detach()
 
 
 def maximum_evidence(x, latents, sigma):
-    """The largest mean log p(x) over W and m at a given s, by the covariance's eigenvalues (Tipping & Bishop 1999, eq. 8)."""
+    """Return the largest mean log p(x) over W and m, by eigenvalues (eq. 8 of the paper)."""
     values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     kept, lost = values[:latents].clamp(min=sigma**2), values[latents:]
     d = x.shape[1]

@@ -1,4 +1,4 @@
-"""Every prior with every posterior, likelihood and objective: one finite step that moves weights."""
+"""Every prior with every posterior, likelihood, objective: a finite step that changes weights."""
 
 import itertools
 
@@ -37,22 +37,27 @@ OBJECTIVES = {
     "wake-sleep": WakeSleep,
     "EM": lambda: MonteCarloEM(leapfrog=2),
 }
-PAIRS = [  # that fit, as the posterior's z is the prior's, with the same context
+
+
+def fit_together(prior, posterior):
+    """Return whether prior and posterior are over the same z, given the same context."""
+    if not prior.event == posterior.event == (2,) or posterior.given[0] != (6,):
+        return False
+    if prior.where is CIRCLE and posterior.where is not CIRCLE:
+        return False
+    # A Vamp prior hands the context to its posterior; other priors may ignore it.
+    return prior.given == posterior.given[1:] or (not prior.given and prior.name != "Vamp")
+
+
+PAIRS = [
     (prior, posterior)
     for prior, posterior in itertools.product(cases.PRIORS, cases.POSTERIORS)
-    if prior.event == posterior.event == (2,)
-    and posterior.given[0] == (6,)
-    and (
-        prior.given == posterior.given[1:] or (not prior.given and prior.name != "Vamp")
-    )  # Vamp's posterior sees the context too
-    and (
-        prior.where is not CIRCLE or posterior.where is CIRCLE
-    )  # a prior over angles takes a posterior over angles
+    if fit_together(prior, posterior)
 ]
 
 
-def suggest_likelihoods(posterior):
-    """The likelihoods of the data and context that the posterior reads."""
+def likelihoods_for(posterior):
+    """Return the likelihoods of the data and context that the posterior is given."""
     given = ((2,), *posterior.given[1:])
     return [
         case
@@ -62,7 +67,7 @@ def suggest_likelihoods(posterior):
 
 
 def makes_sense(name, prior, posterior):
-    """Whether an objective has a value there: asleep, and where chains end, the guide must have a density."""
+    """Return whether the objective is defined: the sleep phase and EM need proper densities."""
     if name not in ("wake-sleep", "EM"):
         return True
     return prior.proper and posterior.proper and posterior.where is prior.where
@@ -74,7 +79,7 @@ def test_the_product_is_not_empty():
         case.name for case in cases.PRIORS if case.event == (2,)
     }
     assert all(
-        len(suggest_likelihoods(posterior)) >= (1 if posterior.given[1:] else 6)
+        len(likelihoods_for(posterior)) >= (1 if posterior.given[1:] else 6)
         for _, posterior in PAIRS
     )
 
@@ -82,7 +87,7 @@ def test_the_product_is_not_empty():
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS, ids=str)
 def test_one_finite_step(prior, posterior):
     objectives = [make for name, make in OBJECTIVES.items() if makes_sense(name, prior, posterior)]
-    for likelihood, objective in itertools.product(suggest_likelihoods(posterior), objectives):
+    for likelihood, objective in itertools.product(likelihoods_for(posterior), objectives):
         graph = pv.VAE(prior.make(), posterior.make(), likelihood.make())
         before = [parameter.clone() for parameter in graph.parameters()]
         batch = (likelihood.data(4), *(torch.randn(4, *shape) for shape in posterior.given[1:]))

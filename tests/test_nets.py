@@ -1,4 +1,4 @@
-"""Networks: the notes' convolutional pair, any image size, contexts, and what their errors say."""
+"""Networks: the notes' convolutional pair, any image size, contexts, bfloat16 and errors."""
 
 from collections import Counter
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+import pyrovae as pv
 from pyrovae.nets import (
     MLP,
     AnyLeading,
     ConvDecoder,
     ConvEncoder,
     ResidualMLP,
+    WideLinear,
     WithoutContext,
     over_leading_axes,
 )
@@ -81,7 +83,7 @@ def test_any_image_size(shape, channels):
     assert decoder(z).shape == (2, *shape)
 
 
-def test_contexts_matter_and_may_be_counted_in():
+def test_contexts_have_an_effect_and_may_be_counted_with_x():
     torch.manual_seed(1)
     counted, told = MLP(5 + 3, [4], 2), MLP(5, [4], 2, context=3)
     told.load_state_dict(counted.state_dict())
@@ -114,17 +116,49 @@ def test_whole_numbers_become_floating_point():
     assert MLP(3, [], 2)(torch.ones(4, 3, dtype=torch.long)).shape == (4, 2)
 
 
-def test_batch_norm_sees_all_leading_axes_as_rows():
+def test_batch_norm_takes_all_batch_dimensions_as_rows():
     norm, x = nn.BatchNorm1d(4), torch.randn(4, 4, 4) + torch.arange(4.0)[:, None, None]
-    assert not torch.allclose(
-        norm(x), over_leading_axes(norm, x, event_dims=[1])
-    )  # the trap: no error, another result
+    # Without the wrapper there is no error, but another result.
+    assert not torch.allclose(norm(x), over_leading_axes(norm, x, event_dims=[1]))
     y = AnyLeading(norm, 4, 4)(x)
     torch.testing.assert_close(y, norm(x.reshape(16, 4)).reshape(4, 4, 4))
     torch.testing.assert_close(y.mean((0, 1)), torch.zeros(4), atol=1e-6, rtol=0)
 
 
-def test_without_context_tells_the_shape_if_it_can():
+@pytest.mark.parametrize("capabilities", [{"avx512_bf16": False}, {}, None])
+def test_products_are_in_single_precision_where_the_cpu_or_torch_has_no_bfloat16(
+    capabilities, monkeypatch
+):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    layer, x = WideLinear(20, 5).train(), torch.randn(3, 20)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_products_are_rounded_in_training_only(bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    layer, x = WideLinear(20, 5, bf16), torch.randn(3, 20)
+    exact = nn.functional.linear(x, layer.weight, layer.bias)
+    assert torch.equal(layer.eval()(x), exact)
+    assert torch.equal(layer.train()(x), exact) is not bf16
+    torch.testing.assert_close(layer(x), exact, rtol=0.02, atol=0.02)
+    assert layer(x).dtype == torch.float32
+    assert layer.double()(x.double()).dtype == torch.float64
+
+
+def test_a_wide_linear_layer_is_kept_by_a_file(tmp_path):
+    posterior = pv.posteriors.DiagonalNormal(WideLinear(6, 4))
+    likelihood = pv.likelihoods.Bernoulli(WideLinear(2, 6, bf16=False))
+    graph = pv.VAE(pv.priors.StandardNormal(2), posterior, likelihood)
+    loaded = pv.load(pv.save(graph, tmp_path))
+    assert torch.equal(loaded.posterior.net.weight, graph.posterior.net.weight)
+    assert (loaded.posterior.net.bf16, loaded.likelihood.net.bf16) == (True, False)
+
+
+def test_without_context_has_the_shape_of_its_network():
     assert WithoutContext(MLP(5, [4], (1, 2))).shape_out == (1, 2)
     assert not hasattr(WithoutContext(nn.Linear(5, 4)), "shape_out")
 
@@ -135,7 +169,8 @@ def test_without_context_tells_the_shape_if_it_can():
         (
             MLP(784, [5], 3),
             [(2, 784), (2, 10)],
-            r"MLP: expected 784 features, got 784 \+ 10 context features .*context=10.*WithoutContext",
+            r"MLP: expected 784 features, got 784 \+ 10 context features "
+            r".*context=10.*WithoutContext",
         ),
         (
             MLP(784, [5], 3, context=9),
@@ -183,7 +218,7 @@ def test_without_context_tells_the_shape_if_it_can():
         (
             MLP(5, [4], 3, context=2),
             [(4, 5), (3, 2)],
-            r"\(4, 5\) and \(3, 2\) do not broadcast.*one_hot",
+            r"batch dimensions of \(4, 5\) and \(3, 2\) do not broadcast.*one_hot",
         ),
     ],
 )

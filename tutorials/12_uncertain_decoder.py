@@ -109,7 +109,7 @@ result["regression_error"] = (losses + log_evidence).abs().max().item()
 # KL then counts N / M times. Below, both are trained.
 
 # %%
-whole = kl_divergence(toy.weights(), dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)).item()
+whole = kl_divergence(toy.q_w(), dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)).item()
 minibatches = list(zip(X.split(7), C.split(7), strict=True))  # 7, 7, 7 and 3 rows
 shares = [
     pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch).kl["w"].item()
@@ -220,7 +220,7 @@ for size in sizes:
 # %%
 prices = {}
 for size in sizes:
-    q = graphs[size, True].weights()
+    q = graphs[size, True].q_w()
     prices[size] = kl_divergence(q, dist.Normal(torch.zeros(q.event_shape), 1.0).to_event(1)).item()
     print(
         f"N = {size:5d}: KL(q(w) || p(w)) = {prices[size]:6.0f} nats, {prices[size] / size:.2f} a row"
@@ -268,7 +268,7 @@ print(
 ratios = {}
 for size in sizes:
     graph = graphs[size, True]
-    q = graph.weights().base_dist
+    q = graph.q_w().base_dist
     ratios[size] = (q.loc.abs() / q.scale).detach()
     result[f"known_{sizes.index(size)}"] = (ratios[size] > 2).float().mean().item()
     print(

@@ -1,4 +1,14 @@
-"""Graphs: which sample sites there are. Each file holds one, with its own readable `model` and `guide`."""
+"""A graph is a pair of Pyro programs, `model` and `guide`, with the modules that they use.
+
+VAE               z -> x
+HierarchicalVAE   z2 -> z1 -> x
+CountVAE          z, l -> x, counts with a library size l
+BayesianVAE       z, w -> x, where w are the weights of the likelihood's network
+Denoising         any graph, its guide given a corrupted x
+
+All take a context c. Each file defines one set of sample sites, by its own `model` and `guide`. The
+rest of the library requires of a graph only these two methods, called as (x, *c).
+"""
 
 from pyrovae.graphs.bayesian import BayesianVAE
 from pyrovae.graphs.count import CountVAE, observed_library

@@ -1,13 +1,16 @@
-"""Denoising: the guide sees a corrupted x~ ~ C(x~ | x), the model explains the clean x.
+"""Denoising: the guide is given a corrupted x~ ~ C(x~ | x), the model explains the clean x.
 
-E_C(x~|x) E_q(z|x~) [ log p(x, z) - log q(z | x~) ]      (Vincent et al. 2008; Im et al. 2017, eq. 7, for the variational one)
+E_C(x~|x) E_q(z|x~) [ log p(x, z) - log q(z | x~) ]
+
+(Vincent et al. 2008; Im et al. 2017, eq. 7, for the variational one)
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pyrovae.graphs.parts import Submodule, check_part
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise"]
 
@@ -24,15 +27,15 @@ class GaussianNoise(nn.Module):
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a noisy x of the same shape."""
+        """Return x with noise added, of the same shape."""
         return x + self.sigma * torch.randn_like(x)
 
 
 class MaskingNoise(nn.Module):
-    """x~ = x * m, each m ~ Bernoulli(1 - share): a share of the values set to zero (Vincent et al. 2008, section 2.3).
+    """x~ = x * m, each m ~ Bernoulli(1 - share) (Vincent et al. 2008, section 2.3).
 
     Args:
-        share: of the values that are lost, in [0, 1).
+        share: expected fraction of the values that are set to zero, in [0, 1).
     """
 
     def __init__(self, share: float) -> None:
@@ -40,43 +43,45 @@ class MaskingNoise(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x of the same shape with some values lost."""
+        """Return x with some values set to zero, of the same shape."""
         return x * (torch.rand_like(x) >= self.share)
 
 
 class Denoising(nn.Module):
-    """Any graph, trained to explain x from a corrupted x: wrap, do not subclass.
+    """Any graph, trained to explain x from a corrupted x.
 
-    As with dropout, the corruption belongs to training: under `eval()` the guide sees its input as it is, so that
+    As with dropout, only training corrupts: under `eval()` the guide is given x as it is, so that
     `pyrovae.reconstruct(graph, noisy)` denoises.
 
     Args:
-        graph: the graph to wrap, a `VAE` or an autoencoder.
-        corrupt: x with shape (B, *event) to a corrupted tensor of the same shape, drawn anew at each call.
+        graph: the graph to wrap, any module with `model` and `guide`.
+        corrupt: maps x with shape (B, *event) to a corrupted tensor of the same shape, with new
+            noise at each call.
 
     Example:
         >>> import torch
         >>> from pyrovae import VAE, likelihoods, posteriors, priors
-        >>> parts = priors.Flat(2), posteriors.Point(nn.Linear(6, 2)), likelihoods.Gaussian(nn.Linear(2, 6))
-        >>> Denoising(VAE(*parts), nn.Dropout(0.3)).guide(torch.ones(5, 6)).shape
+        >>> q, p = posteriors.Point(nn.Linear(6, 2)), likelihoods.Gaussian(nn.Linear(2, 6))
+        >>> graph = Denoising(VAE(priors.Flat(2), q, p), nn.Dropout(0.3))
+        >>> graph.guide(torch.ones(5, 6)).shape
         torch.Size([5, 2])
     """
 
-    graph: Any  # to the type checker an nn.Module's attributes are tensors or modules
-    corrupt: Any
+    graph: Submodule
+    corrupt: Submodule
 
     def __init__(self, graph: nn.Module, corrupt: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.graph, self.corrupt = graph, corrupt
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Return the wrapped model, of the clean x."""
+        """Run the wrapped model on the clean x, and return its value."""
         return self.graph.model(x, *c)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Return the wrapped guide, of the corrupted x."""
+        """Run the wrapped guide on x, in training on the corrupted x, and return its value."""
         return self.graph.guide(self.corrupt(x) if self.training else x, *c)
 
     def check(self, x: Tensor, *c: Tensor) -> None:
-        """Refuse what the wrapped graph refuses."""
-        getattr(self.graph, "check", lambda *batch: None)(x, *c)
+        """Raise what the wrapped graph's `check` raises."""
+        check_part(self.graph, x, *c)

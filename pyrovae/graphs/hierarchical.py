@@ -1,32 +1,35 @@
-"""Two layers of latents, z2 -> z1 -> x, given c (Burda et al. 2016, section 5; Rezende et al. 2014).
+"""Two layers of latents, z2 -> z1 -> x, given c (Burda et al. 2016, sec. 5; Rezende et al. 2014).
 
 p(x, z1, z2 | c) = p(x | z1, c) p(z1 | z2, c) p(z2 | c)      the model
 q(z1, z2 | x, c) = q(z1 | x, c) q(z2 | z1, c)                the guide, from the data upwards
 
 log p(x | c) >= E_q[ log p(x | z1) + log p(z1 | z2) - log q(z1 | x) - KL( q(z2 | z1) || p(z2) ) ]
 
-The term of z1 has no closed form to be taken: its prior sees z2, and z2 is drawn given the very z1 that the term is about.
+KL(q(z1 | x) || p(z1 | z2)) has no closed form here: the guide samples z2 conditionally on z1.
 """
 
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.graphs.parts import check_part
 from pyrovae.programs import data_plate, register
 
 __all__ = ["HierarchicalVAE"]
 
 
 class HierarchicalVAE(nn.Module):
-    """A variational autoencoder whose prior over z1 is one itself. Sites: "z2", "z1", "x", with shapes (B, D2), (B, D1), (B, *event).
+    """A variational autoencoder whose prior over z1 has a latent z2 of its own.
 
-    What looks at latents takes the layer by its name: `pyrovae.embed(graph, x, site="z2")`.
+    Sites: "z2", "z1", "x", with shapes (B, D2), (B, D1), (B, *event). Functions of latents take the
+    layer by its name: `pyrovae.embed(graph, x, site="z2")`.
 
     Args:
         top_prior: p(z2 | c), such as `priors.StandardNormal(D2)`.
-        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 numbers to 2 D1. Its deviations are exponentials of
-            what it puts out at unbounded z2: give it a bounded hidden layer, or they run away.
+        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 features to 2 D1.
+            Its standard deviations are exponentials of the outputs, and z2 is unbounded: end the
+            network's hidden layers in a bounded activation such as tanh, or they diverge.
         posterior: q(z1 | x, c).
-        top_posterior: q(z2 | z1, c), a posterior that reads z1 where others read x.
+        top_posterior: q(z2 | z1, c), a posterior whose data are z1.
         likelihood: p(x | z1, c).
 
     Example:
@@ -35,7 +38,8 @@ class HierarchicalVAE(nn.Module):
         >>> mlp = lambda a, b: nets.MLP(a, [32], b, activation=nn.Tanh)
         >>> p = priors.StandardNormal(2), priors.Learned(mlp(2, 2 * 3))
         >>> q = posteriors.DiagonalNormal(mlp(6, 2 * 3)), posteriors.DiagonalNormal(mlp(3, 2 * 2))
-        >>> HierarchicalVAE(*p, *q, likelihoods.Bernoulli(mlp(3, 6))).model(torch.zeros(5, 6)).shape
+        >>> graph = HierarchicalVAE(*p, *q, likelihoods.Bernoulli(mlp(3, 6)))
+        >>> graph.model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
 
@@ -52,7 +56,7 @@ class HierarchicalVAE(nn.Module):
         self.posterior, self.top_posterior, self.likelihood = posterior, top_posterior, likelihood
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z2 ~ p(z2 | c), z1 ~ p(z1 | z2, c), x ~ p(x | z1, c)."""
+        """Draw z2 ~ p(z2 | c), z1 ~ p(z1 | z2, c), x ~ p(x | z1, c), and return x."""
         register(self)
         with data_plate(x):
             z2 = pyro.sample("z2", self.top_prior(*c))
@@ -68,5 +72,5 @@ class HierarchicalVAE(nn.Module):
             return z1
 
     def check(self, x: Tensor, *c: Tensor) -> None:
-        """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
-        getattr(self.likelihood, "check", lambda x: None)(x)
+        """Raise a ValueError if x is outside the likelihood's support; `pyrovae.fit` calls this."""
+        check_part(self.likelihood, x)

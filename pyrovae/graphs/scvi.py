@@ -1,4 +1,8 @@
-"""scVI's networks (Lopez et al. 2018; scvi-tools' settings) around the graph of `pyrovae.graphs.count`."""
+"""scVI's networks (Lopez et al. 2018; scvi-tools' settings) around `CountVAE`.
+
+q(z | x, c), q(l | x, c)   `Blocks` of log(1 + x), and of the context on request
+p(x | z, l, c)             `Blocks` of z, the context concatenated to the input of every layer
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,13 +13,12 @@ from torch import nn
 from pyrovae import posteriors, priors
 from pyrovae.graphs.count import CountVAE
 from pyrovae.likelihoods import Dispersion, Expression, expression
-from pyrovae.likelihoods.expression import PER_LABEL
 from pyrovae.nets import Blocks, WithoutContext
 from pyrovae.priors import LibraryNormal
 
 __all__ = ["Encoder", "count_vae"]
 
-Encoder = Callable[[int], nn.Module]  # the number of its outputs -> the network
+Encoder = Callable[[int], nn.Module]  # the number of outputs -> the network
 
 _FLOOR = 1e-4  # scVI's, added to the variances of q(z) and q(l)
 
@@ -38,25 +41,33 @@ def count_vae(
     encode_covariates: bool = False,
     bf16: bool = True,
 ) -> CountVAE:
-    """Return scVI's model as a graph; the context enters every layer of the decoder, and the encoders on request.
+    """Return scVI's model as a graph.
 
     Args:
         genes: G.
-        batches: S; a one-hot of S columns heads the context if S > 1.
-        covariates: further columns of the context.
-        labels: L; a one-hot of L columns ends the context if dispersion is by label.
+        batches: S, the number of experimental batches. If S > 1, the first S columns of the context
+            are the batch, one-hot.
+        covariates: number of further columns of the context.
+        labels: L. If dispersion is by label, the last L columns of the context are the label,
+            one-hot.
         hidden: units of each hidden layer.
         latents: D.
-        layers: hidden layers of q(z) and of the decoder; q(l) has one.
-        dropout: of the encoders.
+        layers: number of hidden layers of q(z) and of the decoder; q(l) has one.
+        dropout: fraction of units dropped in the encoders.
         likelihood: a class of `pyrovae.expression`.
         dispersion: what theta depends on beside the gene.
-        library: mean and deviation of the log totals of each batch, S numbers each; None takes the library size as observed.
-        prior: p(z | c), or a function that makes it of the posterior, as `lambda q: priors.Vamp(q, u)`; N(0, I) by default.
-        posterior: q(z | log(1 + x), c), or a function that makes it of `encoder`, which makes scVI's network of the number of its
-            outputs: `lambda encoder: posteriors.FullRankNormal(encoder(10 * 13 // 2))`; a diagonal normal by default.
-        encode_covariates: whether the encoders see the batch and the covariates; labels they never see.
-        bf16: take the products over the genes in bfloat16 while training, where the CPU can; see `pyrovae.blocks.WideLinear`.
+        library: mean and standard deviation of the log library size in each batch, S numbers each;
+            None takes the library size as observed.
+        prior: p(z | c), or a function that builds it from the posterior, such as
+            `lambda q: priors.Vamp(q, u)`; N(0, I) by default.
+        posterior: q(z | log(1 + x), c), or a function that builds it from `encoder`, which builds
+            scVI's network with a given number of outputs, such as
+            `lambda encoder: posteriors.FullRankNormal(encoder(10 * 13 // 2))`; a diagonal normal by
+            default.
+        encode_covariates: whether the encoders get the batch and the covariates. They never get the
+            label.
+        bf16: multiply by the weights of all genes in bfloat16 while training, where the CPU can;
+            see `pyrovae.nets.WideLinear`.
 
     Example:
         >>> import torch
@@ -65,12 +76,12 @@ def count_vae(
         torch.Size([3, 50])
     """
     context = (batches if batches > 1 else 0) + covariates
-    seen = context if encode_covariates else 0
-    all_of_it = context + (labels if Dispersion(dispersion) is PER_LABEL else 0)
+    columns = context + (labels if Dispersion(dispersion) is expression.PER_LABEL else 0)
+    encoded = context if encode_covariates else 0  # the first columns, which the encoders get
 
-    def encoder(depth: int, out: int) -> nn.Module:
-        net = Blocks(genes, [hidden] * depth, out, seen, dropout, bf16)
-        return net if 0 < seen == all_of_it else WithoutContext(net, seen)
+    def encoder(depth: int, outputs: int) -> nn.Module:
+        net = Blocks(genes, [hidden] * depth, outputs, encoded, dropout, bf16)
+        return net if 0 < encoded == columns else WithoutContext(net, encoded)
 
     decoder = Blocks(latents, [hidden] * layers, context=context)
     q_l = None if library is None else posteriors.DiagonalNormal(encoder(1, 2), _FLOOR)

@@ -7,15 +7,17 @@ q(z | x, c)                             the guide
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.graphs.parts import check_part
 from pyrovae.programs import data_plate, register
 
 __all__ = ["VAE"]
 
 
 class VAE(nn.Module):
-    """Three parts as two Pyro programs (Kingma & Welling 2014, figure 1). Sites: "z" with shape (B, D), "x" with shape (B, *event).
+    """Prior, posterior and likelihood as two Pyro programs (Kingma & Welling 2014, figure 1).
 
-    `SVI(vae.model, vae.guide, ...)` trains it, and so does `pyrovae.fit`.
+    Sites: "z" with shape (B, D), "x" with shape (B, *event). `SVI(vae.model, vae.guide, ...)`
+    trains it, and so does `pyrovae.fit`.
 
     Args:
         prior: p(z | c), called with the context.
@@ -25,9 +27,9 @@ class VAE(nn.Module):
     Example:
         >>> import torch
         >>> from pyrovae import likelihoods, nets, posteriors, priors
-        >>> q, p = posteriors.DiagonalNormal(nets.MLP(6, [8], 4)), likelihoods.Bernoulli(nets.MLP(2, [8], 6))
-        >>> vae = VAE(priors.StandardNormal(2), q, p)
-        >>> vae.model(torch.zeros(5, 6)).shape
+        >>> q = posteriors.DiagonalNormal(nets.MLP(6, [8], 4))
+        >>> p = likelihoods.Bernoulli(nets.MLP(2, [8], 6))
+        >>> VAE(priors.StandardNormal(2), q, p).model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
 
@@ -36,18 +38,18 @@ class VAE(nn.Module):
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z ~ p(z | c), x ~ p(x | z, c)."""
+        """Draw z ~ p(z | c), x ~ p(x | z, c), and return x."""
         register(self)
         with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
             return pyro.sample("x", self.likelihood(z, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z ~ q(z | x, c)."""
+        """Draw z ~ q(z | x, c), and return z."""
         register(self)
         with data_plate(x):
             return pyro.sample("z", self.posterior(x, *c))
 
     def check(self, x: Tensor, *c: Tensor) -> None:
-        """Refuse data that the likelihood gives no mass to; `pyrovae.fit` asks before it trains."""
-        getattr(self.likelihood, "check", lambda x: None)(x)
+        """Raise a ValueError if x is outside the likelihood's support; `pyrovae.fit` calls this."""
+        check_part(self.likelihood, x)

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z, c): a network reads z (and c) and puts out the parameters of a distribution over x.
+"""Likelihoods p(x | z, c): a network maps z (and c) to the parameters of a distribution over x.
 
 Bernoulli                  x in {0, 1}             logit l
 ContinuousBernoulli        x in [0, 1]             logit l
@@ -9,8 +9,9 @@ Poisson                    x in {0, 1, 2, ...}     log rate r
 DiscretizedLogistic        x in {0, ..., L - 1}    location m, log scale s
 Categorical                x in {0, ..., L - 1}    L logits
 
-Several parameters of each value come as consecutive blocks along the first event axis of the network's output:
-(mu_1, ..., mu_D, log sigma_1, ..., log sigma_D) for vectors, blocks of channels for images.
+The parameters of all values are stacked along the first event dimension of the network's output:
+(mu_1, ..., mu_D, log sigma_1, ..., log sigma_D) for vectors, groups of channels for images. The
+likelihoods of counts of genes are in `expression`.
 """
 
 from pyrovae.likelihoods import expression

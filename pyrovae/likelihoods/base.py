@@ -1,4 +1,4 @@
-"""What the likelihoods p(x | z, c) share: event dimensions, and the check of data against the support."""
+"""What the likelihoods p(x | z, c) share: the shape of an event, and the check of data."""
 
 from math import prod
 
@@ -12,14 +12,21 @@ __all__ = ["Likelihood", "suggest_likelihoods"]
 
 
 class Likelihood(Conditional):
-    """p(x | z, c): what all likelihoods share, the axes of the event and the check of data against the support.
+    """p(x | z, c) with the shape of one observation of x, and the check of data.
+
+    A subclass with P > 1 parameters for each value of x calls `set_parameters_per_value(P)` in its
+    constructor; one whose parameters are not the outputs of `net` overrides `event_shape`.
 
     Args:
-        net: maps z (and c) to the parameters, with shape (*, *event), the first event axis longer by their number.
-        event_dim: number of event axes; by default that of `net.shape_out`, and 1 for a network without that attribute.
+        net: maps z (and c) to the parameters, stacked along the first event dimension: with shape
+            (*, P * E_1, E_2, ...) for an event of shape (E_1, E_2, ...).
+        event_dim: number of event dimensions; None takes the length of `net.shape_out`, or 1 for a
+            network without that attribute.
 
     Attributes:
         support: the values of x that have a density.
+        event_ndim: number of event dimensions.
+        parameters_per_value: P.
     """
 
     support: Support
@@ -28,8 +35,30 @@ class Likelihood(Conditional):
         super().__init__()
         self.net, self.event_dim = net, event_dim
         shape = getattr(net, "shape_out", None)
-        self._n = event_dim if event_dim is not None else 1 if shape is None else len(shape)
-        self._event = None if shape is None else tuple(shape)
+        dims = 1 if shape is None else len(shape)
+        self.event_ndim = dims if event_dim is None else event_dim
+        self.parameters_per_value = 1
+
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """Shape of one observation of x; None for a network without `shape_out`."""
+        shape = getattr(self.net, "shape_out", None)
+        return None if shape is None else (shape[0] // self.parameters_per_value, *shape[1:])
+
+    def set_parameters_per_value(self, parameters: int) -> None:
+        """Declare how many parameters the network outputs for each value of x.
+
+        Raises:
+            ValueError: if the first event dimension of the output is not a multiple of that number.
+        """
+        shape = getattr(self.net, "shape_out", None)
+        if shape is not None and shape[0] % parameters:
+            raise ValueError(
+                f"likelihoods.{type(self).__name__}: net has outputs of shape {tuple(shape)}, "
+                f"expected a multiple of {parameters} along the first dimension, {parameters} "
+                "parameters for each value of x. Change its last layer"
+            )
+        self.parameters_per_value = parameters
 
     def check(self, x: Tensor | np.ndarray, name: str = "x") -> None:
         """Refuse data that the likelihood cannot explain.
@@ -43,9 +72,9 @@ class Likelihood(Conditional):
                 first such value, where it is, how many there are, and the likelihoods that fit.
         """
         place = f"likelihoods.{type(self).__name__}"
-        if self._event is not None and tuple(x.shape[1:]) != self._event:
+        if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(
-                f"{place}: expected rows of {name} with shape {self._event}, as the network puts them out, got {name} "
+                f"{place}: expected rows of {name} with shape {self.event_shape}, as the network puts them out, got {name} "
                 f"with shape {tuple(x.shape)}; reshape the data, or build the network for that shape"
             )
         off = self.support.first_off(x)
@@ -63,15 +92,3 @@ class Likelihood(Conditional):
         if self.support is supports.BINARY and fit[0] == "ContinuousBernoulli":
             text += "; or make them binary by pyrovae.batches.binarize"
         return text
-
-    def _divide(self, parameters: int) -> None:
-        """Note that each value of x has so many parameters: a ValueError if the network's output does not divide."""
-        if self._event is None:
-            return
-        first, *rest = self._event
-        if first % parameters:
-            raise ValueError(
-                f"likelihoods.{type(self).__name__}: expected {parameters} blocks on the first axis of the network's "
-                f"output, got the shape {self._event}; let it put out {parameters} features (or channels) for each of x"
-            )
-        self._event = (first // parameters, *rest)

@@ -1,4 +1,4 @@
-"""Likelihoods of binary values, counts and levels."""
+"""Likelihoods of binary values, counts and levels: p(x | z) = prod_j p(x_j | net(z)_j)."""
 
 import pyro.distributions as dist
 from pyro.distributions import Distribution
@@ -12,13 +12,16 @@ __all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Poiss
 
 
 class Bernoulli(Likelihood):
-    """p(x | z) = prod_j sigmoid(l_j)^x_j (1 - sigmoid(l_j))^(1 - x_j), for x in {0, 1} (Kingma & Welling 2014, eq. 11).
+    """p(x | z) = prod_j sigmoid(l_j)^x_j (1 - sigmoid(l_j))^(1 - x_j), for x in {0, 1}.
+
+    (Kingma & Welling 2014, eq. 11)
 
     Args:
         net: maps z (and c) to the logits l, with shape (*, *event).
         event_dim: as for `Likelihood`.
 
     Example:
+        >>> import torch
         >>> p = Bernoulli(nn.Linear(20, 784))
         >>> p(torch.zeros(5, 20)).log_prob(torch.ones(5, 784)).shape
         torch.Size([5])
@@ -28,11 +31,14 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return distributions.IndependentBernoulli(dist.Bernoulli(logits=self.net(z, *c)), self._n)
+        p = dist.Bernoulli(logits=self.net(z, *c))
+        return distributions.IndependentBernoulli(p, self.event_ndim)
 
 
 class Binomial(Likelihood):
-    """p(x | z) = prod_j C(n, x_j) sigmoid(l_j)^x_j (1 - sigmoid(l_j))^(n - x_j), for counts x in {0, ..., n}.
+    """p(x | z) = prod_j C(n, x_j) sigmoid(l_j)^x_j (1 - sigmoid(l_j))^(n - x_j).
+
+    For counts x in {0, ..., n}.
 
     Args:
         net: maps z (and c) to the logits l, with shape (*, *event).
@@ -40,6 +46,7 @@ class Binomial(Likelihood):
         event_dim: as for `Likelihood`.
 
     Example:
+        >>> import torch
         >>> Binomial(nn.Linear(2, 64))(torch.zeros(5, 2)).sample().max() <= 16
         tensor(True)
     """
@@ -50,17 +57,18 @@ class Binomial(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return dist.Binomial(self.total_count, logits=self.net(z, *c)).to_event(self._n)
+        return dist.Binomial(self.total_count, logits=self.net(z, *c)).to_event(self.event_ndim)
 
 
 class Poisson(Likelihood):
-    """p(x | z) = prod_j e^(x_j r_j - e^r_j) / x_j!, for counts x in {0, 1, 2, ...} without a bound.
+    """p(x | z) = prod_j e^(x_j r_j - e^r_j) / x_j!, for counts x in {0, 1, 2, ...}.
 
     Args:
         net: maps z (and c) to the logarithms r of the rates, with shape (*, *event).
         event_dim: as for `Likelihood`.
 
     Example:
+        >>> import torch
         >>> Poisson(nn.Linear(2, 64))(torch.zeros(5, 2)).mean.shape
         torch.Size([5, 64])
     """
@@ -69,54 +77,62 @@ class Poisson(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return distributions.LogPoisson(self.net(z, *c)).to_event(self._n)
+        return distributions.LogPoisson(self.net(z, *c)).to_event(self.event_ndim)
 
 
 class DiscretizedLogistic(Likelihood):
-    """p(x | z) = prod_j of a logistic density's mass in the bin of x_j, for grey levels x in {0, ..., L - 1}.
+    """p(x | z) = prod_j mass of a logistic density in the bin of x_j, for x in {0, ..., L - 1}.
 
-    Locations and scales live on [-1, 1], onto which levels are mapped: see `pyrovae.distributions.DiscretizedLogistic`.
+    Levels are mapped to [-1, 1], in whose units locations and scales are given: see
+    `pyrovae.distributions.DiscretizedLogistic`.
 
     Args:
-        net: maps z (and c) to locations and log scales, two blocks along the first event axis.
-        levels: L.
+        net: maps z (and c) to locations and log scales, stacked along the first event dimension.
+        levels: L, the number of grey levels.
         event_dim: as for `Likelihood`.
 
     Example:
+        >>> import torch
         >>> DiscretizedLogistic(nn.Linear(20, 2 * 784))(torch.zeros(5, 20)).event_shape
         torch.Size([784])
     """
 
     def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
         super().__init__(net, event_dim)
-        self._divide(2)
+        self.set_parameters_per_value(2)
         self.levels, self.support = levels, supports.levels(levels - 1)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        loc, log_scale = self.net(z, *c).chunk(2, -self._n)  # (*, *event) each
-        return distributions.DiscretizedLogistic(loc, log_scale, self.levels).to_event(self._n)
+        loc, log_scale = self.net(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
+        p = distributions.DiscretizedLogistic(loc, log_scale, self.levels)
+        return p.to_event(self.event_ndim)
 
 
 class Categorical(Likelihood):
-    """p(x | z) = prod_j softmax(l_j)_(x_j), for levels x in {0, ..., L - 1}, however their probabilities lie.
+    """p(x | z) = prod_j softmax(l_j)_(x_j), for levels x in {0, ..., L - 1}.
+
+    Any probabilities of the levels: their order has no influence.
 
     Args:
-        net: maps z (and c) to the logits, L blocks along the first event axis, one of the data's shape for each level.
-        levels: L.
+        net: maps z (and c) to the logits of level 0, of level 1, ..., each with the shape of x,
+            stacked along the first event dimension.
+        levels: L, the number of levels.
         event_dim: as for `Likelihood`.
 
     Example:
+        >>> import torch
         >>> Categorical(nn.Linear(20, 4 * 784), levels=4)(torch.zeros(5, 20)).event_shape
         torch.Size([784])
     """
 
     def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
         super().__init__(net, event_dim)
-        self._divide(levels)
+        self.set_parameters_per_value(levels)
         self.levels, self.support = levels, supports.levels(levels - 1)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        blocks = self.net(z, *c).unflatten(-self._n, (self.levels, -1))  # (*, L, *event)
-        return distributions.OrdinalCategorical(logits=blocks.movedim(-self._n - 1, -1)).to_event(self._n)
+        logits = self.net(z, *c).unflatten(-self.event_ndim, (self.levels, -1))  # (*, L, *event)
+        logits = logits.movedim(-self.event_ndim - 1, -1)  # (*, *event, L)
+        return distributions.OrdinalCategorical(logits=logits).to_event(self.event_ndim)

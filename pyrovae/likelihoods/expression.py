@@ -1,11 +1,11 @@
-"""Parts of the two-latent model of single-cell counts: p(l | s), and p(x | z, l, s, v) for G genes (Lopez et al. 2018, section 2).
+"""Likelihoods p(x | z, l, c) of the counts of G genes in single cells (Lopez et al. 2018, sec. 2).
 
-l ~ N(mean_s, deviation_s^2)           the log library size, by the batch s of the cell
-rho = softmax( W h(z, s, v) + b )      the expression, as proportions
-mu_g = e^l rho_g                       the mean count
+rho = softmax( W h(z, s, v) + b )      expression: the proportions of the genes
+mu_g = e^l rho_g                       mean counts, with l the log library size
 x_g ~ ZINB(mu_g, theta_g, pi_g), NB(mu_g, theta_g) or Poisson(mu_g)
 
-A context c has the columns (s, v, y): the batch one-hot, if there are several; covariates; the label one-hot, if dispersion is by label.
+The columns of the context c are (s, v, y): the experimental batch, one-hot, if there are several;
+covariates; the label, one-hot, if the dispersion theta is by label.
 """
 
 from abc import abstractmethod
@@ -47,15 +47,18 @@ PER_GENE, PER_BATCH, PER_LABEL, PER_CELL = Dispersion
 
 
 class Expression(Likelihood):
-    """p(x | z, l, c): what the likelihoods of counts share. A network's hidden layer h(z, c), and linear heads of G genes on it.
+    """p(x | z, l, c) of counts: a network's hidden layer h(z, s, v), and linear heads of G outputs.
 
     Args:
-        net: maps z and (s, v) to h, such as `pyrovae.blocks.Blocks` without a last layer.
+        net: maps z and (s, v) to h, such as `pyrovae.nets.Blocks` without a last layer. Its
+            `shape_out` is the width of h.
         genes: G.
-        dispersion: what log theta, which starts at N(0, 1), depends on; without use for the Poisson.
-        batches: S, of whose one-hot the first columns of c are, if S > 1.
-        labels: L, of whose one-hot the last columns of c are, if dispersion is by label.
-        bf16: take the heads' products in bfloat16 while training, see `pyrovae.blocks.WideLinear`.
+        dispersion: what theta depends on; log theta starts at N(0, 1). Ignored by the Poisson.
+        batches: S, the number of experimental batches. If S > 1, the first S columns of c are their
+            one-hot.
+        labels: L, the number of labels. If dispersion is by label, the last L columns of c are
+            their one-hot.
+        bf16: multiply in bfloat16 in the heads while training, see `pyrovae.nets.WideLinear`.
 
     Attributes:
         support: whole numbers from 0.
@@ -74,45 +77,51 @@ class Expression(Likelihood):
         bf16: bool = False,
     ) -> None:
         super().__init__(net, event_dim=1)
-        self._event = (genes,)  # what the heads put out, not the network
         self.genes, self.dispersion = genes, Dispersion(dispersion)
         self.batches, self.labels, self.bf16 = batches, labels, bf16
         self.scale = self._head()
-        self._gate_and_dispersion()
+        self._add_parameters()
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """(G,), the shape of the heads' outputs."""
+        return (self.genes,)
 
     @abstractmethod
-    def _gate_and_dispersion(self) -> None:
-        """Make what the distribution needs beside its mean."""
+    def _add_parameters(self) -> None:
+        """Add the parameters and heads that the distribution needs beside its mean."""
 
     @abstractmethod
     def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
-        """Return the distribution of single counts, batch shape (*, G)."""
+        """Return the distribution of the count of each gene, batch shape (*, G)."""
 
-    def forward(self, z: Tensor, l: Tensor, *c: Tensor) -> Distribution:  # noqa: E741 (the papers' symbol)
-        """Return p(x | z, l, c), batch shape (*), event shape (G,); its leaf has `mu`, and `theta` and `gate_logits` if any."""
+    def forward(self, z: Tensor, l: Tensor, *c: Tensor) -> Distribution:  # noqa: E741 (the paper's)
+        """Return p(x | z, l, c), batch shape (*), event shape (G,).
+
+        Its base distribution has attributes `mu`, and `theta` and `gate_logits` where they apply.
+        """
         h = self.hidden(z, *c)
         log_mu = torch.log_softmax(self.scale(h), -1) + l
         return self._counts(h, log_mu, concatenated(c) if c else None).to_event(1)
 
     def proportions(self, z: Tensor, *c: Tensor) -> Tensor:
-        """Return rho, with shape (*, G), which sums to one over the genes."""
+        """Return rho with shape (*, G), which sums to one over the genes."""
         return torch.softmax(self.scale(self.hidden(z, *c)), -1)
 
     def hidden(self, z: Tensor, *c: Tensor) -> Tensor:
-        """Return h(z, s, v), with shape (*, H)."""
+        """Return h(z, s, v) with shape (*, H)."""
         if not c:
             return self.net(z)
-        together = concatenated(c)
-        seen = together[
-            ..., : together.shape[-1] - (self.labels if self.dispersion is PER_LABEL else 0)
-        ]
-        return self.net(z, seen) if seen.shape[-1] else self.net(z)
+        columns = concatenated(c)
+        labels = self.labels if self.dispersion is PER_LABEL else 0
+        decoded = columns[..., : columns.shape[-1] - labels]  # (s, v)
+        return self.net(z, decoded) if decoded.shape[-1] else self.net(z)
 
     def _head(self) -> nn.Linear:
-        width: Any = self.net.shape_out
-        return WideLinear(width[0], self.genes, self.bf16)
+        shape: Any = self.net.shape_out
+        return WideLinear(shape[0], self.genes, self.bf16)
 
-    def _make_dispersion(self) -> None:
+    def _add_dispersion(self) -> None:
         rows = {PER_GENE: (), PER_BATCH: (self.batches,), PER_LABEL: (self.labels,)}
         if self.dispersion is PER_CELL:
             self.theta_head = self._head()
@@ -131,9 +140,9 @@ class Expression(Likelihood):
 
 
 class Poisson(Expression):
-    """x_g ~ Poisson(e^l rho_g): no more variance than that of counting."""
+    """x_g ~ Poisson(e^l rho_g), without overdispersion."""
 
-    def _gate_and_dispersion(self) -> None:
+    def _add_parameters(self) -> None:
         pass
 
     def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
@@ -143,18 +152,18 @@ class Poisson(Expression):
 class NegativeBinomial(Expression):
     """x_g ~ NB(e^l rho_g, theta_g)."""
 
-    def _gate_and_dispersion(self) -> None:
-        self._make_dispersion()
+    def _add_parameters(self) -> None:
+        self._add_dispersion()
 
     def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:
         return distributions.NegativeBinomial.from_logs(log_mu, self._log_theta(h, c))
 
 
 class ZeroInflated(Expression):
-    """x_g ~ ZINB(e^l rho_g, theta_g, pi_g), the logit of pi a further head (Lopez et al. 2018, eq. 4)."""
+    """x_g ~ ZINB(e^l rho_g, theta_g, pi_g), logit pi another head (Lopez et al. 2018, eq. 4)."""
 
-    def _gate_and_dispersion(self) -> None:
-        self._make_dispersion()
+    def _add_parameters(self) -> None:
+        self._add_dispersion()
         self.gate = self._head()
 
     def _counts(self, h: Tensor, log_mu: Tensor, c: Tensor | None) -> TorchDistribution:

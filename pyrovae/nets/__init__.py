@@ -1,12 +1,16 @@
 """Networks h = f(x, c): maps of tensors, with no distribution in them.
 
-MLP           h_0 = (x, c),            h_l = a(W_l h_(l-1) + b_l),                    f = W h_L + b
-ResidualMLP   h_0 = W_0 (x, c) + b_0,  h_l = h_(l-1) + V_l a(U_l a(norm h_(l-1))),    f = W a(norm h_L) + b
-ConvEncoder   a convolution, a and a pooling for each scale; one more convolution; a linear map of the features and c
-ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling for each scale; two more convolutions
+With h = h_(l-1), the output of layer l - 1, and a the activation:
 
-Every network takes any leading axes, `()`, `(B,)` or `(K, B)`. A context c comes as further inputs, which are joined on
-the feature axis with broadcast leading axes. `shape_out` is the shape of what comes out, without the leading axes.
+MLP           h_0 = (x, c),            h_l = a(W_l h + b_l),            f = W h_L + b
+ResidualMLP   h_0 = W_0 (x, c) + b_0,  h_l = h + V_l a(U_l a(norm h)),  f = W a(norm h_L) + b
+Blocks        h_0 = x,                 h_l = dropout(relu(BN(W_l (h, c) + b_l))),  f = W h_L + b
+ConvEncoder   a convolution, a and a pooling per scale; a convolution; a linear map of (maps, c)
+ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling per scale; two convolutions
+
+Every network takes any batch dimensions, `()`, `(B,)` or `(K, B)`. A context c comes as further
+inputs, which are concatenated to the features, batch dimensions broadcast. `shape_out` is the shape
+of one output.
 """
 
 from pyrovae.nets.adapters import AnyLeading, WithoutContext

@@ -1,4 +1,8 @@
-"""Convolutional networks between images and vectors."""
+"""Convolutional networks between images and vectors.
+
+ConvEncoder   (C, H, W) -> D: convolution, activation and pooling per scale, then a linear map
+ConvDecoder   D -> (C, H, W): a linear map, then convolution, activation and upsampling per scale
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,25 +15,29 @@ __all__ = ["ConvDecoder", "ConvEncoder"]
 
 
 class ConvEncoder(Network):
-    """Convolutional network from an image of any C x H x W to a vector.
+    """Convolutional network from an image of any shape (C, H, W) to a vector.
 
-    Each scale is a 3 x 3 convolution and a pooling that halves height and width, rounded up; a last one follows.
-    The defaults take 28 x 28 x 1 to 4 x 4 x 8 by four convolutions and three poolings, 28 -> 14 -> 7 -> 4.
+    Each scale is a 3 x 3 convolution and a pooling that halves height and width, rounded up; one
+    more convolution follows. The defaults take 28 x 28 x 1 to 4 x 4 x 8 by four convolutions and
+    three poolings, 28 -> 14 -> 7 -> 4.
 
     Args:
         shape_in: (C, H, W).
-        features_out: features that come out; None leaves the last linear layer out and gives the maps, flattened.
-        channels: channels of the scales, from the image inwards.
-        activation: a class of `torch.nn`, made without arguments.
-        context: features of the further inputs c, all together. They join the flattened feature maps.
+        features_out: features of the output; None omits the last linear layer and returns the
+            flattened maps.
+        channels: channels of the scales, from the finest to the coarsest.
+        activation: a class of `torch.nn`, constructed without arguments.
+        context: total number of features of the further inputs c, concatenated to the flattened
+            maps.
 
     Attributes:
-        code: the shape of the feature maps, (8, 4, 4) by default.
+        code: shape of the last feature maps, (8, 4, 4) by default.
 
     Raises:
         ValueError: for a context without a last linear layer to take it.
 
     Example:
+        >>> import torch
         >>> net = ConvEncoder((1, 28, 28), 2 * 20)
         >>> net.code, net(torch.zeros(5, 1, 28, 28)).shape
         ((8, 4, 4), torch.Size([5, 40]))
@@ -44,54 +52,48 @@ class ConvEncoder(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.shape_in, self.features_out, self.channels = (
-            tuple(shape_in),
-            features_out,
-            tuple(channels),
-        )
-        self.activation, self.context = activation, context
+        self.shape_in, self.features_out = tuple(shape_in), features_out
+        self.channels, self.activation, self.context = tuple(channels), activation, context
         self.code = (channels[-1], *_scales(self.shape_in, len(channels))[-1])
         layers: list[nn.Module] = []
         for before, after in zip((shape_in[0], *channels), channels, strict=False):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1),
-                activation(),
-                nn.MaxPool2d(2, ceil_mode=True),
-            ]
-        self.layers = nn.Sequential(
-            *layers, nn.Conv2d(channels[-1], channels[-1], 3, padding=1), activation()
-        )
+            layers += [nn.Conv2d(before, after, 3, padding=1), activation()]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+        layers += [nn.Conv2d(channels[-1], channels[-1], 3, padding=1), activation()]
+        self.layers = nn.Sequential(*layers)
         self.linear = _linear_or_none(self, prod(self.code), features_out)
         self.shape_out = (features_out or prod(self.code),)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(x, *c) with shapes (*, C, H, W), (*, C_i) -> f(x, c) with shape (*, features_out)."""
+        """Return f(x, c) with shape (*, features_out), for x (*, C, H, W) and c (*, C_i)."""
         x, *c = self.checked(inputs)
-        code = over_leading_axes(self.layers, x, event_dims=[3]).flatten(-3)
-        return self.linear(concatenated([code, *c]))
+        maps = over_leading_axes(self.layers, x, event_dims=[3])  # (*, *code)
+        return self.linear(concatenated([maps.flatten(-3), *c]))
 
 
 class ConvDecoder(Network):
-    """Convolutional network from a vector to an image of any C x H x W: `ConvEncoder` walked backwards.
+    """Convolutional network from a vector to an image (C, H, W), `ConvEncoder` reversed.
 
-    A linear map to the feature maps of the coarsest scale; for each scale a 3 x 3 convolution and an upsampling to just
-    the size that the encoder had there, odd ones too; then two more convolutions. The defaults take 4 x 4 x 8 to
-    28 x 28 x 1 by five convolutions and three upsamplings, 4 -> 7 -> 14 -> 28.
+    A linear map to the feature maps of the coarsest scale; per scale a 3 x 3 convolution and an
+    upsampling to the size that the encoder has there, odd sizes included; then two more
+    convolutions. The defaults take 4 x 4 x 8 to 28 x 28 x 1 by five convolutions and three
+    upsamplings, 4 -> 7 -> 14 -> 28.
 
     Args:
-        features_in: features of z; None leaves the first linear layer out and takes the maps themselves, flattened.
-        shape_out: (C, H, W); a likelihood with P parameters a value needs P C channels here.
-        channels: channels of the scales, from the image inwards, as for the encoder.
-        activation: a class of `torch.nn`, made without arguments.
-        context: features of the further inputs c, all together. They join z.
+        features_in: features of z; None omits the first linear layer and takes the flattened maps.
+        shape_out: (C, H, W). A likelihood with P parameters per value needs P C channels here.
+        channels: channels of the scales, from the finest to the coarsest, as for the encoder.
+        activation: a class of `torch.nn`, constructed without arguments.
+        context: total number of features of the further inputs c, concatenated to z.
 
     Attributes:
-        code: the shape of the first feature maps, (8, 4, 4) by default.
+        code: shape of the first feature maps, (8, 4, 4) by default.
 
     Raises:
         ValueError: for a context without a first linear layer to take it.
 
     Example:
+        >>> import torch
         >>> ConvDecoder(20, (3, 65, 49))(torch.zeros(7, 5, 20)).shape
         torch.Size([7, 5, 3, 65, 49])
     """
@@ -105,36 +107,31 @@ class ConvDecoder(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.features_in, self.shape_out, self.channels = (
-            features_in,
-            tuple(shape_out),
-            tuple(channels),
-        )
-        self.activation, self.context = activation, context
+        self.features_in, self.shape_out = features_in, tuple(shape_out)
+        self.channels, self.activation, self.context = tuple(channels), activation, context
         *sizes, smallest = _scales(self.shape_out, len(channels))
         self.code = (channels[-1], *smallest)
         self.shape_in = (features_in or prod(self.code),)
         self.linear = _linear_or_none(self, features_in, prod(self.code))
-        inwards, layers = channels[::-1], []
-        for before, after, size in zip(
-            (channels[-1], *inwards), inwards, sizes[::-1], strict=False
-        ):
+        coarse_to_fine = channels[::-1]
+        inputs = (channels[-1], *coarse_to_fine)
+        layers: list[nn.Module] = []
+        for before, after, size in zip(inputs, coarse_to_fine, sizes[::-1], strict=False):
             layers += [nn.Conv2d(before, after, 3, padding=1), activation(), nn.Upsample(size)]
         layers += [nn.Conv2d(channels[0], channels[0], 3, padding=1), activation()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[0], shape_out[0], 3, padding=1))
+        layers += [nn.Conv2d(channels[0], shape_out[0], 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(z, *c) with shapes (*, features_in), (*, C_i) -> f(z, c) with shape (*, C, H, W)."""
-        code = self.linear(self.joined(inputs)).unflatten(-1, self.code)
-        return over_leading_axes(self.layers, code, event_dims=[3])
+        """Return f(z, c) with shape (*, C, H, W), for z (*, features_in) and c (*, C_i)."""
+        maps = self.linear(self.joined(inputs)).unflatten(-1, self.code)  # (*, *code)
+        return over_leading_axes(self.layers, maps, event_dims=[3])
 
 
 def _scales(shape: Shape, poolings: int) -> list[Shape]:
-    """(H, W) before each pooling and after the last: 28 -> 14 -> 7 -> 4."""
+    """Return (H, W) before each pooling and after the last: 28 -> 14 -> 7 -> 4."""
     h, w = shape[1:]
-    return [
-        (-(-h // 2**i), -(-w // 2**i)) for i in range(poolings + 1)
-    ]  # halving, rounded up, i times
+    return [(-(-h // 2**i), -(-w // 2**i)) for i in range(poolings + 1)]  # halved, rounded up
 
 
 def _linear_or_none(net: Network, features_in: int | None, features_out: int | None) -> nn.Module:
@@ -142,7 +139,7 @@ def _linear_or_none(net: Network, features_in: int | None, features_out: int | N
         return nn.Linear(features_in + net.context, features_out)
     if net.context:
         raise ValueError(
-            f"{type(net).__name__}: {net.context} context features need the linear layer that None leaves out; give "
-            "the number of features, or context=0 and WithoutContext(net)"
+            f"{type(net).__name__}: {net.context} context features need the linear layer that None "
+            "omits; give the number of features, or context=0 and WithoutContext(net)"
         )
     return nn.Identity()

@@ -1,4 +1,4 @@
-"""What a fitted graph is used for: generate, embed, reconstruct, interpolate, and walk over a latent manifold.
+"""Generate, embed, reconstruct, interpolate, and decode a grid over the latent space.
 
 x ~ p(x | z), z ~ p(z);      z = E_q[z | x];      x^ = E[x | z]
 """
@@ -25,63 +25,81 @@ __all__ = [
     "spherical",
 ]
 
-Path = Callable[[Tensor, Tensor, Tensor], Tensor]
-_ROWS = 1024
+Curve = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None = None) -> Tensor:
-    """Draw n new x: z ~ p(z | c), then the mean of p(x | z, c), or a draw from it.
+    """Return n generated x: z ~ p(z | c), then E[x | z, c] or a draw x ~ p(x | z, c).
 
     Args:
-        graph: anything with a `model` whose observed site is "x".
-        n: how many.
+        graph: any graph whose observed site is "x".
+        n: number of observations.
         c: context, n rows each.
-        mean: return E[x | z] (what papers show) or a draw x ~ p(x | z).
-        seed: of the stream used; None continues the global one.
+        mean: return E[x | z, c], as papers show, instead of a draw.
+        seed: seed of the random draws; None continues the global random stream.
 
     Returns:
         A tensor with shape (n, *event).
 
     Raises:
-        ValueError: if the prior cannot be drawn from, as an autoencoder's.
+        ValueError: if the prior cannot be sampled, such as an autoencoder's flat one.
     """
     with programs.evaluation(graph, seed):
         try:
-            fn = _likelihood(graph, n, {}, *c)
+            p = _likelihood(graph, n, {}, *c)
         except NotImplementedError as error:
             raise ValueError(
-                "generate: the prior is flat, there is nothing to draw codes from. Use a VAE, whose prior is a distribution"
+                "generate: the prior is flat (improper) and cannot be sampled. Use a VAE, whose "
+                "prior is a distribution"
             ) from error
-        return programs.mean(fn) if mean else fn.sample()
+        return programs.mean(p) if mean else p.sample()
 
 
 def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return E_q[z | x, c], with shape (B, D): where each row lies in the latent space, the same at each call."""
+    """Return the embedding E_q[z | x, c] of each row with shape (B, D), the same at each call.
+
+    Args:
+        graph: a fitted graph.
+        x: data with shape (B, *event).
+        c: context, B rows each.
+        site: name of the latent site.
+    """
     data = as_tensors((x, *c))
     with programs.evaluation(graph):
-        return torch.cat(
-            [
-                programs.mean(programs.posterior(graph, batch, site))
-                for batch in batches_in_order(graph, data)
-            ]
-        )
+        batches = batches_in_order(graph, data)
+        means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
+    return torch.cat(means)
 
 
 def decode(graph: Any, z: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return E[x | z, c] for latents of a site with shape (B, D), with shape (B, *event); other latents are drawn from the model."""
+    """Return E[x | z, c] with shape (B, *event); latents of other sites are drawn from the model.
+
+    Args:
+        graph: a fitted graph whose observed site is "x".
+        z: values of one latent site, with shape (B, D).
+        c: context, B rows each.
+        site: name of that latent site.
+
+    Raises:
+        ValueError: if the model has no such site.
+    """
     data = as_tensors((z, *c), "decode")
     with programs.evaluation(graph):
         means = [
-            programs.mean(_likelihood(graph, len(part[0]), {site: part[0]}, *part[1:]))
-            for part in batches_in_order(graph, data)
+            programs.mean(_likelihood(graph, len(values), {site: values}, *context))
+            for values, *context in batches_in_order(graph, data)
         ]
     return torch.cat(means)
 
 
 def reconstruct(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return E[x | z = E_q[z | x, c], c], with the shape of x: what is left of x after its code. It denoises if x is noisy.
+    """Return E[x | z = E_q[z | x, c], c], with the shape of x; it denoises a noisy x.
 
-    Of a graph whose latents have other names, `site` is the one next to x: "z1" of a `HierarchicalVAE`.
+    Args:
+        graph: a fitted graph whose observed site is "x".
+        x: data with shape (B, *event).
+        c: context, B rows each.
+        site: the latent site on which x depends, such as "z1" of a `HierarchicalVAE`.
     """
     return decode(graph, embed(graph, x, *c, site=site), *c, site=site)
 
@@ -92,9 +110,10 @@ def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the arc sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between a and b (Shoemake 1985; White 2016).
+    """Return the arc (sin((1 - t) w) a + sin(t w) b) / sin(w), w the angle between a and b.
 
-    Points of N(0, I) lie near a sphere, whose inside a straight line crosses. Parallel vectors are joined by the line.
+    Points of N(0, I) in many dimensions lie near a sphere, which a straight line leaves (Shoemake
+    1985; White 2016). Parallel vectors are interpolated linearly.
     """
     w = torch.arccos(torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1))
     if w.sin().abs() < 1e-6:
@@ -104,18 +123,24 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def interpolate(
-    graph: Any, a: Array, b: Array, *c: Array, steps: int = 10, path: Path = linear, site: str = "z"
+    graph: Any,
+    a: Array,
+    b: Array,
+    *c: Array,
+    steps: int = 10,
+    path: Curve = linear,
+    site: str = "z",
 ) -> Tensor:
-    """Return the decoded walk from a to b through the latent space, both ends included.
+    """Return the decoded points of a path from a to b through the latent space, both ends included.
 
     Args:
-        graph: a fitted graph.
-        a: one datum with shape (*event).
+        graph: a fitted graph whose observed site is "x".
+        a: one observation with shape (*event).
         b: another.
-        c: context of the walk, one row each with shape (C,).
-        steps: points on it, at least 2.
-        path: `linear` or `spherical`, or your own (a, b, t) -> (T, D).
-        site: the latent that walks.
+        c: context of all points, with shape (C,) each.
+        steps: number of points, at least 2.
+        path: `linear`, `spherical`, or your own function (a, b, t) -> (T, D).
+        site: name of the latent site.
 
     Returns:
         A tensor with shape (steps, *event).
@@ -127,27 +152,31 @@ def interpolate(
         raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
     ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
     z = embed(graph, ends, *_repeated(c, 2), site=site)
-    walk = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
-    return decode(graph, walk, *_repeated(c, steps), site=site)
+    points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
+    return decode(graph, points, *_repeated(c, steps), site=site)
 
 
 def manifold(
     graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: float = 0.99
 ) -> Tensor:
-    """Return the decoded grid over a two-dimensional latent space, in equal shares of a standard normal prior (AEVB, figure 4).
+    """Return the decoded grid over a two-dimensional latent space (Kingma & Welling 2014, fig. 4).
+
+    Neighbouring points of a side enclose equal probabilities of the standard normal prior.
 
     Args:
-        graph: a fitted graph with two latents.
-        c: context of the whole grid, one row each with shape (C,).
-        steps: points along each side.
+        graph: a fitted graph whose latent site is "z" with two dimensions, and whose observed site
+            is "x".
+        c: context of the whole grid, with shape (C,) each.
+        steps: number of points along each side.
         low: quantile of the first point of a side.
         high: quantile of the last.
 
     Returns:
-        A tensor with shape (steps, steps, *event): z_2 falls along the first axis, as in a picture; z_1 rises along the second.
+        A tensor with shape (steps, steps, *event). As in a picture, z_2 decreases along the first
+        dimension and z_1 increases along the second.
 
     Raises:
-        ValueError: if the latent space is not two-dimensional.
+        ValueError: if the latent space is not two-dimensional, or the prior is flat.
     """
     _check_plane(graph, *c)
     side = torch.special.ndtri(torch.linspace(low, high, steps))
@@ -156,35 +185,44 @@ def manifold(
 
 
 def _check_plane(graph: Any, *c: Array) -> None:
+    """Raise a ValueError if the site "z" has not two dimensions."""
     with programs.evaluation(graph):
         try:
-            z: Any = _forward(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["value"]
+            z: Any = _simulate(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["value"]
         except NotImplementedError as error:
             raise ValueError(
-                "manifold: the prior is flat and has no quantiles. Use a VAE, or decode a grid of your own"
+                "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
+                "a grid of your own"
             ) from error
     if z.shape[1:] != (2,):
-        raise ValueError(f"manifold: a latent has shape {tuple(z.shape[1:])}, expected (2,)")
+        raise ValueError(
+            f"manifold: z has shape {tuple(z.shape[1:])} per observation, expected (2,). Fit a "
+            "graph with two latents, or decode points of your own"
+        )
 
 
 def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
-    """Return each row of context n times."""
+    """Return each context, with shape (C,), as n equal rows."""
     return [torch.as_tensor(part).expand(n, *part.shape) for part in c]
 
 
 def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:
-    """Return p(x | z, c) of n rows, latents `given` or drawn from the prior."""
-    node: Any = _forward(graph, n, given, *c).nodes["x"]
-    return node["fn"]
+    """Return p(x | z, c) of n rows, latents at the `given` values or drawn from the model."""
+    site: Any = _simulate(graph, n, given, *c).nodes["x"]
+    return site["fn"]
 
 
-def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:
-    rows = torch.empty(n, 0)  # a model asks x only how many rows there are
-    context = take(
-        as_tensors((torch.zeros(n, 1), *c)), slice(None), *device_and_dtype(graph, (rows,))
-    )[1:]
+def _simulate(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:
+    """Return a trace of the model with n rows, x drawn too, and latents at the `given` values.
+
+    Raises:
+        ValueError: if the model has no site of a name in `given`.
+    """
+    empty = torch.empty(n, 0)  # a model reads from x only the number of rows
+    device_dtype = device_and_dtype(graph, (empty,))
+    context = take(as_tensors((torch.zeros(n, 1), *c)), slice(None), *device_dtype)[1:]
     model = poutine.condition(poutine.uncondition(graph.model), given)
-    trace = poutine.trace(model).get_trace(rows, *context)
+    trace = poutine.trace(model).get_trace(empty, *context)
     unknown = [name for name in given if name not in trace.nodes]
     if unknown:
         names = [name for name in trace.stochastic_nodes if name != "x"]

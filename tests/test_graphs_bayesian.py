@@ -1,4 +1,7 @@
-"""Full variational Bayes: against conjugate regression, by its scale, as vectorized particles, and through SVI, fit and files."""
+"""Full variational Bayes over the weights w.
+
+Against conjugate regression; the scale M / N of w; several draws at once; SVI, fit and files.
+"""
 
 import math
 
@@ -17,8 +20,8 @@ from pyrovae.distributions import Conditional
 NOISE, SCALE = 0.5, 2.0
 
 
-class Alone(Conditional):
-    """q(z | x) = p(z) = N(0, I): z says nothing, the decoder is a regression on c."""
+class Uninformative(Conditional):
+    """q(z | x) = p(z) = N(0, I): z carries no information, the decoder is a regression on c."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +32,7 @@ class Alone(Conditional):
 
 
 class OnContext(nn.Module):
-    """f(z, c) = c w^T, with a leading axis where z has one."""
+    """f(z, c) = c w^T, with the batch dimensions of z."""
 
     def __init__(self, features, out):
         super().__init__()
@@ -40,7 +43,7 @@ class OnContext(nn.Module):
 
 
 def regression(n=24, features=3, out=2):
-    """Orthogonal regressors, so that the exact posterior of the weights is diagonal; the graph, x, c."""
+    """Return graph, x, c with orthogonal regressors: the weights' exact posterior is diagonal."""
     torch.manual_seed(1)
     c = (
         torch.linalg.qr(torch.randn(n, features, dtype=torch.double)).Q
@@ -51,7 +54,7 @@ def regression(n=24, features=3, out=2):
     )
     likelihood = pv.likelihoods.Gaussian(OnContext(features, out), sigma=NOISE)
     graph = pv.BayesianVAE(
-        pv.priors.StandardNormal(2), Alone(), likelihood, data_size=n, scale=SCALE
+        pv.priors.StandardNormal(2), Uninformative(), likelihood, data_size=n, scale=SCALE
     )
     return graph.double(), x, c
 
@@ -91,7 +94,7 @@ def vae(data_size=60, likelihood=None, **options):
     )
 
 
-# ------------------------------------------------------------------------------------------------------ against the exact
+# -------------------------------------------------------------------------------- against the exact
 @pytest.mark.parametrize("elbo", [Trace_ELBO(), objectives.SGVB_A()])
 def test_at_the_exact_posterior_every_draw_gives_the_evidence(elbo):
     graph, x, c = regression()
@@ -103,18 +106,26 @@ def test_at_the_exact_posterior_every_draw_gives_the_evidence(elbo):
 def test_training_on_minibatches_finds_the_exact_posterior():
     graph, x, c = regression()
     history = pv.fit(
-        graph, (x, c), epochs=250, batch_size=8, seed=0, objective=objectives.SGVB_B(samples=4), progress=False,
-        optimizer=lambda p: torch.optim.Adam(p, lr=0.02), scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 250),
-    )  # fmt: skip
+        graph,
+        (x, c),
+        epochs=250,
+        batch_size=8,
+        seed=0,
+        objective=objectives.SGVB_B(samples=4),
+        progress=False,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.02),
+        scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 250),
+    )
     mean, variance = posterior(x, c)
     assert ((graph.likelihood.net.linear.weight - mean) / variance.sqrt()).abs().max() < 0.5
     assert (graph.log_sigma.exp().reshape(2, 3) / variance.sqrt() - 1).abs().max() < 0.15
     exact = evidence(x, c) / len(x)
     last = sum(history.elbo[-20:]) / 20
-    assert exact - 0.1 < last < exact + 0.05  # the mean loss that `fit` reports is the bound a row
+    # The mean loss that `fit` reports is the bound per observation.
+    assert exact - 0.1 < last < exact + 0.05
 
 
-# ----------------------------------------------------------------------------------------------------------- N / M
+# -------------------------------------------------------------------------------------------- N / M
 def seeded(objective, graph, *batch):
     """The loss at one fixed w, which is drawn first."""
     torch.manual_seed(5)
@@ -132,7 +143,7 @@ def test_minibatches_add_up_to_the_whole_bound(sizes):
     ]
     torch.testing.assert_close(sum(parts), whole)
     kl = torch.distributions.kl_divergence(
-        graph.weights(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1)
+        graph.q_w(), dist.Normal(torch.zeros(6).double(), SCALE).to_event(1)
     )
     torch.testing.assert_close(
         objective.bound(graph.model, graph.guide, x[:5], c[:5]).kl["w"], kl * 5 / 24
@@ -144,10 +155,10 @@ def test_minibatches_add_up_to_the_whole_bound(sizes):
     mean = sum(loss * size / 24 for loss, size in zip(scaled, sizes, strict=True))
     torch.testing.assert_close(
         mean, whole
-    )  # eq. 8: each minibatch, scaled by N / M, is an estimate of the whole
+    )  # eq. 8: a minibatch scaled by N / M estimates the whole
 
 
-def test_the_weights_cost_less_a_row_the_more_rows_there_are():
+def test_the_kl_of_the_weights_per_row_falls_with_the_number_of_rows():
     x, costs = torch.rand(10, 6).round(), []
     for n in (10, 100, 1000):
         torch.manual_seed(0)
@@ -157,7 +168,7 @@ def test_the_weights_cost_less_a_row_the_more_rows_there_are():
     assert costs[0] > 1
 
 
-# ------------------------------------------------------------------------------------------------- vectorized particles
+# ----------------------------------------------------------------------------- vectorized particles
 class Free(nn.Module):
     """Every kind of parameter outside a network: a likelihood of the user's."""
 
@@ -178,7 +189,7 @@ LIKELIHOODS = {
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_particles_at_once_are_particles_one_by_one(name):
+def test_several_draws_at_once_equal_single_draws(name):
     graph = vae(likelihood=LIKELIHOODS[name](), sigma=0.5)
     event = (1, 5, 3) if name == "images" else (6,)
     graph.posterior = pv.posteriors.DiagonalNormal(pv.nets.MLP(event, [], 4))
@@ -233,7 +244,7 @@ def test_stacked_distributions():
     )
 
 
-# ------------------------------------------------------------------------------------------------------ training, files
+# ---------------------------------------------------------------------------------- training, files
 def moved(graph, train):
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
     train(graph)
@@ -290,7 +301,10 @@ def test_the_file_keeps_it(tmp_path):
 
 
 def test_with_few_rows_the_point_estimate_overfits_and_full_vb_does_not():
-    """AEVB, appendix F: 60 images, more parameters than pixels. (Stopped in time the point estimate does as well: tutorial 12.)"""
+    """Kingma & Welling 2014, appendix F: 60 images, more parameters than pixels.
+
+    With early stopping the point estimate does as well: tutorial 12.
+    """
     x = (torch.as_tensor(datasets.digits().x).flatten(1) >= 8).float()
     train, test, ends = x[:60], x[60:260], {}
     for name in ("point", "full"):
@@ -334,10 +348,10 @@ def test_a_draw_is_a_vae_at_weights_of_the_posterior():
     spread = graph.predictive(z, c, draws=500).var(0)
     exact = (c.square() * variance).sum(-1, keepdim=True)
     assert (spread / exact - 1).abs().max() < 0.4
-    torch.testing.assert_close(graph.likelihood.net.linear.weight, mean)  # drawing moved nothing
+    torch.testing.assert_close(graph.likelihood.net.linear.weight, mean)  # drawing changed nothing
 
 
-def test_figures_a_row_want_one_network():
+def test_quantities_per_observation_need_fixed_weights():
     graph, x = vae(), torch.rand(5, 6).round()
     with pytest.raises(ValueError, match='site "w" is not in a plate over the 5 rows'):
         pv.log_evidence(graph, x)
@@ -352,4 +366,4 @@ def test_errors():
     with pytest.raises(ValueError, match="has no parameters"):
         vae(likelihood=pv.likelihoods.Bernoulli(nn.Identity()))
     with pytest.raises(TypeError):
-        pv.BayesianVAE(pv.priors.StandardNormal(2), Alone(), Free())
+        pv.BayesianVAE(pv.priors.StandardNormal(2), Uninformative(), Free())
