@@ -1,12 +1,13 @@
 # %% [markdown]
 # # 01 · Three parts
 #
-# A VAE is a prior, a posterior and a likelihood, each a module whose `forward` returns a distribution:
+# A VAE has three parts: a prior, a posterior and a likelihood. Each is a module whose `forward`
+# returns a distribution:
 #
 #     prior p(z | c)      posterior q(z | x, c)      likelihood p(x | z, c)
 #
-# Everything here is a swap of one of them, of a network inside one, or a wrap around all. The training call stays the
-# same, and so do evaluation, sampling and files.
+# This tutorial replaces one part at a time, or a network inside a part, or wraps the whole model.
+# The calls for training, evaluation, sampling and saving stay the same.
 #
 #     python tutorials/01_three_parts.py --quick      # embedded digits, half a minute
 #     python tutorials/01_three_parts.py              # MNIST, from PYROVAE_DATA; minutes
@@ -25,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.data import datasets
+from pyrovae import datasets
 from pyrovae.likelihoods import (
     Bernoulli,
     Binomial,
@@ -46,45 +47,48 @@ parser.add_argument("--output", type=Path, default=Path("figures"), help="folder
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
 
-result = {}  # the numbers this script stands for, printed at its end
+result = {}  # the numbers that this script computes, printed at its end
 
 # %% [markdown]
 # ## One set of images, three representations
 #
-# The same pictures can be told as *bits*, as *counts* from 0 to 16, or as *grey* values in [0, 1]. Which likelihoods
-# fit depends on that, and so does the unit of the result: log p of bits and of counts is a log probability (at most 0),
-# log p of grey values a log *density*, which may be positive and changes with the unit of the data. **Nats compare
-# models of one representation, never of two.** Across representations only a score in the pictures' own unit remains:
-# here the root mean squared error of E[x | z] against the grey image.
+# The same images can be represented as *bits*, as *counts* from 0 to 16, or as *grey* values in
+# [0, 1]. The representation decides which likelihoods are valid and what the result means: log p(x)
+# of bits and of counts is a log probability (at most 0), log p(x) of grey values is a log
+# *density*, which may be positive and changes with the unit of the data. **Values in nats are
+# comparable within one representation, never between two.** Between representations, only an error
+# in the unit of the images is comparable: here the root mean squared error of E[x | z] against the
+# grey image.
 
 # %%
 torch.manual_seed(0)
 data = datasets.digits() if options.quick else datasets.mnist()
-pictures = [
-    torch.as_tensor(part).float() / (data.total_count or 1) for part in (data.x, data.x_test)
-]  # in [0, 1]
-some = torch.randperm(len(pictures[1]))[:1000]  # test images that the scores are of
+# in [0, 1]
+pictures = [torch.as_tensor(x).float() / (data.total_count or 1) for x in (data.x, data.x_test)]
+some = torch.randperm(len(pictures[1]))[:1000]  # the test images for all scores
 grey, grey_test = pictures[0], pictures[1][some]
 counts, counts_test = (16 * grey).round(), (16 * grey_test).round()
-bits_test = torch.bernoulli(grey_test)  # drawn once; those of the training data at each visit
+bits_test = torch.bernoulli(grey_test)  # sampled once; training data are sampled at each visit
 labels, labels_test = torch.as_tensor(data.labels), torch.as_tensor(data.labels_test)[some]
 
 shape = data.shape  # (1, 8, 8) or (1, 28, 28)
 hidden, d, epochs, batch = (100, 8, 22, 64) if options.quick else (400, 20, 5, 128)
 print(
-    f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, scores on {len(grey_test)} test images; {d} latents"
+    f"{data.name}: {len(grey)} training images of shape {tuple(shape)}, "
+    f"scores on {len(grey_test)} test images; {d} latents"
 )
 
 # %% [markdown]
-# The baseline, and the two calls used throughout: train, and score. The KL is warmed up over the first half of the
-# steps; why is seen below, under networks.
+# The baseline, and two functions for all models: `train` and `score`. The weight of the KL is
+# warmed up from 0 to 1 over the first half of the steps; the section on networks below explains
+# why.
 
 # %%
-rows = []  # of the table at the end
+rows = []  # the rows of the table at the end
 
 
 def vae(prior=None, posterior=None, likelihood=None):
-    """Return the baseline, with the parts that are given in place of its own."""
+    """Return the baseline, in which the given parts replace the default ones."""
     return pv.VAE(
         prior=prior or StandardNormal(d),
         posterior=posterior or DiagonalNormal(MLP(shape, [hidden], 2 * d)),
@@ -93,7 +97,7 @@ def vae(prior=None, posterior=None, likelihood=None):
 
 
 def train(graph, x=grey, *c, transform=None):
-    """Fit a graph; the settings are the same for all."""
+    """Fit a graph (a pair of model and guide) with the settings that all of them share."""
     rate = 3e-3 if options.quick else 1e-3
     pv.fit(
         graph,
@@ -110,7 +114,7 @@ def train(graph, x=grey, *c, transform=None):
 
 
 def score(name, representation, graph, x, *c, unit=1):
-    """Enter ELBO, log p(x) and the error of the reconstructions, in grey levels, into the table."""
+    """Add ELBO, log p(x) and the reconstruction error in grey levels to the table."""
     error = (pv.reconstruct(graph, x, *c) / unit - grey_test).square().mean().sqrt().item()
     try:
         elbo = pv.elbo(graph, x, *c, samples=10).elbo.mean().item()
@@ -134,10 +138,11 @@ print(f"independent pixels, no latents: log p(x) {result['independent_pixels']:.
 # %% [markdown]
 # ## Swap the prior and the posterior: an autoencoder
 #
-# With a posterior that is a single point, and a prior that is flat, log p(x | f(x)) is all that is left of the ELBO: an
-# autoencoder, on the same networks and the same loop. Having nothing to pay for its codes it comes closer to the very
-# bits that it is shown, noise included, and no closer to the grey image behind them. And it has no distribution over
-# codes: no samples, no log p(x), and the library says so.
+# With a point posterior (a Delta distribution at f(x)) and a flat (improper) prior, the ELBO
+# reduces to log p(x | f(x)): an autoencoder, with the same networks and the same training loop.
+# There is no KL, so it reconstructs its binary input more closely, noise included, but not the grey
+# image from which the input was sampled. It has no distribution over the latents, so it can neither
+# generate samples nor estimate log p(x), and the library raises an error.
 
 # %%
 autoencoder = vae(prior=Flat(d), posterior=Point(MLP(shape, [hidden], d)))
@@ -148,9 +153,8 @@ to_bits = {
     for name, graph in (("VAE", baseline), ("autoencoder", autoencoder))
 }
 result["error_to_bits"] = to_bits
-print(
-    "error to the bits shown:", ", ".join(f"{name} {value:.3f}" for name, value in to_bits.items())
-)
+listed = ", ".join(f"{name} {value:.3f}" for name, value in to_bits.items())
+print("error against the binary input:", listed)
 try:
     pv.generate(autoencoder, 1)
 except ValueError as refusal:
@@ -159,15 +163,16 @@ except ValueError as refusal:
 # %% [markdown]
 # ## Swap the network
 #
-# A part does not know which network it holds. Nothing else changes: same data, same representation, so log p(x)
-# compares.
+# A part works with any network. Nothing else changes: the data and their representation are the
+# same, so log p(x) is comparable.
 #
-# Deeper networks fall more easily into *posterior collapse*: at first the KL is cheapest to lower, q(z | x) falls onto
-# the prior, and the decoder learns to do without z. Hence the warm-up of the KL's weight, from 0 to 1, in `train`;
-# `latent_summary` says how many units are in use, and warns of a collapse.
+# Deeper networks are more prone to *posterior collapse*: at the start of training the easiest way
+# to reduce the loss is to reduce the KL, so q(z | x) collapses to the prior and the decoder learns
+# to ignore z. This is why `train` warms up the weight of the KL from 0 to 1. `latent_summary`
+# returns how many units are active, and a warning if the posterior has collapsed.
 
 # %%
-channels = (16,) if options.quick else (32, 16, 16)  # one pooling for each
+channels = (16,) if options.quick else (32, 16, 16)  # one pooling layer per entry
 convolutional = vae(
     posterior=DiagonalNormal(ConvEncoder(shape, 2 * d, channels)),
     likelihood=Bernoulli(ConvDecoder(d, shape, channels)),
@@ -188,7 +193,7 @@ print(f"convolutional: {int(summary.active.sum())} of {d} units active, warning:
 # %% [markdown]
 # ## Swap the likelihood
 #
-# A likelihood states which values it can explain and refuses others before training starts:
+# Each likelihood has a support. Data outside the support raise a `ValueError` before training:
 
 # %%
 try:
@@ -197,17 +202,17 @@ except ValueError as refusal:
     print(refusal)
 
 # %% [markdown]
-# Counts first. `Binomial` takes each pixel for 16 independent trials; `DiscretizedLogistic` gives it a place and a
-# width; `Categorical` has a free probability for each level. All three are probabilities of the same counts, so their
-# nats compare. Pixels of handwriting are mostly all ink or none, which 16 *independent* trials explain badly.
+# Counts first. `Binomial` treats each pixel as 16 independent trials; `DiscretizedLogistic` has a
+# location and a scale per pixel; `Categorical` has a free probability for each level. All three are
+# probabilities of the same counts, so their values in nats are comparable. Most pixels of
+# handwriting are either fully white or fully black, which 16 *independent* trials describe badly.
 #
-# A posterior should not see numbers far from unit size: `Standardized` divides what it sees, and only that.
+# The input of an encoder should have values of the order of 1: `Standardized` rescales the input of
+# the posterior, and nothing else.
 
 # %%
-two, seventeen = (
-    (2 * shape[0], *shape[1:]),
-    (17 * shape[0], *shape[1:]),
-)  # parameters a pixel, as blocks of channels
+# shapes for 2 and for 17 parameters per pixel, as blocks of channels
+two, seventeen = (2 * shape[0], *shape[1:]), (17 * shape[0], *shape[1:])
 on_counts = {
     "Binomial": Binomial(MLP(d, [hidden], shape), total_count=16),
     "DiscretizedLogistic": DiscretizedLogistic(MLP(d, [hidden], two), levels=17),
@@ -225,10 +230,12 @@ for name, likelihood in on_counts.items():
     reconstructions[name] = pv.reconstruct(graph, counts_test[:10]) / 16
 
 # %% [markdown]
-# Grey values. `Gaussian` with a learned sigma is squared error with the right weight: 1 / (2 sigma^2) to 1 against the
-# KL, found by training. `ContinuousBernoulli` is cross entropy on grey values *with* the constant that makes it a
-# density; plain Bernoulli on grey values lacks that, is no likelihood, and is refused. These two are densities over
-# grey values in one unit and compare with each other, not with the rows above.
+# Grey values. `Gaussian` with a learned sigma is the squared error, weighted against the KL by
+# 1 / (2 sigma^2), a weight that is learned. `ContinuousBernoulli` is the cross entropy of grey
+# values *with* the normalizing constant that makes it a density. A plain Bernoulli lacks this
+# constant: on grey values it is not a likelihood, and it raises an error. `Gaussian` and
+# `ContinuousBernoulli` are densities over grey values in the same unit, so they are comparable with
+# each other, but not with the models above.
 
 # %%
 on_grey = {
@@ -243,7 +250,8 @@ plain = fitted["Gaussian, learned sigma"]
 sigma = plain.likelihood.log_sigma.exp().item()
 result["sigma"] = sigma
 print(
-    f"learned sigma: {sigma:.3f} grey levels; root mean squared error of the reconstructions {rows[-2][-1]:.3f}"
+    f"learned sigma: {sigma:.3f} grey levels; "
+    f"root mean squared error of the reconstructions {rows[-2][-1]:.3f}"
 )
 
 
@@ -254,9 +262,8 @@ def in_rows(pictures, name, title):
     axes = figure.subplots(len(pictures), 1)
     for axis, (label, images) in zip(axes, pictures.items(), strict=True):
         gap = torch.ones(len(images), *shape[:2], max(1, shape[2] // 14))
-        row = (
-            torch.cat([images, gap], -1)[:, 0].permute(1, 0, 2).flatten(1)
-        )  # (H, columns * (W + gap))
+        row = torch.cat([images, gap], -1)[:, 0].permute(1, 0, 2)  # (H, columns, W + gap)
+        row = row.flatten(1)
         axis.imshow(row.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -270,12 +277,14 @@ in_rows(reconstructions, "likelihoods", "E[x | z] at the mean of q(z | x), by li
 # %% [markdown]
 # ## Add a context: a conditional VAE
 #
-# What comes after x in the batch is context: it reaches all three parts, and a network built with `context=10` takes it
-# in. Given the label, the latents need no longer say which digit it is, and the model draws the digit that is asked
-# for.
+# Every tensor after x in the batch is context: it is passed to all three parts, and a network with
+# `context=10` takes it as a further input. Given the label, the latents no longer have to encode
+# which digit it is, and the model generates the requested digit.
 #
-# log p(x | c) is not log p(x): with ten equally likely labels it can be higher by at most log 10 = 2.3 nats, since p(x | c)
-# / 10 <= p(x) = 1/10 sum over labels of p(x | label).
+# log p(x | c) is not log p(x): with ten equally likely labels it can be higher by at most log 10 =
+# 2.3 nats, since
+#
+#     p(x | c) / 10  <=  p(x) = 1/10 sum over labels of p(x | label).
 
 # %%
 one_hot, one_hot_test = nn.functional.one_hot(labels, 10), nn.functional.one_hot(labels_test, 10)
@@ -290,23 +299,24 @@ result["conditional"] = score(
 )
 
 digit = torch.arange(10).repeat_interleave(50)
-drawn = pv.generate(
-    conditional, len(digit), nn.functional.one_hot(digit, 10), seed=0
-)  # E[x | z, c] for z ~ p(z)
-judge = KNeighborsClassifier(5).fit(grey[:10_000].flatten(1).numpy(), labels[:10_000].numpy())
-result["judge"] = float(judge.score(grey_test.flatten(1).numpy(), labels_test.numpy()))
-result["drawn_as_asked"] = float(judge.score(drawn.flatten(1).numpy(), digit.numpy()))
+asked = nn.functional.one_hot(digit, 10)
+drawn = pv.generate(conditional, len(digit), asked, seed=0)  # E[x | z, c] for z ~ p(z)
+classifier = KNeighborsClassifier(5).fit(grey[:10_000].flatten(1).numpy(), labels[:10_000].numpy())
+result["judge"] = float(classifier.score(grey_test.flatten(1).numpy(), labels_test.numpy()))
+result["drawn_as_asked"] = float(classifier.score(drawn.flatten(1).numpy(), digit.numpy()))
 print(
-    f"a nearest-neighbour judge knows {result['judge']:.1%} of the test images, and {result['drawn_as_asked']:.1%} of those drawn"
+    f"accuracy of a nearest-neighbour classifier: {result['judge']:.1%} on test images, "
+    f"{result['drawn_as_asked']:.1%} on generated images"
 )
 in_rows({f"{k}": drawn[digit == k][:12] for k in range(10)}, "conditional", "Samples by label")
 
 # %% [markdown]
-# ## Wrap it all: denoising
+# ## Wrap the model: denoising
 #
-# `Denoising` shows the guide a corrupted image while the model goes on to explain the clean one; in use (under
-# `eval()`) what comes in is taken as it is. Here noise of 0.4 grey levels is added. The plain VAE with a Gaussian
-# likelihood cleans up too, being a model of digits, but was never shown noise.
+# With `Denoising` the guide sees a corrupted image, while the model still explains the clean one.
+# In evaluation mode (`eval()`) the input is used as it is. Here the noise has a standard deviation
+# of 0.4 grey levels. The plain VAE with a Gaussian likelihood removes noise too, since it is a
+# model of digits, but it was never trained on noisy images.
 
 # %%
 corrupt = pv.graphs.GaussianNoise(0.4)
@@ -315,7 +325,7 @@ denoising = train(
         vae(likelihood=Gaussian(MLP(d, [hidden], shape), sigma=0.5, learned=True)), corrupt
     )
 )
-score("Denoising, seeing clean images", "grey", denoising, grey_test)
+score("Denoising, given clean images", "grey", denoising, grey_test)
 noisy = corrupt(grey_test)
 cleaned = {"plain VAE": pv.reconstruct(plain, noisy), "Denoising": pv.reconstruct(denoising, noisy)}
 error = {
@@ -323,27 +333,26 @@ error = {
     for name, x in {"noisy": noisy, **cleaned}.items()
 }
 result["noise_left"] = error
-print(
-    "error against the clean image:",
-    ", ".join(f"{name} {value:.3f}" for name, value in error.items()),
-)
+listed = ", ".join(f"{name} {value:.3f}" for name, value in error.items())
+print("error against the clean image:", listed)
 shown = {"test images": grey_test, "noisy": noisy, **cleaned}
 in_rows(
     {name: x[:12] for name, x in shown.items()},
     "denoising",
-    "Noise of 0.4 grey levels, and what is left of it",
+    "Noise with a standard deviation of 0.4 grey levels, and reconstructions",
 )
 
 # %% [markdown]
 # ## Write your own
 #
-# A part is any module whose `forward` returns a Pyro distribution; there is nothing to inherit from and nothing to
-# register. A Laplace prior with learned widths, whose draws are sparser than a Gaussian's, and a Laplace posterior:
+# A part is any module whose `forward` returns a Pyro distribution; there is nothing to inherit from
+# and nothing to register. As an example, a Laplace prior with learned scales, whose samples are
+# sparser than those of a Gaussian, and a Laplace posterior:
 
 
 # %%
 class LaplacePrior(nn.Module):
-    """p(z) = prod_j Laplace(z_j; 0, b_j), the widths b learned."""
+    """p(z) = prod_j Laplace(z_j; 0, b_j) with learned scales b."""
 
     def __init__(self, d):
         super().__init__()
@@ -366,31 +375,31 @@ class LaplacePosterior(nn.Module):
 
 
 # %% [markdown]
-# Two priors and two posteriors make four models. Where torch knows the KL of a pair in closed form it is used (all four
-# here), else one draw stands for it.
+# Two priors and two posteriors make four models. The closed form of the KL is used where torch has
+# one for the pair (all four pairs here), else the KL is estimated with one sample.
 
 
 # %%
 def own():
-    """Return a VAE with both parts of our own."""
+    """Return a VAE with the two parts defined above."""
     return vae(LaplacePrior(d), LaplacePosterior(MLP(shape, [hidden], 2 * d)))
 
 
 both = train(own(), transform=pv.batches.binarize)
 half = train(vae(prior=LaplacePrior(d)), transform=pv.batches.binarize)
-other = train(
-    vae(posterior=LaplacePosterior(MLP(shape, [hidden], 2 * d))), transform=pv.batches.binarize
-)
+own_posterior = vae(posterior=LaplacePosterior(MLP(shape, [hidden], 2 * d)))
+other = train(own_posterior, transform=pv.batches.binarize)
 result["own_prior"] = score("own prior (Laplace)", "bits", half, bits_test)
 result["own_posterior"] = score("own posterior (Laplace)", "bits", other, bits_test)
 result["own_both"] = score("own prior and posterior", "bits", both, bits_test)
-widths = both.prior.log_b.exp().detach()
-result["widths_moved"] = (widths - 1).abs().max().item()
-print(f"learned widths b: {widths.min():.2f} to {widths.max():.2f}")
+scales = both.prior.log_b.exp().detach()
+result["widths_moved"] = (scales - 1).abs().max().item()
+print(f"learned scales b: {scales.min():.2f} to {scales.max():.2f}")
 
 # %% [markdown]
-# Files hold no code: the library's own parts are rebuilt from their description, a part of yours is only named. You
-# build the object, `load` fills it. The figures before and after are equal to the bit.
+# Model files hold no code. The library's own parts are rebuilt from their description; for a part
+# of yours the file holds only its name. You construct the model, and `load` fills in its weights.
+# The results before and after are bitwise equal.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -409,15 +418,17 @@ print(f"largest difference of log p(x) after loading: {result['difference_after_
 # %% [markdown]
 # ## The table
 #
-# Compare ELBO and log p(x) inside one block only (and the row with a context with none). The last column compares
-# everywhere, with two cautions: a row of bits was given less to see than the grey image it is measured against, and a
-# small error says nothing of probabilities or samples. Of the parts swapped on bits, none moves log p(x) by much on so
-# small a data set: the point here is that each was one line.
+# Compare ELBO and log p(x) within one block only (and the row with a context with no other row).
+# The last column is comparable between all rows, with two cautions: a model of bits is given less
+# information than the grey image that its error is measured against, and a small error does not
+# imply good probabilities or good samples. On so small a data set, none of the parts replaced on
+# bits changes log p(x) by much; the point here is that each replacement took one line.
 
 # %%
-print(f"\n{'what':34s}{'ELBO':>10s}{'log p(x)':>10s}{'error':>8s}")
+print(f"\n{'model':34s}{'ELBO':>10s}{'log p(x)':>10s}{'error':>8s}")
 for block in ("bits", "counts", "grey"):
-    print(f"--- {block}: {'log density' if block == 'grey' else 'log probability'}, nats an image")
+    unit = "log density" if block == "grey" else "log probability"
+    print(f"--- {block}: {unit}, nats per image")
     for name, representation, elbo, log_p, error in rows:
         if representation == block:
             print(f"{name:34s}{elbo:10.2f}{log_p:10.2f}{error:8.3f}")

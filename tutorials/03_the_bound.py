@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 03 · The bound
 #
-# What the evidence lower bound is, how far below log p(x) it lies, what closes the gap, and why a VAE does not simply
-# average p(x | z) over the prior. Every statement is checked by a number.
+# What the evidence lower bound is, how far below log p(x) it lies, what closes the gap, and why a
+# VAE does not simply average p(x | z) over the prior. Every statement is checked numerically.
 #
-#     log p(x) = ELBO(q, x) + KL( q(z | x) || p(z | x) ),      ELBO = E_q[ log p(x | z) ] - KL( q(z | x) || p(z) )
+#     log p(x) = ELBO(q, x) + KL( q(z | x) || p(z | x) )
+#     ELBO(q, x) = E_q[ log p(x | z) ] - KL( q(z | x) || p(z) )
 #
 #     python tutorials/03_the_bound.py --quick      # embedded digits, half a minute
 #     python tutorials/03_the_bound.py              # MNIST, from PYROVAE_DATA; minutes
 
 # %%
-
 import argparse
 import itertools
 import json
@@ -25,8 +25,7 @@ from torch import nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 import pyrovae as pv
-from pyrovae.command.report import plots
-from pyrovae.data import datasets
+from pyrovae import datasets, plots
 
 parser = argparse.ArgumentParser(
     description="Jensen, KL in closed form, the gap, E-step and M-step, the naive average."
@@ -36,7 +35,7 @@ parser.add_argument("--output", type=Path, default=Path("figures"), help="folder
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-result = {}  # the numbers this script stands for, printed at its end
+result = {}  # the numbers that this script computes, printed at its end
 
 
 def show(figure, name):
@@ -45,21 +44,22 @@ def show(figure, name):
 
 
 def z_score(draws, exact):
-    """Return how many standard errors the mean of the draws lies from the exact value."""
+    """Return the distance of the draws' mean from the exact value, in standard errors."""
     return ((draws.mean() - exact) / (draws.std() / len(draws) ** 0.5)).abs().item()
 
 
 # %% [markdown]
 # ## Jensen's inequality
 #
-# A function with f'' >= 0 is **convex**: E f(X) >= f(E X). One with f'' <= 0 is **concave**: E f(X) <= f(E X). (One of
-# the notes calls both convex.) The logarithm has f''(w) = -1 / w^2 < 0: it is concave, and so for any positive w
+# A function with f'' >= 0 is **convex**: E f(X) >= f(E X). One with f'' <= 0 is **concave**: E f(X)
+# <= f(E X). (One of the notes calls both convex.) The logarithm has f''(w) = -1 / w^2 < 0: it is
+# concave, and so for any positive w
 #
 #     E log w <= log E w.
 #
-# With w = p(x, z) / q(z | x) and z ~ q(z | x), E w is p(x), and E log w is the ELBO. Numerically, with w = e^u and
-# u ~ N(0, s^2): E log w = 0 exactly, log E w = s^2 / 2 exactly. The gap is the price of a spread-out w; a w that does
-# not vary pays none.
+# With w = p(x, z) / q(z | x) and z ~ q(z | x), E w is p(x), and E log w is the ELBO. As a numerical
+# example take w = e^u with u ~ N(0, s^2): E log w = 0 exactly, log E w = s^2 / 2 exactly. The gap
+# grows with the variance of w; for a constant w it is zero.
 
 # %%
 curvature = torch.func.grad(torch.func.grad(torch.log))(torch.tensor(2.0)).item()
@@ -90,26 +90,27 @@ show(figure, "jensen")
 # %% [markdown]
 # ## KL of two Gaussians: diagonal
 #
-# In a VAE the posterior is q(z) = N(mu, diag sigma^2) and the prior p(z) = N(0, I), and what is needed is KL(q || p) =
-# E_q[ log q - log p ]. (The notes' derivation, (8) to (18), calls these two p and q the other way round; in the VAE's
-# letters its result is KL(q || p).) The density of J independent Gaussians has the *product* of the sigmas in its
-# normalizer, which (8) lacks and (11) has again:
+# In a VAE the posterior is q(z) = N(mu, diag sigma^2) and the prior is p(z) = N(0, I). The loss
+# needs KL(q || p) = E_q[ log q - log p ]. (The derivation in the notes, (8) to (18), uses the names
+# p and q the other way round; in the notation of the VAE its result is KL(q || p).) The normalizing
+# constant of J independent Gaussians contains the *product* of the sigmas, which is missing in (8)
+# and present again in (11):
 #
 #     q(z) = (2 pi)^(-J/2) (prod_j sigma_j)^(-1) exp( -1/2 sum_j (z_j - mu_j)^2 / sigma_j^2 )
 #
-#     log q - log p = -1/2 sum_j log sigma_j^2  -  1/2 sum_j (z_j - mu_j)^2 / sigma_j^2  +  1/2 sum_j z_j^2
-#     expectation:    -1/2 sum_j log sigma_j^2  -  J / 2                                 +  1/2 sum_j (mu_j^2 + sigma_j^2)
+#     log q - log p:   -1/2 sum_j log sigma_j^2
+#                      -1/2 sum_j (z_j - mu_j)^2 / sigma_j^2  +  1/2 sum_j z_j^2
+#     expectation:     -1/2 sum_j log sigma_j^2
+#                      -J / 2                                 +  1/2 sum_j (mu_j^2 + sigma_j^2)
 #
 #     KL(q || p) = 1/2 sum_j ( mu_j^2 + sigma_j^2 - log sigma_j^2 - 1 )
 #
-# The second expectation is -J/2 since (z_j - mu_j)^2 / sigma_j^2 has mean 1 under q, the third since E z_j^2 = mu_j^2 +
-# sigma_j^2.
+# The second term has expectation -J / 2, since (z_j - mu_j)^2 / sigma_j^2 has mean 1 under q; the
+# third follows from E z_j^2 = mu_j^2 + sigma_j^2.
 
 # %%
-mu, sigma = (
-    torch.tensor([0.5, -1.0], dtype=torch.double),
-    torch.tensor([0.4, 1.5], dtype=torch.double),
-)
+mu = torch.tensor([0.5, -1.0], dtype=torch.double)
+sigma = torch.tensor([0.4, 1.5], dtype=torch.double)
 J = len(mu)
 grid = torch.cartesian_prod(*2 * [torch.linspace(-12, 12, 1201, dtype=torch.double)])  # (1201^2, 2)
 exponential = torch.exp(-0.5 * ((grid - mu) / sigma).square().sum(-1))
@@ -117,7 +118,8 @@ cell = (24 / 1200) ** 2
 integral = (exponential.sum() * cell / ((2 * math.pi) ** (J / 2) * sigma.prod())).item()
 one_sigma = (exponential.sum() * cell / (2 * math.pi * sigma[0] ** 2) ** (J / 2)).item()
 print(
-    f"\nthe density integrates to {integral:.6f}; with one sigma in the place of their product, as in (8), to {one_sigma:.3f}"
+    f"\nthe density integrates to {integral:.6f}; "
+    f"with one sigma instead of the product, as in (8), to {one_sigma:.3f}"
 )
 result["integral"] = integral
 
@@ -142,7 +144,8 @@ q, p = (
 )
 forward, backward = kl_divergence(q, p).sum(), kl_divergence(p, q).sum()
 print(
-    f"closed form {kl:.6f}; torch: KL(q || p) {forward:.6f}, and the other way round KL(p || q) {backward:.6f}: the roles matter"
+    f"closed form {kl:.6f}; torch: KL(q || p) {forward:.6f}, "
+    f"with p and q exchanged KL(p || q) {backward:.6f}: the KL is not symmetric"
 )
 result["kl_z_scores"] = [z_score(*step) for step in steps.values()]
 result["kl_diagonal_error"] = abs(kl - forward).item()
@@ -153,16 +156,18 @@ result["kl_roles_differ_by"] = abs(forward - backward).item()
 #
 # For q = N(m0, S0) and p = N(m1, S1) in k dimensions:
 #
-#     E_q[ log q - log p ] = 1/2 E_q[ log |S1| - log |S0| - (z - m0)' S0^-1 (z - m0) + (z - m1)' S1^-1 (z - m1) ]
+#     E_q[ log q - log p ] = 1/2 E_q[ log |S1| - log |S0|
+#                                     - (z - m0)' S0^-1 (z - m0) + (z - m1)' S1^-1 (z - m1) ]
 #
 #     (a)  E (z - m0)' S0^-1 (z - m0) = tr(S0^-1 S0) = k
-#     (b)  E (z - m1)' S1^-1 (z - m1) = tr(S1^-1 S0) + (m1 - m0)' S1^-1 (m1 - m0),  the cross term having mean zero
+#     (b)  E (z - m1)' S1^-1 (z - m1) = tr(S1^-1 S0) + (m1 - m0)' S1^-1 (m1 - m0),
+#          since the cross term has mean zero
 #
 #     KL = 1/2 ( log |S1| / |S0|  -  k  +  tr(S1^-1 S0)  +  (m1 - m0)' S1^-1 (m1 - m0) )
 #
-# The 1/2 stands before *every* term. (One of the notes loses it on the way, before E_q[(z - m0)'(S1^-1 - S0^-1)(z -
-# m0)], has it back in the last row, and then subtracts the KL in the loss: the loss is minus the ELBO, -E_q log
-# p(x | z) *plus* KL.)
+# The factor 1/2 multiplies *every* term. (One of the notes drops it before E_q[(z - m0)'(S1^-1 -
+# S0^-1)(z - m0)], has it again in the last line, and then subtracts the KL in the loss. The loss is
+# minus the ELBO: -E_q log p(x | z) *plus* the KL.)
 
 # %%
 a = torch.randn(2, 3, 3, dtype=torch.double)
@@ -182,34 +187,34 @@ print(
 )
 log_w = q.log_prob(z) - p.log_prob(z)
 print(
-    f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, by sampling {log_w.mean():.4f}"
+    f"KL, full: closed form {full:.6f}, torch {kl_divergence(q, p):.6f}, "
+    f"by sampling {log_w.mean():.4f}"
 )
-print(f"with the 1/2 lost before that term it would be {0.5 * (log_ratio + means) + quadratic:.4f}")
+print(f"without the 1/2 of that term it would be {0.5 * (log_ratio + means) + quadratic:.4f}")
 result["kl_full_error"] = abs(full - kl_divergence(q, p).item())
 result["kl_full_z_scores"] = [z_score(draws, quadratic), z_score(log_w, full)]
 
 # %% [markdown]
 # ## A VAE whose evidence is known
 #
-# Let the decoder be linear and the noise Gaussian: x ~ N(W z + m, s^2 I). This is probabilistic PCA (Tipping & Bishop
-# 1999), and all that is intractable in a VAE is known:
+# Let the decoder be linear and the noise Gaussian: x ~ N(W z + m, s^2 I). This is probabilistic PCA
+# (Tipping & Bishop 1999), for which the quantities that are intractable in a VAE have closed forms:
 #
 #     p(x) = N(m, W W' + s^2 I)      p(z | x) = N( M^-1 W'(x - m), s^2 M^-1 ),   M = W'W + s^2 I
 #
-# Its posterior is linear in x with one full covariance for all x. As a part of our own, in a few lines:
+# The mean of the exact posterior is linear in x, and its full covariance is the same for all x. As
+# a posterior of our own, in a few lines:
 
 
 # %%
 class LinearNormal(nn.Module):
-    """q(z | x) = N(A x + b, L L'), L lower triangular, its diagonal kept positive as an exponential."""
+    """q(z | x) = N(A x + b, L L'), L lower triangular, its diagonal positive as an exponential."""
 
     def __init__(self, features, latents):
         super().__init__()
         self.mean = nn.Linear(features, latents)
-        self.log_diagonal, self.lower = (
-            nn.Parameter(torch.zeros(latents)),
-            nn.Parameter(torch.zeros(latents, latents)),
-        )
+        self.log_diagonal = nn.Parameter(torch.zeros(latents))
+        self.lower = nn.Parameter(torch.zeros(latents, latents))
 
     @property
     def L(self):  # noqa: N802
@@ -220,7 +225,7 @@ class LinearNormal(nn.Module):
 
     @torch.no_grad()
     def put(self, A, b, L):  # noqa: N803
-        """Set the parameters to these values."""
+        """Set the parameters to the given values."""
         self.mean.weight.copy_(A), self.mean.bias.copy_(b)
         self.lower.copy_(L), self.log_diagonal.copy_(L.diagonal().log())
 
@@ -228,22 +233,18 @@ class LinearNormal(nn.Module):
 def linear_vae(features, latents, sigma):
     """Return the linear-Gaussian VAE, in float64."""
     decoder = pv.likelihoods.Gaussian(nn.Linear(latents, features), sigma=sigma, learned=True)
-    return pv.VAE(
-        pv.priors.StandardNormal(latents), LinearNormal(features, latents), decoder
-    ).double()
+    encoder = LinearNormal(features, latents)
+    return pv.VAE(pv.priors.StandardNormal(latents), encoder, decoder).double()
 
 
 def parameters(vae):
     """Return W, m and s of a linear-Gaussian VAE."""
-    return (
-        vae.likelihood.net.weight.detach(),
-        vae.likelihood.net.bias.detach(),
-        vae.likelihood.log_sigma.exp().detach(),
-    )
+    net, log_sigma = vae.likelihood.net, vae.likelihood.log_sigma
+    return net.weight.detach(), net.bias.detach(), log_sigma.exp().detach()
 
 
 def evidence(vae, x):
-    """Return log N(x; m, W W' + s^2 I) of each row, exactly."""
+    """Return the exact log N(x; m, W W' + s^2 I) of each observation."""
     W, m, s = parameters(vae)  # noqa: N806
     return LowRankMultivariateNormal(m, W, s**2 * torch.ones_like(m)).log_prob(x)
 
@@ -271,9 +272,9 @@ exact = evidence(toy, x)
 level = exact.mean().item()
 
 # %% [markdown]
-# With the exact posterior the weight w = p(x, z) / q(z | x) = p(x) does not depend on z: Jensen costs nothing, and the
-# ELBO equals log p(x) **for every single draw**, not only on average. (`log_evidence` with one sample returns log w of
-# one draw.)
+# With the exact posterior the weight w = p(x, z) / q(z | x) = p(x) does not depend on z. Jensen's
+# inequality is then an equality, and the ELBO equals log p(x) **for every single draw**, not only
+# on average. (`log_evidence` with one sample returns log w of one draw.)
 
 # %%
 e_step(toy)
@@ -282,21 +283,22 @@ spread = max(
     for seed in range(5)
 )
 print(
-    f"\nexact posterior: largest |log w - log p(x)| over 5 draws of each of {len(x)} rows: {spread:.1e}"
+    f"\nexact posterior: largest |log w - log p(x)| "
+    f"over 5 draws for each of {len(x)} observations: {spread:.1e}"
 )
 result["exact_posterior_error"] = spread
 
 # %% [markdown]
 # ## The gap
 #
-# Move q away from p(z | x): shift its mean, or scale its standard deviations. The ELBO falls below log p(x), and by
-# exactly the KL from q to p(z | x). Lines: log p(x) less that KL in closed form; points: the ELBO as the library
-# estimates it.
+# Move q away from p(z | x): shift its mean, or scale its standard deviations. The ELBO falls below
+# log p(x) by exactly KL(q || p(z | x)). Lines: log p(x) minus that KL in closed form. Points: the
+# ELBO as the library estimates it.
 
 
 # %%
 def moved(shift=0.0, scale=1.0):
-    """Return the ELBO per row with q's mean shifted in z_1 and its deviations scaled, and KL(q || p(z | x))."""
+    """Return ELBO and KL(q || p(z | x)) per observation, for q with shifted mean or scaled L."""
     e_step(toy)
     q = toy.posterior
     with torch.no_grad():
@@ -321,7 +323,8 @@ result["gap_error"] = max(
     abs((exact - elbo - kl).mean().item()) for points in curves.values() for elbo, kl in points
 )
 print(
-    f"log p(x) = ELBO + KL(q || p(z | x)) at {len(z_scores)} places of q: within {result['gap_error']:.4f} nats (sampling)"
+    f"log p(x) = ELBO + KL(q || p(z | x)) for {len(z_scores)} choices of q: "
+    f"within {result['gap_error']:.4f} nats (sampling error)"
 )
 
 figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -346,20 +349,20 @@ for axis, (name, points), at in zip(axes, curves.items(), (shifts, scales), stri
         xlabel={"shift": "shift of q's mean", "scale": "factor on q's standard deviations"}[name]
     )
     axis.grid(alpha=0.3)
-axes[0].set(ylabel="nats a row", ylim=(level - 6, level + 0.5))
+axes[0].set(ylabel="nats per observation", ylim=(level - 6, level + 0.5))
 axes[1].set_xscale("log", base=2)
 axes[1].legend(frameon=False, loc="lower center")
-figure.suptitle("The gap is KL(q(z | x) || p(z | x)), and nothing else")
+figure.suptitle("The gap is exactly KL(q(z | x) || p(z | x))")
 show(figure, "gap")
 
 # %% [markdown]
-# Two KLs, then, and they are easily taken for each other. One of the notes equates log p(x | z) with the ELBO minus
-# KL(q || p(z)). What holds is
+# There are two KLs here, and they are easily confused. One of the notes equates log p(x | z) with
+# the ELBO minus KL(q || p(z)). The correct identities are
 #
-#     E_q log p(x | z) = ELBO + KL( q(z | x) || p(z) )          the reconstruction, a plus, and an expectation over q
-#             log p(x) = ELBO + KL( q(z | x) || p(z | x) )      the evidence, the *posterior* in the second place
+#     E_q log p(x | z) = ELBO + KL( q(z | x) || p(z) )        the reconstruction, averaged over q
+#             log p(x) = ELBO + KL( q(z | x) || p(z | x) )    the evidence, KL to the *posterior*
 #
-# At a q that is off (mean shifted by 0.3), averaged over the rows:
+# For a q that differs from the posterior (its mean shifted by 0.3), averaged over the observations:
 
 # %%
 _, to_posterior = moved(shift=0.3)
@@ -369,9 +372,8 @@ unit_normal = MultivariateNormal(
 )
 to_prior = kl_divergence(toy.posterior(x), unit_normal).detach()
 W, m, s = parameters(toy)
-with (
-    torch.no_grad()
-):  # E_q log N(x; W z + m, s^2 I) = log N(x; W E z + m, s^2 I) - tr(W S W') / (2 s^2)
+# E_q log N(x; W z + m, s^2 I) = log N(x; W E z + m, s^2 I) - tr(W S W') / (2 s^2)
+with torch.no_grad():
     fit = Normal(toy.likelihood.net(toy.posterior.mean(x)), s).log_prob(x).sum(-1)
     reconstruction = fit - (W @ toy.posterior.L).square().sum() / (2 * s**2)
 elbo = reconstruction - to_prior
@@ -379,7 +381,7 @@ rows = {
     "ELBO": (elbo, terms.elbo),
     "ELBO + KL(q || p(z | x))    = log p(x)": (elbo + to_posterior, exact),
     "ELBO + KL(q || p(z))        = E_q log p(x | z)": (elbo + to_prior, terms.reconstruction),
-    "ELBO - KL(q || p(z)), the slip": (elbo - to_prior, terms.reconstruction),
+    "ELBO - KL(q || p(z)), the mistake": (elbo - to_prior, terms.reconstruction),
 }
 for name, (left, right) in rows.items():
     print(f"{name:48s} {left.mean():9.4f} against {right.mean():9.4f}")
@@ -387,9 +389,11 @@ result["identity_error"] = (elbo + to_posterior - exact).abs().max().item()
 result["slip_error"] = (elbo - to_prior - terms.reconstruction).mean().abs().item()
 
 # %% [markdown]
-# A *diagonal* q cannot follow a posterior whose latents are correlated, and a gap remains however long one trains. The
-# best diagonal q has the variances 1 / Lambda_jj, Lambda = M / s^2 being the precision, and the gap is 1/2 ( sum_j log
-# Lambda_jj - log |Lambda| ).
+# A *diagonal* q cannot match a posterior with correlated latents, so a gap remains after any amount
+# of training. The best diagonal q has the variances 1 / Lambda_jj, where Lambda = M / s^2 is the
+# precision matrix, and the gap is
+#
+#     1/2 ( sum_j log Lambda_jj - log |Lambda| ).
 
 # %%
 Lambda = (W.T @ W + s**2 * torch.eye(2, dtype=torch.double)) / s**2
@@ -403,10 +407,12 @@ result["diagonal_gap_error"] = abs(remains.item() - by_torch)
 # %% [markdown]
 # ## E-step and M-step
 #
-# The ELBO has two arguments, q and the parameters. Raising it in q alone, up to log p(x), is the E-step: q(z | x) =
-# p(z | x). Raising it in the parameters alone is the M-step. Taking turns is the EM algorithm: log p(x) can never fall.
-# A VAE does both at once, by gradients. On real images both steps of probabilistic PCA are closed forms, m being the
-# mean image, and so is the end (eigenvalues l_1 >= l_2 >= ... of the covariance, k latents, D pixels):
+# The ELBO has two arguments, q and the parameters. Maximizing it over q alone, which reaches log
+# p(x), is the E-step: q(z | x) = p(z | x). Maximizing it over the parameters alone is the M-step.
+# The EM algorithm alternates between them, and log p(x) never decreases. A VAE does both at once,
+# by gradients. For probabilistic PCA on real images both steps have closed forms (m is the mean
+# image), and so has the maximum (eigenvalues l_1 >= l_2 >= ... of the covariance, k latents, D
+# pixels):
 #
 #     s^2 = mean of l_(k+1) .. l_D
 #     max mean log p(x) = -1/2 ( D log 2 pi + sum_(j<=k) log l_j + (D - k) log s^2 + D )
@@ -427,7 +433,7 @@ maximum = (
 
 
 def m_step(vae):
-    """Set W, m and s to the maximum of the ELBO at the present q (Tipping & Bishop 1999, appendix B)."""
+    """Set W, m and s to maximize the ELBO at the current q (Tipping & Bishop 1999, appendix B)."""
     with torch.no_grad():
         z, S = vae.posterior.mean(X), vae.posterior.L @ vae.posterior.L.T  # noqa: N806
         m = X.mean(0)
@@ -442,7 +448,7 @@ def m_step(vae):
 
 
 def bound(vae):
-    """Return mean log p(x), and the mean ELBO: log p(x) less the KL from q to the exact posterior."""
+    """Return mean log p(x), and the mean ELBO: log p(x) minus KL(q || p(z | x))."""
     log_p = evidence(vae, X).mean().item()
     with torch.no_grad():
         return log_p, log_p - kl_divergence(vae.posterior(X), posterior(vae, X)).mean().item()
@@ -466,15 +472,18 @@ result["em_least_rise_of_evidence"] = log_p.diff().min().item()
 result["em_gap_after_e_step"] = (log_p - elbos)[1::2].abs().max().item()
 result["em_below_maximum"] = maximum - log_p[-1].item()
 print(
-    f"\nEM on {data.name}, {k} latents: log p(x) {log_p[0]:.3f} -> {log_p[-1]:.6f}, eigenvalues give {maximum:.6f}"
+    f"\nEM on {data.name}, {k} latents: log p(x) {log_p[0]:.3f} -> {log_p[-1]:.6f}, "
+    f"maximum from the eigenvalues {maximum:.6f}"
 )
 print(
-    f"least change in a half-step: of the ELBO {elbos.diff().min():.1e}, of log p(x) {log_p.diff().min():.1e}"
+    f"smallest change in a half-step: of the ELBO {elbos.diff().min():.1e}, "
+    f"of log p(x) {log_p.diff().min():.1e}"
 )
 
 # %% [markdown]
-# And the library's own way: the same graph, q and parameters together by gradients of the sampled bound, amortized and
-# by minibatches. It ends at the same place, up to the noise of its steps.
+# `pv.fit` trains the same model by stochastic gradients: q and the parameters together, with an
+# amortized q, a sampled bound and minibatches. It reaches the same maximum, up to the noise of its
+# steps.
 
 # %%
 sgd = linear_vae(D, k, sigma=0.3)
@@ -502,7 +511,8 @@ left.plot(range(first), log_p[:first], color=plots.BLUE, marker="s", ms=4, label
 left.plot(range(first), elbos[:first], color=plots.ORANGE, marker="o", ms=4, label="ELBO")
 left.axhline(maximum, color=plots.GREY, ls="--", label="maximum, from eigenvalues")
 left.set_xticks(range(first), [t[0] if i else "" for i, t in enumerate(track[:first])], fontsize=7)
-left.set(title="E touches log p(x), M raises it", xlabel="half-steps of EM", ylabel="nats an image")
+left.set(title="E closes the gap, M raises log p(x)", xlabel="half-steps of EM")
+left.set_ylabel("nats per image")
 left.set_ylim(log_p[1].item() - 5, maximum + 3)
 left.legend(frameon=False, loc="lower right")
 right.semilogy(
@@ -511,7 +521,7 @@ right.semilogy(
 right.semilogy(
     maximum - torch.tensor(history.elbo), color=plots.GREEN, label="pv.fit (ELBO), by epoch"
 )
-right.set(title="Distance to the maximum", xlabel="iteration, epoch", ylabel="nats an image")
+right.set(title="Distance to the maximum", xlabel="iteration, epoch", ylabel="nats per image")
 right.grid(alpha=0.3)
 right.legend(frameon=False)
 show(figure, "em")
@@ -519,16 +529,17 @@ show(figure, "em")
 # %% [markdown]
 # ## The naive average needs too many z
 #
-# p(x) = E_p(z)[ p(x | z) ] suggests averaging p(x | z) over draws from the prior. That is unbiased for p(x), and of
-# little use: of the prior's mass, only about e^-KL(q || p) lies where q(z | x) does, so that some e^KL draws are needed
-# before one explains x at all. Until by luck a good z is met, log p(x) comes out far too low. Importance sampling draws
-# z from q(z | x), where p(x | z) is large, and divides by the density it drew from:
+# p(x) = E_p(z)[ p(x | z) ] suggests averaging p(x | z) over draws from the prior. This estimator is
+# unbiased for p(x), but of little use: only a fraction of about e^-KL(q || p) of the prior's mass
+# lies where q(z | x) has its mass, so about e^KL draws are needed until one explains x at all.
+# Until such a z is drawn, the estimate of log p(x) is far too low. Importance sampling draws z from
+# q(z | x), where p(x | z) is large, and divides by the density of the draws:
 #
 #     p(x) = E_q(z|x)[ p(x | z) p(z) / q(z | x) ]
 #
-# Both estimates of log p(x) are too low on average (Jensen again) and rise with the number K of draws; the effective
-# sample size (sum w)^2 / sum w^2 says how many of the K draws count. A VAE is fitted to the digits' counts 0 to 16, or
-# to MNIST's bits.
+# Both estimates of log p(x) are too low on average (Jensen's inequality again) and increase with
+# the number K of draws. The effective sample size, (sum w)^2 / sum w^2, measures how many of the K
+# draws contribute. A VAE is fitted to the counts 0 to 16 of the digits, or to binarized MNIST.
 
 # %%
 J, hidden, vae_epochs, batch = (8, 100, 40, 50) if options.quick else (20, 500, 10, 100)
@@ -566,12 +577,14 @@ best = reference.log_p.mean().item()
 terms = pv.elbo(vae, images, samples=1000)
 elbo, kl = terms.elbo.mean().item(), terms.kl.mean().item()
 print(
-    f"\nELBO {elbo:.2f}; log p(x) {best:.3f} nats an image ({len(images)} images, 30,000 importance samples)"
+    f"\nELBO {elbo:.2f}; log p(x) {best:.3f} nats per image "
+    f"({len(images)} images, 30,000 importance samples)"
 )
 print(
-    f"KL(q || p) {kl:.1f} nats on average: of the order of e^{kl:.1f} = {math.exp(kl):.0e} draws from the prior for one good z"
+    f"KL(q || p) {kl:.1f} nats on average: "
+    f"about e^{kl:.1f} = {math.exp(kl):.0e} draws from the prior for one good z"
 )
-print("     K    naive   its ESS   importance   its ESS")
+print("     K    naive       ESS   importance       ESS")
 for i, K in enumerate(sizes):
     naive, importance = found["naive"][i], found["importance"][i]
     print(
@@ -580,15 +593,12 @@ for i, K in enumerate(sizes):
     )
 short = {name: [best - e.log_p.mean().item() for e in found[name]] for name in found}
 result["elbo"], result["log_evidence"] = elbo, best
-result["naive_short_at_100"], result["naive_short_at_10000"] = (
-    short["naive"][sizes.index(100)],
-    short["naive"][-1],
-)
+result["naive_short_at_100"] = short["naive"][sizes.index(100)]
+result["naive_short_at_10000"] = short["naive"][-1]
 result["importance_short_at_100"] = short["importance"][sizes.index(100)]
-result["ess_naive_share"] = (found["naive"][-1].effective_sample_size.median() / sizes[-1]).item()
-result["ess_importance_share"] = (
-    found["importance"][-1].effective_sample_size.median() / sizes[-1]
-).item()
+for name in found:
+    ess = found[name][-1].effective_sample_size.median()
+    result[f"ess_{name}_share"] = (ess / sizes[-1]).item()
 
 figure = Figure(figsize=(10, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
@@ -603,13 +613,13 @@ for (name, results), colour in zip(found.items(), (plots.ORANGE, plots.BLUE), st
     )
 left.axhline(best, color=plots.GREY, ls="--", label="30,000 importance samples")
 left.axhline(elbo, color=plots.GREEN, ls=":", label="ELBO")
-left.set(title="Estimate of log p(x)", xlabel="draws of z, K", ylabel="nats an image")
+left.set(title="Estimate of log p(x)", xlabel="draws of z, K", ylabel="nats per image")
 left.set_ylim(found["naive"][-1].log_p.mean().item() - 35, best + 4)
 right.loglog(sizes, sizes, color=plots.GREY, ls="--", label="K")
 right.set(
     title="Effective sample size, median over images",
     xlabel="draws of z, K",
-    ylabel="draws that count",
+    ylabel="effective draws",
 )
 for axis in (left, right):
     axis.grid(alpha=0.3)
@@ -619,9 +629,10 @@ show(figure, "evidence")
 # %% [markdown]
 # ## Minibatches
 #
-# The loss of N rows is estimated from M of them, scaled by N / M (AEVB, eq. 8). It is unbiased: its mean over *all*
-# minibatches of M rows is the loss of the whole data. With the exact posterior every draw gives log p(x), no noise is
-# left, and equality can be seen to the last digits: here over the 15 minibatches of 2 out of 6 rows.
+# The loss of N observations is estimated from M of them, scaled by N / M (AEVB, eq. 8). This
+# estimator is unbiased: its mean over *all* minibatches of M observations is the loss of the whole
+# data. With the exact posterior every draw gives log p(x), so there is no noise and the two are
+# equal up to rounding: here over the 15 minibatches of 2 out of 6 observations.
 
 # %%
 e_step(toy)
@@ -633,7 +644,8 @@ each = torch.tensor(
     [scaled.loss(toy.model, toy.guide, minibatch) for minibatch in minibatches], dtype=torch.double
 )
 print(
-    f"\nloss of 6 rows {whole:.10f}; of minibatches of 2: from {each.min():.3f} to {each.max():.3f}, mean {each.mean():.10f}"
+    f"\nloss of 6 observations {whole:.10f}; of minibatches of 2: "
+    f"from {each.min():.3f} to {each.max():.3f}, mean {each.mean():.10f}"
 )
 result["minibatch_error"] = abs(each.mean().item() - whole) / abs(whole)
 

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 04 · Estimators
 #
-# One bound, several ways to estimate its gradient. The notes leave the naive estimator behind because its variance is too
-# high to be of use; here that is measured, and so is what tighter bounds buy and cost. Last, training is read as E-step and M-step,
-# with Monte Carlo EM and wake-sleep beside AEVB.
+# One bound has several estimators of its gradient. The notes reject the naive estimator because its
+# variance is too high; here the variance is measured, and so are the gain and the cost of tighter
+# bounds. The last section treats training as E-step and M-step, and compares AEVB with Monte Carlo
+# EM and wake-sleep.
 #
-#     d/dphi E_q[f(z)] = E_q[ f(z) d/dphi log q(z) ]                the score function (the notes' naive estimator)
-#                      = E_eps[ d/dphi f(mu + sigma eps) ]          the reparameterization trick (SGVB)
+#     d/dphi E_q[f(z)]
+#         = E_q[ f(z) d/dphi log q(z) ]           score function (the naive estimator of the notes)
+#         = E_eps[ d/dphi f(mu + sigma eps) ]     reparameterization trick (SGVB)
 #
 #     python tutorials/04_estimators.py --quick      # embedded digits, under a minute
 #     python tutorials/04_estimators.py              # MNIST, from PYROVAE_DATA; ten minutes
@@ -24,9 +26,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import objectives
-from pyrovae.command.report import plots
-from pyrovae.data import datasets
+from pyrovae import datasets, objectives, plots
 
 parser = argparse.ArgumentParser(
     description="Score function, SGVB A and B, IWAE, DReG, Monte Carlo EM, wake-sleep."
@@ -36,7 +36,7 @@ parser.add_argument("--output", type=Path, default=Path("figures"), help="folder
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-result = {}  # the numbers this script stands for, printed at its end
+result = {}  # the numbers that this script computes, printed at its end
 
 
 def show(figure, name):
@@ -47,15 +47,17 @@ def show(figure, name):
 # %% [markdown]
 # ## One dimension, by hand
 #
-# Take f(z) = z^2 and q = N(mu, 1). Then E f = mu^2 + 1, and the gradient in mu is 2 mu. One draw z = mu + eps gives
+# Take f(z) = z^2 and q = N(mu, 1). Then E f = mu^2 + 1, and the gradient with respect to mu is 2
+# mu. One draw z = mu + eps gives
 #
-#     score function     z^2 eps              mean 2 mu,   variance mu^4 + 14 mu^2 + 15
-#     with a baseline    (z^2 - b) eps        mean 2 mu,   variance 4 mu^2 + 10 + (mu^2 + 1 - b + ...)^2: smaller, see below
-#     reparameterized    2 (mu + eps)         mean 2 mu,   variance 4
+#     score function                      z^2 eps          mean 2 mu,  variance mu^4 + 14 mu^2 + 15
+#     score function, baseline b = E f    (z^2 - b) eps    mean 2 mu,  variance 8 mu^2 + 10
+#     reparameterized                     2 (mu + eps)     mean 2 mu,  variance 4
 #
-# The first grows with the *size* of f, though only its slope matters: f and f + 1000 have one gradient. A baseline takes the size
-# away. For b = E f = mu^2 + 1, (z^2 - b) eps = (2 mu eps + eps^2 - 1) eps, whose variance is 8 mu^2 + 10. The trick uses the
-# slope itself.
+# The first variance grows with the *size* of f, although only its slope matters: f and f + 1000
+# have the same gradient. A baseline removes the size. For b = E f = mu^2 + 1, (z^2 - b) eps = (2 mu
+# eps + eps^2 - 1) eps, whose variance is 8 mu^2 + 10. The reparameterization trick uses the slope
+# itself.
 
 # %%
 mu, eps = 3.0, torch.randn(2_000_000, dtype=torch.double)
@@ -69,16 +71,18 @@ result["one_dimension"] = {}
 for name, (g, variance) in one.items():
     off = (g.mean() - 2 * mu).abs().item() / (g.std().item() / math.sqrt(len(g)))
     print(
-        f"{name:16s} mean {g.mean():6.3f} (exactly {2 * mu:.0f}), variance {g.var():8.2f} (exactly {variance:.0f})"
+        f"{name:16s} mean {g.mean():6.3f} (exactly {2 * mu:.0f}), "
+        f"variance {g.var():8.2f} (exactly {variance:.0f})"
     )
     result["one_dimension"][name] = {"z_score": off, "variance_ratio": g.var().item() / variance}
 
 # %% [markdown]
 # ## A VAE's gradient
 #
-# The same at the weights of a VAE that has been trained for a little while. For one minibatch, each estimator's gradient for the
-# *guide* is drawn again and again. SGVB A samples both terms of the bound, SGVB B has the KL in closed form. All of them estimate the same
-# gradient: the means agree within their standard errors.
+# The same comparison at the weights of a briefly trained VAE. For one minibatch, the gradient of
+# the *guide* is sampled many times with each estimator. SGVB A samples both terms of the bound,
+# SGVB B has the KL in closed form. All of them estimate the same gradient: the means agree within
+# their standard errors.
 
 # %%
 data = datasets.digits() if options.quick else datasets.mnist()
@@ -88,7 +92,7 @@ PIXELS, D, WIDTH = x.shape[1], (8 if options.quick else 20), (64 if options.quic
 
 
 def vae():
-    """Return a new VAE; the first weights are the same each time."""
+    """Return a new VAE; its initial weights are the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         q = pv.posteriors.DiagonalNormal(pv.nets.MLP(PIXELS, [WIDTH], 2 * D, activation=nn.Tanh))
@@ -97,7 +101,7 @@ def vae():
 
 
 def gradients(graph, objective, batch, draws):
-    """Return draws of the guide's gradient of the mean loss a row, with shape (draws, parameters)."""
+    """Return draws of the guide's gradient of the mean loss, with shape (draws, parameters)."""
     weights = list(graph.posterior.parameters())
     losses = (
         objective.differentiable_loss(graph.model, graph.guide, batch) / len(batch)
@@ -139,19 +143,17 @@ result["relative_variance"], result["means_agree"] = {}, {}
 for name, g in draws.items():
     error = ((g.var(0) + reference.var(0)) / len(g)).sqrt()
     moved = error > 0
-    off = (
-        (((g.mean(0) - reference.mean(0))[moved] / error[moved]) ** 2).mean().item()
-    )  # 1 if the expectations are one
-    result["relative_variance"][name], result["means_agree"][name] = (
-        variance[name] / variance["SGVB B"],
-        off,
-    )
-    print(f"{name:34s}{variance[name]:12.4g}{variance[name] / variance['SGVB B']:11.3g}{off:14.2f}")
+    z_scores = (g.mean(0) - reference.mean(0))[moved] / error[moved]
+    off = (z_scores**2).mean().item()  # 1 if the expectations are equal
+    relative = variance[name] / variance["SGVB B"]
+    result["relative_variance"][name], result["means_agree"][name] = relative, off
+    print(f"{name:34s}{variance[name]:12.4g}{relative:11.3g}{off:14.2f}")
 
 # %% [markdown]
-# A minibatch of 100 and one draw a row suffice for SGVB (the notes' M = 100, L = 1). With the score function that many draws would
-# be needed to bring its variance down to SGVB B's as the middle column says. What that does to training, at one budget of steps and one
-# learning rate, with five draws for each:
+# A minibatch of 100 and one draw per observation are enough for SGVB (M = 100, L = 1 in the notes).
+# The middle column, the variance relative to SGVB B, is also the number of draws with which the
+# score function would reach the variance of SGVB B. The effect on training, with the same number of
+# steps, the same learning rate and five draws for each estimator:
 
 # %%
 curves = {}
@@ -202,12 +204,15 @@ show(figure, "variance")
 #
 #     L_K = E[ log (1 / K) sum_k w_k ],   w_k = p(x, z_k) / q(z_k | x)
 #
-# L_1 is the ELBO; L_K rises with K and stays below log p(x). (A mean of *logarithms* over K draws is the ELBO again, and one weight for a
-# whole minibatch is a much looser bound: weights are of one image each.)
+# L_1 is the ELBO; L_K increases with K and stays below log p(x). (A mean of *logarithms* over K
+# draws is the ELBO again, and a single weight for a whole minibatch gives a much looser bound:
+# every image has its own weights.)
 #
-# But a tighter bound is not a better gradient for the guide: as K grows, L_K depends on q less and less, and the gradient's signal falls
-# faster than its noise (Rainforth et al. 2018). Doubly reparameterized (DReG), there is no such loss: at large K its ratio is many
-# times that of IWAE. (A ratio from 150 draws that is near 1 / sqrt(150) = 0.08 says that no signal was seen.)
+# A tighter bound does not mean a better gradient for the guide. As K grows, L_K depends less and
+# less on q, and the signal of the gradient decreases faster than its noise (Rainforth et al. 2018).
+# The doubly reparameterized gradient (DReG) does not have this problem: at large K its
+# signal-to-noise ratio is many times that of IWAE. (Estimated from 150 draws, a ratio near 1 /
+# sqrt(150) = 0.08 means that no signal was detected.)
 
 # %%
 sizes = [1, 4, 16, 64]
@@ -241,7 +246,7 @@ figure = Figure(figsize=(10, 3.6), layout="constrained")
 left, right = figure.subplots(1, 2)
 left.semilogx(sizes, bounds, "o-", color=plots.BLUE, label="L_K")
 left.axhline(log_p, color=plots.GREY, ls="--", label="log p(x), 2,000 samples")
-left.set(title="The bound rises with K", xlabel="K", ylabel="nats an image")
+left.set(title="The bound increases with K", xlabel="K", ylabel="nats per image")
 for (name, ratio), colour in zip(ratios.items(), (plots.ORANGE, plots.GREEN), strict=True):
     right.loglog(sizes, ratio, "o-", color=colour, label=name)
 right.set(title="Signal-to-noise ratio of the guide's gradient", xlabel="K")
@@ -253,16 +258,20 @@ show(figure, "iwae")
 # %% [markdown]
 # ## E-step and M-step
 #
-# EM alternates: the E-step sets q(z | x) to the posterior at the present model, the M-step moves the model at that q. AEVB's step
-# does a little of both at once, by one gradient of one bound. Two older ways, which AEVB's paper compares with:
+# EM alternates: the E-step sets q(z | x) to the posterior of the current model, the M-step updates
+# the model at that q. A step of AEVB does a little of both at once, with one gradient of one bound.
+# The AEVB paper compares with two older methods:
 #
-# * **Monte Carlo EM.** E-step: for each row of the minibatch a chain of Hamiltonian Monte Carlo, which leaves p(z | x) as it is. M-step: a
-#   gradient of log p(x, z) at the chains' ends. It asks nothing of q, and a chain for every row of every minibatch. (Here the
-#   guide proposes where chains start, and learns from where they end.)
-# * **Wake-sleep.** Wake: the model learns from z ~ q(z | x). Sleep: the guide learns from what the model dreams, z, x ~ p. The guide then
-#   minimizes KL(p || q), not KL(q || p): no one bound is climbed.
+# * **Monte Carlo EM.** E-step: for each observation of the minibatch, a chain of Hamiltonian Monte
+#   Carlo, which leaves p(z | x) invariant. M-step: a gradient of log p(x, z) at the last states of
+#   the chains. The method needs no q, but one chain for each observation of each minibatch. (Here
+#   the guide proposes the initial states of the chains, and is trained on their last states.)
+# * **Wake-sleep.** Wake: the model is trained on z ~ q(z | x). Sleep: the guide is trained on
+#   samples z, x ~ p of the model. The guide therefore minimizes KL(p || q), not KL(q || p): there
+#   is no single bound that both steps increase.
 #
-# All get the same rows and epochs; judged is log p(x) of held-out images by importance sampling.
+# All methods use the same observations and epochs. They are compared by log p(x) of held-out
+# images, estimated by importance sampling.
 
 # %%
 rows = x[:1000] if options.quick else x[:5000]
@@ -276,15 +285,11 @@ learned = {}
 for name, objective in ways.items():
     fresh, points = vae(), []
 
-    def judge(history, fresh=fresh, points=points):
-        """Note log p(x) of some held-out images every fifth epoch."""
+    def record(history, fresh=fresh, points=points):
+        """Record log p(x) of some held-out images every fifth epoch."""
         if len(history.loss) % 5 == 0:
-            points.append(
-                (
-                    len(history.loss),
-                    pv.log_evidence(fresh, x_test[:100], samples=200).log_p.mean().item(),
-                )
-            )
+            evidence = pv.log_evidence(fresh, x_test[:100], samples=200)
+            points.append((len(history.loss), evidence.log_p.mean().item()))
 
     started = time.perf_counter()
     pv.fit(
@@ -294,7 +299,7 @@ for name, objective in ways.items():
         epochs=30 if options.quick else 20,
         batch_size=50,
         transform=pv.batches.binarize,
-        callback=judge,
+        callback=record,
         seed=0,
         progress=False,
     )

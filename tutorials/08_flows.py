@@ -1,14 +1,16 @@
 # %% [markdown]
 # # 08 · Flows
 #
-# A Gaussian posterior q(z | x) can be too simple, and so can a Gaussian prior p(z). A flow bends a Gaussian until it fits: the inverse
-# autoregressive flow (IAF) for the posterior, where draws must be quick, and its inverse for the prior, where densities must be.
+# A Gaussian posterior q(z | x) can be too simple, and so can a Gaussian prior p(z). A normalizing
+# flow is an invertible transformation of a Gaussian, with learned parameters. For the posterior,
+# sampling must be fast: this is the inverse autoregressive flow (IAF). For the prior, the density
+# of given values must be fast: this is the inverse of an IAF, a masked autoregressive flow.
 #
 #     z_0 = mu(x) + sigma(x) eps,   z_t = m_t + s_t z_{t-1},   (m_t, s_t) = net_t(z_{t-1}, h(x))
 #     log q(z_T | x) = log N(eps; 0, I) - sum_d log sigma_d - sum_t sum_d log s_td
 #
-# "Autoregressive": m_t and s_t of dimension d depend on the dimensions before d only, so dz_t / dz_{t-1} is triangular and its
-# determinant is the product of the s.
+# "Autoregressive" means that m_t and s_t of dimension d depend only on the dimensions before d. The
+# Jacobian dz_t / dz_{t-1} is therefore triangular, and its determinant is the product of the s_td.
 #
 #     python tutorials/08_flows.py --quick      # embedded digits, under a minute
 #     python tutorials/08_flows.py              # MNIST, from PYROVAE_DATA; minutes
@@ -29,8 +31,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import nets, objectives, posteriors, priors
-from pyrovae.data import datasets
+from pyrovae import datasets, nets, objectives, posteriors, priors
 
 parser = argparse.ArgumentParser(
     description="The inverse autoregressive flow, plain and stable; a flow prior."
@@ -42,7 +43,7 @@ parser.add_argument("--output", type=Path, default=Path("figures"), help="folder
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-result = {}  # the numbers this script stands for, printed at its end
+result = {}  # the numbers that this script computes, printed at its end
 
 
 def show(figure, name):
@@ -51,12 +52,13 @@ def show(figure, name):
 
 
 # %% [markdown]
-# ## The determinant, looked at
+# ## The determinant, checked
 #
-# One flow of three steps in five dimensions, its order reversed between steps. The whole Jacobian of z_T in z_0, by automatic
-# differentiation: each single step's is triangular in its own order, the product of all is full, and its log determinant is the sum
-# that the flow reports. The gated form z_t = g z_{t-1} + (1 - g) m, g = sigmoid(.), is the numerically stable one: it starts near the
-# identity, and no s can explode.
+# A flow of three steps in five dimensions; the order of the dimensions is reversed between steps.
+# The Jacobian of z_T with respect to z_0 is computed by automatic differentiation. The Jacobian of
+# each step is triangular in the order of that step, their product is a full matrix, and its log
+# determinant is the sum that the flow computes. The gated form z_t = g z_{t-1} + (1 - g) m, g =
+# sigmoid(.), is numerically stable: it starts near the identity, and its scale g is always below 1.
 
 # %%
 D, H = 5, 4
@@ -67,7 +69,7 @@ for gated in (False, True):
     q = flow(torch.randn(3, dtype=torch.double))
 
     def steps(z0, q=q):
-        """Return z_T of z_0."""
+        """Return z_T as a function of z_0."""
         for transform in q.transforms:
             z0 = transform(z0)
         return z0
@@ -76,25 +78,26 @@ for gated in (False, True):
     exact = torch.linalg.slogdet(torch.func.jacrev(steps)(z0)).logabsdet
     z = steps(z0)
     reported = q.base_dist.log_prob(z0) - q.log_prob(z)
-    print(
-        f"{'gated' if gated else 'plain'}: log |det| {exact:.10f} by autograd, {reported:.10f} by the sum over log s"
-    )
-    result[f"determinant_error_{'gated' if gated else 'plain'}"] = abs(exact - reported).item()
+    name = "gated" if gated else "plain"
+    print(f"{name}: log |det| {exact:.10f} by autograd, {reported:.10f} by the sum over log s")
+    result[f"determinant_error_{name}"] = abs(exact - reported).item()
 
 # %% [markdown]
 # ## A posterior that a Gaussian cannot fit
 #
-# Two latents, one datum: z ~ N(0, I), and x measures a *curved* function of z with a little noise.
+# Two latents, one observation: z ~ N(0, I), and x is a *nonlinear* function of z plus a little
+# noise.
 #
 #     banana  x = z_2 + z_1^2 + noise          ring  x = z_1^2 + z_2^2 + noise
 #
-# The exact posterior is p(z) p(x | z) / p(x), and in two dimensions p(x) is an integral over a grid. So the gap
-# KL(q || p(z | x)) = log p(x) - ELBO can be measured without error. A likelihood is any module whose forward returns a distribution.
+# The exact posterior is p(z) p(x | z) / p(x), and in two dimensions p(x) can be computed by
+# integration over a grid. The gap KL(q || p(z | x)) = log p(x) - ELBO can therefore be measured
+# accurately. A likelihood is any module whose `forward` returns a distribution.
 
 
 # %%
 class Measured(pv.conditional.Conditional):
-    """p(x | z) = N(f(z), 0.2^2), nothing to be learned."""
+    """p(x | z) = N(f(z), 0.2^2), without parameters."""
 
     def __init__(self, function):
         super().__init__()
@@ -113,7 +116,7 @@ STEPS, ROWS = (800, 64) if options.quick else (6000, 128)
 
 
 def encoder(outputs):
-    """Return a small network of the one number x."""
+    """Return a small network whose input is the single number x."""
     return nets.MLP(1, [32], outputs, activation=nn.Tanh)
 
 
@@ -130,7 +133,7 @@ figure = Figure(figsize=(12, 5.2), layout="constrained")
 panels = figure.subplots(2, 5, sharex=True, sharey=True)
 for row, (world, (function, value)) in zip(panels, worlds.items(), strict=True):
     x = torch.full((ROWS, 1), value)
-    likelihood = Measured(function)  # nothing in it is trained
+    likelihood = Measured(function)
     joint = priors.StandardNormal(2)().log_prob(grid) + likelihood(grid).log_prob(x[:1])
     log_p = (joint.logsumexp(0) + math.log(cell)).item()
     posterior = (joint - log_p).exp().reshape(301, 301)
@@ -141,57 +144,40 @@ for row, (world, (function, value)) in zip(panels, worlds.items(), strict=True):
         torch.manual_seed(0)
         vae = pv.VAE(priors.StandardNormal(2), make(), likelihood)
         settings = dict(objective=objectives.SGVB_A(), progress=False, batch_size=ROWS)
-        pv.fit(
-            vae, x, epochs=STEPS, optimizer=partial(torch.optim.Adam, lr=5e-3), seed=0, **settings
-        )
-        pv.fit(
-            vae,
-            x,
-            epochs=STEPS // 4,
-            optimizer=partial(torch.optim.Adam, lr=5e-4),
-            seed=1,
-            **settings,
-        )
+        adam, fine = (partial(torch.optim.Adam, lr=rate) for rate in (5e-3, 5e-4))
+        pv.fit(vae, x, epochs=STEPS, optimizer=adam, seed=0, **settings)
+        pv.fit(vae, x, epochs=STEPS // 4, optimizer=fine, seed=1, **settings)
         with torch.no_grad(), pyro.validation_enabled(False):
-            vae, x0 = (
-                vae.double(),
-                x[:1].double(),
-            )  # far from its mass a flow's inverse runs into large numbers, and past them
+            # in float64, since far from its mass the inverse of a flow takes large values
+            # (they can still overflow, hence `nan_to_num`)
+            vae, x0 = vae.double(), x[:1].double()
             q = vae.posterior(x0)
             z = q.sample((50_000,))
-            elbo = (
-                (vae.prior().log_prob(z) + likelihood(z).log_prob(x0) - q.log_prob(z)).mean().item()
-            )
-            density = (
-                q.log_prob(grid[:, None].double())
-                .squeeze(-1)
-                .exp()
-                .nan_to_num(0.0)
-                .reshape(301, 301)
-            )
-        print(
-            f"  {name:14s} ELBO {elbo:8.4f}, gap {log_p - elbo:.4f}; q integrates to {density.sum() * cell:.4f}"
-        )
-        result[f"gap_{world}_{name}"], result[f"integral_{world}_{name}"] = (
-            log_p - elbo,
-            (density.sum() * cell).item(),
-        )
+            log_w = vae.prior().log_prob(z) + likelihood(z).log_prob(x0) - q.log_prob(z)
+            elbo = log_w.mean().item()
+            log_q = q.log_prob(grid[:, None].double()).squeeze(-1)
+            density = log_q.exp().nan_to_num(0.0).reshape(301, 301)
+        gap, integral = log_p - elbo, (density.sum() * cell).item()
+        print(f"  {name:14s} ELBO {elbo:8.4f}, gap {gap:.4f}; q integrates to {integral:.4f}")
+        result[f"gap_{world}_{name}"], result[f"integral_{world}_{name}"] = gap, integral
         panel.contourf(axis_values, axis_values, density.T, levels=12, cmap="Oranges")
         panel.contour(
             axis_values, axis_values, posterior.T, levels=3, colors="k", linewidths=0.5, alpha=0.6
         )
-        panel.set(title=f"{name}: gap {log_p - elbo:.2f}")
+        panel.set(title=f"{name}: gap {gap:.2f}")
 show(figure, "posteriors")
 
 # %% [markdown]
-# The flow follows the banana. The ring it must cut somewhere: a flow is continuous with a continuous inverse, and no such map makes a ring of
-# a plane. A mixture could, but KL(q || p) is content with a piece of p, and its components fell together on one: an optimum, though not
-# the best. Which posterior to take is a question to the data; each is one argument.
+# The flow fits the banana. It cannot fit the ring exactly: a flow is continuous with a continuous
+# inverse, and no such map turns a plane into a ring, so its density has a cut somewhere. A mixture
+# could fit the ring, but KL(q || p) does not force q to cover all of p, and here all components
+# collapsed onto one piece of the ring: a local optimum. Which posterior is best depends on the
+# data; each is one argument.
 #
-# ## One way is quick
+# ## Only one direction is fast
 #
-# A draw takes T passes through small networks, and its density comes along. The density of *another* z must be solved for, one
-# dimension after the other: D passes a step.
+# A draw takes T passes through small networks, and they give its density too. The density of
+# *another* z requires the inverse of the flow, one dimension after the other: D passes per step.
 
 # %%
 D = 40
@@ -209,16 +195,19 @@ with torch.no_grad():
         foreign.append(time.perf_counter() - started)
 slower = min(foreign) / min(own)
 print(
-    f"\n40 latents: own draw {1e3 * min(own):.1f} ms, the same z as if from elsewhere {1e3 * min(foreign):.1f} ms: {slower:.0f} times"
+    f"\n40 latents: draw with density {1e3 * min(own):.1f} ms, "
+    f"density of a given z {1e3 * min(foreign):.1f} ms: {slower:.0f} times"
 )
 result["inverse_slower"], result["inverse_error"] = slower, (again - log_q).abs().max().item()
 
 # %% [markdown]
 # ## A flow prior
 #
-# The other Gaussian, p(z), may be bent instead. Averaged over the data, the posteriors q(z | x) should make up the prior; where they do not,
-# samples z ~ p(z) fall into holes that no x ever came from. With two latents it can be looked at: the flow takes the shape of the codes,
-# where the standard normal makes the codes take its own. On so few images that is all it does; log p(x) on MNIST is in README's table.
+# The prior p(z) can be a flow as well. Averaged over the data, the posteriors q(z | x) should equal
+# the prior; where they do not, samples z ~ p(z) fall into regions that correspond to no x of the
+# data. With two latents this can be plotted: the flow takes the shape of the latent representation,
+# while the standard normal forces its own shape on it. With so few images the flow does not improve
+# log p(x); for MNIST see the table in the README.
 
 # %%
 data = datasets.digits() if options.quick else datasets.mnist()
@@ -229,11 +218,8 @@ figure = Figure(figsize=(9, 4.4), layout="constrained")
 panels = figure.subplots(1, 2, sharex=True, sharey=True)
 axis_values = torch.linspace(-4.5, 4.5, 201)
 grid = torch.cartesian_prod(axis_values, axis_values)
-for panel, (name, prior) in zip(
-    panels,
-    {"standard normal": priors.StandardNormal(2), "flow": priors.Flow(2, hidden=(64,))}.items(),
-    strict=True,
-):
+compared = {"standard normal": priors.StandardNormal(2), "flow": priors.Flow(2, hidden=(64,))}
+for panel, (name, prior) in zip(panels, compared.items(), strict=True):
     torch.manual_seed(0)
     q, p = nets.MLP(PIXELS, [WIDTH], 4), nets.MLP(2, [WIDTH], PIXELS)
     vae = pv.VAE(prior, posteriors.DiagonalNormal(q), pv.likelihoods.Bernoulli(p))
@@ -252,7 +238,8 @@ for panel, (name, prior) in zip(
     )
     evidence = pv.log_evidence(vae, x_test, samples=500)
     print(
-        f"{name:16s} prior: log p(x) {evidence.log_p.mean():.2f} nats, standard error over images {evidence.log_p.std() / 20:.2f}"
+        f"{name:16s} prior: log p(x) {evidence.log_p.mean():.2f} nats, "
+        f"standard error over images {evidence.log_p.std() / 20:.2f}"
     )
     result[f"log_p_{name}"] = evidence.log_p.mean().item()
     with torch.no_grad():

@@ -1,14 +1,15 @@
 # %% [markdown]
 # # 12 · The uncertain decoder
 #
-# A VAE infers z and *estimates* the weights w of its decoder: one network, as if it were known. With few images it is
-# not, and the estimate overfits. Appendix F of "Auto-encoding variational Bayes" (Kingma & Welling 2014) makes w a latent
-# variable too, with the same bound and the same reparameterization:
+# A VAE infers z, but it uses a point estimate of the weights w of its decoder, as if they were
+# known. With few images they are uncertain, and the point estimate overfits. Appendix F of
+# "Auto-encoding variational Bayes" (Kingma & Welling 2014) makes w a latent variable too, with the
+# same bound and the same reparameterization:
 #
 #     p(X, Z, w) = p(w) prod_i p(z_i) p(x_i | z_i, w)          p(w) = N(0, I)
 #        q(Z, w) = q(w) prod_i q(z_i | x_i)                    q(w) = N(theta, diag sigma^2)
 #
-#     log p(X) >= sum_i ( E log p(x_i | z_i, w) - KL(q(z_i | x_i) || p(z_i)) )  -  KL(q(w) || p(w))
+#     log p(X) >= sum_i ( E log p(x_i | z_i, w) - KL(q(z_i | x_i) || p(z_i)) ) - KL(q(w) || p(w))
 #
 #     python tutorials/12_uncertain_decoder.py --quick      # embedded digits, under a minute
 #     python tutorials/12_uncertain_decoder.py              # MNIST, from PYROVAE_DATA; minutes
@@ -27,8 +28,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae as pv
-from pyrovae.command.report import plots
-from pyrovae.data import datasets
+from pyrovae import datasets, plots
 
 parser = argparse.ArgumentParser(
     description="Full variational Bayes over the decoder's weights, against a point estimate."
@@ -38,7 +38,7 @@ parser.add_argument("--output", type=Path, default=Path("figures"), help="folder
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 options.output.mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
-result = {}  # the numbers this script stands for, printed at its end
+result = {}  # the numbers that this script computes, printed at its end
 
 
 def show(figure, name):
@@ -47,20 +47,23 @@ def show(figure, name):
 
 
 # %% [markdown]
-# ## A case where all is known
+# ## A case with a closed form
 #
-# Let the "decoder" look at a context c only: x ~ N(c w, s^2). This is Bayesian linear regression, whose posterior and
-# evidence are known; with orthogonal columns of C the posterior is diagonal, as q(w) is:
+# Let the "decoder" depend on a context c only: x ~ N(c w, s^2). This is Bayesian linear regression,
+# whose posterior and evidence have closed forms. If the columns of C are orthogonal, the covariance
+# of the posterior is diagonal, like that of q(w):
 #
-#     p(w | X, C) = N( V C'X / s^2, V ),   V = diag( 1 / (1 + sum_i c_ij^2 / s^2) ),      p(X | C) = N(0, C C' + s^2 I)
+#     p(w | X, C) = N( V C'X / s^2, V ),   V = diag( 1 / (1 + sum_i c_ij^2 / s^2) )
+#     p(X | C) = N(0, C C' + s^2 I)
 #
-# In the library a graph of its own, `BayesianVAE`, takes the same three parts as `VAE`. theta are the likelihood's own
-# parameters, `log_sigma` is one more tensor.
+# In the library this is another graph (another pair of model and guide), `BayesianVAE`, which takes
+# the same three parts as `VAE`. theta are the parameters of the likelihood, and `log_sigma` is a
+# further tensor of parameters.
 
 
 # %%
 class OnContext(nn.Module):
-    """f(z, c) = c w: z is not looked at."""
+    """f(z, c) = c w: z is not used."""
 
     def __init__(self, features):
         super().__init__()
@@ -81,11 +84,8 @@ n, s = 24, 0.5
 C = torch.linalg.qr(torch.randn(n, 3).double()).Q * torch.tensor([5.0, 2.0, 0.5])  # (n, 3)
 X = C @ torch.randn(3, 1).double() + s * torch.randn(n, 1).double()
 V = 1 / (1 + C.square().sum(0) / s**2)
-log_evidence = (
-    MultivariateNormal(torch.zeros(n).double(), C @ C.T + s**2 * torch.eye(n))
-    .log_prob(X[:, 0])
-    .item()
-)
+marginal = MultivariateNormal(torch.zeros(n).double(), C @ C.T + s**2 * torch.eye(n))
+log_evidence = marginal.log_prob(X[:, 0]).item()
 
 parts = pv.priors.StandardNormal(1), AsThePrior(), pv.likelihoods.Gaussian(OnContext(3), sigma=s)
 toy = pv.BayesianVAE(*parts, data_size=n).double()
@@ -96,36 +96,38 @@ losses = torch.tensor(
     [pv.objectives.SGVB_A().loss(toy.model, toy.guide, X, C) for _ in range(5)], dtype=torch.double
 )
 print(
-    f"log p(X) = {log_evidence:.6f}; the bound at the exact posterior, for 5 draws of w: {(-losses).tolist()}"
+    f"log p(X) = {log_evidence:.6f}; "
+    f"the bound at the exact posterior, for 5 draws of w: {(-losses).tolist()}"
 )
 result["regression_error"] = (losses + log_evidence).abs().max().item()
 
 # %% [markdown]
 # ## The scale of minibatches
 #
-# A z belongs to one row, w to all N. A minibatch of M rows is M / N of the data and must carry M / N of KL(q(w) || p(w)),
-# no more: then the minibatches of an epoch add up to the whole bound. The graph scales the site "w" so, in the model
-# *and* in the guide, and therefore has to be told N. Forgetting it (a KL for each minibatch) is a frequent slip: the
-# KL then counts N / M times. Below, both are trained.
+# Each z belongs to one observation, w to all N. A minibatch of M observations is a fraction M / N
+# of the data, so its loss must contain the fraction M / N of KL(q(w) || p(w)): then the losses of
+# the minibatches of one epoch add up to the loss of the whole data. The graph scales the site "w"
+# by this fraction, in the model *and* in the guide, and therefore needs N. A frequent mistake is to
+# add the full KL for every minibatch: the KL then counts N / M times. Both are trained below.
 
 # %%
 whole = kl_divergence(toy.q_w(), dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)).item()
 minibatches = list(zip(X.split(7), C.split(7), strict=True))  # 7, 7, 7 and 3 rows
-shares = [
+kls = [
     pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch).kl["w"].item()
     for batch in minibatches
 ]
-print(
-    f"\nKL(q(w) || p(w)) = {whole:.6f}; from minibatches {' + '.join(f'{kl:.3f}' for kl in shares)} = {sum(shares):.6f}"
-)
-result["scale_error"] = abs(sum(shares) - whole)
+listed = " + ".join(f"{kl:.3f}" for kl in kls)
+print(f"\nKL(q(w) || p(w)) = {whole:.6f}; from minibatches {listed} = {sum(kls):.6f}")
+result["scale_error"] = abs(sum(kls) - whole)
 
 # %% [markdown]
 # ## Few images
 #
-# Binarized digits. The same networks are trained as a point estimate (`VAE`) and by full variational Bayes
-# (`BayesianVAE`), on N images, and judged on test images by the ELBO; under full Bayes averaged over draws of w
-# (`graph.draw()` is a `VAE` with weights from q(w)). The encoder stays a point estimate in both.
+# Binarized digits. The same networks are trained on N images, as a point estimate (`VAE`) and by
+# full variational Bayes (`BayesianVAE`), and compared by the ELBO of test images. For full Bayes
+# the ELBO is averaged over draws of w (`graph.draw()` returns a `VAE` with weights drawn from
+# q(w)). The encoder is a point estimate in both.
 
 # %%
 data = datasets.digits() if options.quick else datasets.mnist()
@@ -143,7 +145,7 @@ order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 
 
 def fresh(rows, full):
-    """Return an untrained graph for so many rows."""
+    """Return an untrained model for N = `rows` observations."""
     torch.manual_seed(1)
     parts = (
         pv.priors.StandardNormal(latents),
@@ -154,19 +156,18 @@ def fresh(rows, full):
 
 
 def bound(graph, x):
-    """Return the mean ELBO of images, in nats, averaged over weights where they are uncertain."""
+    """Return the mean ELBO of images in nats, for full Bayes averaged over draws of the weights."""
     networks = [graph.draw() for _ in range(5)] if isinstance(graph, pv.BayesianVAE) else [graph]
-    return sum(pv.elbo(network, x, samples=5).elbo.mean().item() for network in networks) / len(
-        networks
-    )
+    elbos = [pv.elbo(network, x, samples=5).elbo.mean().item() for network in networks]
+    return sum(elbos) / len(networks)
 
 
 def trained(graph, x):
-    """Train, and return the curve of (steps, test bound)."""
+    """Train, and return the curve as pairs (steps, test ELBO)."""
     an_epoch = math.ceil(len(x) / batch)
     curve = []
 
-    def look(history):
+    def record(history):
         done = len(history.loss) * an_epoch
         if done // every > (done - an_epoch) // every:
             curve.append((done, bound(graph, test)))
@@ -179,7 +180,7 @@ def trained(graph, x):
         epochs=steps // an_epoch,
         batch_size=batch,
         seed=0,
-        callback=look,
+        callback=record,
         progress=False,
     )
     return curve
@@ -187,7 +188,7 @@ def trained(graph, x):
 
 pixel = images.mean(0).clamp(1e-3, 1 - 1e-3)
 floor = dist.Bernoulli(pixel).log_prob(test).sum(-1).mean().item()
-print(f"\nindependent pixels: {floor:.1f} nats a test image")
+print(f"\nindependent pixels: {floor:.1f} nats per test image")
 graphs, curves = {}, {}
 for size in sizes:
     for full in (False, True):
@@ -197,7 +198,8 @@ for size in sizes:
         on_training = bound(graphs[size, full], images[order[:size]])
         name = "full Bayes" if full else "point     "
         print(
-            f"N = {size:5d}, {name}: test {last:7.1f} (best on the way {best:6.1f}), training {on_training:7.1f}"
+            f"N = {size:5d}, {name}: test {last:7.1f} (best during training {best:6.1f}), "
+            f"training {on_training:7.1f}"
         )
         result[f"{'full' if full else 'point'}_{sizes.index(size)}"] = {
             "last": last,
@@ -206,16 +208,17 @@ for size in sizes:
         }
 
 # %% [markdown]
-# Three things are to be seen.
+# Three observations.
 #
-# * The point estimate overfits, the more the fewer images. Full Bayes settles, and its training images tell far more of
-#   what it reaches on others. What is left between the two is in good part the encoder's, which overfits as before: the
-#   last section has log p(x) itself.
-# * **It is not better than a point estimate stopped in time** (which takes held-out images to know when), and with many
-#   images it is worse. A diagonal q(w) around one network is a poor posterior: its noise costs reconstruction, and
-#   where the data cannot pay for a weight, the weight goes back to the prior. With the fewest images it ends below
-#   independent pixels (whose means come from *all* images).
-# * KL(q(w) || p(w)) grows with the data, and what it costs a row falls.
+# * The point estimate overfits, and more so with fewer images. Full Bayes converges, and its ELBO
+#   on training images is much closer to its ELBO on test images. A good part of the remaining
+#   difference is due to the encoder, which still overfits; the last section has log p(x) itself.
+# * **Full Bayes is not better than a point estimate with early stopping** (which needs held-out
+#   images), and with many images it is worse. A diagonal q(w) around one network is a poor
+#   approximation of the posterior: its noise makes the reconstruction worse, and a weight for which
+#   the data carry too little information goes back to the prior. With the fewest images its ELBO
+#   ends below that of independent pixels (whose means come from *all* images).
+# * KL(q(w) || p(w)) grows with the data, while the KL per observation decreases.
 
 # %%
 prices = {}
@@ -223,7 +226,8 @@ for size in sizes:
     q = graphs[size, True].q_w()
     prices[size] = kl_divergence(q, dist.Normal(torch.zeros(q.event_shape), 1.0).to_event(1)).item()
     print(
-        f"N = {size:5d}: KL(q(w) || p(w)) = {prices[size]:6.0f} nats, {prices[size] / size:.2f} a row"
+        f"N = {size:5d}: KL(q(w) || p(w)) = {prices[size]:6.0f} nats, "
+        f"{prices[size] / size:.2f} per observation"
     )
 result["price"] = [prices[size] / size for size in sizes]
 
@@ -239,30 +243,33 @@ for axis, size in zip(figure.subplots(1, 3, sharey=True), sizes, strict=True):
     axis.axhline(floor, color=plots.GREY, ls="--", lw=1, label="independent pixels")
     axis.set(title=f"N = {size}", xlabel="steps", ylim=(2.2 * floor, 0.6 * floor))
     axis.grid(alpha=0.3)
-figure.axes[0].set_ylabel("test ELBO, nats an image")
+figure.axes[0].set_ylabel("test ELBO, nats per image")
 figure.axes[-1].legend(frameon=False, loc="lower left")
 show(figure, "overfitting")
 
 # %% [markdown]
-# ## The slip, trained
+# ## The mistake, trained
 #
-# With the KL once a *minibatch* (`data_size=batch`) instead of once in the data, w falls back to its prior. `fit` refuses a
-# `data_size` below the number of rows; here that check is taken away, to see what it guards against.
+# With the full KL in every *minibatch* (`data_size=batch`) instead of once per epoch, w collapses
+# to its prior. `fit` raises an error if `data_size` is below the number of observations; here this
+# check is removed, to show what it prevents.
 
 # %%
 most = sizes[-1]
-slip = fresh(batch, full=True)
-slip.check = lambda *data: None
-result["slip"] = trained(slip, images[order[:most]])[-1][1]
+mistaken = fresh(batch, full=True)
+mistaken.check = lambda *data: None
+result["slip"] = trained(mistaken, images[order[:most]])[-1][1]
 print(
-    f"\nN = {most}: KL(q(w) || p(w)) once {curves[most, True][-1][1]:.1f}, once a minibatch {result['slip']:.1f}"
+    f"\nN = {most}, test ELBO: with KL(q(w) || p(w)) once per epoch "
+    f"{curves[most, True][-1][1]:.1f}, once per minibatch {result['slip']:.1f}"
 )
 
 # %% [markdown]
 # ## What is known of the weights
 #
-# The signal-to-noise ratio |theta| / sigma of each weight. Those near zero are the prior's: the data said nothing of
-# them. More data, more weights that are known.
+# The signal-to-noise ratio |theta| / sigma of each weight. Where it is near zero, q is close to the
+# prior: the data carry no information about that weight. With more data, more weights are
+# determined.
 
 # %%
 ratios = {}
@@ -272,7 +279,8 @@ for size in sizes:
     ratios[size] = (q.loc.abs() / q.scale).detach()
     result[f"known_{sizes.index(size)}"] = (ratios[size] > 2).float().mean().item()
     print(
-        f"N = {size:5d}: {result[f'known_{sizes.index(size)}']:.0%} of {len(ratios[size])} weights are two sigma from zero"
+        f"N = {size:5d}: {result[f'known_{sizes.index(size)}']:.0%} of {len(ratios[size])} weights "
+        "are more than two sigma from zero"
     )
 
 figure = Figure(figsize=(6.5, 3.8), layout="constrained")
@@ -289,9 +297,9 @@ for size, colour in zip(sizes, (plots.ORANGE, plots.GREEN, plots.BLUE), strict=T
     )
 axis.set(
     xscale="log",
-    title="How far the weights are from zero",
+    title="Signal-to-noise ratio of the weights",
     xlabel="|theta| / sigma",
-    ylabel="weights",
+    ylabel="number of weights",
 )
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
@@ -300,9 +308,10 @@ show(figure, "weights")
 # %% [markdown]
 # ## Uncertain pictures
 #
-# `predictive` decodes the same z by many networks from q(w). Where they agree the decoder knows; their spread is what it
-# does not know; it has nothing to do with the noise of p(x | z, w). Codes of test images, their decoded mean, and
-# the standard deviation over 100 networks, for the fewest and for the most images.
+# `predictive` decodes the same z with many networks drawn from q(w). Where they agree, the decoder
+# is certain; their standard deviation measures the uncertainty about w, which is different from the
+# noise of p(x | z, w). Shown for posterior means of test images: the mean and the standard
+# deviation of the decoded images over 100 networks, for the smallest and for the largest N.
 
 # %%
 shown, rows = test[:12], [test[:12]]
@@ -311,31 +320,33 @@ for size in (sizes[0], most):
     p = graph.predictive(pv.embed(graph.draw(), shown), draws=100)  # (100, 12, D)
     rows += [p.mean(0), 4 * p.std(0)]
     result[f"spread_{sizes.index(size)}"] = p.std(0).mean().item()
-title = f"Test images; N = {sizes[0]}: mean, 4 deviations over networks; N = {most}: the same"
-show(
-    plots.images(torch.cat(rows).reshape(-1, *data.shape), title=title, columns=12, limits=(0, 1)),
-    "pictures",
+title = (
+    f"Test images; N = {sizes[0]}: mean, 4 x standard deviation over networks; N = {most}: the same"
 )
+rows = torch.cat(rows).reshape(-1, *data.shape)
+show(plots.images(rows, title=title, columns=12, limits=(0, 1)), "pictures")
 print(
-    f"\nstandard deviation of a pixel over networks: {result['spread_0']:.3f} at N = {sizes[0]}, {result['spread_2']:.3f} at {most}"
+    f"\nstandard deviation of a pixel over networks: {result['spread_0']:.3f} "
+    f"for N = {sizes[0]}, {result['spread_2']:.3f} for N = {most}"
 )
 
 # %% [markdown]
 # ## The average over networks
 #
-# A prediction averages *probabilities* over w, log E_q(w) p(x | w), and not their logarithms: by Jensen it is the larger
-# one. Each p(x | w_k) is estimated by importance sampling.
+# A prediction averages *probabilities* over w, log E_q(w) p(x | w), not their logarithms. By
+# Jensen's inequality it is the larger of the two. Each p(x | w_k) is estimated by importance
+# sampling.
 
 # %%
 few = test[:200]
 graph = graphs[sizes[0], True]
-each = torch.stack(
-    [pv.log_evidence(graph.draw(), few, samples=100).log_p for _ in range(30)]
-)  # (30, images)
+# (30, images)
+each = torch.stack([pv.log_evidence(graph.draw(), few, samples=100).log_p for _ in range(30)])
 together, apart = (each.logsumexp(0) - math.log(len(each))).mean().item(), each.mean().item()
 point = pv.log_evidence(graphs[sizes[0], False], few, samples=100).log_p.mean().item()
 print(
-    f"\nN = {sizes[0]}: log of the mean over 30 networks {together:.1f}, mean of the logs {apart:.1f}; point estimate {point:.1f}"
+    f"\nN = {sizes[0]}: log of the mean over 30 networks {together:.1f}, "
+    f"mean of the logs {apart:.1f}; point estimate {point:.1f}"
 )
 result["together"], result["apart"], result["point"] = together, apart, point
 
