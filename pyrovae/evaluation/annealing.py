@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, device_and_dtype, take
+from pyrovae.data import Array, Sources, as_sources, device_and_dtype, take
 from pyrovae.evaluation.chunking import passes
 from pyrovae.evaluation.importance import Evidence, estimate
 from pyrovae.evaluation.tempering import COPIES, Path, check_counts, step_sizes_at_first
@@ -105,7 +105,7 @@ def annealed_log_evidence(
         path = Path(graph, batch, draws, from_guide)
         return _anneal(path, path.start(), ts, steps, leapfrog)
 
-    return estimate(graph, as_tensors((x, *c)), samples, seed, log_weights, COPIES)
+    return estimate(graph, as_sources((x, *c)), samples, seed, log_weights, COPIES)
 
 
 def bidirectional_bounds(
@@ -147,7 +147,7 @@ def bidirectional_bounds(
     lower, upper = [], []
     with programs.evaluation(graph, seed):
         x, z = _simulate(graph, rows, *c)
-        data = (x, *as_tensors((x, *c))[1:])
+        data: Sources = (x, *as_sources((x, *c))[1:])
         for batch, sizes, part in _with_latents(passes(graph, data, samples, COPIES), z):
             steps = _step_sizes(Path(graph, batch, _PILOTS, from_guide), ts, leapfrog)
             paths = [Path(graph, batch, draws, from_guide) for draws in sizes]
@@ -199,7 +199,7 @@ def _simulate(graph: Any, rows: int, *c: Array) -> tuple[Tensor, dict[str, Tenso
     """Draw rows from the model; return x, and the latents that made it."""
     empty = torch.empty(rows, 0)  # a model asks x only how many rows there are
     context = take(
-        as_tensors((torch.zeros(rows, 1), *c)), slice(None), *device_and_dtype(graph, (empty,))
+        as_sources((torch.zeros(rows, 1), *c)), slice(None), *device_and_dtype(graph, (empty,))
     )[1:]
     trace = programs.record(poutine.uncondition(graph.model), empty, *context)
     x = programs.simulated(trace)

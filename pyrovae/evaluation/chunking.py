@@ -11,7 +11,7 @@ import pyro
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import device_and_dtype, take
+from pyrovae.data import Sources, device_and_dtype, take
 
 __all__ = ["log_prob", "many", "passes"]
 
@@ -24,7 +24,7 @@ _LEAST_WIDTH = 256  # of a row, for its hidden layers
 
 
 def passes(
-    graph: Any, data: Tensors, samples: int, copies: int = 1
+    graph: Any, data: Sources, samples: int, copies: int = 1
 ) -> Iterator[tuple[Tensors, list[int]]]:
     """Yield minibatches and, for each, the numbers of draws to make at once, so that no pass holds more than _AT_ONCE values.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors
+from pyrovae.data import Array, Sources, as_sources
 from pyrovae.evaluation.chunking import log_prob, many, passes
 from pyrovae.programs import check_density, per_row, total
 
@@ -69,7 +69,7 @@ def log_evidence(
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
-    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_guide)
+    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_guide)
 
 
 def naive_log_evidence(
@@ -80,7 +80,7 @@ def naive_log_evidence(
     Few of the draws explain x, so it needs far too many: its effective sample size says so. It is here to be compared with
     `log_evidence`; arguments, result and errors are the same.
     """
-    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
+    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -96,7 +96,7 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     Returns:
         Terms(elbo, reconstruction, kl), each with shape (B,).
     """
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     pieces = []
     with programs.evaluation(graph, seed):
         for batch, sizes in passes(graph, data, samples):
@@ -120,7 +120,7 @@ def _terms(graph: Any, batch: Tensors, draws: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------- importance sampling
 def estimate(
     graph: Any,
-    data: Tensors,
+    data: Sources,
     samples: int,
     seed: int | None,
     log_weights: LogWeights,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
 from pyrovae.programs import mean, posterior
 
 __all__ = [
@@ -56,7 +56,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     """
     pieces = []
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, as_tensors((x, *c))):
+        for batch in batches_in_order(graph, as_sources((x, *c))):
             p, q = programs.run(graph.model, graph.guide, *batch)
             pieces.append(_kl_of_factors(p[site], q[site]))
     return torch.cat(pieces).mean(0)
@@ -70,7 +70,7 @@ def active_units(
         means = torch.cat(
             [
                 mean(posterior(graph, batch, site))
-                for batch in batches_in_order(graph, as_tensors((x, *c)))
+                for batch in batches_in_order(graph, as_sources((x, *c)))
             ]
         )
     return means.var(0, correction=0) > threshold
@@ -87,7 +87,7 @@ def mutual_information(
     An inverse autoregressive flow has to be solved for each of the N^2 densities. Of its rows 256 are taken, spread evenly: the
     figure cannot exceed log 256 = 5.5 nats then, whatever N is.
     """
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     with programs.evaluation(graph, seed):
         fn = posterior(graph, take(data, slice(None), *device_and_dtype(graph, data)), site)
         solved_for = _solved_for(fn)

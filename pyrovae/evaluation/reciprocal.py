@@ -10,7 +10,7 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors
+from pyrovae.data import Array, as_sources
 from pyrovae.evaluation.chunking import passes
 from pyrovae.evaluation.importance import Evidence, summary
 from pyrovae.evaluation.tempering import COPIES, Path, check_counts, step_sizes_at_first
@@ -54,7 +54,7 @@ def reciprocal_log_evidence(
     check_counts("moves", moves, 2, leapfrog)
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch, sizes in passes(graph, as_tensors((x, *c)), 2 * samples, COPIES):
+        for batch, sizes in passes(graph, as_sources((x, *c)), 2 * samples, COPIES):
             states = [
                 _posterior(Path(graph, batch, draws, from_guide=False), moves // 2, leapfrog)
                 for draws in sizes

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
 
 __all__ = [
     "decode",
@@ -57,7 +57,7 @@ def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None 
 
 def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return E_q[z | x, c], with shape (B, D): where each row lies in the latent space, the same at each call."""
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     with programs.evaluation(graph):
         return torch.cat(
             [
@@ -69,7 +69,7 @@ def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
 
 def decode(graph: Any, z: Array, *c: Array, site: str = "z") -> Tensor:
     """Return E[x | z, c] for latents of a site with shape (B, D), with shape (B, *event); other latents are drawn from the model."""
-    data = as_tensors((z, *c), "decode")
+    data = as_sources((z, *c), "decode")
     with programs.evaluation(graph):
         means = [
             programs.mean(_likelihood(graph, len(part[0]), {site: part[0]}, *part[1:]))
@@ -181,7 +181,7 @@ def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> Torc
 def _forward(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:
     rows = torch.empty(n, 0)  # a model asks x only how many rows there are
     context = take(
-        as_tensors((torch.zeros(n, 1), *c)), slice(None), *device_and_dtype(graph, (rows,))
+        as_sources((torch.zeros(n, 1), *c)), slice(None), *device_and_dtype(graph, (rows,))
     )[1:]
     model = poutine.condition(poutine.uncondition(graph.model), given)
     trace = poutine.trace(model).get_trace(rows, *context)

@@ -13,12 +13,20 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyrovae import programs
-from pyrovae.data import Data, Transform, as_tensors, device_and_dtype, fingerprint, take
+from pyrovae.data import (
+    Data,
+    Source,
+    Transform,
+    TransformedRows,
+    as_sources,
+    device_and_dtype,
+    fingerprint,
+    take,
+)
 from pyrovae.files import History
 from pyrovae.files.checkpoint import read
 from pyrovae.objectives import SGVB_B
@@ -28,7 +36,7 @@ from pyrovae.training.step import MakeOptimizer, Step, adam
 
 __all__ = ["TrainingError", "fit"]
 
-Tensors = tuple[Tensor, ...]
+Sources = tuple[Source, ...]
 
 
 def fit(
@@ -89,8 +97,8 @@ def fit(
     """
     _check_settings(epochs, batch_size, patience, clip_norm, validation)
     plan = Plan(epochs, batch_size, transform, patience, checkpoint, callback, progress)
-    training = as_tensors(data)
-    held_out = None if validation is None else as_tensors(validation, "validation")
+    training = as_sources(data, digest=True)
+    held_out = None if validation is None else as_sources(validation, "validation")
     _check_data(graph, training, held_out, transform)
     state = read(Path(resume)) if resume is not None else None
     seed = (
@@ -156,7 +164,7 @@ def _check_data_size(objective: Any, rows: int) -> None:
 
 
 def _check_data(
-    graph: object, training: Tensors, held_out: Tensors | None, transform: Transform | None
+    graph: object, training: Sources, held_out: Sources | None, transform: Transform | None
 ) -> None:
     if held_out is not None and [t.shape[1:] for t in held_out] != [t.shape[1:] for t in training]:
         shapes = [tuple(t.shape[1:]) for t in training], [tuple(t.shape[1:]) for t in held_out]
@@ -164,20 +172,13 @@ def _check_data(
             f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass both in the same form"
         )
     check = getattr(graph, "check", lambda *batch: None)
-    with programs.random_stream(0, []):
-        check(
-            *(
-                training
-                if transform is None
-                else (transform(_as_float(training[0][:])), *training[1:])
-            )
-        )
+    with programs.random_stream(0, programs.cuda_devices(graph)):
+        x, *c = training
+        if transform is not None:  # block by block: never the whole data at once
+            x = TransformedRows(x, transform, *device_and_dtype(graph, training))
+        check(x, *c)
     if held_out is not None:
         check(*held_out)
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from pyrovae import programs
-from pyrovae.data import Transform, device_and_dtype, shuffled_batches, take
+from pyrovae.data import Source, Transform, device_and_dtype, shuffled_batches, take
 from pyrovae.files import History, checkpoint, in_words
 from pyrovae.objectives import Bound, Objective
 from pyrovae.training.batchnorm import settle
@@ -24,6 +24,7 @@ from pyrovae.training.step import Step
 __all__ = ["Loop", "Plan", "TrainingError"]
 
 Tensors = tuple[Tensor, ...]
+Sources = tuple[Source, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
 _SETTLED = 64  # minibatches that batch normalization's statistics are taken over
 
@@ -47,8 +48,8 @@ class Loop:
 
     plan: Plan
     svi: Step
-    training: Tensors
-    held_out: Tensors | None
+    training: Sources
+    held_out: Sources | None
     history: History
     scheduler: LRScheduler | ReduceLROnPlateau | None
     position: int = 0  # minibatches done in the epoch under way
@@ -63,7 +64,7 @@ class Loop:
         self.kind = device_and_dtype(self.graph, self.training)
         self.devices = programs.cuda_devices(self.graph)
         if self.devices:  # to the device once, not once a minibatch
-            self.training = tuple(tensor.to(self.kind[0]) for tensor in self.training)
+            self.training = tuple(source.to(self.kind[0]) for source in self.training)
         self.steps_an_epoch = len(self.batches(0))
         self.good = self.svi.weights()
 
