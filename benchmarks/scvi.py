@@ -135,11 +135,11 @@ def pieces(graph: Any, x: Any, c: Any) -> dict[str, float]:
     """Return the milliseconds of each part of a step, forward and backward, by itself."""
     import torch
 
-    from pyrovae.data import as_tensors
+    from pyrovae.data import as_sources
     from pyrovae.programs import run
 
     graph = copy.deepcopy(graph).train()  # whose batch statistics move
-    sparse = as_tensors((to_csr(x),))[0]
+    sparse = as_sources((to_csr(x),))[0]
     z, h, l = torch.randn(len(x), 10), torch.log1p(x), x.sum(1, keepdim=True).log()  # noqa: E741
     heads = [torch.zeros(len(x), x.shape[1], requires_grad=True) for _ in range(2)]
     theta = torch.zeros(x.shape[1], requires_grad=True)

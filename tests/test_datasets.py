@@ -100,6 +100,24 @@ def test_array_shapes_and_kinds(x, shape, kind, tmp_path):
     assert data.x.dtype in (np.float32, np.uint8, np.int64)
 
 
+def test_likelihoods_follow_the_kind_and_what_is_known(tmp_path):
+    def fitting(data):
+        return [str(likelihood) for likelihood in data.likelihoods]
+
+    known = ["Binomial(total_count=16)", "Categorical(levels=17)", "Poisson", "Gaussian"]
+    assert fitting(datasets.digits()) == known
+    np.save(tmp_path / "a.npy", np.arange(12).reshape(4, 3))
+    seen = ["Poisson", "Binomial(total_count=11)", "Categorical(levels=12)", "Gaussian"]
+    assert fitting(datasets.array(tmp_path / "a.npy")) == seen
+    for kind, first in {
+        Kind.BINARY: "Bernoulli",
+        Kind.UNIT: "ContinuousBernoulli",
+        Kind.LEVELS: "DiscretizedLogistic",
+        Kind.REAL: "Gaussian",
+    }.items():
+        assert str(kind.likelihoods(3)[0]) == first
+
+
 def test_npz_with_labels_and_test_part(tmp_path):
     parts = {
         "x": np.eye(4),
@@ -177,7 +195,7 @@ def test_archives_that_do_not_fit_together(tmp_path):
         datasets.array(path)
     np.savez(path, x=np.eye(3), labels=[1, 2])
     with pytest.raises(
-        ValueError, match=r"labels: expected one label a row, shape \(3,\), got \(2,\)"
+        ValueError, match=r"labels: expected one label per row, shape \(3,\), got \(2,\)"
     ):
         datasets.array(path)
     np.savez(path, x=np.eye(3), x_test=np.eye(2))

@@ -171,10 +171,27 @@ def test_constructor_arguments_are_attributes(case):
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
 
 
-def test_fitting():
-    assert likelihoods.suggest_likelihoods(np.array([[0, 1]])) == ("Bernoulli", "Gaussian")
-    assert (
-        likelihoods.suggest_likelihoods(np.array([[0, 255]], np.uint8))[0] == "DiscretizedLogistic"
-    )
-    assert likelihoods.suggest_likelihoods(np.array([[-1.0, 1.0]])) == ("Gaussian",)
-    assert likelihoods.suggest_likelihoods(np.array([[True, False]]))[0] == "Bernoulli"
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.array([[0, 1]]), "Bernoulli, Gaussian"),
+        (np.array([[True, False]]), "Bernoulli, Gaussian"),
+        (
+            torch.tensor([[0, 16]]),
+            "Poisson, Binomial(total_count=16), Categorical(levels=17), Gaussian",
+        ),
+        (
+            np.array([[0, 255]], np.uint8),
+            "DiscretizedLogistic, Categorical, Poisson, Gaussian",
+        ),
+        (np.array([[0, 256]]), "Poisson, Gaussian"),
+        (np.array([[0.5, 1.0]]), "ContinuousBernoulli, Gaussian"),
+        (np.array([[-1.0, 1.0]]), "Gaussian"),
+        (np.array([[0.0, np.nan]]), ""),
+    ],
+)
+def test_suggested_likelihoods_take_the_data(x, words):
+    suggested = likelihoods.suggest_likelihoods(x)
+    assert ", ".join(map(str, suggested)) == words
+    for name, arguments in suggested:
+        getattr(likelihoods, name)(nn.Linear(2, 2), **arguments).check(x)

@@ -1,41 +1,62 @@
-"""Data sets, sparse tables, batches_in_order (x, *c), and the values that data may take."""
+"""Data: sources of rows, minibatches (x, *c), data sets, and the values that data may take."""
 
 from pyrovae.data import batches, datasets, supports
 from pyrovae.data.batches import (
     Array,
     Data,
+    Sources,
     Transform,
-    as_tensors,
+    as_source,
+    as_sources,
     batches_in_order,
     device_and_dtype,
     fingerprint,
     shuffled_batches,
     split,
+    spread,
     take,
 )
-from pyrovae.data.datasets import Dataset, Kind
-from pyrovae.data.sparse import SparseRows, is_sparse
-from pyrovae.data.supports import COUNTS, Support, suggest_likelihoods
+from pyrovae.data.datasets import Dataset
+from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
+from pyrovae.data.source import Off, Rows, Scan, Selected, Source, rows_within, slices
+from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
+from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
 
 __all__ = [
     "COUNTS",
     "Array",
+    "ArrayRows",
     "Data",
     "Dataset",
     "Kind",
+    "Off",
+    "Rows",
+    "Scan",
+    "Selected",
+    "Source",
+    "Sources",
     "SparseRows",
+    "Suggestion",
     "Support",
+    "TensorRows",
     "Transform",
-    "as_tensors",
+    "TransformedRows",
+    "as_source",
+    "as_sources",
     "batches",
     "batches_in_order",
     "datasets",
     "device_and_dtype",
     "fingerprint",
     "is_sparse",
+    "kind_of",
+    "rows_within",
     "shuffled_batches",
+    "slices",
     "split",
+    "spread",
     "suggest_likelihoods",
     "supports",
     "take",
+    "to_scipy",
 ]

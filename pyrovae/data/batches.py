@@ -1,151 +1,149 @@
-"""Minibatches (x, *c) from arrays: what comes in is checked once, over all values; float tensors on one device go out.
-
-Sparse matrices, SciPy's or torch's, stay sparse (as `pyrovae.sparse.SparseRows`) until a minibatch is taken from them.
-"""
+"""Minibatches (x, *c): what users pass becomes sources of rows, and rows taken from them float tensors on one device."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyrovae.data.dense import TensorRows, array_rows
+from pyrovae.data.source import Source, slices
 from pyrovae.data.sparse import SparseRows, is_sparse
 
 __all__ = [
+    "Array",
     "Data",
-    "as_tensors",
+    "Sources",
+    "Transform",
+    "as_source",
+    "as_sources",
     "batches_in_order",
     "binarize",
-    "chunks",
     "device_and_dtype",
     "fingerprint",
     "shuffled_batches",
     "split",
+    "spread",
     "take",
 ]
 
-Array = Any  # a NumPy array, a torch tensor, or a sparse matrix of SciPy's or torch's
+Array = Any  # a NumPy array, a torch tensor, a sparse matrix of SciPy's or torch's, or a Source
 Data = Any  # x, or a tuple (x, *c)
+Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
-_CHECKED_AT_ONCE = 1 << 22  # values looked at together: 16 MiB in float32
 
 
-def as_tensors(data: Data, name: str = "data") -> tuple[Tensor, ...]:
-    """Return `x` or `(x, *c)` as tensors with one common first axis, after looking at every value.
+def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[Source, ...]:
+    """Return `x` or `(x, *c)` as sources with the same number of rows, after a check for NaN and infinite values.
+
+    A source is returned as it is; what was found in it before is not looked for again.
 
     Args:
-        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each; NumPy or torch, any real type. A sparse
-            matrix stays one, as `SparseRows`, which gives dense rows when indexed.
-        name: what to call it in errors.
+        data: x with shape (N, *event), or a tuple (x, *c) with N rows each: arrays, memory maps and tensors of any real
+            type, sparse matrices, sources. Nothing is copied whole, and types are kept.
+        name: what errors call it.
+        digest: take the `fingerprint` in the same pass over the values.
 
     Raises:
         TypeError: if a member is not an array of real numbers.
-        ValueError: if it is empty, rows differ, or a value is NaN or infinite; the message names the place.
+        ValueError: if it is empty, numbers of rows differ, or a value is NaN or infinite; the message names the place.
     """
-    members: list[Any] = list(data) if isinstance(data, list | tuple) else [data]
+    members = list(data) if isinstance(data, list | tuple) else [data]
     if not members:
         raise ValueError(f"{name}: got an empty tuple, expected x or (x, *c)")
-    names = [f"{name}: x", *(f"{name}: context {i}" for i in range(1, len(members)))]
-    tensors = tuple(_as_tensor(member, label) for member, label in zip(members, names, strict=True))
-    for tensor, label in zip(tensors[1:], names[1:], strict=True):
-        if len(tensor) != len(tensors[0]):
+    labels = [f"{name}: x", *(f"{name}: context {i}" for i in range(1, len(members)))]
+    sources = tuple(map(as_source, members, labels))
+    for source, label in zip(sources[1:], labels[1:], strict=True):
+        if len(source) != len(sources[0]):
             raise ValueError(
-                f"{label} has {len(tensor)} rows, x has {len(tensors[0])}: expected one row of context a row of x"
+                f"{label} has {len(source)} rows, x has {len(sources[0])}: "
+                "expected one row of context per row of x"
             )
-    return tensors
+    if digest:
+        fingerprint(sources)
+    for source, label in zip(sources, labels, strict=True):
+        _check_finite(source, label)
+    return sources
 
 
-def _as_tensor(member: Array, label: str) -> Any:
-    if is_sparse(member):
-        return _as_rows(member, label)
-    if not isinstance(member, Tensor):
-        array = np.asarray(member)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(
-                f"{label} has dtype {array.dtype}, expected real numbers in a NumPy array or a torch tensor"
-            )
-        if (
-            array.dtype.kind == "u" and array.dtype.itemsize > 1
-        ):  # torch computes little with uint16 to uint64
-            array = array.astype(np.int64)
-        plain = array.flags.c_contiguous and array.flags.writeable  # torch shares no other memory
-        member = torch.from_numpy(array if plain else np.array(array, order="C"))
-    if member.is_complex():
-        raise TypeError(f"{label} is complex, expected real numbers")
-    if member.ndim == 0 or member.numel() == 0:
-        raise ValueError(
-            f"{label} has shape {tuple(member.shape)}, expected at least one row: (N, *event)"
-        )
-    if member.is_floating_point():
-        _check_finite(member, label)
-    return member
+def as_source(x: Array, label: str = "x") -> Source:
+    """Return an array as a source of rows, without reading its values; a source as it is.
 
+    Args:
+        x: with shape (N, *event), of any real type: a NumPy array or memory map, a tensor, or a sparse matrix.
+        label: what errors call it.
 
-def _as_rows(member: Any, label: str) -> SparseRows:
-    kind = getattr(member.dtype, "device_and_dtype", "f")  # a torch type has none
-    if kind not in "biuf" or (isinstance(member, Tensor) and member.is_complex()):
+    Raises:
+        TypeError: if x is not an array of real numbers.
+        ValueError: if it holds no value.
+    """
+    if isinstance(x, Source):
+        return x
+    if not (isinstance(x, Tensor) or is_sparse(x)):
+        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+    if x.is_complex() if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
         raise TypeError(
-            f"{label} has dtype {member.dtype}, expected real numbers in a sparse matrix"
+            f"{label} has dtype {x.dtype}, expected real numbers in a NumPy array, "
+            "a torch tensor or a sparse matrix"
         )
-    rows = SparseRows.of(member)
-    if rows.numel() == 0:
+    if len(x.shape) == 0 or 0 in x.shape:
         raise ValueError(
-            f"{label} has shape {tuple(rows.shape)}, expected at least one row and one column"
+            f"{label} has shape {tuple(x.shape)}, expected at least one row: (N, *event)"
         )
-    if rows.is_floating_point():
-        bad = (~torch.isfinite(rows.values)).nonzero()
-        if len(bad):
-            (row, column), value = rows.place(int(bad[0])), rows.values[bad[0]].item()
-            raise ValueError(
-                f"{label}: {value} in row {row}, position ({column},) ({len(bad)} such values). Drop or impute them before fitting"
-            )
-    return rows
+    if is_sparse(x):
+        return SparseRows.of(x)
+    return TensorRows(x) if isinstance(x, Tensor) else array_rows(x)
 
 
-def _check_finite(tensor: Tensor, label: str) -> None:
-    for start, rows in chunks(tensor, _CHECKED_AT_ONCE):
-        bad = ~torch.isfinite(rows)
-        if bad.any():
-            place = bad.nonzero()[0].tolist()
-            value = rows[tuple(place)].item()
-            raise ValueError(
-                f"{label}: {value} in row {start + place[0]}, position {tuple(place[1:])} "
-                f"({int(bad.sum())} such values in rows {start} to {start + len(rows) - 1}). Drop or impute them before fitting"
-            )
+def _check_finite(source: Source, label: str) -> None:
+    bad = source.scan().not_finite if source.dtype.is_floating_point else None
+    if bad is not None:
+        raise ValueError(
+            f"{label}: {bad.value} in row {bad.row}, position {bad.position} ({bad.total} values "
+            "are not finite). Remove those rows, or fill the values in"
+        )
 
 
-def chunks(tensor: Tensor, values: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, rows) so that no piece holds more than `values` numbers, and each at least one row."""
-    rows = max(1, values // max(1, tensor.shape[1:].numel()))
-    for start in range(0, len(tensor), rows):
-        yield start, tensor[start : start + rows]
+def fingerprint(data: Sequence[Array]) -> str:
+    """Return a SHA-256 of shapes, types and values of (x, *c): it tells which data a model saw."""
+    digest = hashlib.sha256()
+    for source in map(as_source, data):
+        digest = source.digest(digest)
+    return digest.hexdigest()
 
 
-def device_and_dtype(graph: object, data: tuple[Tensor, ...]) -> tuple[torch.device, torch.dtype]:
-    """Return the device and type of the graph's parameters: what minibatches are turned into."""
+def device_and_dtype(graph: object, data: Sources) -> tuple[torch.device, torch.dtype]:
+    """Return device and type of the graph's parameters; of x and torch's default, if it has none."""
     first = next(iter(graph.parameters()), None) if isinstance(graph, nn.Module) else None
-    return (
-        (data[0].device, torch.get_default_dtype())
-        if first is None
-        else (first.device, first.dtype)
-    )
+    if first is None:
+        return data[0].device, torch.get_default_dtype()
+    return first.device, first.dtype
 
 
 def take(
-    tensors: tuple[Tensor, ...], rows: Tensor | slice, device: torch.device, dtype: torch.dtype
+    data: Sources,
+    rows: Tensor | slice,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """Return those rows of each array as floats of one type on one device."""
-    return tuple(tensor[rows].to(device, dtype) for tensor in tensors)
+    """Return those rows of each member as dense tensors of one type on one device."""
+    return tuple(member[rows].to(device, dtype) for member in data)
+
+
+def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the data as minibatches in order, on the device and in the type of the graph's parameters."""
+    for rows in slices(len(data[0]), _ROWS):
+        yield take(data, rows, *device_and_dtype(graph, data))
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
     """Return the row numbers of one epoch's minibatches, shuffled.
 
-    A last minibatch of one row, which batch normalization cannot take, joins the one before it: every row is seen.
+    A last minibatch of one row, which batch normalization cannot take, is joined to the one before it.
     """
     batches = list(torch.randperm(n, generator=generator).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -154,15 +152,15 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> lis
 
 
 def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the row numbers of a training and a held-out part, by chance and in rising order.
+    """Return the row numbers of a training and a held-out part, chosen at random and in ascending order.
 
     Args:
         n: number of rows, at least 2.
-        fraction: share held out, in (0, 1); at least one row on either side.
-        seed: of the draw; the global random state is left alone.
+        fraction: fraction of the rows that is held out, in (0, 1); each part has at least one row.
+        seed: of the draw; the global random state is not touched.
 
     Raises:
-        ValueError: if there is nothing to split or `fraction` is not in (0, 1).
+        ValueError: if there are fewer than two rows or `fraction` is not in (0, 1).
 
     Example:
         >>> train, held_out = split(10, 0.2)
@@ -171,38 +169,33 @@ def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """
     if n < 2 or not 0 < fraction < 1:
         raise ValueError(
-            f"split: {n} rows and a fraction of {fraction}, expected at least 2 rows and a fraction in (0, 1)"
+            f"split: {n} rows and a fraction of {fraction}, "
+            "expected at least 2 rows and a fraction in (0, 1)"
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     held_out = min(n - 1, max(1, round(n * fraction)))
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def spread(n: int, k: int) -> Tensor:
+    """Return at most k of the row numbers 0 to n - 1, evenly spread: data may be sorted by class.
+
+    Example:
+        >>> spread(10, 4)
+        tensor([0, 3, 6, 9])
+    """
+    k = min(n, k)
+    return torch.arange(k) * (n - 1) // max(1, k - 1)
+
+
 def binarize(x: Tensor) -> Tensor:
     """Return x~ in {0, 1} with P(x~ = 1) = x: grey levels in [0, 1] as Bernoulli probabilities.
 
-    Drawn anew at each visit it is the dynamic binarization of Salakhutdinov & Murray (2008). A uniform draw is compared
-    with x: four times as fast on a CPU as `torch.bernoulli`, of the same law.
+    Resampled each time a row is used, it is the dynamic binarization of Salakhutdinov & Murray (2008). It has the law of
+    `torch.bernoulli`.
 
     Example:
         >>> binarize(torch.tensor([0.0, 1.0]))
         tensor([0., 1.])
     """
-    return (torch.rand_like(x) < x).to(x.dtype)
-
-
-def fingerprint(tensors: tuple[Tensor, ...]) -> str:
-    """Return a SHA-256 of shapes, types and values: which data a model saw."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-        for part in tensor.parts() if isinstance(tensor, SparseRows) else (tensor,):
-            for _, rows in chunks(part, _CHECKED_AT_ONCE):
-                digest.update(rows.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def batches_in_order(graph: object, data: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """Yield minibatches one at a time: sparse rows are dense only in theirs."""
-    for start in range(0, len(data[0]), _ROWS):
-        yield take(data, slice(start, start + _ROWS), *device_and_dtype(graph, data))
+    return (torch.rand_like(x) < x).to(x.dtype)  # faster on a CPU than torch.bernoulli

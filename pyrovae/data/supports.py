@@ -1,33 +1,42 @@
-"""The values that data may take: supports, the search for values off them, and the likelihoods that fit given data.
+"""The values that data may take: supports of densities, kinds of data, and the likelihoods that fit given data.
 
-Torch's count densities return finite nonsense off their support where validation is off. Data are therefore looked
-through once before training, every value of them, about 2^20 at a time.
+Torch's count densities return finite but meaningless values outside their support where validation is off, so data are
+checked against the support once before training.
 """
 
-from collections.abc import Iterator
-from math import inf, prod
+from __future__ import annotations
+
+from enum import Enum
+from math import inf
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-__all__ = ["BINARY", "COUNTS", "REAL", "UNIT", "Off", "Support", "levels", "suggest_likelihoods"]
+from pyrovae.data.batches import Array, as_source
 
-Array = Tensor | np.ndarray
+__all__ = [
+    "BINARY",
+    "COUNTS",
+    "REAL",
+    "UNIT",
+    "Kind",
+    "Suggestion",
+    "Support",
+    "kind_of",
+    "levels",
+    "suggest_likelihoods",
+]
 
-
-class Off(NamedTuple):
-    """The first value off a support: its row, its position in the row, and how many values are off in all."""
-
-    value: float
-    row: int
-    position: tuple[int, ...]
-    total: int
+_MOST_COUNTS = 64  # whole numbers up to it are taken for counts
+_MOST_LEVELS = 255  # and up to it for grey levels of 8 bits
 
 
 class Support(NamedTuple):
-    """The finite numbers from `low` to `high`, only the whole ones if `whole`; `words` says so."""
+    """The finite numbers from `low` to `high`, only the whole ones if `whole`.
+
+    Attributes:
+        words: the set in words, for errors.
+    """
 
     words: str
     low: float
@@ -35,30 +44,13 @@ class Support(NamedTuple):
     whole: bool
 
     def holds(self, x: Tensor) -> Tensor:
-        """Whether each value is in the set, elementwise."""
+        """Return whether each value is in the set, elementwise."""
         inside = (x >= self.low) & (x <= self.high) & x.isfinite()
         return inside & (x == x.floor()) if self.whole else inside
 
-    def holds_all(self, x: Tensor) -> bool:
-        """Whether every value is in the set; far cheaper than `holds`, for the usual case that it is so."""
-        low, high = (
-            v.item() for v in x.aminmax()
-        )  # NaN where there is one, which no comparison lets pass
-        inside = self.low <= low and high <= self.high and -inf < low and high < inf
-        return inside and (not self.whole or not x.is_floating_point() or torch.equal(x, x.floor()))
-
-    def first_off(self, x: Array) -> Off | None:
-        """The first value of the data x, with shape (N, *event), that is off the support; None if none is."""
-        first, total = None, 0
-        for start, values in _chunks(x):
-            if self.holds_all(values):
-                continue
-            off = ~self.holds(values)
-            if first is None:
-                row, *position = off.nonzero()[0].tolist()
-                first = Off(values[(row, *position)].item(), start + row, tuple(position), 0)
-            total += int(off.sum())
-        return first and first._replace(total=total)
+    def admits(self, low: float, high: float, whole: bool) -> bool:
+        """Return whether finite numbers of that range, all whole or not, are in the set."""
+        return self.low <= low and high <= self.high and (whole or not self.whole)
 
 
 BINARY = Support("0 or 1", 0, 1, whole=True)
@@ -68,63 +60,91 @@ COUNTS = Support("whole numbers from 0", 0, inf, whole=True)
 
 
 def levels(high: int) -> Support:
-    """The whole numbers from 0 to `high`."""
+    """Return the set of whole numbers from 0 to `high`."""
     return Support(f"whole numbers from 0 to {high}", 0, high, whole=True)
 
 
-def suggest_likelihoods(x: Array) -> tuple[str, ...]:
-    """Which likelihoods fit the data, the most fitting first; none if the data hold infinities or NaN.
-
-    Args:
-        x: data with shape (N, *event), of any real or integer type.
+class Suggestion(NamedTuple):
+    """A likelihood that fits data: its name in `pyrovae.likelihoods`, and arguments beside the network.
 
     Example:
-        >>> suggest_likelihoods(np.array([[0, 1], [1, 1]]))
-        ('Bernoulli', 'Gaussian')
-        >>> suggest_likelihoods(torch.tensor([0.0, 0.5]))
-        ('ContinuousBernoulli', 'Gaussian')
+        >>> str(Suggestion("Binomial", {"total_count": 16}))
+        'Binomial(total_count=16)'
     """
-    low, high, whole = inf, -inf, True
-    for _, values in _chunks(x):
-        if not REAL.holds_all(values):
-            return ()
-        low, high = min(low, values.min().item()), max(high, values.max().item())
-        whole = whole and bool((values == values.floor()).all())
-    if whole and low >= 0:
-        return _fitting_counts(int(high))
-    return ("ContinuousBernoulli", "Gaussian") if low >= 0 and high <= 1 else ("Gaussian",)
+
+    name: str
+    arguments: dict[str, int] = {}  # noqa: RUF012 (a NamedTuple's default; nobody writes to it)
+
+    def __str__(self) -> str:
+        """Return the call without the network."""
+        arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        return f"{self.name}({arguments})" if arguments else self.name
 
 
-def _fitting_counts(high: int) -> tuple[str, ...]:
-    """Likelihoods for whole numbers from 0 to `high`: up to 64 they are taken for counts, up to 255 for grey levels."""
+class Kind(Enum):
+    """What the values of data are; the value of a member says it in words."""
+
+    BINARY = "zeros and ones"
+    COUNTS = "counts"
+    UNIT = "grey values in [0, 1]"
+    LEVELS = "levels 0 to 255"
+    REAL = "real numbers"
+
+    def likelihoods(self, high: int, known: bool = False) -> tuple[Suggestion, ...]:
+        """Return the likelihoods that fit such values, the most fitting first.
+
+        Args:
+            high: the largest count.
+            known: whether no count can be larger, as for a number of trials; else it is the largest one seen.
+        """
+        if self is not Kind.COUNTS:
+            return (*(Suggestion(name) for name in _FITTING[self]), Suggestion("Gaussian"))
+        bounded = Suggestion("Binomial", {"total_count": high})
+        categories = Suggestion("Categorical", {"levels": high + 1})
+        few = (bounded, categories) if high <= _MOST_COUNTS else ()
+        unbounded = (Suggestion("Poisson"), Suggestion("Gaussian"))
+        if known:
+            return (bounded, *few[1:], *unbounded)
+        return (unbounded[0], *few, unbounded[1])
+
+
+_FITTING = {
+    Kind.BINARY: ("Bernoulli",),
+    Kind.UNIT: ("ContinuousBernoulli",),
+    Kind.LEVELS: ("DiscretizedLogistic", "Categorical", "Poisson"),
+    Kind.REAL: (),
+}
+
+
+def kind_of(x: Array) -> Kind:
+    """Return what the values of data are: whole numbers up to 64 are taken for counts, up to 255 for grey levels.
+
+    Args:
+        x: data or a source of them, with shape (N, *event).
+    """
+    low, high, whole = as_source(x).scan()[:3]
+    if not whole or low < 0:
+        return Kind.UNIT if low >= 0 and high <= 1 else Kind.REAL
     if high <= 1:
-        return ("Bernoulli", "Gaussian")
-    if high <= 64:
-        return (
-            f"Binomial(total_count={high})",
-            f"Categorical(levels={high + 1})",
-            "Poisson",
-            "Gaussian",
-        )
-    if high <= 255:
-        return ("DiscretizedLogistic", "Categorical", "Poisson", "Gaussian")
-    return ("Poisson", "Gaussian")
+        return Kind.BINARY
+    return Kind.LEVELS if _MOST_COUNTS < high <= _MOST_LEVELS else Kind.COUNTS
 
 
-def _chunks(x: Array) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first row, rows) of the data, about 2^20 values at a time."""
-    rows = max(1, 2**20 // max(1, prod(x.shape[1:])))
-    for start in range(0, len(x), rows):
-        yield start, _numbers(x[start : start + rows])
+def suggest_likelihoods(x: Array) -> tuple[Suggestion, ...]:
+    """Return the likelihoods that fit the data, the most fitting first; none if a value is NaN or infinite.
 
+    Args:
+        x: data or a source of them, with shape (N, *event).
 
-def _numbers(x: Array) -> Tensor:
-    """The values as uint8, float32 or float64, in which they can be compared."""
-    if not isinstance(x, Tensor):
-        kept = x.dtype == np.uint8 or x.dtype == np.float32
-        return torch.from_numpy(
-            x.astype(x.dtype if kept else np.float64)
-        )  # a copy: a read-only array would warn
-    if x.dtype in (torch.uint8, torch.float32, torch.float64):
-        return x.detach()
-    return x.detach().to(torch.float32 if x.is_floating_point() else torch.float64)
+    Example:
+        >>> [str(likelihood) for likelihood in suggest_likelihoods([[0, 1], [1, 1]])]
+        ['Bernoulli', 'Gaussian']
+        >>> suggest_likelihoods([[0, 1], [1, 16]])[1]
+        Suggestion(name='Binomial', arguments={'total_count': 16})
+    """
+    source = as_source(x)
+    found = source.scan()
+    if found.not_finite is not None:
+        return ()
+    kind = kind_of(source)
+    return kind.likelihoods(int(found.high) if kind is Kind.COUNTS else 0)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, device_and_dtype, take
+from pyrovae.data import Array, as_sources, device_and_dtype, take
 from pyrovae.evaluation.chunking import chunks_of
 from pyrovae.evaluation.importance import Evidence, estimate
 from pyrovae.evaluation.tempering import (
@@ -116,7 +116,7 @@ def annealed_log_evidence(
         path = TemperedPath(graph, batch, layout, from_guide)
         return _anneal(path, path.start(), ts, steps, leapfrog)
 
-    return estimate(graph, as_tensors((x, *c)), samples, seed, log_weights, COPIES)
+    return estimate(graph, as_sources((x, *c)), samples, seed, log_weights, COPIES)
 
 
 def bidirectional_bounds(
@@ -159,7 +159,7 @@ def bidirectional_bounds(
     lower, upper, done = [], [], 0
     with programs.evaluation(graph, seed):
         x, z = _simulate(graph, rows, *c)
-        data = (x, *as_tensors((x, *c))[1:])
+        data = (x, *as_sources((x, *c))[1:])
         for batch, layouts in chunks_of(graph, data, samples, COPIES):
             drawn = {name: value[done : done + len(batch[0])] for name, value in z.items()}
             done += len(batch[0])
@@ -216,7 +216,7 @@ def _simulate(graph: Any, rows: int, *c: Array) -> tuple[Tensor, dict[str, Tenso
     """Draw rows from the model; return x, and the latents that made it."""
     empty = torch.empty(rows, 0)  # a model asks x only for the number of rows
     kind = device_and_dtype(graph, (empty,))
-    context = take(as_tensors((torch.zeros(rows, 1), *c)), slice(None), *kind)[1:]
+    context = take(as_sources((torch.zeros(rows, 1), *c)), slice(None), *kind)[1:]
     x, latent = programs.simulate(graph.model, empty, *context)
     layout = Layout(rows)
     return x["value"], {site["name"]: layout.by_row(site["value"], site)[0] for site in latent}

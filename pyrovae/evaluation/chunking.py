@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import device_and_dtype, take
+from pyrovae.data import Sources, device_and_dtype, take
 from pyrovae.programs import Layout
 
 __all__ = ["chunks_of", "log_prob"]
@@ -20,7 +20,7 @@ _LEAST_WIDTH = 256  # values per row, for its hidden layers
 
 
 def chunks_of(
-    graph: Any, data: Tensors, samples: int, copies: int = 1
+    graph: Any, data: Sources, samples: int, copies: int = 1
 ) -> Iterator[tuple[Tensors, list[Layout]]]:
     """Yield minibatches, each with the layouts of the runs that together make K draws per row.
 

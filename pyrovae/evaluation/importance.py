@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors
+from pyrovae.data import Array, Sources, as_sources
 from pyrovae.evaluation.chunking import chunks_of, log_prob
 from pyrovae.programs import Layout, total
 
@@ -78,7 +78,7 @@ def log_evidence(
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
-    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_guide)
+    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_guide)
 
 
 def naive_log_evidence(
@@ -91,7 +91,7 @@ def naive_log_evidence(
     Few of the draws explain x, so it needs far too many, as its effective sample size shows. It is
     here for comparison with `log_evidence`; arguments, result and errors are the same.
     """
-    return estimate(graph, as_tensors((x, *c)), samples, seed, _weights_from_prior)
+    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -109,7 +109,7 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
     Returns:
         Terms(elbo, reconstruction, kl), each with shape (B,).
     """
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     pieces = []
     with programs.evaluation(graph, seed):
         for batch, layouts in chunks_of(graph, data, samples):
@@ -138,7 +138,7 @@ def _kl(q: programs.Site, p: programs.Site | None) -> Tensor:
 # --------------------------------------------------------------------------- importance sampling
 def estimate(
     graph: Any,
-    data: Tensors,
+    data: Sources,
     samples: int,
     seed: int | None,
     log_weights: LogWeights,

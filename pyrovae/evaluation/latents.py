@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
 
 __all__ = [
     "LatentSummary",
@@ -52,7 +52,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     """
     pieces = []
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, as_tensors((x, *c))):
+        for batch in batches_in_order(graph, as_sources((x, *c))):
             p, q = programs.run(graph.model, graph.guide, *batch)
             try:
                 pieces.append(programs.kl_of_dimensions(q[site], p[site]))
@@ -72,7 +72,7 @@ def active_units(
     Source: Burda et al. 2016, section 5.1.2.
     """
     with programs.evaluation(graph):
-        batches = batches_in_order(graph, as_tensors((x, *c)))
+        batches = batches_in_order(graph, as_sources((x, *c)))
         means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
     return torch.cat(means).var(0, correction=0) > threshold
 
@@ -88,7 +88,7 @@ def mutual_information(
     The density of an inverse autoregressive flow takes D passes for each of the N^2 pairs. It is
     therefore estimated on 256 rows, evenly spread: the result then cannot exceed log 256 = 5.5 nats.
     """
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     with programs.evaluation(graph, seed):
         fn = programs.posterior(
             graph, take(data, slice(None), *device_and_dtype(graph, data)), site

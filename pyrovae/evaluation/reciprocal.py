@@ -11,7 +11,7 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors
+from pyrovae.data import Array, as_sources
 from pyrovae.evaluation.chunking import chunks_of
 from pyrovae.evaluation.importance import Evidence, summary
 from pyrovae.evaluation.tempering import (
@@ -64,7 +64,7 @@ def reciprocal_log_evidence(
     check_counts("moves", moves, 2, leapfrog)
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch, layouts in chunks_of(graph, as_tensors((x, *c)), 2 * samples, COPIES):
+        for batch, layouts in chunks_of(graph, as_sources((x, *c)), 2 * samples, COPIES):
             paths = [TemperedPath(graph, batch, layout, from_guide=False) for layout in layouts]
             states = [_posterior(path, moves // 2, leapfrog) for path in paths]
             u, log_f = (torch.cat(part) for part in zip(*states, strict=True))

@@ -1,11 +1,8 @@
 """What the likelihoods p(x | z, c) share: the shape of an event, and the check of data."""
 
-from math import prod
+from torch import nn
 
-import numpy as np
-from torch import Tensor, nn
-
-from pyrovae.data import Support, suggest_likelihoods, supports
+from pyrovae.data import Array, Source, Support, as_source, suggest_likelihoods, supports
 from pyrovae.distributions import Conditional
 
 __all__ = ["Likelihood", "suggest_likelihoods"]
@@ -60,35 +57,38 @@ class Likelihood(Conditional):
             )
         self.parameters_per_value = parameters
 
-    def check(self, x: Tensor | np.ndarray, name: str = "x") -> None:
-        """Refuse data that the likelihood cannot explain.
+    def check(self, x: Array, name: str = "x") -> None:
+        """Raise an error if the data have values to which the likelihood gives no density.
 
         Args:
-            x: data with shape (N, *event), of any real or integer type.
+            x: data with shape (N, *event), of any real or integer type, or a source of them.
             name: what the error calls the data.
 
         Raises:
-            ValueError: if the rows have another shape than the network puts out, or a value is off the support: the
-                first such value, where it is, how many there are, and the likelihoods that fit.
+            ValueError: if the rows differ in shape from the network's output, or a value is off the
+                support: names the first such value, its place, how many there are, and the
+                likelihoods that fit.
         """
-        place = f"likelihoods.{type(self).__name__}"
-        if self.event_shape is not None and tuple(x.shape[1:]) != self.event_shape:
+        place, source = f"likelihoods.{type(self).__name__}", as_source(x, name)
+        if self.event_shape is not None and tuple(source.shape[1:]) != self.event_shape:
             raise ValueError(
-                f"{place}: expected rows of {name} with shape {self.event_shape}, as the network puts them out, got {name} "
-                f"with shape {tuple(x.shape)}; reshape the data, or build the network for that shape"
+                f"{place}: expected rows of {name} with shape {self.event_shape}, as the network's "
+                f"output, got {name} with shape {tuple(source.shape)}; reshape the data, or build "
+                "the network for that shape"
             )
-        off = self.support.first_off(x)
+        off = source.scan(self.support).off
         if off is not None:
             raise ValueError(
-                f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} at row {off.row}, position "
-                f"{off.position} ({off.total} of {prod(x.shape)} values are off); {self._remedy(x)}"
+                f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} at row "
+                f"{off.row}, position {off.position} ({off.total} of {source.shape.numel()} values are "
+                f"off); {self._remedy(source)}"
             )
 
-    def _remedy(self, x: Tensor | np.ndarray) -> str:
-        fit = suggest_likelihoods(x)
-        if not fit:
+    def _remedy(self, x: Source) -> str:
+        fitting = suggest_likelihoods(x)
+        if not fitting:
             return "no likelihood fits NaN or infinite values: remove those rows, or fill the values in"
-        text = "such data fit " + ", ".join(f"likelihoods.{name}" for name in fit)
-        if self.support is supports.BINARY and fit[0] == "ContinuousBernoulli":
+        text = "such data fit " + ", ".join(f"likelihoods.{likelihood}" for likelihood in fitting)
+        if self.support is supports.BINARY and fitting[0].name == "ContinuousBernoulli":
             text += "; or make them binary by pyrovae.batches.binarize"
         return text

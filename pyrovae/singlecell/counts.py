@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import COUNTS, SparseRows, is_sparse
+from pyrovae.data import COUNTS, SparseRows, as_source, is_sparse
 from pyrovae.singlecell.columns import listed
 
 __all__ = ["counts", "library_prior", "read", "say_what_is_empty"]
@@ -142,10 +142,7 @@ def _dense(x: Any) -> Tensor:
 
 def _first_off(x: Tensor | SparseRows) -> tuple[int, int, float] | None:
     """Return row, column and value of the first that is no count; None if all are."""
-    if isinstance(x, SparseRows):
-        off = COUNTS.first_off(x.values) if len(x.values) else None
-        return None if off is None else (*x.place(off.row), off.value)
-    off = COUNTS.first_off(x)
+    off = as_source(x).scan(COUNTS).off
     return None if off is None else (off.row, off.position[0], off.value)
 
 

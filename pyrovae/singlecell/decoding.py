@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import as_tensors, device_and_dtype, take
+from pyrovae.data import as_sources, device_and_dtype, take
 from pyrovae.graphs import CountVAE, observed_library
 
 __all__ = [
@@ -51,7 +51,7 @@ def mapped(
     graph: CountVAE, data: Any, rows: int, seed: int | None, f: Callable[[Batch], T]
 ) -> Iterator[tuple[slice, T]]:
     """Yield (which rows, f of their x and c), each minibatch in an evaluation and a random stream of its own."""
-    tensors = as_tensors(data)
+    tensors = as_sources(data)
     for start in range(0, len(tensors[0]), rows):
         span = slice(start, min(start + rows, len(tensors[0])))
         with programs.evaluation(graph, None if seed is None else seed + start):

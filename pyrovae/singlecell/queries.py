@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import evaluation, programs, tasks
-from pyrovae.data import as_tensors, batches_in_order, device_and_dtype, take
+from pyrovae.data import as_sources, batches_in_order, device_and_dtype, take
 from pyrovae.singlecell import differential
 from pyrovae.singlecell.cells import group_rows, rows_in
 from pyrovae.singlecell.decoding import (
@@ -314,7 +314,7 @@ class CellQueries(CellTraining):
         drawn = group[torch.randint(len(group), (n,))]
         pieces = []
         for part in drawn.split(512):
-            batch = tuple(take(tuple(as_tensors(data)), part, *device_and_dtype(self.graph, data)))
+            batch = tuple(take(tuple(as_sources(data)), part, *device_and_dtype(self.graph, data)))
             z = encoded(self.graph, batch, mean=False).z
             pieces.append(
                 proportions(self.graph, z, batch[1:], batches, len(self.cells.encoding.batches))[

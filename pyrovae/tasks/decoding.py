@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_tensors, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
 
 __all__ = [
     "decode",
@@ -64,7 +64,7 @@ def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
         c: context, B rows each.
         site: name of the latent site.
     """
-    data = as_tensors((x, *c))
+    data = as_sources((x, *c))
     with programs.evaluation(graph):
         batches = batches_in_order(graph, data)
         means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
@@ -83,7 +83,7 @@ def decode(graph: Any, z: Array, *c: Array, site: str = "z") -> Tensor:
     Raises:
         ValueError: if the model has no such site.
     """
-    data = as_tensors((z, *c), "decode")
+    data = as_sources((z, *c), "decode")
     with programs.evaluation(graph):
         means = [
             programs.mean(_likelihood(graph, len(values), {site: values}, *context))
@@ -220,7 +220,7 @@ def _simulate(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutin
     """
     empty = torch.empty(n, 0)  # a model reads from x only the number of rows
     device_dtype = device_and_dtype(graph, (empty,))
-    context = take(as_tensors((torch.zeros(n, 1), *c)), slice(None), *device_dtype)[1:]
+    context = take(as_sources((torch.zeros(n, 1), *c)), slice(None), *device_dtype)[1:]
     model = poutine.condition(poutine.uncondition(graph.model), given)
     trace = poutine.trace(model).get_trace(empty, *context)
     unknown = [name for name in given if name not in trace.nodes]

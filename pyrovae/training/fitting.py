@@ -15,12 +15,20 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyrovae import programs
-from pyrovae.data import Data, Transform, as_tensors, device_and_dtype, fingerprint, take
+from pyrovae.data import (
+    Data,
+    Source,
+    Transform,
+    TransformedRows,
+    as_sources,
+    device_and_dtype,
+    fingerprint,
+    take,
+)
 from pyrovae.files import History
 from pyrovae.files import checkpoint as checkpoints
 from pyrovae.objectives import Objective, as_objective
@@ -29,7 +37,7 @@ from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
 __all__ = ["fit"]
 
-Tensors = tuple[Tensor, ...]
+Sources = tuple[Source, ...]
 
 
 def fit(
@@ -97,8 +105,8 @@ def fit(
         'all epochs ran'
     """
     _check_arguments(epochs, batch_size, patience, clip_norm, validation)
-    training = as_tensors(data)
-    held_out = None if validation is None else as_tensors(validation, "validation")
+    training = as_sources(data, digest=True)
+    held_out = None if validation is None else as_sources(validation, "validation")
     _check_data(graph, training, held_out, transform)
     state = checkpoints.read(Path(resume)) if resume is not None else None
     if state:
@@ -157,7 +165,7 @@ def _check_data_size(objective: Objective, rows: int) -> None:
 
 
 def _check_data(
-    graph: object, training: Tensors, held_out: Tensors | None, transform: Transform | None
+    graph: object, training: Sources, held_out: Sources | None, transform: Transform | None
 ) -> None:
     if held_out is not None and [t.shape[1:] for t in held_out] != [t.shape[1:] for t in training]:
         shapes = [tuple(t.shape[1:]) for t in training], [tuple(t.shape[1:]) for t in held_out]
@@ -166,17 +174,13 @@ def _check_data(
             "both in the same form"
         )
     check = getattr(graph, "check", lambda *batch: None)
-    with programs.random_stream(0, []):
-        if transform is None:
-            check(*training)
-        else:
-            check(transform(_as_float(training[0][:])), *training[1:])
+    with programs.random_stream(0, programs.cuda_devices(graph)):
+        x, *c = training
+        if transform is not None:  # block by block: never the whole data at once
+            x = TransformedRows(x, transform, *device_and_dtype(graph, training))
+        check(x, *c)
     if held_out is not None:
         check(*held_out)
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 @contextmanager

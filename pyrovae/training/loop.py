@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from pyrovae import programs
-from pyrovae.data import Transform, device_and_dtype, shuffled_batches, take
+from pyrovae.data import Source, Transform, device_and_dtype, shuffled_batches, take
 from pyrovae.files import History, checkpoint, in_words
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import TrainingError, diagnose
@@ -23,6 +23,7 @@ from pyrovae.training.svi import FusedSVI
 __all__ = ["Arguments", "Loop", "Totals"]
 
 Tensors = tuple[Tensor, ...]
+Sources = tuple[Source, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
 _BATCHES_FOR_BATCHNORM = 64  # minibatches over which its statistics are recomputed
 
@@ -63,8 +64,8 @@ class Loop:
 
     arguments: Arguments
     svi: FusedSVI
-    training: Tensors
-    held_out: Tensors | None
+    training: Sources
+    held_out: Sources | None
     history: History
     scheduler: LRScheduler | ReduceLROnPlateau | None
     position: int = 0
@@ -80,7 +81,7 @@ class Loop:
         self.devices = programs.cuda_devices(self.graph)
         if self.devices:  # move the data once, not once per minibatch
             device = self.device_and_dtype[0]
-            self.training = tuple(tensor.to(device) for tensor in self.training)
+            self.training = tuple(source.to(device) for source in self.training)
         self.steps_per_epoch = len(self.batches(0))
         self.good = self.programs.state()
 

@@ -1,0 +1,179 @@
+"""Array files and folders of images as NumPy arrays, checked value by value; errors name file and place."""
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pyrovae.data.batches import as_source
+from pyrovae.data.supports import Support
+
+__all__ = ["Arrays", "read_arrays", "read_images"]
+
+_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+)
+_FLOAT32 = float(np.finfo(np.float32).max)
+_IN_FLOAT32 = Support("finite numbers of single precision", -_FLOAT32, _FLOAT32, whole=False)
+
+
+class Arrays(NamedTuple):
+    """What was read: rows and labels of the training part and of the test part, if there is one."""
+
+    x: np.ndarray
+    labels: np.ndarray | None = None
+    x_test: np.ndarray | None = None
+    labels_test: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------- array files
+def read_arrays(path: Path) -> Arrays:
+    """Read an `.npy` or `.npz` file."""
+    parts = _parts(path)
+    x = _rows(parts.get("x", next(iter(parts.values()))), f"{path}, x")
+    x_test = _rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
+    if x_test is not None and x_test.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"{path}: x has rows of shape {x.shape[1:]}, x_test of {x_test.shape[1:]}; "
+            "expected the same shape"
+        )
+    rows = {"labels": len(x), "labels_test": 0 if x_test is None else len(x_test)}
+    labels, names = _labels(path, {key: parts[key] for key in rows if key in parts}, rows)
+    return Arrays(x, labels.get("labels"), x_test, labels.get("labels_test"), names)
+
+
+def _parts(path: Path) -> dict[str, np.ndarray]:
+    """Return every array of the file by name; pickled objects are never read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:  # NumPy leaves a file that it cannot read open
+            content = np.load(file, allow_pickle=False)
+            parts = {"x": content} if isinstance(content, np.ndarray) else dict(content)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as numbers ({error}); expected an .npy or .npz file as "
+            "numpy.save or numpy.savez writes it, whole and without Python objects"
+        ) from error
+    if not parts:
+        raise ValueError(f"{path} holds no array; expected one named x")
+    return parts
+
+
+def _rows(x: np.ndarray, place: str) -> np.ndarray:
+    """Check an array of rows, and give images an axis for channels."""
+    if x.dtype.kind not in "buif":
+        raise ValueError(f"{place}: expected real numbers, got dtype {x.dtype}")
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"{place}: expected shape (N, D), (N, H, W) or (N, C, H, W), got {x.shape}; "
+            "reshape it, rows first"
+        )
+    if x.size == 0:
+        raise ValueError(f"{place}: the array is empty, its shape is {x.shape}")
+    if x.dtype.kind == "f":
+        _check_range(x, place)
+        return _channels_first(x.astype(np.float32, copy=False))
+    kept = {"b": np.uint8, "u": np.uint8 if x.dtype == np.uint8 else np.int64, "i": np.int64}
+    return _channels_first(x.astype(kept[x.dtype.kind], copy=False))
+
+
+def _check_range(x: np.ndarray, place: str) -> None:
+    """Refuse NaN, infinity and values that float32 cannot hold."""
+    off = as_source(x).scan(_IN_FLOAT32).off
+    if off is not None:
+        raise ValueError(
+            f"{place}: the value at {(off.row, *off.position)} is {off.value}, and {off.total} of "
+            f"{x.size} are not {_IN_FLOAT32.words}; remove those rows, or fill the values in"
+        )
+
+
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    """Bring images to (N, C, H, W)."""
+    if x.ndim == 3:
+        return x[:, None]
+    colours_last = x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if colours_last else x
+
+
+def _labels(
+    path: Path, labels: dict[str, np.ndarray], rows: dict[str, int]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Turn labels into indices into the sorted names of both parts; labels of no rows are ignored."""
+    found = {key: values for key, values in labels.items() if rows[key]}
+    for key, values in found.items():
+        if values.shape != (rows[key],):
+            raise ValueError(
+                f"{path}, {key}: expected one label per row, shape ({rows[key]},), got {values.shape}"
+            )
+    if not found:
+        return {}, ()
+    names = np.unique(np.concatenate(list(found.values())))
+    indices = {key: np.searchsorted(names, values) for key, values in found.items()}
+    return indices, tuple(str(name) for name in names)
+
+
+# ------------------------------------------------------------------------------- folders of images
+def read_images(path: Path) -> Arrays:
+    """Read a folder of images; the names of sub-folders, if there are any, are the labels."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    files, classes = _image_files(path)
+    first = _pixels(files[0])
+    x = np.stack([_same_shape(file, _pixels(file), files[0], first) for file in files])
+    names = tuple(sorted(set(classes)))
+    labels = np.array([names.index(name) for name in classes]) if names else None
+    return Arrays(x, labels, label_names=names)
+
+
+def _image_files(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the images of a folder and the class of each, in order; no class without sub-folders."""
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+    )
+    beside = [file for file in files if file.parent == path]
+    if not files:
+        raise ValueError(
+            f"{path} holds no image; expected files that end in {', '.join(sorted(_SUFFIXES))}"
+        )
+    if len(beside) == len(files):
+        return files, []
+    if beside:
+        raise ValueError(
+            f"{path}: {beside[0].name} lies beside the sub-folders that name classes; "
+            "move it into one of them"
+        )
+    return files, [file.relative_to(path).parts[0] for file in files]
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """Read one image as (C, H, W), 8 bits."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            plain = image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
+            mode, pixels = plain.mode, np.asarray(plain)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read as an image ({error}); repair or remove it"
+        ) from error
+    if mode not in ("1", "L", "RGB", "RGBA"):
+        raise ValueError(
+            f"{file}: expected 8-bit grey or colours, got mode {mode}; "
+            "convert it, for example to an 8-bit PNG"
+        )
+    return np.atleast_3d(pixels.astype(np.uint8)).transpose(2, 0, 1)
+
+
+def _same_shape(file: Path, pixels: np.ndarray, model: Path, expected: np.ndarray) -> np.ndarray:
+    """Refuse an image that differs from the first in size or number of channels."""
+    if pixels.shape != expected.shape:
+        (c, h, w), (c0, h0, w0) = pixels.shape, expected.shape
+        raise ValueError(
+            f"{file} is {w} x {h} with {c} channels, while {model.name} is {w0} x {h0} with {c0}; "
+            "convert all images to one size and mode"
+        )
+    return pixels

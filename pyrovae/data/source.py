@@ -1,0 +1,297 @@
+"""A source is N rows of real numbers, wherever they are kept: rows by number -> a dense tensor, and one scan of all values.
+
+Everything that reads data (fitting, evaluation, tasks) asks for nothing else. Tensors, NumPy arrays, memory maps and sparse
+tables have a class each; a further kind, such as rows on disk, is one more class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyrovae.data.supports import Support
+
+__all__ = ["Off", "Rows", "Scan", "Selected", "Source", "rows_within", "slices"]
+
+AT_ONCE = 1 << 20  # values in memory together while data are scanned: 4 MiB in float32
+Hash = Any  # what hashlib.sha256() returns
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch has no minimum of these
+
+
+class Off(NamedTuple):
+    """The first of the values that are off a set: its row, its position in the row, and how many are off in all."""
+
+    value: float
+    row: int
+    position: tuple[int, ...]
+    total: int
+
+
+class Scan(NamedTuple):
+    """What one pass over all values finds.
+
+    Attributes:
+        low, high: the least and the greatest finite value.
+        whole: whether all finite values are whole numbers.
+        not_finite: the first NaN or infinite value, None if there is none.
+        off: the first value off the support that was asked about, None if there is none.
+    """
+
+    low: float
+    high: float
+    whole: bool
+    not_finite: Off | None = None
+    off: Off | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """N rows of real numbers with shape (N, *event), read by number; nothing is written to them.
+
+    `Rows` brings all members but `__getitem__`, and what tables of counts are asked for beside.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return those rows as a dense tensor of type `dtype`."""
+        ...
+
+    def select(self, rows: Tensor) -> Source:
+        """Return those rows as a source of the same kind, or as a view of this one."""
+        ...
+
+    def to(self, device: torch.device | str) -> Source:
+        """Return the rows on a device; the source itself if they are too many to be moved at once."""
+        ...
+
+    def scan(self, support: Support | None = None) -> Scan:
+        """Return what one pass over all values finds; the result is kept."""
+        ...
+
+    def digest(self, before: Hash) -> Hash:
+        """Return the SHA-256 of what came before, followed by this source's shape, type and values; the result is kept."""
+        ...
+
+
+class Rows(ABC):
+    """What the library's sources share: values are read once, in blocks of bounded memory, and what was found is kept.
+
+    A kind of source calls `super().__init__` and writes `__getitem__`. Where values are not stored as dense rows it writes
+    `blocks` and `place` too.
+
+    Args:
+        shape: (N, *event).
+        dtype: type of the values.
+        device: where `__getitem__` returns them.
+
+    Example:
+        >>> class Squares(Rows):
+        ...     def __getitem__(self, rows):
+        ...         return torch.arange(len(self))[rows].unsqueeze(1) ** 2
+        >>> Squares((5, 1), torch.int64).scan()
+        Scan(low=0.0, high=16.0, whole=True, not_finite=None, off=None)
+    """
+
+    def __init__(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.dtype, self.device = torch.Size(shape), dtype, torch.device(device)
+        self._scan: Scan | None = None
+        self._off: dict[Support, Off | None] = {}
+        self._digests: dict[bytes, Hash] = {}  # what came before: the state after this source
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Python cannot copy, the states of hashlib."""
+        return {**self.__dict__, "_digests": {}}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return those rows as a dense tensor of type `dtype`."""
+
+    def select(self, rows: Tensor) -> Source:
+        """Return those rows as a view of this source."""
+        return Selected(self, rows)
+
+    def to(self, device: torch.device | str) -> Source:
+        """Return this source: each minibatch is moved when it is taken."""
+        return self
+
+    def numel(self) -> int:
+        """Return the number of values, zeros that are not stored included."""
+        return self.shape.numel()
+
+    def sum(self, dim: int) -> Tensor:
+        """Return the sums over the rows (0) or over the columns (1) of a table, in double precision."""
+        sums = [rows.double().sum(dim) for _, rows in self._dense_blocks()]
+        return torch.cat(sums) if dim else torch.stack(sums).sum(0)
+
+    def count_nonzero(self) -> int:
+        """Return the number of values that are not zero."""
+        return sum(int(values.count_nonzero()) for _, values in self.blocks())
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the stored values in order, as (number of the first, values) with at most `AT_ONCE` of them."""
+        return self._dense_blocks()
+
+    def place(self, first: int, index: list[int]) -> tuple[int, tuple[int, ...]]:
+        """Return row and position of the value at `index` of the block that begins at `first`."""
+        return first + index[0], tuple(index[1:])
+
+    def described(self) -> Iterator[Tensor]:
+        """Yield what belongs to the digest beside shape, type and the stored values."""
+        return iter(())
+
+    def scan(self, support: Support | None = None) -> Scan:
+        """Return the range of all values, the first that is not finite, and the first off the support.
+
+        The values are read at the first call. Later ones read them again only to find a value off a support that the
+        range shows to be there.
+        """
+        if self._scan is None:
+            self._read(support)
+        found: Any = self._scan
+        if support is None or (found.not_finite is None and support.admits(*found[:3])):
+            return found
+        if support not in self._off:
+            self._read(support)
+        return found._replace(off=self._off[support])
+
+    def digest(self, before: Hash) -> Hash:
+        """Return the SHA-256 of what came before, followed by this source; `scan` is done in the same pass."""
+        key = before.digest()
+        if key not in self._digests:
+            self._digests[key] = before.copy()
+            self._read(digest=self._digests[key])
+        return self._digests[key].copy()
+
+    def _read(self, support: Support | None = None, digest: Hash = None) -> None:
+        if digest is not None:
+            digest.update(f"{tuple(self.shape)} {self.dtype};".encode())
+            for part in self.described():
+                digest.update(_bytes(part))
+        reading = _Reading(self, support, zeros=self.stored() < self.numel())
+        for first, values in self.blocks():
+            if digest is not None:
+                digest.update(_bytes(values))
+            reading.look(first, values)
+        self._scan = reading.found()
+        if support is not None:
+            self._off[support] = reading.off
+
+    def stored(self) -> int:
+        """Return the number of values that `blocks` yields; the others are zeros."""
+        return self.numel()
+
+    def _dense_blocks(self) -> Iterator[tuple[int, Tensor]]:
+        for rows in slices(len(self), rows_within(self.shape, AT_ONCE)):
+            yield rows.start, self[rows].detach()
+
+
+class Selected(Rows):
+    """Some rows of a source, without a copy.
+
+    Args:
+        source: the whole.
+        rows: numbers of the rows, in the order wanted.
+    """
+
+    def __init__(self, source: Source, rows: Tensor) -> None:
+        super().__init__((len(rows), *source.shape[1:]), source.dtype, source.device)
+        self.source, self.rows = source, rows
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return rows of the selection."""
+        return self.source[self.rows[rows]]
+
+
+@dataclass
+class _Reading:
+    """One pass over a source's values under way."""
+
+    source: Rows
+    support: Support | None
+    zeros: bool  # whether there are zeros that are not stored
+    whole: bool = True
+    not_finite: Off | None = None
+    off: Off | None = None
+
+    def __post_init__(self) -> None:
+        self.low, self.high = (0.0, 0.0) if self.zeros else (inf, -inf)
+
+    def look(self, first: int, values: Tensor) -> None:
+        """Take a block of values into account."""
+        values = values.long() if values.dtype in _WIDE_UNSIGNED else values
+        low, high = (float(end) for end in values.aminmax())  # both NaN where a value is
+        finite = values
+        if not (-inf < low and high < inf):
+            bad = ~values.isfinite()
+            self.not_finite = self._first(self.not_finite, first, values, bad)
+            finite = values[~bad]
+            low, high = (float(end) for end in finite.aminmax()) if len(finite) else (inf, -inf)
+        whole = self._is_whole(finite)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.whole = self.whole and whole
+        if self.support is not None and not (
+            finite is values and self.support.admits(low, high, whole)
+        ):
+            self.off = self._first(self.off, first, values, ~self.support.holds(values))
+
+    def found(self) -> Scan:
+        """Return what was found, whatever the support."""
+        return Scan(self.low, self.high, self.whole, self.not_finite)
+
+    def _is_whole(self, values: Tensor) -> bool:
+        if not (self.whole or (self.support is not None and self.support.whole)):
+            return False  # known already, and not asked of this block
+        return not values.is_floating_point() or torch.equal(values, values.floor())
+
+    def _first(self, known: Off | None, first: int, values: Tensor, bad: Tensor) -> Off | None:
+        """Return the first of all bad values so far, with their number; None if there is none."""
+        total = int(bad.sum())
+        if known is not None or not total:
+            return known and known._replace(total=known.total + total)
+        index = bad.nonzero()[0].tolist()
+        return Off(values[tuple(index)].item(), *self.source.place(first, index), total)
+
+
+def rows_within(shape: Sequence[int], values: int) -> int:
+    """Return how many rows of data with that shape hold at most `values` numbers, at least one.
+
+    Example:
+        >>> rows_within((60_000, 28, 28), 10_000)
+        12
+    """
+    return max(1, values // max(1, prod(shape[1:])))
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """Yield the numbers 0 to n - 1 in order, `size` at a time and the remainder last.
+
+    Example:
+        >>> list(slices(5, 2))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def _bytes(values: Tensor) -> Any:
+    """Return the memory of a tensor on the CPU, in row-major order."""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
