@@ -117,6 +117,13 @@ def _from_file(adata: Any, layer: str | None, columns: np.ndarray | None) -> Ten
 
 
 def _chunks(adata: Any, layer: str | None) -> Iterator[Any]:
+    """Yield the counts of a file, some rows at a time; all at once of a view of a file.
+
+    AnnData takes no view of a view of a file.
+    """
+    if adata.is_view:
+        yield _matrix(adata, layer)
+        return
     for start in range(0, adata.n_obs, _READ_AT_ONCE):
         yield _matrix(adata[start : start + _READ_AT_ONCE], layer)
 

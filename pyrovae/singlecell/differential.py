@@ -144,8 +144,8 @@ def discoveries(proba: Tensor, fdr: float) -> Tensor:
     scvi-tools selects the largest set of genes whose mean posterior error is below the target, so
     that confident genes make room for uncertain ones. But p_g is a probability over pairs of cells,
     above 0.5 for many unchanged genes, and in simulations that rule calls more of them than the
-    target allows. `test_called_genes_are_changed_ones_both_ways` bounds the false calls of this
-    rule.
+    target allows. The false calls of this rule are bounded by a test,
+    `test_genes_that_are_called_changed_are_so`.
     """
     return proba >= 1 - fdr
 
