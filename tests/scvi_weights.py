@@ -1,6 +1,6 @@
-"""Weights of a trained scvi-tools SCVI (single-batch decoder injection, one layer) copied into this library's graph.
+"""Weights of a trained SCVI of scvi-tools (with one hidden layer) copied into this library's graph.
 
-scvi-tools is imported by nobody here: a state dict is all that is looked at.
+Only a state dict is read; scvi-tools is not imported.
 """
 
 import torch
@@ -15,10 +15,8 @@ def graph_like(state: State, batches: int) -> pv.CountVAE:
     """Return the same model with the same weights, in eval() mode."""
     hidden, genes = state["z_encoder.encoder.fc_layers.Layer 0.0.weight"].shape
     latents = state["z_encoder.mean_encoder.weight"].shape[0]
-    library = (
-        state["library_log_means"].flatten(),
-        state["library_log_vars"].flatten().sqrt(),
-    )  # they keep a variance
+    variances = state["library_log_vars"].flatten()
+    library = (state["library_log_means"].flatten(), variances.sqrt())
     graph = pv.graphs.count_vae(
         genes, batches=batches, hidden=hidden, latents=latents, library=library
     )
@@ -33,12 +31,10 @@ def graph_like(state: State, batches: int) -> pv.CountVAE:
 
 def _encoder(net: nn.Module, state: State, name: str) -> None:
     _block(net.blocks[0], state, f"{name}.encoder.fc_layers.Layer 0")
-    heads = [
+    # scvi-tools' network outputs the log of a variance, ours the log of a standard deviation.
+    net.last.weight.data, net.last.bias.data = (
         torch.cat([state[f"{name}.mean_encoder.{kind}"], state[f"{name}.var_encoder.{kind}"] / 2])
         for kind in ("weight", "bias")
-    ]
-    net.last.weight.data, net.last.bias.data = (
-        heads  # theirs is the log of a variance, ours of a deviation
     )
 
 

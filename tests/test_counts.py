@@ -1,4 +1,4 @@
-"""The densities of counts against scipy and Pyro, and the two-latent graph: it trains, survives, recovers and takes other parts."""
+"""Densities of counts against SciPy and Pyro; `CountVAE`: training, files, recovery, parts."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ def zinb_parameters(*shape):
     return a, t, g, torch.poisson(torch.rand(*shape, dtype=DOUBLE) * 3)
 
 
-# --------------------------------------------------------------------------------------------------------------- densities
+# ---------------------------------------------------------------------------------------- densities
 @pytest.mark.parametrize("theta", [1e-3, 0.1, 1.0, 100.0, 1e5, 1e7])
 @pytest.mark.parametrize("x", [0, 1, 7, 1000, 20_000])
 def test_negative_binomial_in_float32_equals_scipy(theta, x):
@@ -79,7 +79,7 @@ def test_value_and_gradients_in_float32_equal_those_in_float64(log_theta):
         torch.testing.assert_close(single.double(), double, rtol=2e-4, atol=2e-5)
 
 
-def test_large_theta_is_poisson_and_its_gradient_is_not_lost():
+def test_large_theta_is_poisson_and_has_a_gradient():
     t = torch.tensor(math.log(1e5), requires_grad=True)
     x, mu = torch.tensor(30.0), torch.tensor(20.0)
     log_p = NegativeBinomial.from_logs(mu.log(), t).log_prob(x)
@@ -99,7 +99,7 @@ def test_large_theta_is_poisson_and_its_gradient_is_not_lost():
     ],
 )
 @pytest.mark.parametrize("mean", [0.0, 1e-30, 1e30])
-def test_finite_at_the_ends(make, mean):
+def test_finite_at_extreme_means(make, mean):
     m = torch.full((3,), mean, requires_grad=True)
     log_p = make(m).log_prob(torch.tensor([0.0, 1.0, 1e7]))
     log_p.sum().backward()
@@ -117,7 +117,7 @@ def test_draws_have_mean_and_variance():
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- the graph
+# ---------------------------------------------------------------------------------------- the graph
 def simulated(cells=400, genes=30, seed=0, log_library=5.5, theta=2.0):
     """Counts of two types with known proportions, library sizes and dispersion."""
     generator = torch.Generator().manual_seed(seed)
@@ -210,7 +210,7 @@ def two_batches(options):
     return {"library": ([5.0, 5.5], [0.4, 0.5]), **options}
 
 
-def test_the_batch_moves_the_decoder_and_the_library():
+def test_decoder_and_library_prior_depend_on_the_batch():
     x, types, *_ = simulated(50)
     c = torch.nn.functional.one_hot(types).float()
     graph = graph_for(x, batches=2, library=([2.0, 8.0], [0.1, 0.1])).eval()
@@ -249,7 +249,7 @@ def test_one_argument_swaps_prior_or_posterior(swap):
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in graph.parameters())
 
 
-def test_refuses_what_are_no_counts():
+def test_refuses_values_that_are_not_counts():
     x, *_ = simulated(20)
     with pytest.raises(ValueError, match=r"whole numbers.*0\.69"):
         pv.fit(graph_for(x), x.log1p().clamp(0.6931, 0.6932), epochs=1)
@@ -260,7 +260,7 @@ def test_refuses_what_are_no_counts():
 
 
 def test_recovers_library_proportions_and_dispersion():
-    """Bounds: r > 0.8 for the log library, 15 % median error of proportions above a hundredth, theta within a factor of 1.5."""
+    """Recovery of the log library size, of proportions above 0.01 and of theta, within bounds."""
     x, types, rho, l = simulated(1500, genes=100, log_library=7.0, theta=5.0)  # noqa: E741
     graph = graph_for(x, likelihood=expression.NegativeBinomial, dropout=0.0)
     train(graph, x, epochs=300, optimizer=functools.partial(torch.optim.Adam, lr=4e-3))
@@ -273,7 +273,7 @@ def test_recovers_library_proportions_and_dispersion():
 
 
 def test_two_hundred_runs_without_a_nan():
-    """Over seeds, sizes, empty cells, huge counts, tiny batches and dispersions: no NaN in any loss or weight."""
+    """No NaN in a loss or weight: over seeds, sizes, empty cells, huge counts, small batches."""
     for seed in range(200):
         rng = np.random.default_rng(seed)
         cells, genes = int(rng.integers(3, 40)), int(rng.integers(1, 25))

@@ -1,4 +1,7 @@
-"""Equal at equal weights to scvi-tools, where it is installed (it is a benchmark's dependency, never the library's)."""
+"""The same terms as scvi-tools' SCVI at the same weights, where scvi-tools is installed.
+
+It is a dependency of a benchmark, never of the library.
+"""
 
 import numpy as np
 import pytest

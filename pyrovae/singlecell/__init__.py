@@ -1,14 +1,17 @@
-"""The count model for AnnData users: `SingleCellVAE` with scverse's names, and simulated cells."""
+"""The count model for AnnData: `SingleCellVAE` under scverse's names, and simulated cells."""
 
 from pyrovae.singlecell.cells import rows_in
-from pyrovae.singlecell.columns import listed
 from pyrovae.singlecell.counts import read
+from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.simulation import Simulation, simulate
+from pyrovae.singlecell.training import WARM_UP, default_epochs
 
 __all__ = [
+    "WARM_UP",
     "Simulation",
     "SingleCellVAE",
+    "default_epochs",
     "listed",
     "read",
     "rows_in",

@@ -1,99 +1,116 @@
-"""The cells that a model works on: its own, and those that a query brings, encoded alike."""
+"""The cells that a model works on: its own, and those that a user passes later, encoded alike."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.data import SparseRows
-from pyrovae.singlecell.columns import Encoding, listed, rows_of
 from pyrovae.singlecell.counts import counts
+from pyrovae.singlecell.encoding import Encoding
+from pyrovae.singlecell.library import LibrarySizes, library_sizes
 
-__all__ = ["Cells", "group_rows", "rows_in"]
+__all__ = ["Cells", "Selection", "rows_in"]
 
 Data = tuple[Any, ...]  # x, or (x, c)
 
 
+class Selection(NamedTuple):
+    """Some cells of an AnnData.
+
+    Attributes:
+        data: x with shape (N, G), sparse or dense, or (x, c) with a context c of shape (N, C).
+        names: `obs_names` of the cells, a pandas Index.
+    """
+
+    data: Data
+    names: Any
+
+
 class Cells:
-    """An AnnData's counts and context; none, for a model that was loaded without.
+    """Counts and context of an AnnData, or empty if the model was loaded without data.
 
     Args:
-        encoding: what cells are encoded by.
-        adata: the model's own cells; None leaves them out.
+        encoding: how cells become counts and context.
+        adata: the model's own cells; None for none.
+
+    Attributes:
+        data: x, or (x, c), of the model's own cells; empty without.
     """
 
     def __init__(self, encoding: Encoding, adata: Any = None) -> None:
         self.encoding, self.adata = encoding, adata
         self.names: Any = None if adata is None else adata.obs_names
-        self.data = () if adata is None else self._encoded(adata)
+        self.data: Data = () if adata is None else self._encoded(adata)
 
     def own(self) -> Any:
         """Return the model's own AnnData.
 
         Raises:
-            ValueError: if it has none, or has other cells by now.
+            ValueError: if it has none, or its cells are not those that the model was made for.
         """
         if self.adata is None:
             raise ValueError("the model was loaded without cells: pass adata= here, or to load")
         if not self.adata.obs_names.equals(self.names):
             raise ValueError(
-                f"the model was made of {len(self.names)} cells, but its AnnData was changed in place and has {self.adata.n_obs}, or "
-                "others, or in another order. Pass adata= (a copy of what you want to ask about), or make the model again"
+                f"the model was made of {len(self.names)} cells, but its AnnData was changed in "
+                f"place and has {self.adata.n_obs}, or others, or in another order. Pass adata= "
+                "(a copy of the cells to work on), or make the model again"
             )
         return self.adata
 
-    def rescale(self, training: Tensor) -> None:
-        """Standardize the continuous covariates on the training cells."""
-        self.encoding = self.encoding.scaled(self.own(), training.numpy())
-        c = self.encoding.context(self.adata)
-        self.data = self.data[:1] if c is None else (self.data[0], c)
-
     def query(self, adata: Any, indices: Any) -> Data:
-        """Return (x, *c) of the cells asked about; None is the model's own."""
-        rows = rows_of(self.own() if adata is None else adata, indices)
-        data = self.data if adata is None else self._encoded(adata)
-        return tuple(rows_in(part, rows) for part in data)
+        """Return x, or (x, c), of some cells; arguments as in `select`."""
+        return self.select(adata, indices).data
 
-    def _encoded(self, adata: Any) -> Data:
-        self.encoding.setup.check_layer(adata)
-        x, c = (
-            counts(adata, self.encoding.setup.layer, self.encoding.genes),
-            self.encoding.context(adata),
-        )
-        return (x,) if c is None else (x, c)
+    def select(self, adata: Any, indices: Any) -> Selection:
+        """Return some cells of an AnnData; only those are read, checked and encoded.
 
-    def genes(self, names: Sequence[str] | None) -> Tensor:
-        """Return the columns of the genes.
+        Args:
+            adata: cells with the model's genes in any order, in memory or backed by a file; None
+                for the model's own cells.
+            indices: row numbers or a boolean mask; None for all cells.
 
         Raises:
-            ValueError: if the model does not know one.
+            ValueError: if the indices or the cells do not fit.
         """
-        if isinstance(names, str):
-            raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
-        where = {gene: i for i, gene in enumerate(self.encoding.genes)}
-        unknown = [name for name in names or () if name not in where]
-        if unknown:
-            raise ValueError(f"gene_list: {listed(unknown)} are not among the model's genes")
-        return torch.tensor([where[name] for name in (where if names is None else names)])
+        given = self.own() if adata is None else adata
+        rows = _row_numbers(given.n_obs, indices)
+        if rows is None:
+            return Selection(self.data if adata is None else self._encoded(given), given.obs_names)
+        if adata is None:
+            data = tuple(rows_in(part, rows) for part in self.data)
+        else:  # a file is read in order, and each row once
+            unique, places = np.unique(rows.numpy(), return_inverse=True)
+            encoded = self._encoded(given[unique])
+            data = tuple(rows_in(part, torch.from_numpy(places)) for part in encoded)
+        return Selection(data, given.obs_names[rows.numpy()])
 
-    def frame(self, values: np.ndarray, adata: Any, indices: Any, genes: Tensor) -> Any:
-        """Return a DataFrame of cells by genes."""
+    def rescale(self, training: Tensor) -> None:
+        """Standardize the continuous covariates over the training cells."""
+        if self.encoding.scales:
+            self.encoding = self.encoding.scaled(self.own(), training.numpy())
+            self.data = (self.data[0], self.encoding.context(self.adata))
+
+    def library_sizes(self, rows: Tensor | None = None) -> LibrarySizes:
+        """Return mean and standard deviation by batch of the log totals of some cells, or all."""
+        x, *c = self.data
+        totals = x.sum(1)
+        batch = self.encoding.batch_numbers(c[0] if c else None, len(x))
+        if rows is not None:
+            totals, batch = totals[rows], batch[rows]
+        return library_sizes(totals, batch, self.encoding.batches)
+
+    def frame(self, values: np.ndarray, names: Any, genes: Tensor) -> Any:
+        """Return a DataFrame of cells by genes, given the cells' names and the genes' columns."""
         import pandas as pd
 
-        adata = self.own() if adata is None else adata
-        rows = rows_of(adata, indices)
-        names = adata.obs_names if rows is None else adata.obs_names[rows.numpy()]
-        return pd.DataFrame(
-            values,
-            index=names,
-            columns=[self.encoding.genes[i] for i in genes.tolist()],
-            copy=False,
-        )
+        columns = [self.encoding.genes[i] for i in genes.tolist()]
+        return pd.DataFrame(values, index=names, columns=columns, copy=False)
 
     def batches(self, names: Any) -> list[int | None]:
-        """Return the numbers of one batch or several; [None] for None, which is each cell's own."""
+        """Return the number of one batch or of several; [None], each cell's own batch, for None."""
         if names is None:
             return [None]
         several = [names] if np.isscalar(names) else list(names)
@@ -103,34 +120,35 @@ class Cells:
             )
         return [self.encoding.batch(name) for name in several]
 
+    def _encoded(self, adata: Any) -> Data:
+        self.encoding.setup.check_layer(adata)
+        x = counts(adata, self.encoding.setup.layer, self.encoding.genes)
+        c = self.encoding.context(adata)
+        return (x,) if c is None else (x, c)
+
 
 def rows_in(part: Any, rows: Tensor | None) -> Any:
-    """Return those rows of x or c, sparse ones sparse; None for all."""
+    """Return some rows of x or c, or all for None; sparse ones stay sparse."""
     if rows is None:
         return part
     return part.select(rows) if isinstance(part, SparseRows) else part[rows]
 
 
-def group_rows(
-    groups: list[str | None], key: str, one: str, two: str | None
-) -> tuple[Tensor, Tensor]:
-    """Return the cells of group `one`, and of `two` or of all others.
+def _row_numbers(n: int, indices: Any) -> Tensor | None:
+    """Return row numbers from row numbers or a mask; None for all.
 
     Raises:
-        ValueError: if there are none of either; lists the groups.
+        ValueError: if a row number is out of range, or a mask has another length.
     """
-    for group in (one, two):
-        if group is not None and group not in groups:
-            raise ValueError(
-                f"{group!r} is no group of adata.obs[{key!r}], which has {listed(sorted(set(groups) - {None}), most=50)}"
-            )
-    first = torch.tensor([group == one for group in groups])
-    others = [
-        group is not None and group != one if two is None else group == two for group in groups
-    ]
-    second = torch.tensor(others)
-    if not second.any():
+    if indices is None:
+        return None
+    rows = np.asarray(indices)
+    if rows.dtype == bool and len(rows) == n:
+        return torch.from_numpy(rows.nonzero()[0])
+    numbers = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
+    if not numbers or rows.min() < -n or rows.max() >= n:
         raise ValueError(
-            f"every cell is in group {one!r} of adata.obs[{key!r}]: there is nothing to compare it with"
+            f"indices: expected row numbers below {n} or a mask of {n}, "
+            f"got {rows.dtype} with shape {rows.shape}"
         )
-    return first.nonzero().flatten(), second.nonzero().flatten()
+    return torch.from_numpy(rows.astype(np.int64) % n)

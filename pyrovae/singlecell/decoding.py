@@ -1,46 +1,63 @@
-"""What a fitted count graph says of cells: library sizes, expression, parameters, new counts; minibatch by minibatch.
+"""Posterior quantities of cells from a fitted `CountVAE`, one minibatch after the other.
 
 z, l ~ q(z, l | x, c);      rho = softmax f(z, c);      mu = e^l rho;      x' ~ p(x | z, l, c)
 
-Everything runs inside `pyrovae.traces.evaluation`: the graph is not touched. One draw stands for the posterior mean of z and l.
+Every function runs the graph inside `pyrovae.programs.evaluation`, or is to be called inside it, so
+that the graph is left unchanged. The argument `batch` is a minibatch, x or (x, c).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Normal
 
 from pyrovae import programs
-from pyrovae.data import as_sources, device_and_dtype, take
+from pyrovae.data import as_sources, batches_in_order, device_and_dtype, take
 from pyrovae.graphs import CountVAE, observed_library
 
 __all__ = [
-    "Codes",
+    "Latents",
     "Parameters",
-    "decoded",
-    "encoded",
-    "library",
+    "counts_drawn",
+    "latent_draws",
+    "latents",
+    "library_sizes",
     "mapped",
     "parameters",
-    "predictive",
     "proportions",
 ]
+
+_DRAWS = 256  # for the mean of e^l where no formula is known
 
 Batch = tuple[Tensor, ...]
 T = TypeVar("T")
 
 
-class Codes(NamedTuple):
-    """Latents of a minibatch, K draws of each: z with shape (K, B, D), l with shape (K, B, 1)."""
+class Latents(NamedTuple):
+    """Posterior means or K draws of a minibatch's latents.
+
+    Attributes:
+        z: with shape (K, B, D).
+        l: log library sizes, with shape (K, B, 1).
+    """
 
     z: Tensor
     l: Tensor  # noqa: E741 (the papers' symbol)
 
 
 class Parameters(NamedTuple):
-    """Of p(x | z, l, c), each with shape (K, B, G): mu; theta and the probability of dropout, None where there are none."""
+    """Parameters of p(x | z, l, c), each with shape (K, B, G).
+
+    Attributes:
+        mean: mu.
+        dispersions: theta, the inverse dispersion; None for a Poisson.
+        dropout: probability of an excess zero; None without zero inflation.
+    """
 
     mean: Tensor
     dispersions: Tensor | None
@@ -50,7 +67,7 @@ class Parameters(NamedTuple):
 def mapped(
     graph: CountVAE, data: Any, rows: int, seed: int | None, f: Callable[[Batch], T]
 ) -> Iterator[tuple[slice, T]]:
-    """Yield (which rows, f of their x and c), each minibatch in an evaluation and a random stream of its own."""
+    """Yield (rows, f of their minibatch), each minibatch with a random stream of its own."""
     tensors = as_sources(data)
     for start in range(0, len(tensors[0]), rows):
         span = slice(start, min(start + rows, len(tensors[0])))
@@ -59,70 +76,73 @@ def mapped(
         yield span, result
 
 
-def encoded(graph: CountVAE, batch: Batch, draws: int = 1, mean: bool = True) -> Codes:
-    """Return the posterior means of z and l, or draws of them."""
+# ------------------------------------------------------------------------------------------ latents
+def latent_draws(graph: CountVAE, data: Any, seed: int | None) -> np.ndarray:
+    """Return one draw from q(z | x) per cell, with shape (N, D)."""
+    with programs.evaluation(graph, seed):
+        draws = [
+            programs.posterior(graph, batch, "z").sample()
+            for batch in batches_in_order(graph, data)
+        ]
+    return torch.cat(draws).cpu().numpy()
+
+
+def library_sizes(graph: CountVAE, data: Any, mean: bool, seed: int | None) -> np.ndarray:
+    """Return E_q[e^l] or one draw of e^l per cell, with shape (N, 1)."""
+    with programs.evaluation(graph, seed):
+        sizes = [_library(graph, batch, mean) for batch in batches_in_order(graph, data)]
+    return torch.cat(sizes).cpu().numpy()
+
+
+def _library(graph: CountVAE, batch: Batch, mean: bool) -> Tensor:
+    """Return E_q[e^l] or a draw of e^l, with shape (B, 1); the totals if those are the library."""
+    if graph.library_posterior is None:
+        return observed_library(batch[0]).exp()
+    q = programs.posterior(graph, batch, "l")
+    if not mean:
+        return q.sample().exp()
+    if isinstance(programs.leaf(q), Normal):
+        with suppress(NotImplementedError):  # a transformed normal has no formula for its mean
+            return (q.mean + q.variance / 2).exp()
+    return q.sample((_DRAWS,)).exp().mean(0)
+
+
+def latents(graph: CountVAE, batch: Batch, draws: int = 1, mean: bool = True) -> Latents:
+    """Return the posterior means of z and l, with K = 1, or K draws of them."""
     trace: Any = poutine.trace(graph.guide).get_trace(*batch)
 
     def value(site: str) -> Tensor:
-        fn = trace.nodes[site]["fn"]
-        return programs.mean(fn).unsqueeze(0) if mean else fn.sample((draws,))
+        q = trace.nodes[site]["fn"]
+        return programs.mean(q).unsqueeze(0) if mean else q.sample((draws,))
 
     z = value("z")
-    l = value("l") if "l" in trace.nodes else observed_library(batch[0]).expand(*z.shape[:2], 1)  # noqa: E741
-    return Codes(z, l)
+    if "l" in trace.nodes:
+        return Latents(z, value("l"))
+    return Latents(z, observed_library(batch[0]).expand(*z.shape[:2], 1))
 
 
-def library(graph: CountVAE, batch: Batch, mean: bool = True) -> Tensor:
-    """Return E_q[e^l], with shape (B, 1), or a draw of e^l; the totals where the library is observed."""
-    trace: Any = poutine.trace(graph.guide).get_trace(*batch)
-    if "l" not in trace.nodes:
-        return observed_library(batch[0]).exp()
-    fn = trace.nodes["l"]["fn"]
-    if not mean:
-        return fn.sample().exp()
-    try:
-        return (
-            (fn.mean + fn.variance / 2).exp()
-            if isinstance(programs.leaf(fn), torch.distributions.Normal)
-            else _mean_exp(fn)
-        )
-    except NotImplementedError:
-        return _mean_exp(fn)
-
-
-def _mean_exp(fn: Any) -> Tensor:
-    return fn.sample((256,)).exp().mean(0)
-
-
+# ----------------------------------------------------------------------------------------- decoding
 def proportions(
     graph: CountVAE, z: Tensor, c: Batch, batches: Sequence[int | None], n_batches: int
 ) -> Tensor:
-    """Return rho, with shape (K, B, G), decoded as each of the batches in turn and averaged; None is the batch as observed."""
+    """Return rho with shape (K, B, G), averaged over decoding all cells in each of the batches.
+
+    Args:
+        graph: the graph.
+        z: with shape (K, B, D).
+        c: context of the minibatch, () or (c,).
+        batches: numbers of experimental batches; None in it stands for each cell's own.
+        n_batches: how many experimental batches the model knows.
+    """
     total: Any = sum(
         graph.likelihood.proportions(z, *_as_batch(c, s, n_batches, z)) for s in batches
     )
     return total / len(batches)
 
 
-def _as_batch(c: Batch, s: int | None, n_batches: int, z: Tensor) -> list[Tensor]:
-    """Return the context over K draws, its first columns those of batch s."""
-    if not c:
-        return []
-    (columns,) = c
-    if s is not None and n_batches > 1:
-        columns = columns.clone()
-        columns[:, :n_batches] = torch.nn.functional.one_hot(torch.tensor(s), n_batches).to(columns)
-    return [columns.expand(*z.shape[:-1], columns.shape[-1])]
-
-
-def decoded(graph: CountVAE, codes: Codes, c: Batch) -> Any:
-    """Return p(x | z, l, c), batch shape (K, B), event shape (G,)."""
-    return graph.likelihood(*codes, *_as_batch(c, None, 1, codes.z))
-
-
-def parameters(graph: CountVAE, codes: Codes, c: Batch) -> Parameters:
-    """Return mu, theta and the probability of dropout."""
-    fn = programs.leaf(decoded(graph, codes, c))
+def parameters(graph: CountVAE, at: Latents, c: Batch) -> Parameters:
+    """Return mu, theta and the probability of an excess zero."""
+    fn = programs.leaf(_likelihood(graph, at, c))
     mean = fn.mu if hasattr(fn, "mu") else fn.mean
     theta, gate = getattr(fn, "theta", None), getattr(fn, "gate_logits", None)
     return Parameters(
@@ -132,6 +152,22 @@ def parameters(graph: CountVAE, codes: Codes, c: Batch) -> Parameters:
     )
 
 
-def predictive(graph: CountVAE, batch: Batch, draws: int) -> Tensor:
-    """Return x' ~ p(x' | x), with shape (K, B, G): each from its own draw of z and l."""
-    return decoded(graph, encoded(graph, batch, draws, mean=False), batch[1:]).sample()
+def counts_drawn(graph: CountVAE, batch: Batch, draws: int) -> Tensor:
+    """Return x' ~ p(x' | x), with shape (K, B, G), each from its own draw of z and l."""
+    return _likelihood(graph, latents(graph, batch, draws, mean=False), batch[1:]).sample()
+
+
+def _likelihood(graph: CountVAE, at: Latents, c: Batch) -> Any:
+    """Return p(x | z, l, c), batch shape (K, B), event shape (G,)."""
+    return graph.likelihood(*at, *_as_batch(c, None, 1, at.z))
+
+
+def _as_batch(c: Batch, s: int | None, n_batches: int, z: Tensor) -> list[Tensor]:
+    """Return the context expanded over K draws, with all cells in batch s if that is a number."""
+    if not c:
+        return []
+    (columns,) = c
+    if s is not None and n_batches > 1:
+        columns = columns.clone()
+        columns[:, :n_batches] = torch.nn.functional.one_hot(torch.tensor(s), n_batches).to(columns)
+    return [columns.expand(*z.shape[:-1], columns.shape[-1])]

@@ -1,64 +1,74 @@
-"""The two-latent count model on AnnData, under scverse's names: a face, whose mathematics is all in `pyrovae.graphs.count`.
+"""The two-latent count model for AnnData, under scverse's names; its mathematics is `CountVAE`.
 
-SingleCellVAE.setup_anndata(adata, batch_key="batch")
-model = SingleCellVAE(adata)
-model.train()
-adata.obsm["X_pyrovae"] = model.get_latent_representation()
+    SingleCellVAE.setup_anndata(adata, batch_key="batch")
+    model = SingleCellVAE(adata)
+    model.train()
+    adata.obsm["X_pyrovae"] = model.get_latent_representation()
+
+Methods with a line or two of work are written here. The longer ones are functions of the model in
+`setup`, `training`, `expression` and `differential`, and the class lists them.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, final
 
-import torch
+import numpy as np
 from torch import nn
 
-from pyrovae import files, graphs, objectives, programs
-from pyrovae.data import device_and_dtype, take
-from pyrovae.files import History, replace
-from pyrovae.likelihoods import expression
-from pyrovae.singlecell.cells import Cells
-from pyrovae.singlecell.columns import Encoding, Setup
-from pyrovae.singlecell.counts import say_what_is_empty
-from pyrovae.singlecell.queries import CellQueries
-from pyrovae.training import parameters
+from pyrovae import evaluation, graphs, tasks
+from pyrovae.files import History
+from pyrovae.likelihoods import Dispersion
+from pyrovae.singlecell import decoding, differential, expression, saving, setup, training
+from pyrovae.singlecell.building import new_state
+from pyrovae.singlecell.state import State, fit_of, selected
 
 __all__ = ["SingleCellVAE"]
 
-FORMAT = "pyrovae-cells-1"
-_LIKELIHOODS: dict[str, type[expression.Expression]] = {
-    "zinb": expression.ZeroInflated,
-    "nb": expression.NegativeBinomial,
-    "poisson": expression.Poisson,
-}
 
-
-class SingleCellVAE(CellQueries):
+@final
+class SingleCellVAE:
     """scVI's model (Lopez et al. 2018) of the raw counts of an AnnData.
 
-    **The library size is a latent variable here, as in the paper.** scvi-tools' default is the observed total instead:
-    `use_observed_lib_size=True` gives that model. Figures of the two kinds (ELBO, evidence) are not comparable.
+    **The library size is a latent variable, as in the paper.** scvi-tools takes the observed total
+    by default; `use_observed_lib_size=True` gives that model. ELBO and evidence of the two models
+    are not comparable.
 
-    Every value is checked when the model is made. No method writes to an AnnData. Genes are matched by name wherever one comes in.
+    Every count is checked when the model is made. No method but `setup_anndata` writes to an
+    AnnData. Genes are matched by name, in every AnnData that a method is given; cells of a batch or
+    category that was not seen in training are refused.
+
+    Arguments that the methods share: `adata`, cells with the model's genes in any order, in memory
+    or backed by a file (None for the model's own); `indices`, row numbers or a mask of the cells to
+    take (None for all); `seed` of draws (None continues the global random stream); `return_mean`,
+    whether to average. Methods that need a trained model raise a RuntimeError before training,
+    and a ValueError if the cells do not fit the model.
 
     Args:
-        adata: set up by `setup_anndata`.
-        n_hidden: units of a hidden layer.
+        adata: the cells, after `setup_anndata`.
+        n_hidden: units per hidden layer.
         n_latent: dimensions of z.
         n_layers: hidden layers of encoder and decoder.
         dropout_rate: of the encoders.
-        dispersion: "gene", "gene-batch", "gene-label" or "gene-cell".
+        dispersion: "gene", "gene-batch", "gene-label" or "gene-cell" (`likelihoods.Dispersion`).
         gene_likelihood: "zinb", "nb" or "poisson".
-        use_observed_lib_size: take the total as the library size, instead of inferring it.
-        encode_covariates: let the encoders see batch and covariates.
-        prior: p(z), any of the library's, or a function of the posterior that makes it; standard normal by default.
-        posterior: q(z | log(1 + x), c), any of the library's, or a function of `encoder` that makes it, see `graphs.count_vae`;
-            diagonal normal by default.
+        use_observed_lib_size: take the observed total as the library size instead of inferring it.
+        encode_covariates: whether the encoders see batch and covariates.
+        prior: p(z), any prior of the library, or a function from the posterior to a prior; standard
+            normal by default.
+        posterior: q(z | log(1 + x), c), any posterior of the library, or a function from `encoder`
+            to a posterior, see `graphs.count_vae`; diagonal normal by default.
         seed: of the first weights and of the split; the global random state is left alone.
 
+    Attributes:
+        cells: the model's own cells, encoded (`singlecell.cells.Cells`).
+        graph: the model and guide, a `CountVAE`: everything in pyrovae that takes a graph takes it.
+        seed: see `Args`.
+        fit_result: history and split of the last fit; None before.
+
     Raises:
-        ValueError: if the data cannot be counts, or an argument names nothing known; says which cell, gene or key.
+        ValueError: if a value is not a count, or an argument does not fit; names the cell, gene or
+            key.
     """
 
     def __init__(
@@ -68,8 +78,8 @@ class SingleCellVAE(CellQueries):
         n_latent: int = 10,
         n_layers: int = 1,
         dropout_rate: float = 0.1,
-        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        dispersion: str = Dispersion.GENE.value,
+        gene_likelihood: str = "zinb",
         use_observed_lib_size: bool = False,
         *,
         encode_covariates: bool = False,
@@ -77,86 +87,107 @@ class SingleCellVAE(CellQueries):
         posterior: nn.Module | Callable[[graphs.Encoder], nn.Module] | None = None,
         seed: int = 0,
     ) -> None:
-        _check_choice("gene_likelihood", gene_likelihood, list(_LIKELIHOODS))
-        _check_choice("dispersion", dispersion, [kind.value for kind in expression.Dispersion])
-        if min(n_hidden, n_latent, n_layers) < 1 or not 0 <= dropout_rate < 1:
-            sizes = f"n_hidden is {n_hidden}, n_latent {n_latent}, n_layers {n_layers} and dropout_rate {dropout_rate}"
-            raise ValueError(f"{sizes}: expected at least 1 of each, and a share in [0, 1)")
-        labelled = dispersion == "gene-label"
-        self.cells = Cells(Encoding.of(adata, labelled), adata)
-        encoding = self.cells.encoding
-        say_what_is_empty(self.cells.data[0], adata.obs_names, encoding.genes)
-        self.seed, self.record = seed, None
-        self._training, self._held_out = torch.arange(0), torch.arange(0)
-        with programs.random_stream(seed, []):
-            self.graph = graphs.count_vae(
-                len(encoding.genes),
-                batches=len(encoding.batches),
-                covariates=encoding.covariates,
-                labels=len(encoding.labels),
-                hidden=n_hidden,
-                latents=n_latent,
-                layers=n_layers,
-                dropout=dropout_rate,
-                likelihood=_LIKELIHOODS[gene_likelihood],
-                dispersion=expression.Dispersion(dispersion),
-                library=None
-                if use_observed_lib_size
-                else ([0.0] * len(encoding.batches), [1.0] * len(encoding.batches)),
+        if isinstance(adata, State):  # from `load`
+            state = adata
+        else:
+            state = new_state(
+                adata,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+                dispersion=dispersion,
+                gene_likelihood=gene_likelihood,
+                use_observed_lib_size=use_observed_lib_size,
+                encode_covariates=encode_covariates,
                 prior=prior,
                 posterior=posterior,
-                encode_covariates=encode_covariates,
+                seed=seed,
             )
+        self.cells, self.graph = state.cells, state.graph
+        self.seed, self.fit_result = state.seed, state.fit_result
 
-        if prior is not None or posterior is not None:
-            self._check_parts(n_latent)
+    setup_anndata = staticmethod(setup.setup_anndata)
+    train = training.train
+    get_normalized_expression = expression.get_normalized_expression
+    normalized_expression_chunks = expression.normalized_expression_chunks
+    get_likelihood_parameters = expression.get_likelihood_parameters
+    posterior_predictive_sample = expression.posterior_predictive_sample
+    differential_expression = differential.differential_expression
 
-    def _check_parts(self, n_latent: int) -> None:
-        """Refuse a prior and a posterior that do not fit each other: a ValueError."""
-        try:
-            parameters(
-                self.graph,
-                objectives.SGVB_B(),
-                *take(self.cells.data, slice(0, 2), *device_and_dtype(self.graph, self.cells.data)),
-            )
-        except (ValueError, RuntimeError) as error:
-            words = " ".join(str(error).split())
-            raise ValueError(
-                f"prior and posterior do not fit each other or the cells (n_latent is {n_latent}): {words}"
-            ) from error
+    # ------------------------------------------------------------------------------------- the fit
+    @property
+    def is_trained(self) -> bool:
+        """Whether `train` has ended, by itself or by Ctrl-C."""
+        return self.fit_result is not None
 
-    @staticmethod
-    def setup_anndata(
-        adata: Any,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: Sequence[str] | None = None,
-        continuous_covariate_keys: Sequence[str] | None = None,
-    ) -> None:
-        """Say where things are; kept under `adata.uns["_pyrovae_setup"]`, the one place in an AnnData that is written to.
+    @property
+    def fit_history(self) -> History:
+        """The history of the fit, as `pyrovae.fit` returned it."""
+        return fit_of(self, "fit_history").history
 
-        Args:
-            adata: the cells.
-            layer: of `adata.layers` with raw counts; None for `adata.X`.
-            batch_key: column of `adata.obs` with the batch.
-            labels_key: with cell types, used by dispersion "gene-label".
-            size_factor_key: refused: the library size is inferred, or the total.
-            categorical_covariate_keys: columns that enter the decoder as one-hots.
-            continuous_covariate_keys: columns that enter it standardized.
+    @property
+    def history(self) -> dict[str, Any]:
+        """The history of the fit: a DataFrame by epoch for each of `History`'s lists."""
+        return training.history_frames(fit_of(self, "history").history)
 
-        Raises:
-            ValueError: if a key is not there; lists those that are.
+    @property
+    def train_indices(self) -> np.ndarray:
+        """Rows of the cells that the model was trained on."""
+        return fit_of(self, "train_indices").training.numpy()
+
+    @property
+    def validation_indices(self) -> np.ndarray:
+        """Rows of the cells that the fit was validated on."""
+        return fit_of(self, "validation_indices").validation.numpy()
+
+    # ----------------------------------------------------------------------------------- inference
+    def get_latent_representation(
+        self, adata: Any = None, indices: Any = None, give_mean: bool = True, seed: int | None = 0
+    ) -> np.ndarray:
+        """Return E_q[z | x], with shape (N, D), or one draw from q(z | x) if not `give_mean`."""
+        data = selected(self, "get_latent_representation", adata, indices).data
+        if give_mean:
+            return tasks.embed(self.graph, *data).cpu().numpy()
+        return decoding.latent_draws(self.graph, data, seed)
+
+    def get_latent_library_size(
+        self, adata: Any = None, indices: Any = None, give_mean: bool = True, seed: int | None = 0
+    ) -> np.ndarray:
+        """Return E_q[e^l | x], with shape (N, 1), or one draw; the total if that is the library."""
+        data = selected(self, "get_latent_library_size", adata, indices).data
+        return decoding.library_sizes(self.graph, data, give_mean, seed)
+
+    def get_elbo(self, adata: Any = None, indices: Any = None, return_mean: bool = True) -> Any:
+        """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,)."""
+        data = selected(self, "get_elbo", adata, indices).data
+        elbo = evaluation.elbo(self.graph, *data).elbo
+        return elbo.mean().item() if return_mean else elbo.cpu().numpy()
+
+    def get_reconstruction_error(
+        self, adata: Any = None, indices: Any = None, return_mean: bool = True
+    ) -> dict[str, Any]:
+        """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,)."""
+        data = selected(self, "get_reconstruction_error", adata, indices).data
+        loss = -evaluation.elbo(self.graph, *data).reconstruction
+        return {"reconstruction_loss": loss.mean().item() if return_mean else loss.cpu().numpy()}
+
+    def get_marginal_ll(
+        self,
+        adata: Any = None,
+        indices: Any = None,
+        n_mc_samples: int = 1000,
+        return_mean: bool = True,
+    ) -> Any:
+        """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
+
+        See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell.
         """
-        if size_factor_key is not None:
-            raise ValueError(
-                "size_factor_key: the library size is inferred here, or with use_observed_lib_size=True the total. Leave it out"
-            )
-        keys = tuple(categorical_covariate_keys or ()), tuple(continuous_covariate_keys or ())
-        Setup(layer, batch_key, labels_key, *keys).write(adata)
+        data = selected(self, "get_marginal_ll", adata, indices).data
+        log_p = evaluation.log_evidence(self.graph, *data, samples=n_mc_samples).log_p
+        return log_p.mean().item() if return_mean else log_p.numpy()
 
-    # ------------------------------------------------------------------------------------------------------------- files
+    # --------------------------------------------------------------------------------------- files
     def save(
         self,
         folder: str | Path,
@@ -164,29 +195,18 @@ class SingleCellVAE(CellQueries):
         *,
         metrics: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write the model to a folder: `pyrovae.save`'s files (with its `metrics`) and cells.json, without the data.
+        """Write the model to a folder, without the data: `pyrovae.save`'s files and cells.json.
+
+        Args:
+            folder: made if it does not exist.
+            overwrite: replace a model that the folder holds.
+            metrics: numbers and strings to keep with the model, see `pyrovae.save`.
 
         Raises:
             RuntimeError: if the model was not trained.
             FileExistsError: if the folder holds a model and `overwrite` is false.
         """
-        self._needs_training("save")
-        folder = Path(folder)
-        if (folder / "model.json").exists() and not overwrite:
-            raise FileExistsError(
-                f"{folder}: holds a model already. Pass overwrite=True, or another folder"
-            )
-        files.save(self.graph, folder, history=self.record, metrics=metrics)
-        content = {
-            "format": FORMAT,
-            "weights": files.inspect(folder)["weights"],  # the model that it belongs to
-            "encoding": self.cells.encoding.to_dict(),
-            "seed": self.seed,
-            "training": self.train_indices.tolist(),
-            "held_out": self.validation_indices.tolist(),
-        }
-        replace(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
-        return folder
+        return saving.write(self, folder, overwrite, metrics)
 
     @classmethod
     def load(
@@ -196,45 +216,12 @@ class SingleCellVAE(CellQueries):
 
         Args:
             folder: where it is.
-            adata: cells to work on when a method is given none; without, each call needs its own.
-            into: a graph to be filled, where it holds parts that are not the library's (see `pyrovae.load`).
+            adata: the model's own cells, used where a method is given none; None for no own cells.
+            into: a graph to load the weights into, if it has components that are not the library's
+                (see `pyrovae.load`).
 
         Raises:
-            FileNotFoundError, ValueError: if it is not there, truncated, or the cells do not fit it.
+            FileNotFoundError: if the folder holds no model.
+            ValueError: if a file is truncated, or the cells do not fit the model.
         """
-        path = Path(folder) / "cells.json"
-        graph: Any = files.load(folder, into)
-        content = _read(path)
-        if content["weights"] != files.inspect(folder)["weights"]:
-            raise ValueError(
-                f"{path}: belongs to another model than model.json beside it. Save the model again"
-            )
-        model = cls.__new__(cls)
-        model.graph, model.seed = graph, content["seed"]
-        model.cells = Cells(Encoding.from_dict(content["encoding"]), adata)
-        model.record = History.from_dict(files.inspect(folder)["history"])
-        model._training, model._held_out = (
-            torch.tensor(content[name], dtype=torch.long) for name in ("training", "held_out")
-        )
-        return model
-
-
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, known))}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: not there. Expected a folder as SingleCellVAE.save writes it; pyrovae.load reads a plain model"
-        )
-    try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, this version reads {FORMAT!r}")
-        return content
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: truncated, or not of this library ({error}). Save the model again"
-        ) from error
+        return cls(saving.read(folder, adata, into))

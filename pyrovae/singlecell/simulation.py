@@ -1,7 +1,9 @@
-"""Counts of single cells whose truth is known: drawn from the model that is fitted to them.
+"""Simulated cells with known truth, drawn from the model that is fitted to them.
 
 rho_kbg  proportional to exp( base_g + marker_kg + shift_bg )        of cell type k in batch b
-l_n ~ N(mean_b, 0.4^2),    x_ng ~ ZINB(e^l_n rho_ng, theta_g, pi)        (Lopez et al. 2018, section 2)
+l_n ~ N(mean_b, 0.4^2),    x_ng ~ ZINB(e^l_n rho_ng, theta_g, pi)
+
+(Lopez et al. 2018, section 2)
 """
 
 from typing import Any, NamedTuple
@@ -13,22 +15,22 @@ from pyrovae.distributions import ZeroInflatedNegativeBinomial
 
 __all__ = ["Simulation", "simulate"]
 
-_MARKERS = 0.1  # share of the genes that mark a type
-_RARE = 0.03  # probability of a zero beside those of the counts
+_MARKERS = 0.1  # fraction of the genes that mark a type
+_DROPOUT = 0.03  # probability of an excess zero
 
 
 class Simulation(NamedTuple):
     """Counts and their truth, for N cells and G genes.
 
     Attributes:
-        counts: with shape (N, G), whole numbers.
-        rho: proportions of each cell, with shape (N, G).
-        library: e^l, with shape (N,).
+        counts: whole numbers, with shape (N, G).
+        rho: expression as proportions, with shape (N, G).
+        library: e^l, the expected total of each cell, with shape (N,).
         theta: inverse dispersion of each gene, with shape (G,).
-        dropout: probability of a zero that is no count's, one for all genes.
-        cell_type: numbers from 0, with shape (N,).
-        batch: numbers from 0, with shape (N,).
-        markers: which genes mark which type, with shape (K, G).
+        dropout: probability of an excess zero, the same for all genes.
+        cell_type: number of each cell's type, with shape (N,).
+        batch: number of each cell's batch, with shape (N,).
+        markers: whether a gene marks a type, with shape (K, G).
     """
 
     counts: np.ndarray
@@ -41,7 +43,10 @@ class Simulation(NamedTuple):
     markers: np.ndarray
 
     def to_anndata(self) -> Any:
-        """Return an AnnData: CSR counts in X, obs "batch" and "cell_type", the truth in obs, var and layers."""
+        """Return an AnnData: CSR counts in X, "batch" and "cell_type" in obs, and the truth.
+
+        The truth is in obs["library"], var["theta"], var["marker_of"] and layers["rho"].
+        """
         import anndata
         import pandas as pd
         from scipy.sparse import csr_matrix
@@ -66,14 +71,15 @@ class Simulation(NamedTuple):
 def simulate(
     cells: int = 2000, genes: int = 500, types: int = 4, batches: int = 2, seed: int = 0
 ) -> Simulation:
-    """Draw cells of several types in several batches, which shift expression and depth; the global random state is left alone.
+    """Draw cells of several types in several batches, which shift expression and depth.
 
     Args:
         cells: N.
         genes: G.
-        types: K, each with a tenth of the genes as markers, some four times as high in it.
-        batches: each multiplies every gene by a factor of its own, a standard deviation of 0.3 in the logarithm.
-        seed: of all draws.
+        types: K; a tenth of the genes mark each type, in which they are about four times as high.
+        batches: number of batches; each multiplies every gene by a factor of its own, whose
+            logarithm has a standard deviation of 0.3.
+        seed: of all draws; the global random state is left alone.
 
     Raises:
         ValueError: if a number is below 1.
@@ -84,7 +90,8 @@ def simulate(
     """
     if min(cells, genes, types, batches) < 1:
         raise ValueError(
-            f"simulate: {cells} cells, {genes} genes, {types} types, {batches} batches: expected at least 1 of each"
+            f"simulate: {cells} cells, {genes} genes, {types} types, {batches} batches: expected "
+            "at least 1 of each"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -96,7 +103,7 @@ def simulate(
         )
         rho, theta = torch.softmax(logits, -1), torch.exp(0.5 + 0.5 * torch.randn(genes))
         library = torch.exp(7.0 + 0.3 * torch.randn(batches)[batch] + 0.4 * torch.randn(cells))
-        gate = torch.logit(torch.tensor(_RARE)).expand(cells, genes)
+        gate = torch.logit(torch.tensor(_DROPOUT)).expand(cells, genes)
         counts = ZeroInflatedNegativeBinomial(library[:, None] * rho, theta, gate).sample()
     truth = (counts.int().numpy(), rho.numpy(), library.numpy(), theta.numpy())
-    return Simulation(*truth, _RARE, cell_type.numpy(), batch.numpy(), markers.numpy())
+    return Simulation(*truth, _DROPOUT, cell_type.numpy(), batch.numpy(), markers.numpy())

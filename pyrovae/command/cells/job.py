@@ -56,8 +56,7 @@ def _fit_and_report(
     say(_greeting(run, model, about))
     failure = _train(run, model, say)
     model.save(run.model, overwrite=True)
-    history = model.record
-    assert history is not None  # saved, so trained
+    history = model.fit_history
     say(f"model: {run.model} ({history.stopped})")
     interrupted = history.stopped == "interrupted"
     if interrupted or failure:
@@ -150,7 +149,7 @@ def _write_report(
 ) -> None:
     """Write report.html."""
     warned = [text for text in (*said, figures.get("latents", {}).get("warning")) if text]
-    history = asked.model.record
+    history = asked.model.fit_history
     if history is not None and history.stopped == "interrupted":
         warned.append("Training was interrupted: these are the weights as they stood.")
     page = Report(

@@ -282,7 +282,7 @@ def _truth_rows(truth: dict[str, Any] | None) -> list[Row]:
 def pictures(asked: Cells, figures: dict[str, Any]) -> list[Picture]:
     """Draw a run: curves, the map by batch and by label, library sizes, the posterior predictive, KL per unit."""
     model, latent = asked.model, asked.model.graph.library_prior is not None
-    history = model.record
+    history = model.fit_history
     drawn = (
         [Picture("Training", cell_plots.curves(history, latent), CURVES)]
         if history is not None and history.elbo

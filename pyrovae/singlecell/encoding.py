@@ -1,0 +1,165 @@
+"""The context of cells, c = (batch one-hot, categorical one-hots, continuous covariates, labels).
+
+What the columns were at training is stored, so that new cells are encoded as the training cells
+were. Categories that were not seen then raise an error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from pyrovae.singlecell.columns import category_names, category_numbers, continuous
+from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.setup import Setup
+
+__all__ = ["Encoding"]
+
+# A covariate is constant if its standard deviation, relative to its mean, is below this.
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How cells become (x, c), fixed by the cells that a model was made for.
+
+    Attributes:
+        setup: layer and columns.
+        genes: names, in the model's order.
+        batches: names of the experimental batches; one empty name without a batch key.
+        labels: names of the labels; none without a labels key.
+        categories: names of the categories of each categorical covariate.
+        scales: mean and standard deviation of each continuous covariate over the training cells.
+        labelled: whether the label one-hot is part of the context.
+    """
+
+    setup: Setup
+    genes: list[str]
+    batches: list[str]
+    labels: list[str]
+    categories: dict[str, list[str]] = field(default_factory=dict)
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    labelled: bool = False
+
+    @classmethod
+    def of(cls, adata: Any, labelled: bool) -> "Encoding":
+        """Learn the encoding from an AnnData that was set up; categories are sorted.
+
+        Args:
+            adata: all cells that the model is made for.
+            labelled: whether the labels enter the context; if not, some may be missing.
+
+        Raises:
+            ValueError: if a column does not exist or is missing in a cell, or if `labelled` and
+                there is no labels key.
+        """
+        setup = Setup.read(adata)
+        setup.check(adata)
+        if labelled and setup.labels_key is None:
+            raise ValueError(
+                "dispersion='gene-label' needs labels: call setup_anndata(adata, labels_key=...)"
+            )
+        labels = [] if setup.labels_key is None else _labels(adata, setup.labels_key, labelled)
+        encoding = cls(
+            setup,
+            adata.var_names.astype(str).tolist(),
+            [""] if setup.batch_key is None else category_names(adata, setup.batch_key),
+            labels,
+            {key: category_names(adata, key) for key in setup.categorical_covariate_keys},
+            labelled=labelled,
+        )
+        return encoding.scaled(adata, slice(None))
+
+    def scaled(self, adata: Any, rows: Any) -> "Encoding":
+        """Return the encoding with continuous covariates standardized over these rows."""
+        scales = {}
+        for key in self.setup.continuous_covariate_keys:
+            values = continuous(adata, key)[rows]
+            mean, sd = float(values.mean()), float(values.std())
+            constant = sd <= _CONSTANT * max(1.0, abs(mean))  # up to rounding
+            scales[key] = (mean, 1.0 if constant else sd)
+        return replace(self, scales=scales)
+
+    @property
+    def covariates(self) -> int:
+        """Number of columns of the context between those of batch and label."""
+        return sum(map(len, self.categories.values())) + len(self.scales)
+
+    def context(self, adata: Any) -> Tensor | None:
+        """Return c with shape (N, C), or None if no column is used.
+
+        Raises:
+            ValueError: if a column does not exist, is missing in a cell, or holds an unknown
+                category; lists the known ones.
+        """
+        parts = []
+        if self.setup.batch_key is not None:  # checked also where there is one batch and no column
+            numbers = category_numbers(adata, self.setup.batch_key, self.batches)
+            if len(self.batches) > 1:
+                parts.append(one_hot(numbers, len(self.batches)))
+        for key, names in self.categories.items():
+            parts.append(one_hot(category_numbers(adata, key, names), len(names)))
+        for key, (mean, sd) in self.scales.items():
+            parts.append(torch.from_numpy((continuous(adata, key) - mean) / sd)[:, None])
+        if self.labelled:
+            numbers = category_numbers(adata, str(self.setup.labels_key), self.labels)
+            parts.append(one_hot(numbers, len(self.labels)))
+        return torch.cat([part.float() for part in parts], -1) if parts else None
+
+    def batch_numbers(self, c: Tensor | None, cells: int) -> Tensor:
+        """Return the number of each cell's batch, read from its context, with shape (N,)."""
+        if c is None or len(self.batches) == 1:
+            return torch.zeros(cells, dtype=torch.long)
+        return c[:, : len(self.batches)].argmax(1)
+
+    def batch(self, name: object) -> int:
+        """Return the number of a batch.
+
+        Raises:
+            ValueError: if the model does not know it.
+        """
+        if str(name) not in self.batches:
+            raise ValueError(
+                f"batch {str(name)!r} is unknown to the model, which knows {listed(self.batches)}"
+            )
+        return self.batches.index(str(name))
+
+    def gene_columns(self, names: Sequence[str] | None) -> Tensor:
+        """Return the columns of the genes; None for all.
+
+        Raises:
+            ValueError: if the model does not know a gene.
+        """
+        if names is None:
+            return torch.arange(len(self.genes))
+        if isinstance(names, str):
+            raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
+        column = {gene: i for i, gene in enumerate(self.genes)}
+        unknown = [name for name in names if name not in column]
+        if unknown:
+            raise ValueError(f"gene_list: {listed(unknown)} are not among the model's genes")
+        return torch.tensor([column[name] for name in names], dtype=torch.long)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the encoding as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Encoding":
+        """Make an encoding from what `to_dict` returned."""
+        setup: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["setup"].items()
+        }
+        scales = {key: (float(mean), float(sd)) for key, (mean, sd) in content["scales"].items()}
+        return cls(**{**content, "setup": Setup(**setup), "scales": scales})
+
+
+def _labels(adata: Any, key: str, complete: bool) -> list[str]:
+    """Return the labels that occur, sorted; missing ones are an error only where all are needed."""
+    return (
+        category_names(adata, key) if complete else sorted(set(adata.obs[key].dropna().astype(str)))
+    )

@@ -1,0 +1,33 @@
+"""What users read: names in a message, and warnings that point at the user's own line."""
+
+import inspect
+import warnings
+from collections.abc import Iterable
+
+__all__ = ["listed", "warn_user"]
+
+_NAMED = 5  # cells, genes or categories that a message lists
+
+
+def listed(names: Iterable[object], most: int = _NAMED) -> str:
+    """Return the first names in quotes, and how many more there are.
+
+    Args:
+        names: in the order in which to list them.
+        most: number of names to list.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        "'a', 'b' and 1 more"
+    """
+    names = list(names)
+    shown = ", ".join(repr(str(name)) for name in names[:most])
+    return (f"{shown} and {len(names) - most} more" if len(names) > most else shown) or "none"
+
+
+def warn_user(message: str) -> None:
+    """Issue a UserWarning at the innermost line of code outside this library."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

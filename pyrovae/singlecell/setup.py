@@ -1,0 +1,105 @@
+"""Which layer and columns of an AnnData a model uses, stored in `adata.uns["_pyrovae_setup"]`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyrovae.singlecell.messages import listed
+
+__all__ = ["Setup", "setup_anndata"]
+
+KEY = "_pyrovae_setup"  # under adata.uns
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The layer with the counts and the columns of `adata.obs` to use, as in `setup_anndata`."""
+
+    layer: str | None = None
+    batch_key: str | None = None
+    labels_key: str | None = None
+    categorical_covariate_keys: tuple[str, ...] = ()
+    continuous_covariate_keys: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, adata: Any) -> "Setup":
+        """Return the setup that `write` stored in an AnnData.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if KEY not in adata.uns:
+            raise ValueError(
+                "this AnnData is not set up: call "
+                "SingleCellVAE.setup_anndata(adata, batch_key=...) first"
+            )
+        stored: dict[str, Any] = {
+            key: value if isinstance(value, str) else tuple(map(str, value))
+            for key, value in adata.uns[KEY].items()
+        }
+        return cls(**stored)
+
+    def write(self, adata: Any) -> None:
+        """Store the keys that are set in `adata.uns`, as plain values that an h5ad file can hold.
+
+        Raises:
+            ValueError: if the AnnData lacks the layer or one of the columns.
+        """
+        self.check(adata)
+        adata.uns[KEY] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value
+        }
+
+    def check(self, adata: Any) -> None:
+        """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has."""
+        self.check_layer(adata)
+        categorical, continuous = self.categorical_covariate_keys, self.continuous_covariate_keys
+        for key in (self.batch_key, self.labels_key, *categorical, *continuous):
+            if key is not None and key not in adata.obs:
+                raise ValueError(
+                    f"key {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"
+                )
+
+    def check_layer(self, adata: Any) -> None:
+        """Raise a ValueError if the AnnData lacks the layer; lists those it has."""
+        if self.layer is not None and self.layer not in adata.layers:
+            raise ValueError(
+                f"layer {self.layer!r} is not in adata.layers, "
+                f"which has {listed(adata.layers.keys())}"
+            )
+
+
+def setup_anndata(
+    adata: Any,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+) -> None:
+    """Say where the counts and covariates are; stored in `adata.uns["_pyrovae_setup"]`.
+
+    Nothing else is ever written to an AnnData.
+
+    Args:
+        adata: the cells.
+        layer: of `adata.layers` with raw counts; None for `adata.X`.
+        batch_key: column of `adata.obs` with the experimental batch.
+        labels_key: column with cell types, used by dispersion "gene-label".
+        size_factor_key: not supported: the library size is inferred, or the observed total.
+        categorical_covariate_keys: columns that enter the decoder as one-hot vectors.
+        continuous_covariate_keys: columns that enter the decoder standardized.
+
+    Raises:
+        ValueError: if a layer or column does not exist; lists those that do.
+    """
+    if size_factor_key is not None:
+        raise ValueError(
+            "size_factor_key: the library size is inferred here, or is the total count with "
+            "use_observed_lib_size=True. Leave size_factor_key out"
+        )
+    covariates = tuple(categorical_covariate_keys or ()), tuple(continuous_covariate_keys or ())
+    Setup(layer, batch_key, labels_key, *covariates).write(adata)

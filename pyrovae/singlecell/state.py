@@ -1,0 +1,75 @@
+"""What a model of cells consists of: cells, graph (model and guide), and the result of a fit."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pyrovae.files import History
+from pyrovae.graphs import CountVAE
+from pyrovae.singlecell.cells import Cells, Selection
+
+__all__ = ["FitResult", "Model", "State", "fit_of", "selected"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit left beside the weights.
+
+    Attributes:
+        history: bound and terms by epoch.
+        training: rows of the training cells, rising.
+        validation: rows of the validation cells, rising; none without validation.
+    """
+
+    history: History
+    training: Tensor
+    validation: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a model of cells holds, as it is built or read from a folder.
+
+    Attributes:
+        cells: the model's own cells, encoded, and the encoding of others.
+        graph: the pair of Pyro programs with its networks.
+        seed: of the first weights and of the split.
+        fit_result: None before training.
+    """
+
+    cells: Cells
+    graph: CountVAE
+    seed: int
+    fit_result: FitResult | None = None
+
+
+class Model(Protocol):
+    """The fields of a `SingleCellVAE` that functions of it use; see `State`."""
+
+    cells: Cells
+    graph: CountVAE
+    seed: int
+    fit_result: FitResult | None
+
+
+def fit_of(model: Model, method: str) -> FitResult:
+    """Return what the fit left.
+
+    Raises:
+        RuntimeError: if the model is not trained; the message starts with the method's name.
+    """
+    if model.fit_result is None:
+        raise RuntimeError(f"{method}: the model is not trained yet. Call model.train() first")
+    return model.fit_result
+
+
+def selected(model: Model, method: str, adata: Any, indices: Any) -> Selection:
+    """Return the cells that a method of a trained model was called with.
+
+    Raises:
+        RuntimeError: if the model is not trained.
+        ValueError: if the cells do not fit the model; see `Cells.select`.
+    """
+    fit_of(model, method)
+    return model.cells.select(adata, indices)
