@@ -29,7 +29,7 @@ from torch import Tensor
 import pyrovae as pv
 from pyrovae import nets, objectives, posteriors, priors
 from pyrovae.data import datasets
-from pyrovae.training import Step, adam
+from pyrovae.training import FusedSVI, adam
 
 PIXELS, HIDDEN, D, CONTEXT, BATCH = 784, [300, 300], 40, 40, 100
 COMPONENTS, PSEUDO_INPUTS = 100, 500
@@ -143,7 +143,7 @@ def step_times(
     contestants = {}
     for name in dict.fromkeys(["standard, diagonal", *names]):
         graph = SETTINGS[name].make(x)
-        contestants[name] = Step(graph, SETTINGS[name].objective(1.0), adam, (batch,))
+        contestants[name] = FusedSVI(graph, SETTINGS[name].objective(1.0), adam, (batch,))
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(rounds + 1):
         order = list(contestants)

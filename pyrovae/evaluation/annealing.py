@@ -159,7 +159,7 @@ def bidirectional_bounds(
     lower, upper, done = [], [], 0
     with programs.evaluation(graph, seed):
         x, z = _simulate(graph, rows, *c)
-        data = (x, *as_sources((x, *c))[1:])
+        data = as_sources((x, *c))
         for batch, layouts in chunks_of(graph, data, samples, COPIES):
             drawn = {name: value[done : done + len(batch[0])] for name, value in z.items()}
             done += len(batch[0])

@@ -13,8 +13,7 @@ __all__ = ["chunks_of", "log_prob"]
 
 Tensors = tuple[Tensor, ...]
 
-# Values of one site in one run: 32 MiB in float32, so that memory grows with neither samples nor rows.
-_AT_ONCE = 1 << 23
+_AT_ONCE = 1 << 23  # values of one site in one run: 32 MiB in float32
 _ROWS = 128  # encoded together
 _LEAST_WIDTH = 256  # values per row, for its hidden layers
 

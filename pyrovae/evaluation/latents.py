@@ -86,7 +86,7 @@ def mutual_information(
     exceed log N. The cost grows as N^2; two thousand rows are enough for most latents.
 
     The density of an inverse autoregressive flow takes D passes for each of the N^2 pairs. It is
-    therefore estimated on 256 rows, evenly spread: the result then cannot exceed log 256 = 5.5 nats.
+    therefore estimated on 256 evenly spread rows; the result cannot exceed log 256 = 5.5 nats.
     """
     data = as_sources((x, *c))
     with programs.evaluation(graph, seed):
@@ -124,7 +124,7 @@ def _warning(active: Tensor, information: float) -> str | None:
     if active.any() and information >= _COLLAPSED:
         return None
     return (
-        f"posterior collapse: {int(active.sum())} of {len(active)} units are active, and the mutual "
-        f"information of x and z is {information:.2f} nats. Warm up the KL "
+        f"posterior collapse: {int(active.sum())} of {len(active)} units are active, and the "
+        f"mutual information of x and z is {information:.2f} nats. Warm up the KL "
         "(beta=objectives.warm_up(0.25)), lower beta, or weaken the likelihood's network"
     )

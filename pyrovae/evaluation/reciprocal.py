@@ -1,6 +1,6 @@
 """log p(x) from draws of the posterior: the Gelfand-Dey estimator (generalized harmonic mean).
 
-1 / p(x) = E_p(z|x)[ q(z) / p(x, z) ]     for any density q whose mass lies where the posterior's does
+1 / p(x) = E_p(z|x)[ q(z) / p(x, z) ]   for any density q whose mass lies where the posterior's does
                                     (Gelfand & Dey 1994; Kingma & Welling 2014, appendix D)
 """
 
@@ -41,8 +41,8 @@ def reciprocal_log_evidence(
     the other half. Source: Kingma & Welling 2014, appendix D.
 
     Use it for few latents only, below 5 (the paper's advice): q must fit, and nothing warns of a
-    mode that no chain visited. By Jensen's inequality the estimate is above log p(x) in expectation,
-    where that of importance sampling is below.
+    mode that no chain visited. By Jensen's inequality the estimate is above log p(x) in
+    expectation, where that of importance sampling is below.
 
     Args:
         graph: as for `annealed_log_evidence`; the chains start from the guide's draws.
@@ -84,7 +84,7 @@ def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, T
 
 
 def _reciprocal(u: Tensor, log_f: Tensor) -> Tensor:
-    """Fit q to the first half of the states; return log q(z) - log p(x, z) at the others, (L, B)."""
+    """Fit q to the first half of the states; return log q - log f at the others, shape (L, B)."""
     fitted, averaged = u.double().chunk(2)  # (L, B, D) each
     if len(fitted) <= u.shape[-1]:
         raise ValueError(

@@ -128,7 +128,7 @@ def initial_step_sizes(u: Tensor) -> Tensor:
 
 
 def check_counts(name: str, count: int, least: int, leapfrog: int) -> None:
-    """Refuse numbers of temperatures, transitions or leapfrog steps below the least: a ValueError."""
+    """Raise a ValueError if a number of temperatures, transitions or leapfrog steps is too low."""
     if count < least or leapfrog < 1:
         raise ValueError(
             f"{name} is {count} and leapfrog {leapfrog}, expected at least {least} and 1"

@@ -99,7 +99,7 @@ class Objective(ELBO, ABC):
     def validation_objective(self) -> "Objective":
         """Return the estimator, at beta = 1, that evaluates held-out data during training."""
 
-    # -------------------------------------------------------------------------- the weight of the KL
+    # ------------------------------------------------------------------------ the weight of the KL
     @property
     def target(self) -> float:
         """The weight of the KL at the end of training."""

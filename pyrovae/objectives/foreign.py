@@ -39,7 +39,7 @@ class PyroELBO(Objective):
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
         with poutine.trace(param_only=True) as capture:
             loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
-        sites = capture.trace.nodes.values()
+        sites: Any = capture.trace.nodes.values()
         for parameter in {site["value"].unconstrained() for site in sites}:
             if parameter.grad is not None:
                 parameter.grad /= len(batch[0])
@@ -69,8 +69,8 @@ def as_objective(objective: Any) -> Objective:
     if all(callable(getattr(objective, name, None)) for name in ("loss", "loss_and_grads")):
         return PyroELBO(copy.deepcopy(objective))
     raise TypeError(
-        f"objective: got {objective!r}, expected one of pyrovae.objectives, such as SGVB_B(), or an "
-        "ELBO of Pyro's, such as pyro.infer.Trace_ELBO()"
+        f"objective: got {objective!r}, expected one of pyrovae.objectives, such as SGVB_B(), or "
+        "an ELBO of Pyro's, such as pyro.infer.Trace_ELBO()"
     )
 
 

@@ -78,7 +78,7 @@ class DReG(Objective):
     stop_gradient = staticmethod(lambda z: z.detach().requires_grad_())
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
-        """Return L_K, summed over the batch, and a loss with the doubly reparameterized gradient."""
+        """Return L_K, summed over the batch, and the loss."""
         with torch.enable_grad():
             p, q = self.draw(model, guide, *batch)
             rec, kl = log_weights(p, q)
@@ -110,9 +110,9 @@ class DReG(Objective):
 class Renyi(Objective):
     """The variational Renyi bound (Li & Turner 2016, eq. 4).
 
-    loss = -1 / (1 - alpha) log (1 / K) sum_k w_k^(1 - alpha), summed over the rows. alpha = 1 is the
-    ELBO and alpha = 0 is `IWAE`; with alpha < 0 it may exceed log p(x). With finite K the estimate
-    is biased.
+    loss = -1 / (1 - alpha) log (1 / K) sum_k w_k^(1 - alpha), summed over the rows. alpha = 1 is
+    the ELBO and alpha = 0 is `IWAE`; with alpha < 0 it may exceed log p(x). With finite K the
+    estimate is biased.
 
     Args:
         alpha: order of the divergence, any finite number.
@@ -159,7 +159,7 @@ class Renyi(Objective):
 
 
 def _gradients(log_w: Tensor, latent: list[Site]) -> list[Tensor]:
-    """Return d log w_k / d z_k for each latent site, along all paths, the guide's later draws too."""
+    """Return d log w_k / d z_k for each latent site, through the guide's later draws too."""
     outputs, wanted, found = [log_w], [torch.ones_like(log_w)], list[Tensor]()
     for site in reversed(latent):
         (g,) = torch.autograd.grad(outputs, site["value"], wanted, retain_graph=True)

@@ -44,9 +44,9 @@ def log_latent(trace: Trace) -> dict[str, Tensor]:
 
 
 def log_model(objective: Objective, rec: Tensor, p: Trace) -> Tensor:
-    """Return log p(x | z_k) + beta * log p(z_k), the part of log w that the model's parameters move.
+    """Return log p(x | z_k) + beta * log p(z_k), shape (K, B).
 
-    Its shape is (K, B).
+    This is the part of log w that depends on the model's parameters.
     """
     return rec + objective.total_kl(log_latent(p))
 

@@ -1,4 +1,4 @@
-"""Monte Carlo EM: the E-step draws from the posterior, the M-step maximizes the joint density there.
+"""Monte Carlo EM: the E-step draws from the posterior, the M-step maximizes the joint density.
 
 E-step   z ~ p(z | x) by Hamiltonian Monte Carlo, started at z ~ q(z | x)
 M-step   theta <- theta + eta grad log p(x, z)      (Kingma & Welling 2014, section 5, appendix E)
@@ -30,8 +30,8 @@ class MonteCarloEM(Objective):
     trains the guide by maximum likelihood, so that chains start near the posterior and the graph
     can be evaluated; it does not affect the model.
 
-    The history's `elbo` is the mean of log p(x, z) - log q(z | x) over draws of the posterior, which
-    lies *above* log p(x); validation uses the ELBO.
+    The history's `elbo` is the mean of log p(x, z) - log q(z | x) over draws of the posterior,
+    which lies *above* log p(x); validation uses the ELBO.
 
     Args:
         steps: transitions of a chain, at least 1.

@@ -1,7 +1,7 @@
 """Schedules for beta, the weight of the KL.
 
-A schedule is a plain function of t, the fraction of the planned steps that is done (0 at the first step, 1 at the last), so
-that a short run ends at the same weight as a long one.
+A schedule is a plain function of t, the fraction of the planned steps that is done (0 at the first
+step, 1 at the last), so that a short run ends at the same weight as a long one.
 """
 
 import math
@@ -13,7 +13,9 @@ Schedule = Callable[[float], float]
 
 
 def warm_up(fraction: float, target: float = 1.0) -> Schedule:
-    """Return the schedule t -> target * min(1, t / fraction): linear over the first `fraction` of the steps (Bowman et al. 2016).
+    """Return the schedule t -> target * min(1, t / fraction), linear and then constant.
+
+    Source: Bowman et al. 2016.
 
     Args:
         fraction: fraction of the planned steps, in (0, 1].
@@ -29,13 +31,16 @@ def warm_up(fraction: float, target: float = 1.0) -> Schedule:
     """
     if not 0 < fraction <= 1:
         raise ValueError(
-            f"warm_up: fraction is {fraction}, expected a fraction of the planned steps in (0, 1], e.g. 0.25"
+            f"warm_up: fraction is {fraction}, expected a fraction of the planned steps in (0, 1], "
+            "e.g. 0.25"
         )
     return lambda t: target * min(1.0, t / fraction)
 
 
 def cyclical(cycles: int, fraction: float = 0.5, target: float = 1.0) -> Schedule:
-    """Return a schedule that warms up `cycles` times, each over the first `fraction` of its cycle (Fu et al. 2019, eq. 6).
+    """Return a schedule that warms up several times, each over the first `fraction` of its cycle.
+
+    Source: Fu et al. 2019, eq. 6.
 
     Args:
         cycles: how often it starts again at 0.

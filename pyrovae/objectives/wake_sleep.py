@@ -6,8 +6,8 @@ wake, the guide    -sum_k v_k log q(z_k | x)     z_k ~ q(z | x)
 sleep, the guide   -log q(z | x)                 z ~ p(z), x ~ p(x | z)
                                                         (Hinton, Dayan, Frey & Neal 1995)
 
-The guide minimizes KL(p(z | x) || q(z | x)) and not the KL(q || p) of the ELBO, so there is no single
-bound that both losses optimize.
+The guide minimizes KL(p(z | x) || q(z | x)) and not the KL(q || p) of the ELBO, so there is no
+single bound that both losses optimize.
 """
 
 from collections.abc import Collection
@@ -40,8 +40,8 @@ class ReweightedWakeSleep(Objective):
 
     Args:
         samples: K, draws per observation.
-        sleep: fraction of the guide's loss that comes from the sleep phase, in [0, 1]; 0 is the wake
-            phase alone.
+        sleep: fraction of the guide's loss that comes from the sleep phase, in [0, 1]; 0 is the
+            wake phase alone.
         beta, annealed, data_size: as in `Objective`.
 
     Raises:
@@ -93,8 +93,8 @@ class ReweightedWakeSleep(Objective):
 class WakeSleep(Objective):
     """The wake-sleep algorithm (Hinton, Dayan, Frey & Neal 1995), which AEVB compares itself with.
 
-    loss = -log p(x, z) at z ~ q(z | x), for the model, - log q(z' | x') at z', x' ~ p(z, x), for the
-    guide, summed over the rows.
+    loss = -log p(x, z) at z ~ q(z | x), for the model, - log q(z' | x') at z', x' ~ p(z, x), for
+    the guide, summed over the rows.
 
     The ELBO is reported. Arguments and errors are those of `Objective`.
 

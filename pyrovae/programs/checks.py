@@ -53,7 +53,7 @@ def _check_circle(q: Site, p: Site | None) -> None:
         raise ValueError(
             f'site "{q["name"]}": the prior is on the circle and the guide\'s '
             f"{type(leaf(q['fn'])).__name__} on {q['fn'].support}, over which the prior's mass is "
-            "infinite: there is no bound. Use posteriors.WrappedNormal, or a prior over the real line"
+            "infinite: there is no bound. Use posteriors.WrappedNormal, or a prior on the real line"
         )
 
 

@@ -20,9 +20,9 @@ _TOLERANCE = 1e-3  # between two ways of computing a log density in single preci
 def find_layout(model: Program, guide: Program, *batch: Tensor, draws: int = 1) -> Layout:
     """Return a layout of K draws that gives what K separate runs would give.
 
-    The programs are run a few times on three rows in eval() mode. A plate over the rows is one whose
-    size follows the number of rows. The draws get a plate of their own where both programs then
-    give the same log densities as separate runs, and are repeated rows where they do not.
+    The programs are run a few times on three rows in eval() mode. A plate over the rows is one
+    whose size follows the number of rows. The draws get a plate of their own where both
+    programs then give the same log densities as separate runs, and else are repeated rows.
 
     Neither the programs' modules nor the random stream change.
 

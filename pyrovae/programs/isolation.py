@@ -1,4 +1,4 @@
-"""Look at a graph without touching it: modes, random streams and Pyro's store are put back after."""
+"""Evaluate a graph without changing it: modes, random streams and Pyro's store are restored."""
 
 import threading
 from collections.abc import Iterator

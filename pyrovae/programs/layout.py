@@ -1,6 +1,6 @@
 """How K draws of the latents for each of B rows lie in one run of a program.
 
-    a plate of draws    batch dimensions (K, ..., B): the program runs inside a plate over the draws,
+    a plate of draws    batch dimensions (K, ..., B): the program runs inside a plate over draws,
                         left of its own plates, and the guide's network sees each row once
     repeated rows       batch dimensions (..., K B): the program runs on every row K times, all
                         inside its own plate over the rows
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
         draws: K.
         depth: batch dimensions of the program's own plates where the draws have a plate to the left
             of them; None where the draws are repeated rows.
-        plates: names of the plates over the rows; if empty, a plate with the size of the rows is one.
+        plates: names of the plates over the rows; if empty, the size of a plate decides.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""Terms of a bound, read from sample sites: log densities, and KL divergences by draw or closed form."""
+"""Terms of a bound, read from sample sites: log densities, and KL by draw or closed form."""
 
 from typing import Any
 

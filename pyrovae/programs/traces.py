@@ -41,7 +41,7 @@ StopGradient = Callable[[Tensor], Tensor]
 
 
 class Trace(dict[str, Site]):
-    """Sample sites by name in the order in which they were sampled, and the layout of their draws."""
+    """Sample sites by name in the order of sampling, and the layout of their draws."""
 
     layout: Layout
 

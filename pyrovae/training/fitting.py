@@ -32,7 +32,8 @@ from pyrovae.data import (
 from pyrovae.files import History
 from pyrovae.files import checkpoint as checkpoints
 from pyrovae.objectives import Objective, as_objective
-from pyrovae.training.loop import Arguments, Loop
+from pyrovae.training.loop import Loop
+from pyrovae.training.state import Arguments, restore
 from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
 __all__ = ["fit"]
@@ -127,7 +128,7 @@ def fit(
         schedule = scheduler(svi.optimizer) if scheduler else None
         loop = Loop(arguments, svi, training, held_out, history, schedule)
         if state:
-            loop.restore(state)
+            restore(loop, state)
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
             loop.run(interrupted)
     return loop.history

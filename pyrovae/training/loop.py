@@ -1,12 +1,9 @@
-"""The loop of `pyrovae.fit`: epochs, validation, best weights, and the state that a checkpoint keeps."""
+"""The loop of `pyrovae.fit`: epochs of steps, validation, the best weights, early stopping."""
 
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,41 +11,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from pyrovae import programs
-from pyrovae.data import Source, Transform, device_and_dtype, shuffled_batches, take
+from pyrovae.data import Source, device_and_dtype, shuffled_batches, take
 from pyrovae.files import History, checkpoint, in_words
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import TrainingError, diagnose
+from pyrovae.training.state import Arguments, Totals, save
 from pyrovae.training.svi import FusedSVI
 
-__all__ = ["Arguments", "Loop", "Totals"]
+__all__ = ["Loop"]
 
 Tensors = tuple[Tensor, ...]
 Sources = tuple[Source, ...]
 _VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
 _BATCHES_FOR_BATCHNORM = 64  # minibatches over which its statistics are recomputed
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of `fit` that the loop follows."""
-
-    epochs: int
-    batch_size: int
-    transform: Transform | None
-    patience: int | None
-    checkpoint: str | Path | None
-    callback: Callable[[History], bool | None] | None
-    progress: bool
-
-
-@dataclass
-class Totals:
-    """Sums over the minibatches of an epoch so far: nats over rows, and seconds."""
-
-    loss: float = 0.0
-    reconstruction: float = 0.0
-    kl: float = 0.0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -87,7 +62,7 @@ class Loop:
 
     # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
-        """Train until the epochs are done, patience or the callback ends it, or Ctrl-C is pressed."""
+        """Train until all epochs ran, patience or the callback ends it, or Ctrl-C is pressed."""
         modes = [(module, module.training) for module in self.programs.modules()]
         try:
             with self._progress_bar() as bar:
@@ -123,7 +98,7 @@ class Loop:
             if interrupted.is_set():
                 self.history.stopped = "interrupted"
                 self.totals.seconds += time.perf_counter() - started
-                self.save()
+                save(self)
                 return
         self.close_epoch(started)
 
@@ -152,11 +127,11 @@ class Loop:
         self.set_beta(self.steps_done())
         before = checkpoint.random_state(self.devices)
         self.position += 1
-        loss = self.svi.step(*batch)
-        if not math.isfinite(loss) or self.svi.bound is None:
+        loss, bound = self.svi.step(*batch)
+        if not math.isfinite(loss):
             checkpoint.set_random_state(before, self.devices)
             self.fail(f"the loss is {loss}: {diagnose(self.svi, batch, rows)}")
-        reconstruction, kl = self.svi.bound.numbers()
+        reconstruction, kl = bound.numbers()
         self.totals.loss += loss * len(rows)
         self.totals.reconstruction += reconstruction
         self.totals.kl += kl
@@ -200,7 +175,7 @@ class Loop:
         self.keep_best(at_target=beta == self.objective.target)
         self.step_scheduler()
         self.decide()
-        self.save()
+        save(self)
 
     def validate(self) -> dict[str, float]:
         """Return the bound on the validation data and its terms, in nats per observation.
@@ -277,58 +252,3 @@ class Loop:
             "learning rate, clip_norm=, or a bounded scale in the likelihood or posterior",
             self.history,
         )
-
-    # ------------------------------------------------------------------------------------ its state
-    def save(self) -> None:
-        """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted."""
-        if self.arguments.checkpoint is None:
-            return
-        state: dict[str, Any] = {
-            "history": self.history.to_dict(),
-            "batch_size": self.arguments.batch_size,
-            "position": self.position,
-            "sums": list(asdict(self.totals).values()),
-            "random": checkpoint.random_state(self.devices),
-            "weights": self.programs.state(),
-            "best": self.best,
-            "kind of optimizer": type(self.svi.optimizer).__name__,
-            "optimizer": self.svi.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "objective": self.objective.state_dict(),
-        }
-        checkpoint.write(Path(self.arguments.checkpoint), state)
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `save` wrote.
-
-        Raises:
-            ValueError: if it belongs to other data or another batch size, or its weights do not fit
-                the graph.
-        """
-        history = History.from_dict(state["history"])
-        optimizer = self.svi.optimizer
-        for name, was, now in (
-            ("data", history.data, self.history.data),
-            ("batch_size", state["batch_size"], self.arguments.batch_size),
-            ("optimizer", state["kind of optimizer"], type(optimizer).__name__),
-        ):
-            if was != now:
-                raise ValueError(
-                    f"resume: the checkpoint is of a fit with another {name} ({was}, here {now}). "
-                    "Pass the same, or start a new fit without resume="
-                )
-        try:
-            self.programs.put(state["weights"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(
-                "resume: the checkpoint is of a fit with another graph or optimizer "
-                f"({error}). Build the same ones"
-            ) from error
-        if self.scheduler and state["scheduler"]:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.objective.load_state_dict(state.get("objective", {}))
-        self.history, self.position = history, state["position"]
-        self.totals = Totals(*state["sums"])
-        self.good, self.best = self.programs.state(), state["best"]
-        checkpoint.set_random_state(state["random"], self.devices)

@@ -41,9 +41,6 @@ class FusedSVI:
         batch: one minibatch, on which the programs are checked and their parameters found.
         clip_norm: bound on the norm of the whole gradient; None for none.
 
-    Attributes:
-        bound: of the last step; None before the first.
-
     Raises:
         ValueError: if there is nothing to train, or the programs do not fit each other.
         TypeError: if `graph` lacks a program, or `make_optimizer` does not return an optimizer.
@@ -61,24 +58,23 @@ class FusedSVI:
         self.programs = check_programs(graph, objective, *batch)
         self.parameters = self.programs.trainable()
         self.optimizer = _made(make_optimizer, self.parameters)
-        self.bound: Bound | None = None
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
         _keep_freed_memory()
 
-    def step(self, *batch: Tensor) -> float:
-        """Take one step on a minibatch and return the mean loss per observation.
+    def step(self, *batch: Tensor) -> tuple[float, Bound]:
+        """Take one step on a minibatch; return the mean loss per observation, and the bound.
 
         A loss that is not finite is returned before any weight changes.
         """
         with self._held:
-            loss, self.bound = self.objective.backward(self.graph.model, self.graph.guide, *batch)
+            loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *batch)
         if math.isfinite(loss):
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
             self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
-        return loss
+        return loss, bound
 
 
 def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs:
@@ -120,7 +116,7 @@ def _made(make_optimizer: Any, parameters: list[Tensor]) -> Optimizer:
 def _keep_freed_memory() -> None:
     """Raise glibc's dynamic mmap threshold to its maximum of 32 MiB by freeing one large block.
 
-    Below the threshold, the buffers of a step are reused by the next one; above it, each is returned
-    to the system and its pages are zeroed again (`benchmarks/step.py --allocator` measures this).
+    Below the threshold, the buffers of a step are reused by the next one; above it, each is
+    returned to the system, and its pages are zeroed again at the next allocation.
     """
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
