@@ -168,7 +168,7 @@ class Unchecked(nn.Module):
     ],
     ids=["VAE", "BayesianVAE", "Denoising", "Denoising, a user's"],
 )
-def test_a_part_without_a_check_is_not_asked(graph):
+def test_a_part_without_a_check_passes_any_data(graph):
     graph.check(torch.full((ROWS, 6), 0.5))
 
 

@@ -153,9 +153,7 @@ def test_minibatches_add_up_to_the_whole_bound(sizes):
         for rows in torch.arange(24).split(sizes)
     ]
     mean = sum(loss * size / 24 for loss, size in zip(scaled, sizes, strict=True))
-    torch.testing.assert_close(
-        mean, whole
-    )  # eq. 8: a minibatch scaled by N / M estimates the whole
+    torch.testing.assert_close(mean, whole)  # eq. 8: scaled by N / M, each estimates the whole
 
 
 def test_the_kl_of_the_weights_per_row_falls_with_the_number_of_rows():

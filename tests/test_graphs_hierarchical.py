@@ -176,9 +176,9 @@ def test_files_copies_and_tasks(tmp_path):
     assert pv.generate(graph, 7, c[:7]).shape == (7, 8)
     z1 = pv.embed(graph, x, c, site="z1")
     torch.testing.assert_close(pv.reconstruct(graph, x, c, site="z1"), graph.likelihood(z1, c).mean)
-    walk = pv.interpolate(graph, x[0], x[1], c[0], steps=4, site="z1")
+    points = pv.interpolate(graph, x[0], x[1], c[0], steps=4, site="z1")
     torch.testing.assert_close(
-        walk[[0, -1]],
+        points[[0, -1]],
         graph.likelihood(pv.embed(graph, x[:2], c[[0, 0]], site="z1"), c[[0, 0]]).mean,
     )
     with pytest.raises(ValueError, match=r"no site \"z\", it has \['z2', 'z1'\]"):

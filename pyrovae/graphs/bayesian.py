@@ -157,7 +157,7 @@ class BayesianVAE(nn.Module):
         return Stacked([self._likelihood_at(w_k, z_k, *c) for w_k, z_k in draws])
 
     def _by_name(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the likelihood's parameters by name, cut from w with shape (P,)."""
+        """Return the likelihood's parameters by name, split from w with shape (P,)."""
         pieces = w.split([shape.numel() for shape in self._shapes.values()])
         named = zip(self._shapes.items(), pieces, strict=True)
         return {name: piece.reshape(shape) for (name, shape), piece in named}
