@@ -22,6 +22,7 @@ __all__ = [
     "batches_in_order",
     "binarize",
     "device_and_dtype",
+    "empty_batch",
     "fingerprint",
     "shuffled_batches",
     "split",
@@ -175,6 +176,19 @@ def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     held_out = min(n - 1, max(1, round(n * fraction)))
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def empty_batch(graph: object, n: int, *c: Array) -> tuple[Tensor, ...]:
+    """Return (x, *c) with n rows and an x without values, to run a model that draws x.
+
+    Args:
+        graph: whose device and type the context gets.
+        n: number of rows; a model reads nothing else from x.
+        c: context, n rows each.
+    """
+    empty = torch.empty(n, 0)
+    of_graph = device_and_dtype(graph, (empty,))
+    return empty, *take(as_sources((torch.zeros(n, 1), *c)), slice(None), *of_graph)[1:]
 
 
 def spread(n: int, k: int) -> Tensor:

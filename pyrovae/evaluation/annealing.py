@@ -10,14 +10,13 @@ E w = p(x), so E log w is below log p(x). Run backwards from z ~ p(z | x), E 1/w
 -log of it is above. (Neal 2001, section 2; Grosse et al. 2015, section 4; Wu et al. 2017)
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, device_and_dtype, take
+from pyrovae.data import Array, as_sources, empty_batch
 from pyrovae.evaluation.chunking import chunks_of
 from pyrovae.evaluation.importance import Evidence, estimate
 from pyrovae.evaluation.tempering import (
@@ -26,7 +25,7 @@ from pyrovae.evaluation.tempering import (
     check_counts,
     initial_step_sizes,
 )
-from pyrovae.programs import Layout, hmc
+from pyrovae.programs import Layout, hmc, log_mean_exp
 
 __all__ = ["Bounds", "annealed_log_evidence", "bidirectional_bounds"]
 
@@ -170,8 +169,8 @@ def bidirectional_bounds(
                 there.append(_anneal(path, path.start(), ts, steps, leapfrog))
                 u = path.vector(drawn)
                 back.append(_anneal(path, u, ts.flip(0), steps.flip(0), leapfrog))
-            lower.append(_log_mean(torch.cat(there)))
-            upper.append(-_log_mean(-torch.cat(back)))
+            lower.append(log_mean_exp(torch.cat(there)))
+            upper.append(-log_mean_exp(-torch.cat(back)))
     return Bounds(x, torch.cat(lower), torch.cat(upper))
 
 
@@ -214,13 +213,6 @@ def _step_sizes(
 
 def _simulate(graph: Any, rows: int, *c: Array) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw rows from the model; return x, and the latents that made it."""
-    empty = torch.empty(rows, 0)  # a model asks x only for the number of rows
-    kind = device_and_dtype(graph, (empty,))
-    context = take(as_sources((torch.zeros(rows, 1), *c)), slice(None), *kind)[1:]
-    x, latent = programs.simulate(graph.model, empty, *context)
+    x, latent = programs.simulate(graph.model, *empty_batch(graph, rows, *c))
     layout = Layout(rows)
     return x["value"], {site["name"]: layout.by_row(site["value"], site)[0] for site in latent}
-
-
-def _log_mean(log_w: Tensor) -> Tensor:
-    return log_w.logsumexp(0) - math.log(len(log_w))

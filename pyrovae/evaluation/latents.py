@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, spread, take
 
 __all__ = [
     "LatentSummary",
@@ -21,6 +21,7 @@ __all__ = [
     "mutual_information",
 ]
 
+_ROWS_FOR_INFORMATION = 2000  # evenly spread, in a summary
 _PAIRS_AT_ONCE = 1 << 22  # values of a block of the N x N x D table behind q(z)
 _ROWS_OF_A_FLOW = 256  # for mutual information, where one density takes D passes
 _PAIRS_OF_A_FLOW = 1 << 16  # so that the flow's hidden layers stay in the cache
@@ -95,7 +96,7 @@ def mutual_information(
         )
         slow = _takes_passes(fn)
         if slow and len(data[0]) > _ROWS_OF_A_FLOW:
-            rows = torch.linspace(0, len(data[0]) - 1, _ROWS_OF_A_FLOW).long()
+            rows = spread(len(data[0]), _ROWS_OF_A_FLOW)
             fn = programs.posterior(graph, take(data, rows, *device_and_dtype(graph, data)), site)
         z = fn.sample()  # (N, D)
         block = max(1, (_PAIRS_OF_A_FLOW if slow else _PAIRS_AT_ONCE) // z.numel())
@@ -106,12 +107,14 @@ def mutual_information(
 
 def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:
     """Return all figures of this module, with a warning if the posterior has collapsed."""
+    data = as_sources((x, *c))
     try:
-        kl = kl_per_dimension(graph, x, *c, site=site)
+        kl = kl_per_dimension(graph, *data, site=site)
     except ValueError:
         kl = None
-    active = active_units(graph, x, *c, site=site)
-    information = mutual_information(graph, x[:2000], *(part[:2000] for part in c), site=site)
+    active = active_units(graph, *data, site=site)
+    rows = spread(len(data[0]), _ROWS_FOR_INFORMATION)
+    information = mutual_information(graph, *(part.select(rows) for part in data), site=site)
     return LatentSummary(kl, active, information, _warning(active, information))
 
 

@@ -16,14 +16,13 @@ from torch import Tensor
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.log_weights import (
-    log_mean_exp,
     log_model,
     log_weights,
     make_bound,
     with_gradient_of,
 )
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Layout, Program, Site, total
+from pyrovae.programs import Layout, Program, Site, log_mean_exp, total
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 

@@ -3,7 +3,6 @@
 log w_k = log p(x | z_k) - (log q(z_k | x) - log p(z_k)),  shape (K, B)
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,6 @@ from pyrovae.programs import Trace, total
 
 __all__ = [
     "log_latent",
-    "log_mean_exp",
     "log_model",
     "log_weights",
     "make_bound",
@@ -49,11 +47,6 @@ def log_model(objective: Objective, rec: Tensor, p: Trace) -> Tensor:
     This is the part of log w that depends on the model's parameters.
     """
     return rec + objective.total_kl(log_latent(p))
-
-
-def log_mean_exp(log_w: Tensor) -> Tensor:
-    """Return log (1 / K) sum_k w_k, shape (B,)."""
-    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 def make_bound(

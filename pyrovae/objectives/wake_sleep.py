@@ -20,14 +20,13 @@ from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.log_weights import (
     log_latent,
-    log_mean_exp,
     log_model,
     log_weights,
     make_bound,
 )
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.programs import Layout, Program, Trace, total
+from pyrovae.programs import Layout, Program, Trace, log_mean_exp, total
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 

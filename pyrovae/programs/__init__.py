@@ -8,7 +8,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import check_density, check_sites
 from pyrovae.programs.draws import find_layout
-from pyrovae.programs.isolation import cuda_devices, evaluation, random_stream
+from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import Graph, Programs
 from pyrovae.programs.param_store import parameters_held, register
@@ -18,6 +18,7 @@ from pyrovae.programs.posterior import mean, posterior
 from pyrovae.programs.terms import (
     analytic_kl,
     kl_of_dimensions,
+    log_mean_exp,
     log_prob,
     not_finite,
     sampled_kl,
@@ -60,8 +61,10 @@ __all__ = [
     "latent",
     "latent_by_name",
     "leaf",
+    "log_mean_exp",
     "log_prob",
     "mean",
+    "modes_restored",
     "not_finite",
     "observed",
     "parameters_held",

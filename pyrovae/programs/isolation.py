@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyrovae.programs.param_store import parameters_held
 
-__all__ = ["cuda_devices", "evaluation", "looking", "random_stream"]
+__all__ = ["cuda_devices", "evaluation", "looking", "modes_restored", "random_stream"]
 
 
 @contextmanager
@@ -62,14 +62,21 @@ def _eval_mode(graph: object) -> Iterator[None]:
         with _called_modules_in_eval_mode():
             yield
         return
-    modes = [(module, module.training) for module in graph.modules()]
-    for module, _ in modes:
-        module.training = False
+    with modes_restored(graph):
+        for module in graph.modules():
+            module.training = False
+        yield
+
+
+@contextmanager
+def modes_restored(module: nn.Module) -> Iterator[None]:
+    """Context after which every module inside is in its own mode, train() or eval(), as before."""
+    modes = [(part, part.training) for part in module.modules()]
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for part, mode in modes:
+            part.training = mode
 
 
 @contextmanager

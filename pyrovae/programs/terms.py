@@ -1,5 +1,6 @@
 """Terms of a bound, read from sample sites: log densities, and KL by draw or closed form."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pyrovae.programs.traces import Site, latent, observed, run
 __all__ = [
     "analytic_kl",
     "kl_of_dimensions",
+    "log_mean_exp",
     "log_prob",
     "not_finite",
     "sampled_kl",
@@ -24,6 +26,11 @@ __all__ = [
 def log_prob(site: Site) -> Tensor:
     """Return log p of a site's value, scaled and masked by its plates, shape (*batch)."""
     return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """Return log (1 / K) sum_k w_k, shape (B,), for log w with shape (K, B)."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 def unscaled(site: Site) -> Site:

@@ -6,7 +6,7 @@ Objectives, evaluation and tasks read everything else from the two traces, so th
 of Pyro programs, whoever wrote it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -168,17 +168,22 @@ def leaf(fn: Any) -> Any:
     return fn
 
 
-def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
-    """Run the model with nothing observed; return the site of x, and the latents that made it.
+def simulate(
+    model: Program, *batch: Tensor, given: Mapping[str, Tensor] | None = None
+) -> tuple[Site, list[Site]]:
+    """Run the model with nothing observed; return the site of x, and the latent sites.
 
     Args:
         model: a program with one observed site.
         batch: (x, *c); of x only the number of rows is used.
+        given: values of latents by name; the others are drawn.
 
     Raises:
-        ValueError: if the model observes no site, or more than one.
+        ValueError: if the model observes no site, or more than one, or has no latent of a given
+            name.
     """
-    trace = record(poutine.uncondition(model), *batch)
+    values = Trace({name: {"value": value} for name, value in (given or {}).items()})
+    trace = record(poutine.uncondition(model), *batch, given=values)
     sites = [site for site in latent(trace) if not _is_deterministic(site)]
     x = [site for site in sites if site["infer"].get("was_observed")]
     if len(x) != 1:
@@ -187,4 +192,11 @@ def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
             f"the model observes {names}, expected one site, the guide's first argument, "
             "to simulate x from"
         )
-    return x[0], [site for site in sites if site is not x[0]]
+    latents = {site["name"]: site for site in sites if site is not x[0]}
+    unknown = [name for name in values if name not in latents]
+    if unknown:
+        raise ValueError(
+            f'the model has no latent site "{unknown[0]}", it has {list(latents)}: name one of them '
+            "by site="
+        )
+    return x[0], list(latents.values())

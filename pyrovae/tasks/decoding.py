@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, take
+from pyrovae.data import Array, as_sources, batches_in_order, empty_batch
 
 __all__ = [
     "decode",
@@ -188,12 +187,13 @@ def _check_plane(graph: Any, *c: Array) -> None:
     """Raise a ValueError if the site "z" has not two dimensions."""
     with programs.evaluation(graph):
         try:
-            z: Any = _simulate(graph, 1, {}, *_repeated(c, 1)).nodes["z"]["value"]
+            _, latent = programs.simulate(graph.model, *empty_batch(graph, 1, *_repeated(c, 1)))
         except NotImplementedError as error:
             raise ValueError(
                 "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
                 "a grid of your own"
             ) from error
+    z = next(site["value"] for site in latent if site["name"] == "z")
     if z.shape[1:] != (2,):
         raise ValueError(
             f"manifold: z has shape {tuple(z.shape[1:])} per observation, expected (2,). Fit a "
@@ -208,25 +208,4 @@ def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
 
 def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:
     """Return p(x | z, c) of n rows, latents at the `given` values or drawn from the model."""
-    site: Any = _simulate(graph, n, given, *c).nodes["x"]
-    return site["fn"]
-
-
-def _simulate(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> poutine.Trace:
-    """Return a trace of the model with n rows, x drawn too, and latents at the `given` values.
-
-    Raises:
-        ValueError: if the model has no site of a name in `given`.
-    """
-    empty = torch.empty(n, 0)  # a model reads from x only the number of rows
-    device_dtype = device_and_dtype(graph, (empty,))
-    context = take(as_sources((torch.zeros(n, 1), *c)), slice(None), *device_dtype)[1:]
-    model = poutine.condition(poutine.uncondition(graph.model), given)
-    trace = poutine.trace(model).get_trace(empty, *context)
-    unknown = [name for name in given if name not in trace.nodes]
-    if unknown:
-        names = [name for name in trace.stochastic_nodes if name != "x"]
-        raise ValueError(
-            f'the model has no site "{unknown[0]}", it has {names}: name the one to decode by site='
-        )
-    return trace
+    return programs.simulate(graph.model, *empty_batch(graph, n, *c), given=given)[0]["fn"]

@@ -63,16 +63,11 @@ class Loop:
     # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or the callback ends it, or Ctrl-C is pressed."""
-        modes = [(module, module.training) for module in self.programs.modules()]
-        try:
-            with self._progress_bar() as bar:
-                done = len(self.history.loss) >= self.arguments.epochs
-                self.history.stopped = "all epochs ran" if done else ""
-                while not self.history.stopped:
-                    self.epoch(interrupted, bar)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with programs.modes_restored(self.programs), self._progress_bar() as bar:
+            done = len(self.history.loss) >= self.arguments.epochs
+            self.history.stopped = "all epochs ran" if done else ""
+            while not self.history.stopped:
+                self.epoch(interrupted, bar)
         if self.best:
             self.programs.put(self.best)
         elif self.held_out is None or self.position:
