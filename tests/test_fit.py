@@ -194,12 +194,12 @@ def test_a_bound_that_is_no_elbo_is_called_by_its_name():
     names = {"ELBO": SGVB_B(), "L_K": IWAE(samples=3), "L_alpha": Renyi(alpha=0.5)}
     for name, objective in names.items():
         history = quiet(small_vae(), binary(), epochs=1, objective=objective)
-        assert history.bound == name
+        assert history.bound_name == name
         assert History.from_dict(history.to_dict()).bound == name
         titles = [axis.get_title() for axis in plots.curves(history).axes]
         assert titles[0] == name
         assert ("KL(q(z | x) || p(z))" in titles) == (name == "ELBO")
-        words = in_words(history.bound, history.reconstruction[0], history.kl[0])
+        words = in_words(history.bound_name, history.reconstruction[0], history.kl[0])
         assert words.startswith(f"{name} {history.elbo[0]:.2f}")
         assert ("KL" in words) == (name == "ELBO")
 
@@ -274,7 +274,7 @@ def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
     assert equal(a, c)
     assert whole.elbo == rest.elbo
     assert whole.validation_elbo == rest.validation_elbo
-    assert (whole.best_epoch, whole.weight) == (rest.best_epoch, rest.weight)
+    assert (whole.best_epoch, whole.beta) == (rest.best_epoch, rest.beta)
 
 
 def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path):
@@ -373,7 +373,7 @@ def test_early_stopping_never_falls_into_the_warm_up():
         optimizer=functools.partial(torch.optim.Adam, lr=0.1), objective=SGVB_B(beta=warm_up(0.8)),
     )  # fmt: skip
     assert history.best_epoch > 0.8 * 40
-    assert history.weight[history.best_epoch - 1] == 1.0
+    assert history.beta[history.best_epoch - 1] == 1.0
 
 
 def test_validation_is_at_beta_one_and_repeats():

@@ -140,7 +140,7 @@ def test_the_last_step_has_the_target_weight_however_short_the_run(steps):
     history = pv.fit(
         graph, x, epochs=1, batch_size=2, objective=SGVB_B(beta=warm_up(0.9)), progress=False
     )
-    assert history.weight == [1.0]
+    assert history.beta == [1.0]
 
 
 @pytest.mark.parametrize(

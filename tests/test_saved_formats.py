@@ -42,6 +42,15 @@ def test_a_count_model_computes_what_it_did():
 
 
 @pytest.mark.parametrize("folder", ["image_vae", "poisson_counts"])
+def test_the_history_of_a_fit_is_read(folder):
+    kept = pv.inspect(SAVED / folder)["history"]
+    history = pv.History.from_dict(kept)
+    assert history.beta == kept["weight"]
+    assert len(history.beta) == len(history.elbo) > 0
+    assert history.bound_name == kept["bound"] == "ELBO"
+
+
+@pytest.mark.parametrize("folder", ["image_vae", "poisson_counts"])
 def test_what_was_saved_is_saved_under_the_same_names(folder, tmp_path):
     pv.save(pv.load(SAVED / folder), tmp_path)
     assert pv.inspect(tmp_path)["graph"] == pv.inspect(SAVED / folder)["graph"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from pyrovae import files, graphs, objectives, programs
 from pyrovae.data import device_and_dtype, take
-from pyrovae.files import History, replace
+from pyrovae.files import History, write_atomically
 from pyrovae.likelihoods import expression
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.columns import Encoding, Setup
@@ -185,7 +185,7 @@ class SingleCellVAE(CellQueries):
             "training": self.train_indices.tolist(),
             "held_out": self.validation_indices.tolist(),
         }
-        replace(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
+        write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
         return folder
 
     @classmethod

@@ -112,7 +112,9 @@ def fit(
         copy.deepcopy(objective) if objective is not None else SGVB_B()
     )  # the caller's learns nothing
     history = History(
-        bound=getattr(objective, "reports", "ELBO"), seed=seed, data=fingerprint(training)
+        bound_name=getattr(objective, "reports", "ELBO"),
+        seed=seed,
+        data=fingerprint(training),
     )
     _check_data_size(objective, len(training[0]))
     with programs.random_stream(seed, programs.cuda_devices(graph)):

@@ -154,7 +154,7 @@ class Loop:
             if self.history.validation_elbo
             else ""
         )
-        return in_words(self.history.bound, rec, kl) + held_out
+        return in_words(self.history.bound_name, rec, kl) + held_out
 
     # ------------------------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:
@@ -173,7 +173,7 @@ class Loop:
             elbo=rec - kl,
             reconstruction=rec,
             kl=kl,
-            weight=weight,
+            beta=weight,
             learning_rate=learning_rate,
             seconds=seconds,
             **held_out,
