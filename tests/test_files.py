@@ -1,4 +1,4 @@
-"""Save and load: every composition round-trips, nothing from the file runs, and what is broken is named."""
+"""Save and load: compositions round-trip, nothing from a file runs, what is broken is named."""
 
 import json
 import os

@@ -195,7 +195,7 @@ def test_a_bound_that_is_no_elbo_is_called_by_its_name():
     for name, objective in names.items():
         history = quiet(small_vae(), binary(), epochs=1, objective=objective)
         assert history.bound_name == name
-        assert History.from_dict(history.to_dict()).bound == name
+        assert History.from_dict(history.to_dict()).bound_name == name
         titles = [axis.get_title() for axis in plots.curves(history).axes]
         assert titles[0] == name
         assert ("KL(q(z | x) || p(z))" in titles) == (name == "ELBO")

@@ -14,7 +14,7 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
 
     Args:
         path: the file; its folder is made if absent.
-        write_to: writes the content to a temporary path on the same disk, which then replaces `path`.
+        write_to: writes the content to a temporary path in that folder, which then replaces `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")

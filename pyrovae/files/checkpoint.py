@@ -1,4 +1,7 @@
-"""The state of a fit as one safetensors file: tensors as tensors, everything else as JSON in its header. No pickle."""
+"""The state of a fit as one safetensors file, with what is no tensor as JSON in its header.
+
+There is no pickle, and a file is written whole or not at all.
+"""
 
 import json
 from pathlib import Path

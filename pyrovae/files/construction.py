@@ -1,8 +1,8 @@
-"""How an object was built, as JSON: the call of its class, with arguments read from attributes of the same names.
+"""How an object was built, as JSON: its class, and arguments read from attributes of their names.
 
     {"class": "priors.Mixture", "arguments": {"d": 2, "components": 10}}
 
-Only public classes of this library and torch's activations are ever called when an object is rebuilt.
+To rebuild it, only public classes of this library and torch's activations are ever called.
 """
 
 import inspect

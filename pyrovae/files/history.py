@@ -22,8 +22,8 @@ class History:
     elbo = reconstruction - kl, at beta = 1.
 
     Attributes:
-        bound_name: what `elbo` holds: "ELBO", or the bound that the objective trains, such as "L_K" of
-            `IWAE`. Then `kl` is the gap between the reconstruction and that bound.
+        bound_name: what `elbo` holds: "ELBO", or the bound that the objective trains, such as "L_K"
+            of `IWAE`. Then `kl` is the gap between the reconstruction and that bound.
         elbo, reconstruction, kl: means over the epoch's training data while the weights change; NaN
             under one of Pyro's own objectives, which returns its loss only.
         loss: the minimized loss per observation.

@@ -1,11 +1,11 @@
 """Save and load a graph as a folder: weights in safetensors, everything else in JSON.
 
-    model.json                     how the graph was built, versions, data fingerprint, history, metrics;
-                                   names the weights and their checksum
-    weights-<hash>.safetensors     its tensors
+    model.json                    how the graph was built, versions, data fingerprint, history,
+                                  metrics, name and checksum of the weights
+    weights-<hash>.safetensors    the weights
 
-`model.json` is replaced in one step and last, so a crash leaves the old model whole. There is no pickle,
-and no code is read from a file.
+`model.json` is replaced in one step and last, so a crash leaves the old model whole. There is no
+pickle, and no code is read from a file.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ def save(
     """Write a graph to a folder; a crash leaves the model that was there.
 
     Args:
-        graph: any graph. `load` rebuilds one composed of the library's parts; parts of your own are named
-            in the file, and `load(folder, into=graph)` fills an object that you build.
+        graph: any graph. `load` rebuilds one composed of the library's parts; parts of your own are
+            named in the file, and `load(folder, into=graph)` fills an object that you build.
         folder: made if absent; a model in it is replaced, and no other file is touched.
         history: of the fit, kept with the model; it holds the fingerprint of the data.
         metrics: numbers and strings to keep with it.
@@ -73,13 +73,13 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
 
     Args:
         folder: what `save` wrote.
-        into: a graph of the same shape that you built, to be filled; needed if it has parts that are not
-            of this library.
+        into: a graph of the same shape that you built, to be filled; needed if it has parts that
+            are not of this library.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        ValueError: if a file is truncated, altered or foreign, or the weights do not fit; names the file
-            and the remedy.
+        ValueError: if a file is truncated, altered or foreign, or the weights do not fit; names the
+            file and the remedy.
     """
     folder = Path(folder)
     content = description(folder)
@@ -93,7 +93,8 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
         graph.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(
-            f"{folder}: the weights do not fit the graph. Build `into` as it was when saved. {error}"
+            f"{folder}: the weights do not fit the graph. "
+            f"Build `into` as it was when saved. {error}"
         ) from error
     return graph.eval()
 
@@ -102,7 +103,8 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     """Return what a saved model is, without building it.
 
     Returns:
-        The content of model.json, with `tensors` (shape and dtype of each) and `parameters` (their number).
+        The content of model.json, with `tensors` (shape and dtype of each) and `parameters` (how
+        many numbers they hold).
 
     Raises:
         FileNotFoundError, ValueError: as `load`.
@@ -127,7 +129,8 @@ def description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "model.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder}: no model here, expected a folder with a model.json as pyrovae.save writes it"
+            f"{folder}: no model here, "
+            "expected a folder with a model.json as pyrovae.save writes it"
         )
     try:
         whole = json.loads(path.read_text())
@@ -180,8 +183,9 @@ def _weights_before(folder: Path) -> Path | None:
 def _packed(graph: nn.Module) -> bytes:
     """Return the tensors of a graph in the format of safetensors.
 
-    What parts share is written once, its other names as metadata. A view of another tensor is written as one of its own;
-    safetensors' own `save_model` drops it, and refuses a batch normalization that is shared.
+    What parts share is written once, its other names as metadata. A view of another tensor is
+    written as one of its own; safetensors' own `save_model` drops it, and refuses a batch
+    normalization that is shared.
     """
     first: dict[int, str] = {}
     tensors, other_names = {}, {"format": "pt"}
