@@ -673,7 +673,7 @@ def test_pictures_of_odd_cells():
         reconstruction=-1.0,
         kl=0.0,
         loss=1.0,
-        weight=0.5,
+        beta=0.5,
         learning_rate=1e-3,
         seconds=1.0,
     )

@@ -21,7 +21,7 @@ def history(epochs, validation=True, weight=1.0):
         held_out = (
             {f"validation_{key}": value - 1 for key, value in terms.items()} if validation else {}
         )
-        run.append(loss=100.0, weight=weight, learning_rate=1e-3, seconds=1.0, **terms, **held_out)
+        run.append(loss=100.0, beta=weight, learning_rate=1e-3, seconds=1.0, **terms, **held_out)
     return run
 
 

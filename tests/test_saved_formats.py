@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote (at commit 853ea95) still load, and the models in them compute what they computed then."""
+"""Files of version 0.1.0 (commit 853ea95) still load, and their models compute what they did."""
 
 from pathlib import Path
 
@@ -62,6 +62,15 @@ def test_weights_of_a_flow_of_another_shape_are_refused():
         flow = pv.priors.Flow(3, steps, hidden)
         with pytest.raises(RuntimeError, match="networks"):
             flow.load_state_dict(old)
+
+
+@pytest.mark.parametrize("folder", ["image_vae", "poisson_counts"])
+def test_the_history_of_a_fit_is_read(folder):
+    kept = pv.inspect(SAVED / folder)["history"]
+    history = pv.History.from_dict(kept)
+    assert history.beta == kept["weight"]
+    assert len(history.beta) == len(history.elbo) > 0
+    assert history.bound_name == kept["bound"] == "ELBO"
 
 
 @pytest.mark.parametrize("folder", ["image_vae", "poisson_counts"])

@@ -1,4 +1,4 @@
-"""Sources of rows: every kind gives the same rows, the same scan and the same digest, and is read once."""
+"""Sources: every kind gives the same rows, the same scan and the same digest, and is read once."""
 
 import copy
 import hashlib
@@ -18,6 +18,7 @@ import pyrovae as pv
 from pyrovae.data import (
     COUNTS,
     ArrayRows,
+    Off,
     Rows,
     Scan,
     Source,
@@ -40,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 class Disk(Rows):
-    """Rows that are made when they are asked for: a kind of source that the library does not know."""
+    """Rows that are made when they are asked for: a kind that the library does not know."""
 
     def __init__(self, x):
         super().__init__(x.shape, torch.from_numpy(x[:1]).dtype)
@@ -100,7 +101,7 @@ def first_of(bad, x):
     if not bad.any():
         return None
     row, column = np.argwhere(bad)[0].tolist()
-    return source.Off(x[row, column].item(), row, (column,), int(bad.sum()))
+    return Off(x[row, column].item(), row, (column,), int(bad.sum()))
 
 
 def expected(x, support):
@@ -213,7 +214,7 @@ def test_the_digest_tells_data_apart():
     assert len(set(digests)) == 5
 
 
-# ------------------------------------------------------------------------------------ once and in bounded memory
+# --------------------------------------------------------------------- once and in bounded memory
 def ones_and_zeros(n=50, d=6):
     return np.random.default_rng(0).integers(0, 2, (n, d)).astype(np.float32)
 
@@ -244,17 +245,17 @@ def test_checks_of_a_fit_read_the_data_once_and_a_second_fit_not_at_all():
     x, c = Disk(ones_and_zeros()), Disk(ones_and_zeros(d=2))
     graph, seen = small_vae(), []
 
-    class Stop(Exception):
+    class Stopped(Exception):  # noqa: N818 (no error)
         pass
 
     def stop(parameters):
         seen.append((x.read, c.read))
-        raise Stop
+        raise Stopped
 
     graph.posterior.net = pv.nets.MLP(8, (4,), 4)
     graph.likelihood.net = pv.nets.MLP(4, (4,), 6)
     for _ in range(2):
-        with pytest.raises(Stop):
+        with pytest.raises(Stopped):
             pv.fit(graph, (x, c), batch_size=10, optimizer=stop, progress=False)
     example = 10  # rows on which the parameters are found
     assert seen[0] == ((50 + example) * 6, (50 + example) * 2)
@@ -330,7 +331,7 @@ def test_a_transform_sees_blocks_and_its_values_are_checked(monkeypatch):
         pv.fit(small_vae(), x, transform=lambda rows: rows * 0.5, epochs=1)
 
 
-# --------------------------------------------------------------------------------------------------- sparse rows
+# ------------------------------------------------------------------------------------ sparse rows
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.bool])
 def test_sparse_rows_of_types_that_scipy_lacks(dtype):
     x = torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 1]]).to(dtype)
@@ -356,6 +357,6 @@ def test_sums_over_duplicates_and_the_place_of_a_value():
     )
     rows = SparseRows.of(table)
     assert rows[:].tolist() == [[0, 3], [0, 0], [-1, 0]]
-    assert rows.scan(COUNTS).off == source.Off(-1.0, 2, (0,), 1)
+    assert rows.scan(COUNTS).off == Off(-1.0, 2, (0,), 1)
     with pytest.raises(ValueError, match="expected two axes"):
         SparseRows.of(torch.zeros(2, 2, 2).to_sparse())

@@ -122,7 +122,7 @@ for name, label in (("elbo", "training"), ("validation_elbo", "held out")):
     left.plot(history[name].index[2:] + 1, history[name][name].iloc[2:], label=label)
 left.set(xlabel="epoch", ylabel="ELBO, nats per cell")
 left.legend()
-right.plot(history["weight"].index + 1, history["weight"]["weight"], color="tab:red")
+right.plot(history["beta"].index + 1, history["beta"]["beta"], color="tab:red")
 right.set(xlabel="epoch", ylabel="weight of KL(q(z) || p(z))")
 figure.savefig(options.output / "11_training.png")
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.command.report import plots
-from pyrovae.files import replace as replace_file
+from pyrovae.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def data(x: np.ndarray, path: Path, draw: Callable[[], Figure]) -> None:
 
 def cells(adata: Any, path: Path) -> None:
     """Write an AnnData."""
-    replace_file(path, adata.write_h5ad)
+    write_atomically(path, adata.write_h5ad)
 
 
 def _csv(
@@ -81,4 +81,4 @@ def _csv(
 
 def _write(buffer: io.BytesIO, path: Path) -> None:
     """Write a file in one step."""
-    replace_file(path, lambda file: file.write_bytes(buffer.getvalue()))
+    write_atomically(path, lambda file: file.write_bytes(buffer.getvalue()))

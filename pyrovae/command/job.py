@@ -194,7 +194,7 @@ def lines(settings: Settled, say: Say) -> Callable[[History], None]:
         epoch = len(history.elbo)
         if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
             return
-        bound = in_words(history.bound, history.reconstruction[-1], history.kl[-1])
+        bound = in_words(history.bound_name, history.reconstruction[-1], history.kl[-1])
         held_out = (
             f", validation {history.validation_elbo[-1]:.2f}" if history.validation_elbo else ""
         )

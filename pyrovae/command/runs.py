@@ -23,8 +23,7 @@ from pyrovae import files
 from pyrovae.command.options import Part, Settings, Settled
 from pyrovae.command.preparation import Preparation
 from pyrovae.data import Dataset, batches
-from pyrovae.files import History
-from pyrovae.files import replace as replace_file
+from pyrovae.files import History, write_atomically
 
 __all__ = ["CELLS", "Run", "claim", "fingerprint", "resumed", "split", "write_json"]
 
@@ -245,7 +244,7 @@ def fingerprint(data: Dataset) -> str:
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write strict JSON in one step; NaN and infinity become null."""
     text = json.dumps(plain(content), indent=1, allow_nan=False)
-    replace_file(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    write_atomically(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,8 @@ from pyrovae.data.batches import (
 )
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
-from pyrovae.data.source import Off, Rows, Scan, Selected, Source, rows_within, slices
+from pyrovae.data.scan import Off, Scan
+from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
 from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
 from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
 

@@ -1,4 +1,4 @@
-"""Minibatches (x, *c): what users pass becomes sources of rows, and rows taken from them float tensors on one device."""
+"""Minibatches (x, *c): arrays become sources, and rows of them float tensors on a device."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -39,19 +39,21 @@ _ROWS = 1024
 
 
 def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[Source, ...]:
-    """Return `x` or `(x, *c)` as sources with the same number of rows, after a check for NaN and infinite values.
+    """Return `x` or `(x, *c)` as sources with N rows each, checked for NaN and infinite values.
 
-    A source is returned as it is; what was found in it before is not looked for again.
+    A source is returned as it is, and not read again if it was scanned before.
 
     Args:
-        data: x with shape (N, *event), or a tuple (x, *c) with N rows each: arrays, memory maps and tensors of any real
-            type, sparse matrices, sources. Nothing is copied whole, and types are kept.
+        data: x with shape (N, *event), or a tuple (x, *c) with N rows each: arrays, memory maps and
+            tensors of any real type, sparse matrices, sources. Types are kept, and nothing is
+            copied whole.
         name: what errors call it.
         digest: take the `fingerprint` in the same pass over the values.
 
     Raises:
         TypeError: if a member is not an array of real numbers.
-        ValueError: if it is empty, numbers of rows differ, or a value is NaN or infinite; the message names the place.
+        ValueError: if it is empty, numbers of rows differ, or a value is NaN or infinite; the
+            message names the place.
     """
     members = list(data) if isinstance(data, list | tuple) else [data]
     if not members:
@@ -75,7 +77,8 @@ def as_source(x: Array, label: str = "x") -> Source:
     """Return an array as a source of rows, without reading its values; a source as it is.
 
     Args:
-        x: with shape (N, *event), of any real type: a NumPy array or memory map, a tensor, or a sparse matrix.
+        x: a NumPy array, memory map, tensor or sparse matrix of any real type, with shape
+            (N, *event).
         label: what errors call it.
 
     Raises:
@@ -118,7 +121,7 @@ def fingerprint(data: Sequence[Array]) -> str:
 
 
 def device_and_dtype(graph: object, data: Sources) -> tuple[torch.device, torch.dtype]:
-    """Return device and type of the graph's parameters; of x and torch's default, if it has none."""
+    """Return device and type of the graph's parameters; x's device and torch's type without any."""
     first = next(iter(graph.parameters()), None) if isinstance(graph, nn.Module) else None
     if first is None:
         return data[0].device, torch.get_default_dtype()
@@ -136,7 +139,7 @@ def take(
 
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the data as minibatches in order, on the device and in the type of the graph's parameters."""
+    """Yield the data in order as minibatches of the device and type of the graph's parameters."""
     for rows in slices(len(data[0]), _ROWS):
         yield take(data, rows, *device_and_dtype(graph, data))
 
@@ -144,7 +147,7 @@ def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
     """Return the row numbers of one epoch's minibatches, shuffled.
 
-    A last minibatch of one row, which batch normalization cannot take, is joined to the one before it.
+    A last minibatch of one row, which batch normalization cannot take, is joined to the one before.
     """
     batches = list(torch.randperm(n, generator=generator).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -153,7 +156,7 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> lis
 
 
 def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the row numbers of a training and a held-out part, chosen at random and in ascending order.
+    """Return the row numbers of a random training and held-out part, each in ascending order.
 
     Args:
         n: number of rows, at least 2.
@@ -205,11 +208,11 @@ def spread(n: int, k: int) -> Tensor:
 def binarize(x: Tensor) -> Tensor:
     """Return x~ in {0, 1} with P(x~ = 1) = x: grey levels in [0, 1] as Bernoulli probabilities.
 
-    Resampled each time a row is used, it is the dynamic binarization of Salakhutdinov & Murray (2008). It has the law of
-    `torch.bernoulli`.
+    Resampled each time a row is used, it is the dynamic binarization of Salakhutdinov & Murray
+    (2008).
 
     Example:
         >>> binarize(torch.tensor([0.0, 1.0]))
         tensor([0., 1.])
     """
-    return (torch.rand_like(x) < x).to(x.dtype)  # faster on a CPU than torch.bernoulli
+    return (torch.rand_like(x) < x).to(x.dtype)  # on a CPU faster than torch.bernoulli(x)

@@ -1,7 +1,8 @@
-"""Data sets as plain arrays: the embedded digits, torchvision's MNIST and Fashion-MNIST, array files, folders of images.
+"""Data sets as plain arrays: scikit-learn's digits, MNIST, array files, folders of images.
 
-Every loader returns a `Dataset`: images with shape (N, C, H, W) or vectors with shape (N, D), and labels as indices into
-`label_names`. Values are as stored; their `Kind` determines which likelihoods fit them.
+Every loader returns a `Dataset`: images with shape (N, C, H, W) or vectors with shape (N, D), and
+labels as indices into `label_names`. Values are as stored; their `Kind` determines which
+likelihoods fit them.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Dataset:
         return self.kind.likelihoods(int(self.x.max()))
 
     def hold_out(self, rows: np.ndarray) -> Dataset:
-        """Return a data set whose test rows are those training rows; this one must have no test rows."""
+        """Return a data set in which those training rows are the test rows; there are none yet."""
         kept = np.delete(np.arange(len(self.x)), rows)
         split = replace(self, x=self.x[kept], x_test=self.x[rows])
         if self.labels is None:
@@ -84,9 +85,10 @@ class Dataset:
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:
-    """Load scikit-learn's handwritten digits: 1,797 images of 8 x 8 counts from 0 to 16, with a fixed stratified split.
+    """Load scikit-learn's handwritten digits: 1,797 images of 8 x 8 counts from 0 to 16.
 
-    Each value counts the set pixels of a 4 x 4 block (Alpaydin & Kaynak 1998, UCI), so it is binomial with 16 trials.
+    The split is stratified by class and always the same. Each value counts the set pixels of a
+    4 x 4 block (Alpaydin & Kaynak 1998, UCI), so it is binomial with 16 trials.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -106,8 +108,8 @@ def mnist(root: str | Path | None = None) -> Dataset:
     """Load MNIST (LeCun et al. 1998) as grey values in [0, 1]: 60,000 + 10,000 images of 28 x 28.
 
     Args:
-        root: folder that holds `MNIST/raw`; by default the one named by PYROVAE_DATA, else ~/.cache/pyrovae.
-            torchvision downloads what is absent.
+        root: folder that holds `MNIST/raw`; by default the one named by PYROVAE_DATA, else
+            ~/.cache/pyrovae. torchvision downloads what is absent.
     """
     return _torchvision("MNIST", "mnist", root)
 
@@ -118,7 +120,7 @@ def fashion_mnist(root: str | Path | None = None) -> Dataset:
 
 
 def array(path: str | Path) -> Dataset:
-    """Read an `.npy` file, or an `.npz` file with `x` and optionally `labels`, `x_test`, `labels_test`.
+    """Read an `.npy` file, or an `.npz` file with `x` (and `labels`, `x_test`, `labels_test`).
 
     Rows are vectors (N, D), grey images (N, H, W) or images (N, C, H, W); images (N, H, W, C) are
     transposed where only the last axis can hold colours. Of an `.npz` without `x` the first array
@@ -174,8 +176,9 @@ def _import_torchvision() -> ModuleType:
         import torchvision.datasets
     except (ImportError, RuntimeError) as error:  # "operator torchvision::nms does not exist"
         raise ImportError(
-            f"torchvision cannot be imported ({error}). It must match torch's build: a CPU-only torch "
-            "needs the CPU-only torchvision. Install both together from the same index, e.g. "
+            f"torchvision cannot be imported ({error}). It must match torch's build: "
+            "a CPU-only torch needs the CPU-only torchvision. "
+            "Install both together from the same index, e.g. "
             "`pip install --force-reinstall torch torchvision`, with "
             "`--index-url https://download.pytorch.org/whl/cpu` for CPU only"
         ) from error

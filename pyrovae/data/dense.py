@@ -1,4 +1,4 @@
-"""Dense sources of rows: tensors, NumPy arrays, memory maps, and rows that are transformed when they are read."""
+"""Dense sources: tensors, NumPy arrays, memory maps, and rows transformed when they are read."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,9 +37,10 @@ class TensorRows(Rows):
 
 
 class ArrayRows(Rows):
-    """The rows of a NumPy array whose memory torch cannot share, such as one that is read-only or mapped from a file.
+    """The rows of a NumPy array whose memory torch cannot share: read-only, mapped from a file.
 
-    Only the rows asked for are copied. Unsigned integers of more than 8 bits become int64, with which torch can compute.
+    Only the rows asked for are copied. Unsigned integers of more than 8 bits become int64, with
+    which torch can compute.
 
     Args:
         array: real numbers with shape (N, *event), in any order of bytes and with any strides.

@@ -1,4 +1,4 @@
-"""Array files and folders of images as NumPy arrays, checked value by value; errors name file and place."""
+"""Array files and folders of images, read as NumPy arrays; errors name the file and the place."""
 
 import zipfile
 from pathlib import Path
@@ -101,12 +101,13 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
 def _labels(
     path: Path, labels: dict[str, np.ndarray], rows: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Turn labels into indices into the sorted names of both parts; labels of no rows are ignored."""
+    """Return labels as indices into the sorted names of both parts; skip those of no rows."""
     found = {key: values for key, values in labels.items() if rows[key]}
     for key, values in found.items():
         if values.shape != (rows[key],):
             raise ValueError(
-                f"{path}, {key}: expected one label per row, shape ({rows[key]},), got {values.shape}"
+                f"{path}, {key}: expected one label per row, shape ({rows[key]},), "
+                f"got {values.shape}"
             )
     if not found:
         return {}, ()
@@ -129,7 +130,7 @@ def read_images(path: Path) -> Arrays:
 
 
 def _image_files(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the images of a folder and the class of each, in order; no class without sub-folders."""
+    """Return the images of a folder in order, and the class of each where there are sub-folders."""
     files = sorted(
         file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
     )

@@ -1,6 +1,9 @@
-"""A source is N rows of real numbers, wherever they are kept: rows by number -> a dense tensor, and one scan of all values.
+"""A source is N rows of real numbers, wherever they are kept, with two ways to read them.
 
-Everything that reads data (fitting, evaluation, tasks) asks for nothing else. Tensors, NumPy arrays, memory maps and sparse
+    source[rows]       those rows as a dense tensor
+    source.scan()      one pass over all values: their range, and the first one that is not valid
+
+Fitting, evaluation and tasks ask for nothing else. Tensors, NumPy arrays, memory maps and sparse
 tables have a class each; a further kind, such as rows on disk, is one more class.
 """
 
@@ -8,47 +11,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import inf, prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from pyrovae.data.scan import Off, Reading, Scan
+
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["Off", "Rows", "Scan", "Selected", "Source", "rows_within", "slices"]
+__all__ = ["Rows", "Selected", "Source", "rows_within", "slices"]
 
 AT_ONCE = 1 << 20  # values in memory together while data are scanned: 4 MiB in float32
 Hash = Any  # what hashlib.sha256() returns
-_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch has no minimum of these
-
-
-class Off(NamedTuple):
-    """The first of the values that are off a set: its row, its position in the row, and how many are off in all."""
-
-    value: float
-    row: int
-    position: tuple[int, ...]
-    total: int
-
-
-class Scan(NamedTuple):
-    """What one pass over all values finds.
-
-    Attributes:
-        low, high: the least and the greatest finite value.
-        whole: whether all finite values are whole numbers.
-        not_finite: the first NaN or infinite value, None if there is none.
-        off: the first value off the support that was asked about, None if there is none.
-    """
-
-    low: float
-    high: float
-    whole: bool
-    not_finite: Off | None = None
-    off: Off | None = None
 
 
 @runtime_checkable
@@ -75,7 +52,7 @@ class Source(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> Source:
-        """Return the rows on a device; the source itself if they are too many to be moved at once."""
+        """Return the rows on a device, or the source itself if its rows are moved when taken."""
         ...
 
     def scan(self, support: Support | None = None) -> Scan:
@@ -83,15 +60,15 @@ class Source(Protocol):
         ...
 
     def digest(self, before: Hash) -> Hash:
-        """Return the SHA-256 of what came before, followed by this source's shape, type and values; the result is kept."""
+        """Return the SHA-256 of what came before and of this source; the result is kept."""
         ...
 
 
 class Rows(ABC):
-    """What the library's sources share: values are read once, in blocks of bounded memory, and what was found is kept.
+    """What the library's sources share: one pass over the values, in blocks of bounded memory.
 
-    A kind of source calls `super().__init__` and writes `__getitem__`. Where values are not stored as dense rows it writes
-    `blocks` and `place` too.
+    A kind of source calls `super().__init__` and writes `__getitem__`. Where values are not stored
+    as dense rows, it writes `blocks`, `place`, `stored` and `structure` too.
 
     Args:
         shape: (N, *event).
@@ -138,7 +115,7 @@ class Rows(ABC):
         return self.shape.numel()
 
     def sum(self, dim: int) -> Tensor:
-        """Return the sums over the rows (0) or over the columns (1) of a table, in double precision."""
+        """Return a table's sums over the rows (0) or the columns (1), in double precision."""
         sums = [rows.double().sum(dim) for _, rows in self._dense_blocks()]
         return torch.cat(sums) if dim else torch.stack(sums).sum(0)
 
@@ -147,22 +124,26 @@ class Rows(ABC):
         return sum(int(values.count_nonzero()) for _, values in self.blocks())
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the stored values in order, as (number of the first, values) with at most `AT_ONCE` of them."""
+        """Yield (number of the first value or row, values) of at most `AT_ONCE` stored values."""
         return self._dense_blocks()
 
     def place(self, first: int, index: list[int]) -> tuple[int, tuple[int, ...]]:
         """Return row and position of the value at `index` of the block that begins at `first`."""
         return first + index[0], tuple(index[1:])
 
-    def described(self) -> Iterator[Tensor]:
-        """Yield what belongs to the digest beside shape, type and the stored values."""
+    def stored(self) -> int:
+        """Return the number of values that `blocks` yields; the others are zeros."""
+        return self.numel()
+
+    def structure(self) -> Iterator[Tensor]:
+        """Yield the tensors that the digest covers before the stored values."""
         return iter(())
 
     def scan(self, support: Support | None = None) -> Scan:
-        """Return the range of all values, the first that is not finite, and the first off the support.
+        """Return the range of all values, the first not finite, and the first off the support.
 
-        The values are read at the first call. Later ones read them again only to find a value off a support that the
-        range shows to be there.
+        The values are read at the first call. A later one reads them again only if their range
+        shows that some are off its support.
         """
         if self._scan is None:
             self._read(support)
@@ -174,7 +155,7 @@ class Rows(ABC):
         return found._replace(off=self._off[support])
 
     def digest(self, before: Hash) -> Hash:
-        """Return the SHA-256 of what came before, followed by this source; `scan` is done in the same pass."""
+        """Return the SHA-256 of what came before and of this source; the same pass is a scan."""
         key = before.digest()
         if key not in self._digests:
             self._digests[key] = before.copy()
@@ -184,9 +165,9 @@ class Rows(ABC):
     def _read(self, support: Support | None = None, digest: Hash = None) -> None:
         if digest is not None:
             digest.update(f"{tuple(self.shape)} {self.dtype};".encode())
-            for part in self.described():
+            for part in self.structure():
                 digest.update(_bytes(part))
-        reading = _Reading(self, support, zeros=self.stored() < self.numel())
+        reading = Reading(self.place, support, zeros=self.stored() < self.numel())
         for first, values in self.blocks():
             if digest is not None:
                 digest.update(_bytes(values))
@@ -194,10 +175,6 @@ class Rows(ABC):
         self._scan = reading.found()
         if support is not None:
             self._off[support] = reading.off
-
-    def stored(self) -> int:
-        """Return the number of values that `blocks` yields; the others are zeros."""
-        return self.numel()
 
     def _dense_blocks(self) -> Iterator[tuple[int, Tensor]]:
         for rows in slices(len(self), rows_within(self.shape, AT_ONCE)):
@@ -221,58 +198,8 @@ class Selected(Rows):
         return self.source[self.rows[rows]]
 
 
-@dataclass
-class _Reading:
-    """One pass over a source's values under way."""
-
-    source: Rows
-    support: Support | None
-    zeros: bool  # whether there are zeros that are not stored
-    whole: bool = True
-    not_finite: Off | None = None
-    off: Off | None = None
-
-    def __post_init__(self) -> None:
-        self.low, self.high = (0.0, 0.0) if self.zeros else (inf, -inf)
-
-    def look(self, first: int, values: Tensor) -> None:
-        """Take a block of values into account."""
-        values = values.long() if values.dtype in _WIDE_UNSIGNED else values
-        low, high = (float(end) for end in values.aminmax())  # both NaN where a value is
-        finite = values
-        if not (-inf < low and high < inf):
-            bad = ~values.isfinite()
-            self.not_finite = self._first(self.not_finite, first, values, bad)
-            finite = values[~bad]
-            low, high = (float(end) for end in finite.aminmax()) if len(finite) else (inf, -inf)
-        whole = self._is_whole(finite)
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.whole = self.whole and whole
-        if self.support is not None and not (
-            finite is values and self.support.admits(low, high, whole)
-        ):
-            self.off = self._first(self.off, first, values, ~self.support.holds(values))
-
-    def found(self) -> Scan:
-        """Return what was found, whatever the support."""
-        return Scan(self.low, self.high, self.whole, self.not_finite)
-
-    def _is_whole(self, values: Tensor) -> bool:
-        if not (self.whole or (self.support is not None and self.support.whole)):
-            return False  # known already, and not asked of this block
-        return not values.is_floating_point() or torch.equal(values, values.floor())
-
-    def _first(self, known: Off | None, first: int, values: Tensor, bad: Tensor) -> Off | None:
-        """Return the first of all bad values so far, with their number; None if there is none."""
-        total = int(bad.sum())
-        if known is not None or not total:
-            return known and known._replace(total=known.total + total)
-        index = bad.nonzero()[0].tolist()
-        return Off(values[tuple(index)].item(), *self.source.place(first, index), total)
-
-
 def rows_within(shape: Sequence[int], values: int) -> int:
-    """Return how many rows of data with that shape hold at most `values` numbers, at least one.
+    """Return how many rows of data with that shape hold at most `values` numbers; at least one.
 
     Example:
         >>> rows_within((60_000, 28, 28), 10_000)

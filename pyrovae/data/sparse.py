@@ -1,6 +1,8 @@
-"""A sparse table by rows (CSR): x[i, indices[k]] = values[k] for indptr[i] <= k < indptr[i + 1], and 0 elsewhere.
+"""A sparse table by rows (CSR).
 
-A table of counts is mostly zeros. It is kept as its non-zeros; only the rows of a minibatch are dense.
+x[i, indices[k]] = values[k]   for indptr[i] <= k < indptr[i + 1], and 0 elsewhere
+
+A table of counts is mostly zeros. It is kept as its non-zeros; only a minibatch's rows are dense.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.source import AT_ONCE, Rows, Scan, Selected, Source, slices
+from pyrovae.data.scan import Scan
+from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
 
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
@@ -23,7 +26,10 @@ _NOT_IN_SCIPY = (torch.float16, torch.bfloat16)
 
 
 def is_sparse(x: object) -> bool:
-    """Return whether x is a sparse matrix of SciPy's or torch's, or `SparseRows`; SciPy is not imported for it."""
+    """Return whether x is a sparse matrix of SciPy's or torch's, or `SparseRows`.
+
+    SciPy is not imported for it.
+    """
     return (
         isinstance(x, SparseRows)
         or hasattr(x, "tocsr")
@@ -55,7 +61,7 @@ class SparseRows(Rows):
 
     @classmethod
     def of(cls, x: Any) -> SparseRows:
-        """Make the rows of a sparse matrix of SciPy's (any format) or torch's; memory is shared where the format is CSR.
+        """Return the rows of a sparse matrix of SciPy's or torch's; the memory of CSR is shared.
 
         Raises:
             ValueError: if x is not two-dimensional.
@@ -121,11 +127,11 @@ class SparseRows(Rows):
         return running[self.indptr[1:]] - running[self.indptr[:-1]]
 
     def scan(self, support: Support | None = None) -> Scan:
-        """Return the range and the first value off, from the stored values and, where there are any, zero."""
+        """Return what one pass over the stored values and the zeros between them finds."""
         if support is None or self.stored() == self.numel() or support.admits(0, 0, True):
             return super().scan(support)
-        every_zero = Selected(self, torch.arange(len(self)))  # the zeros have a place there
-        return self.scan()._replace(off=every_zero.scan(support).off)
+        dense = Selected(self, torch.arange(len(self)))  # in which zeros have a place
+        return self.scan()._replace(off=dense.scan(support).off)
 
     def stored(self) -> int:
         """Return the number of stored values."""
@@ -142,7 +148,7 @@ class SparseRows(Rows):
         row = int(torch.searchsorted(self.indptr, k, right=True)) - 1
         return row, (int(self.indices[k]),)
 
-    def described(self) -> Iterator[Tensor]:
+    def structure(self) -> Iterator[Tensor]:
         """Yield `indptr` and `indices` as int64, whatever they are stored as."""
         for part in (self.indptr, self.indices):
             for some in slices(len(part), AT_ONCE):

@@ -1,7 +1,7 @@
-"""The values that data may take: supports of densities, kinds of data, and the likelihoods that fit given data.
+"""The values that data may take: supports of densities, kinds of data, likelihoods that fit them.
 
-Torch's count densities return finite but meaningless values outside their support where validation is off, so data are
-checked against the support once before training.
+Torch's count densities return finite but meaningless values outside their support where validation
+is off, so data are checked against the support once before training.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def levels(high: int) -> Support:
 
 
 class Suggestion(NamedTuple):
-    """A likelihood that fits data: its name in `pyrovae.likelihoods`, and arguments beside the network.
+    """A likelihood: its name in `pyrovae.likelihoods`, and the arguments beside the network.
 
     Example:
         >>> str(Suggestion("Binomial", {"total_count": 16}))
@@ -95,7 +95,8 @@ class Kind(Enum):
 
         Args:
             high: the largest count.
-            known: whether no count can be larger, as for a number of trials; else it is the largest one seen.
+            known: whether no count can be larger, as for a number of trials; otherwise `high` is
+                only the largest count seen.
         """
         if self is not Kind.COUNTS:
             return (*(Suggestion(name) for name in _FITTING[self]), Suggestion("Gaussian"))
@@ -117,7 +118,9 @@ _FITTING = {
 
 
 def kind_of(x: Array) -> Kind:
-    """Return what the values of data are: whole numbers up to 64 are taken for counts, up to 255 for grey levels.
+    """Return what the values of data are.
+
+    Whole numbers up to 64 are taken for counts, and up to 255 for grey levels.
 
     Args:
         x: data or a source of them, with shape (N, *event).
@@ -131,7 +134,9 @@ def kind_of(x: Array) -> Kind:
 
 
 def suggest_likelihoods(x: Array) -> tuple[Suggestion, ...]:
-    """Return the likelihoods that fit the data, the most fitting first; none if a value is NaN or infinite.
+    """Return the likelihoods that fit the data, the most fitting first.
+
+    None fits data with a NaN or an infinite value.
 
     Args:
         x: data or a source of them, with shape (N, *event).

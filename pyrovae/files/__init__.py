@@ -1,16 +1,17 @@
-"""What is kept on disk: models, checkpoints, and the history of a fit, each written whole or not at all."""
+"""Files: saved models, checkpoints, and the history of a fit, each written whole or not at all."""
 
 from pyrovae.files import checkpoint
-from pyrovae.files.atomic import replace
+from pyrovae.files.atomic import write_atomically
 from pyrovae.files.history import History, in_words
-from pyrovae.files.model import inspect, load, save
+from pyrovae.files.model import description, inspect, load, save
 
 __all__ = [
     "History",
     "checkpoint",
+    "description",
     "in_words",
     "inspect",
     "load",
-    "replace",
     "save",
+    "write_atomically",
 ]

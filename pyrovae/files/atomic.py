@@ -1,31 +1,39 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all: into a temporary file beside it, which then takes its name."""
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["replace"]
+__all__ = ["write_atomically"]
 
 
-def replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all: `write_to` gets a temporary path on the same disk, which then replaces `path`."""
+def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
+    """Write a file so that `path` holds either its old content or all of the new.
+
+    Args:
+        path: the file; its folder is made if absent.
+        write_to: writes the content to a temporary path in that folder, which then replaces `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
+    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    mode = _create(part)
     try:
-        write_to(Path(name))
-        with open(name, "rb") as file:
+        write_to(part)
+        with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's own mode lets nobody else read
-        os.replace(name, path)
+        part.chmod(mode)  # in case that `write_to` made a file of its own
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    """Return the process's mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _create(path: Path) -> int:
+    """Make a new empty file with the permissions that the process gives its files; return them."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)

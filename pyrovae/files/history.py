@@ -1,35 +1,41 @@
-"""What a fit did: one row an epoch, in nats a datum."""
+"""The record of a fit: one entry per epoch, in nats per observation."""
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["History", "in_words"]
 
+_OLD_NAMES = {"weight": "beta", "bound": "bound_name"}  # of version 0.1.0
 
-def in_words(bound: str, reconstruction: float, kl: float) -> str:
-    """Return a bound in nats, with its terms if it is the ELBO: of another bound the difference is no KL."""
-    terms = f" = {reconstruction:.2f} - KL {kl:.2f}" if bound == "ELBO" else ""
-    return f"{bound} {reconstruction - kl:.2f}{terms}"
+
+def in_words(bound_name: str, reconstruction: float, kl: float) -> str:
+    """Return a bound in nats; the ELBO with its terms, since the gap of other bounds is no KL."""
+    terms = f" = {reconstruction:.2f} - KL {kl:.2f}" if bound_name == "ELBO" else ""
+    return f"{bound_name} {reconstruction - kl:.2f}{terms}"
 
 
 @dataclass
 class History:
-    """The record of a `pyrovae.fit`: lists with one entry an epoch, in nats a datum; elbo = reconstruction - kl, at beta = 1.
+    """The record of a `pyrovae.fit`: lists with one entry per epoch, in nats per observation.
+
+    elbo = reconstruction - kl, at beta = 1.
 
     Attributes:
-        bound_name: what `elbo` holds: the ELBO, or the bound that the objective trains, such as "L_K" of `IWAE`. Then `kl` is what is
-            left of the reconstruction.
-        elbo, reconstruction, kl: means over the epoch's training rows, as the weights moved; NaN under an objective of
-            Pyro's own, which reports its loss only.
-        loss: what was minimized, a row.
-        beta: the KL's weight at the epoch's end.
+        bound_name: what `elbo` holds: "ELBO", or the bound that the objective trains, such as "L_K"
+            of `IWAE`. Then `kl` is the gap between the reconstruction and that bound.
+        elbo, reconstruction, kl: means over the epoch's training data while the weights change; NaN
+            under one of Pyro's own objectives, which returns its loss only.
+        loss: the minimized loss per observation.
+        beta: weight of the KL at the end of the epoch.
         learning_rate: of the first parameter group, during the epoch.
         seconds: wall time of the epoch, validation included.
-        validation_elbo, validation_reconstruction, validation_kl: on the validation data, under eval(), at beta = 1; empty without.
+        validation_elbo, validation_reconstruction, validation_kl: on the validation data, in eval()
+            mode, at beta = 1; empty without validation data.
         seed: of the random stream of the fit.
         data: fingerprint of the training data.
         best_epoch: the epoch (from 1) whose weights were kept, None for the last.
-        stopped: why it ended.
+        stopped: why the fit ended.
     """
 
     elbo: list[float] = field(default_factory=list)
@@ -50,7 +56,7 @@ class History:
 
     @property
     def epoch(self) -> list[int]:
-        """The epochs that ran, from 1."""
+        """The numbers of the finished epochs, from 1."""
         return list(range(1, len(self.loss) + 1))
 
     def append(self, **row: float) -> None:
@@ -58,14 +64,16 @@ class History:
         for name, value in row.items():
             getattr(self, name).append(value)
 
-    def to_dict(self) -> dict:
-        """Return it as plain lists and numbers."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain lists, numbers and strings."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict) -> "History":
-        """Make it from what `to_dict` returned; keys of a later version are passed over."""
-        renamed = {"weight": "beta", "bound": "bound_name"}  # of version 0.1
-        content = {renamed.get(key, key): value for key, value in content.items()}
+    def from_dict(cls, content: dict[str, Any]) -> "History":
+        """Make the record from what `to_dict` returned, in this version, an earlier or a later one.
+
+        Keys of a later version are ignored.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in content.items() if key in known})
+        renamed = {_OLD_NAMES.get(key, key): value for key, value in content.items()}
+        return cls(**{key: value for key, value in renamed.items() if key in known})

@@ -1,7 +1,8 @@
 """The public names by which a model file refers to classes of this library.
 
-A file holds `priors.Mixture`, never a module's path: the name stays when the class moves, and nothing that is not in this
-table is ever called. A class that is renamed keeps its old name as a further row; the first row of a class is the name written.
+A file holds `priors.Mixture`, never a module's path: the name stays when the class moves, and only
+classes in this table are ever called. A class that is renamed keeps its old name as a further row;
+the first row of a class is the name that is written.
 """
 
 from functools import cache
@@ -78,10 +79,10 @@ def _by_class() -> dict[type, str]:
 
 
 def class_named(name: object) -> type | None:
-    """Return the class that a file calls so, None for a name that is not in the table."""
+    """Return the class with that name in a file, None for a name that is not in the table."""
     return _by_name().get(str(name))
 
 
 def name_of(cls: type) -> str | None:
-    """Return the name that a file gives a class, None for a class that is not in the table."""
+    """Return the name of a class in a file, None for a class that is not in the table."""
     return _by_class().get(cls)

@@ -79,15 +79,15 @@ class Likelihood(Conditional):
         off = source.scan(self.support).off
         if off is not None:
             raise ValueError(
-                f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} at row "
-                f"{off.row}, position {off.position} ({off.total} of {source.shape.numel()} values are "
-                f"off); {self._remedy(source)}"
+                f"{place}: expected {name} to hold {self.support.words}, got {off.value:g} "
+                f"at row {off.row}, position {off.position} ({off.total} of "
+                f"{source.shape.numel()} values are off); {self._remedy(source)}"
             )
 
     def _remedy(self, x: Source) -> str:
         fitting = suggest_likelihoods(x)
         if not fitting:
-            return "no likelihood fits NaN or infinite values: remove those rows, or fill the values in"
+            return "no likelihood fits NaN or infinite values: remove those rows, or fill them in"
         text = "such data fit " + ", ".join(f"likelihoods.{likelihood}" for likelihood in fitting)
         if self.support is supports.BINARY and fitting[0].name == "ContinuousBernoulli":
             text += "; or make them binary by pyrovae.batches.binarize"

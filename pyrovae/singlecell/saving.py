@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pyrovae import files
-from pyrovae.files import History, replace
+from pyrovae.files import History, write_atomically
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.state import FitResult, Model, State, fit_of
@@ -42,7 +42,7 @@ def write(
         "training": fit.training.tolist(),
         "held_out": fit.validation.tolist(),
     }
-    replace(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
+    write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrovae.command.report import plots
-from pyrovae.files import replace as replace_file
+from pyrovae.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def render(report: Report) -> str:
 
 def write(report: Report, path: str | Path) -> None:
     """Write the page to a file, in one step."""
-    replace_file(Path(path), lambda file: file.write_text(render(report), encoding="utf-8"))
+    write_atomically(Path(path), lambda file: file.write_text(render(report), encoding="utf-8"))
 
 
 def _table(kind: str, rows: Iterable[str]) -> str:

@@ -56,10 +56,12 @@ def curves(history: History) -> Figure:
     figure = _figure(11, 3.6)
     axes = figure.subplots(1, 3)
     rest = (
-        "KL(q(z | x) || p(z))" if history.bound == "ELBO" else f"Reconstruction - {history.bound}"
+        "KL(q(z | x) || p(z))"
+        if history.bound_name == "ELBO"
+        else f"Reconstruction - {history.bound_name}"
     )
     terms = (
-        (history.bound, "elbo"),
+        (history.bound_name, "elbo"),
         ("Reconstruction E[log p(x | z)]", "reconstruction"),
         (rest, "kl"),
     )
@@ -245,11 +247,11 @@ def _zoom(axis: Axes) -> None:
 
 def _weight(axis: Axes, history: History) -> None:
     """Draw the weight of the KL on an axis of its own, where it is not simply 1."""
-    if all(weight == 1 for weight in history.weight):
+    if all(weight == 1 for weight in history.beta):
         return
     twin = axis.twinx()
-    twin.plot(history.epoch, history.weight, color=GREY, ls="--", label="weight")
-    twin.set(ylabel="weight of the KL", ylim=(0, 1.05 * max(max(history.weight), 1e-9)))
+    twin.plot(history.epoch, history.beta, color=GREY, ls="--", label="weight")
+    twin.set(ylabel="weight of the KL", ylim=(0, 1.05 * max(max(history.beta), 1e-9)))
     twin.legend(frameon=False, loc="lower right")
 
 
