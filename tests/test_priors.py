@@ -1,4 +1,7 @@
-"""Priors against scipy, scikit-learn, torch and hand-written sums; trained, copied and saved with the graph that they are part of."""
+"""Priors against scipy, scikit-learn, torch and sums written by hand.
+
+They are trained, copied and saved with the graph that they are part of.
+"""
 
 import copy
 import math
@@ -21,6 +24,7 @@ from torch.distributions import (
 
 import pyrovae as pv
 from pyrovae import distributions, priors
+from pyrovae.distributions import WrappedNormal as WrappedNormalDistribution
 from pyrovae.nets import MLP, Blocks, WithoutContext
 from pyrovae.posteriors import DiagonalNormal, WrappedNormal
 
@@ -40,16 +44,12 @@ def mixture(full=False, d=2, components=3):
 def test_mixture_equals_scipy_and_scikit_learn(full):
     part, z = mixture(full), 2 * torch.randn(50, 2, dtype=DOUBLE)
     p = part()
-    covariances = (
-        p.components.covariance_matrix if full else torch.diag_embed(part.log_sigma.mul(2).exp())
-    )
-    weights, means, covariances = (
-        t.detach().numpy() for t in (part.logits.softmax(-1), part.mu, covariances)
-    )
-    density = sum(
-        w * stats.multivariate_normal(m, s).pdf(z.numpy())
-        for w, m, s in zip(weights, means, covariances, strict=True)
-    )
+    diagonal = torch.diag_embed(part.log_sigma.mul(2).exp())
+    covariances = p.components.covariance_matrix if full else diagonal
+    moments = part.logits.softmax(-1), part.mu, covariances
+    weights, means, covariances = (t.detach().numpy() for t in moments)
+    components = zip(weights, means, covariances, strict=True)
+    density = sum(w * stats.multivariate_normal(m, s).pdf(z.numpy()) for w, m, s in components)
     np.testing.assert_allclose(p.log_prob(z).detach().numpy(), np.log(density), rtol=1e-10)
 
     theirs = GaussianMixture(3, covariance_type="full")
@@ -63,9 +63,9 @@ def test_mixture_equals_scipy_and_scikit_learn(full):
 
 @pytest.mark.parametrize("lead", [(), (5,), (3, 5)], ids=str)
 def test_the_one_matrix_product_equals_torch_and_its_gradients_too(lead):
+    shapes = (*lead, 4), (6, 4), (6, 4), (6,)
     z, mu, log_sigma, logits = (
-        torch.randn(*shape, dtype=DOUBLE, requires_grad=True)
-        for shape in ((*lead, 4), (6, 4), (6, 4), (6,))
+        torch.randn(*shape, dtype=DOUBLE, requires_grad=True) for shape in shapes
     )
 
     def normals():
@@ -78,32 +78,35 @@ def test_the_one_matrix_product_equals_torch_and_its_gradients_too(lead):
     torch.testing.assert_close(torch.autograd.grad(ours.sum(), (z, mu, log_sigma, logits)), wanted)
 
 
+def diagonal(mu, sigma):
+    return Independent(Normal(mu, sigma), 1)
+
+
+def ours_and_exact(z, components):
+    """Return our log density in float32 and torch's in float64, for components of equal weight."""
+    ours, theirs = components(torch.Tensor.float), components(torch.Tensor.double)
+    logits = torch.zeros(ours.batch_shape)
+    found = distributions.SameFamilyMixture(logits, ours).log_prob(z)
+    exact = MixtureSameFamily(Categorical(logits=logits.double()), theirs).log_prob(z.double())
+    return found.double(), exact
+
+
 @pytest.mark.parametrize("far", [0.0, 100.0, 1e4])
 def test_the_one_matrix_product_in_float32_far_from_the_origin(far):
-    mu, sigma, z = (
-        far + torch.randn(20, 40),
-        0.2 * torch.randn(20, 40).exp(),
-        far + torch.randn(30, 40),
-    )
-    logits = torch.zeros(20)
-    found = distributions.SameFamilyMixture(logits, Independent(Normal(mu, sigma), 1)).log_prob(z)
-    normals = Independent(Normal(mu.double(), sigma.double()), 1)
-    wanted = MixtureSameFamily(Categorical(logits=logits.double()), normals).log_prob(z.double())
-    torch.testing.assert_close(found.double(), wanted, rtol=3e-6, atol=1e-3)
+    mu, z = far + torch.randn(20, 40), far + torch.randn(30, 40)
+    sigma = 0.2 * torch.randn(20, 40).exp()
+    found, wanted = ours_and_exact(z, lambda as_type: diagonal(as_type(mu), as_type(sigma)))
+    torch.testing.assert_close(found, wanted, rtol=3e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.003])
 def test_narrow_components_in_float32(sigma):
     mu = torch.randn(50, 40)
     z = mu + sigma * torch.randn(50, 40)
-    found = distributions.SameFamilyMixture(
-        torch.zeros(50), Independent(Normal(mu, sigma * torch.ones_like(mu)), 1)
-    ).log_prob(z)
-    normals = Independent(Normal(mu.double(), sigma * torch.ones(50, 40, dtype=torch.double)), 1)
-    wanted = MixtureSameFamily(
-        Categorical(logits=torch.zeros(50, dtype=torch.double)), normals
-    ).log_prob(z.double())
-    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
+    found, wanted = ours_and_exact(
+        z, lambda as_type: diagonal(as_type(mu), sigma * torch.ones_like(as_type(mu)))
+    )
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("far", "scale"), [(0.0, 1.0), (300.0, 1.0), (0.0, 0.01)])
@@ -111,31 +114,24 @@ def test_the_products_of_full_covariances_in_float32(far, scale):
     mu = far + torch.randn(20, 10)
     tril = scale * (torch.eye(10) + 0.3 * torch.randn(20, 10, 10).tril(-1))
     z = (mu + (tril @ torch.randn(20, 10, 1)).squeeze(-1)).expand(3, 20, 10)
-    found = distributions.SameFamilyMixture(
-        torch.zeros(20), MultivariateNormal(mu, scale_tril=tril)
-    ).log_prob(z)
-    normals = MultivariateNormal(mu.double(), scale_tril=tril.double())
-    wanted = MixtureSameFamily(
-        Categorical(logits=torch.zeros(20, dtype=torch.double)), normals
-    ).log_prob(z.double())
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-3)
+    found, wanted = ours_and_exact(
+        z, lambda as_type: MultivariateNormal(as_type(mu), scale_tril=as_type(tril))
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-3)
 
 
 def test_mixture_starts_with_the_moments_of_a_standard_normal_and_means_apart():
     for d in (1, 2, 40):
         starts = [priors.Mixture(d, 50, seed=seed) for seed in range(40)]
-        means, variance = (
-            torch.stack([part.mu for part in starts]),
-            starts[0].log_sigma.mul(2).exp(),
-        )
+        means = torch.stack([part.mu for part in starts])
+        variance = starts[0].log_sigma.mul(2).exp()
         assert means.square().mean().item() + variance.mean().item() == pytest.approx(1, abs=0.08)
-        distance = (means[:, :25] - means[:, 25:]).square().sum(-1).mean().sqrt() / variance[
-            0, 0
-        ].sqrt()
+        square_distance = (means[:, :25] - means[:, 25:]).square().sum(-1).mean()
+        distance = (square_distance / variance[0, 0]).sqrt()
         assert distance.item() == pytest.approx(4, rel=0.08)
 
 
-def test_mixture_draws_its_start_from_a_stream_of_its_own():
+def test_mixture_draws_its_start_from_a_random_stream_of_its_own():
     before = torch.get_rng_state()
     first = priors.Mixture(2, 3, seed=1).mu
     assert torch.equal(torch.get_rng_state(), before)
@@ -157,9 +153,8 @@ WITH_DENSITY = [case for case in cases.POSTERIORS if case.proper]
 
 @pytest.mark.parametrize("case", WITH_DENSITY, ids=str)
 def test_vamp_is_the_log_mean_exp_of_the_posteriors(case, monkeypatch):
-    monkeypatch.setattr(
-        distributions.mixture, "_BLOCK", 20
-    )  # many blocks, where no gradient is taken
+    # Many blocks, where no gradient is taken.
+    monkeypatch.setattr(distributions.mixture, "_BLOCK", 20)
     q, u = case.make(), torch.rand(4, *case.given[0])
     prior = priors.Vamp(q, u)
     for lead in ((), (5,), (3, 5)):
@@ -173,7 +168,7 @@ def test_vamp_is_the_log_mean_exp_of_the_posteriors(case, monkeypatch):
             torch.testing.assert_close(p.log_prob(z), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_vamp_of_a_posterior_that_leaves_the_context_out_encodes_each_pseudo_input_once():
+def test_vamp_of_a_posterior_that_ignores_the_context_encodes_each_pseudo_input_once():
     seen = []
     net = MLP(6, [], 4)
     net.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
@@ -185,7 +180,7 @@ def test_vamp_of_a_posterior_that_leaves_the_context_out_encodes_each_pseudo_inp
 def test_vamp_is_a_density_without_dropout_and_leaves_statistics_and_modes_alone():
     q = DiagonalNormal(Blocks(6, [5], 4, dropout=0.5)).train()
     prior, z = priors.Vamp(q, torch.rand(3, 6)), torch.randn(7, 2)
-    q(torch.randn(20, 6))  # statistics that are not those of the start
+    q(torch.randn(20, 6))  # moves the statistics away from their initial values
     before = copy.deepcopy(q.state_dict())
     modes = [module.training for module in q.modules()]
     assert torch.equal(prior().log_prob(z), prior().log_prob(z))
@@ -196,16 +191,44 @@ def test_vamp_is_a_density_without_dropout_and_leaves_statistics_and_modes_alone
     torch.testing.assert_close(prior().log_prob(z), log_q)
 
 
+def test_vamp_never_changes_the_mode_of_the_posterior_and_shares_its_tensors():
+    """Not for a moment either: another thread may run the posterior at the same time."""
+    net = Blocks(6, [5], 4, dropout=0.5)
+    q, seen = DiagonalNormal(net).train(), []
+
+    def look(view, *_):
+        tensors = ([*module.parameters(), *module.buffers()] for module in (view, net))
+        same = all(a is b for a, b in zip(*tensors, strict=True))
+        seen.append((view.training, all(module.training for module in q.modules()), same))
+
+    net.register_forward_hook(look)
+    priors.Vamp(q, torch.rand(3, 6))().log_prob(torch.randn(7, 2)).sum().backward()
+    assert seen == [(False, True, True)]
+    assert all(parameter.grad.any() for parameter in q.parameters() if parameter.dim() > 1)
+
+
+@pytest.mark.parametrize("where", ["around", "inside"])
+def test_vamp_of_a_compiled_posterior_is_in_eval_mode_too(where):
+    net = Blocks(6, [5], 4, dropout=0.5)
+    wanted = copy.deepcopy(net).eval()(torch.ones(3, 6))
+    if where == "around":
+        net = torch.compile(net, backend="eager")
+    else:
+        net.compile(backend="eager")
+    before = copy.deepcopy(net.state_dict())
+    p = priors.Vamp(DiagonalNormal(net.train()), torch.ones(3, 6))()
+    torch.testing.assert_close(p.components.base_dist.loc, wanted[:, :2])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_vamp_counts_and_saves_the_posterior_once(tmp_path):
     graph = vae("Vamp")
     own = sum(p.numel() for part in (graph.posterior, graph.likelihood) for p in part.parameters())
     assert sum(p.numel() for p in graph.parameters()) == own + graph.prior.pseudo_inputs.numel()
     pv.save(graph, tmp_path)
     with safe_open(next(tmp_path.glob("*.safetensors")), framework="pt") as file:
-        assert (
-            sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-            == own + graph.prior.pseudo_inputs.numel()
-        )
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    assert sum(math.prod(shape) for shape in shapes) == own + graph.prior.pseudo_inputs.numel()
     loaded = pv.load(tmp_path)
     assert loaded.prior.posterior is loaded.posterior
     copied = copy.deepcopy(graph)
@@ -253,13 +276,8 @@ def test_flow_equals_the_jacobian(coupling, seed):
 def test_flow_integrates_to_one(coupling):
     side = torch.linspace(-20, 20, 801, dtype=DOUBLE)
     with torch.no_grad():
-        density = (
-            bent(coupling)
-            .double()()
-            .log_prob(torch.cartesian_prod(side, side))
-            .exp()
-            .reshape(801, 801)
-        )
+        log_p = bent(coupling).double()().log_prob(torch.cartesian_prod(side, side))
+    density = log_p.exp().reshape(801, 801)
     assert density.max() > 0.02
     assert torch.trapezoid(torch.trapezoid(density, side), side).item() == pytest.approx(
         1, abs=1e-4
@@ -274,7 +292,7 @@ def test_flow_draws_what_it_has_a_density_for(coupling, dtype):
     z = noise
     for step in p.transforms:
         z = step(z)
-    again = z.detach().clone()  # not the tensor that the transforms remember
+    again = z.detach().clone()  # not the tensor that the transforms have cached
     for step in reversed(p.transforms):
         again = step.inv(again)
     torch.testing.assert_close(again, noise, rtol=1e-4, atol=1e-4)
@@ -284,10 +302,8 @@ def test_flow_draws_what_it_has_a_density_for(coupling, dtype):
 @pytest.mark.parametrize("coupling", [False, True])
 def test_flow_starts_near_a_standard_normal(coupling):
     z = torch.randn(500, 6)
-    difference = priors.Flow(6, coupling=coupling)().log_prob(z) - priors.StandardNormal(
-        6
-    )().log_prob(z)
-    assert difference.abs().max() < 0.2
+    flow, normal = priors.Flow(6, coupling=coupling)(), priors.StandardNormal(6)()
+    assert (flow.log_prob(z) - normal.log_prob(z)).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("coupling", [False, True])
@@ -314,7 +330,7 @@ def test_von_mises_equals_scipy(concentration):
     [priors.VonMises(2, 1.5, loc=3.0), priors.UniformAngle(2)],
     ids=lambda part: type(part).__name__,
 )
-def test_angles_are_drawn_from_one_turn_over_which_the_density_integrates_to_one(part):
+def test_angles_lie_in_one_turn_over_which_the_density_integrates_to_one(part):
     p = part()
     draws = p.sample((20_000,)).double()
     assert draws.min() >= -math.pi - 1e-6
@@ -329,43 +345,38 @@ def test_angles_are_drawn_from_one_turn_over_which_the_density_integrates_to_one
 @pytest.mark.parametrize(
     "sigma", [0.02, 0.7, 3.0, math.pi * (1 - 1e-6), math.pi * (1 + 1e-6), 4.0, 50.0]
 )
-def test_wrapped_normal_equals_the_sum_of_its_images(sigma):
+def test_wrapped_normal_equals_the_wrapped_sum_of_many_terms(sigma):
     theta = np.linspace(-math.pi, math.pi, 101)
-    images = stats.norm(2.9, sigma).logpdf(theta[:, None] + 2 * math.pi * np.arange(-200, 201))
-    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
-        q = distributions.WrappedNormal(
-            torch.tensor(2.9, dtype=dtype), torch.tensor(sigma, dtype=dtype)
-        )
+    terms = stats.norm(2.9, sigma).logpdf(theta[:, None] + 2 * math.pi * np.arange(-200, 201))
+    wanted = np.logaddexp.reduce(terms, 1)
+    for dtype, tolerance in ((DOUBLE, 1e-7), (torch.float32, 2e-4)):
+        q = WrappedNormalDistribution(*torch.tensor([2.9, sigma], dtype=dtype))
         found = q.log_prob(torch.from_numpy(theta).to(dtype))
         assert found.dtype == dtype
-        np.testing.assert_allclose(
-            found.numpy(), np.logaddexp.reduce(images, 1), rtol=tolerance, atol=tolerance
-        )
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=tolerance, atol=tolerance)
         assert q.rsample((1000,)).abs().max() <= math.pi
-    parameters = [
-        torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.9, sigma)
-    ]
+    values = [torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (1.0, 2.9, sigma)]
     assert torch.autograd.gradcheck(
-        lambda x, mu, s: distributions.WrappedNormal(mu, s).log_prob(x), parameters
+        lambda x, mu, s: WrappedNormalDistribution(mu, s).log_prob(x), values
     )
 
 
 def test_wrapped_normal_has_the_gradient_of_its_mean_directions():
-    """E cos(theta) = exp(-sigma^2 / 2) cos(mu): the characteristic function (Mardia & Jupp 2000, eq. 3.5.62)."""
+    """E cos(theta) = exp(-sigma^2 / 2) cos(mu), the characteristic function.
+
+    Mardia & Jupp 2000, eq. 3.5.62.
+    """
     torch.manual_seed(0)
-    mu, sigma = (
-        torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.8, 1.3)
-    )
-    found = torch.autograd.grad(
-        distributions.WrappedNormal(mu, sigma).rsample((400_000,)).cos().mean(), (mu, sigma)
-    )
+    mu, sigma = (torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (2.8, 1.3))
+    theta = WrappedNormalDistribution(mu, sigma).rsample((400_000,))
+    found = torch.autograd.grad(theta.cos().mean(), (mu, sigma))
     exact = torch.autograd.grad((-(sigma**2) / 2).exp() * mu.cos(), (mu, sigma))
     for a, b in zip(found, exact, strict=True):
         assert a.item() == pytest.approx(b.item(), abs=0.006)  # four standard errors
 
 
-def test_a_prior_over_angles_wants_a_posterior_over_angles():
-    """Over the real line the density is periodic, its mass infinite, and the bound would rise for ever."""
+def test_a_prior_over_angles_needs_a_posterior_over_angles():
+    """Over the real line a periodic density has infinite mass, and the ELBO would be no bound."""
     net = MLP(8, [16], 4)
     for prior in (
         priors.UniformAngle(2),
@@ -377,10 +388,8 @@ def test_a_prior_over_angles_wants_a_posterior_over_angles():
             lambda g: pv.fit(g, data()[0], epochs=1, progress=False),
             lambda g: pv.log_evidence(g, data()[0], samples=5),
         ):
-            with pytest.raises(
-                ValueError,
-                match=r'site "z": the prior is on the circle.*Use posteriors\.WrappedNormal',
-            ):
+            words = r'site "z": the prior is on the circle.*Use posteriors\.WrappedNormal'
+            with pytest.raises(ValueError, match=words):
                 look(graph)
     graph = pv.VAE(
         priors.UniformAngle(2),
@@ -388,8 +397,8 @@ def test_a_prior_over_angles_wants_a_posterior_over_angles():
         pv.likelihoods.Bernoulli(nn.Linear(2, 8)),
     )
     with torch.no_grad():
-        graph.posterior.net.bias[2:] = 0.7  # wide, and wound around the circle
-        graph.likelihood.net.weight.zero_()  # it does not look at the angles: log p(x) is known
+        graph.posterior.net.bias[2:] = 0.7  # wide, so that it wraps around the circle
+        graph.likelihood.net.weight.zero_()  # it ignores the angles, so log p(x) is known
     exact = graph.likelihood(torch.zeros(1, 2)).log_prob(data()[0])
     found = pv.log_evidence(graph, data()[0], samples=4000)
     assert found.effective_sample_size.min() > 200
@@ -398,7 +407,7 @@ def test_a_prior_over_angles_wants_a_posterior_over_angles():
 
 # ----------------------------------------------------------------------------- as a part of a graph
 def data(n=240):
-    """Binary rows of four kinds, and the kind as a one-hot."""
+    """Return binary observations of four kinds, and the kind as a one-hot code."""
     g = torch.Generator().manual_seed(0)
     patterns = (torch.rand(4, 8, generator=g) < 0.5).float()
     k = torch.arange(n) % 4
@@ -407,7 +416,7 @@ def data(n=240):
 
 
 class Turned(nn.Module):
-    """A network of the directions of angles, as a decoder of angles is."""
+    """A decoder of angles: a network of their cosines and sines."""
 
     def __init__(self):
         super().__init__()
@@ -446,10 +455,8 @@ def batch_for(name):
 @pytest.mark.parametrize("name", MAKE)
 def test_training_improves_the_bound_and_copies_and_files_agree_after_it(name, tmp_path):
     graph, batch = vae(name), batch_for(name)
-    before, first = (
-        copy.deepcopy(dict(graph.prior.named_parameters())),
-        pv.elbo(graph, *batch, samples=30).elbo.mean(),
-    )
+    before = copy.deepcopy(dict(graph.prior.named_parameters()))
+    first = pv.elbo(graph, *batch, samples=30).elbo.mean()
     pv.fit(
         graph,
         batch,
@@ -472,9 +479,8 @@ def test_training_improves_the_bound_and_copies_and_files_agree_after_it(name, t
 
 # -------------------------------------------------------------------------------------------- cells
 def cells_posterior(genes, context):
-    return DiagonalNormal(
-        WithoutContext(Blocks(genes, [16], 2 * 3)) if context else Blocks(genes, [16], 2 * 3), 1e-4
-    )
+    net = Blocks(genes, [16], 2 * 3)
+    return DiagonalNormal(WithoutContext(net) if context else net, 1e-4)
 
 
 CELL_PRIORS = {
@@ -502,10 +508,8 @@ def test_the_count_model_trains_with_another_prior(name, batches):
         prior=prior,
         posterior=q,
     )
-    before, first = (
-        copy.deepcopy(dict(prior.named_parameters())),
-        pv.elbo(graph, x, *c, samples=5).elbo.mean(),
-    )
+    before = copy.deepcopy(dict(prior.named_parameters()))
+    first = pv.elbo(graph, x, *c, samples=5).elbo.mean()
     pv.fit(
         graph,
         (x, *c),
@@ -527,16 +531,14 @@ def test_single_cells_take_another_prior(name, tmp_path):
     cells = anndata.AnnData(x.numpy())
     SingleCellVAE.setup_anndata(cells)
     q = cells_posterior(30, context=False)
-    model = SingleCellVAE(
-        cells, n_hidden=16, n_latent=3, prior=CELL_PRIORS[name](q, x), posterior=q
-    )
+    prior = CELL_PRIORS[name](q, x)
+    model = SingleCellVAE(cells, n_hidden=16, n_latent=3, prior=prior, posterior=q)
     model.train(2, progress=False)
     z = model.get_latent_representation()
     assert z.shape == (80, 3)
     model.save(tmp_path)
-    np.testing.assert_allclose(
-        SingleCellVAE.load(tmp_path, cells).get_latent_representation(), z, rtol=1e-5, atol=1e-6
-    )
+    again = SingleCellVAE.load(tmp_path, cells).get_latent_representation()
+    np.testing.assert_allclose(again, z, rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -577,8 +579,7 @@ def test_a_tensor_outside_the_weights_is_refused_by_save(tmp_path):
     u = graph.prior.pseudo_inputs
     del graph.prior.pseudo_inputs
     graph.prior.pseudo_inputs = u
-    with pytest.raises(
-        TypeError, match=r"graph\.prior\.pseudo_inputs is a tensor outside the weights"
-    ):
+    words = r"graph\.prior\.pseudo_inputs is a tensor outside the weights"
+    with pytest.raises(TypeError, match=words):
         pv.save(graph, tmp_path)
     assert not list(tmp_path.iterdir())
