@@ -27,11 +27,11 @@ class TensorRows(Rows):
         """Return those rows: a view for a slice, a copy for row numbers."""
         return self.values[rows]
 
-    def select(self, rows: Tensor) -> Source:
+    def select(self, rows: Tensor) -> Rows:
         """Return a copy of those rows."""
         return TensorRows(self.values[rows])
 
-    def to(self, device: torch.device | str) -> Source:
+    def to(self, device: torch.device | str) -> Rows:
         """Return all rows on a device."""
         return self if self.device == torch.device(device) else TensorRows(self.values.to(device))
 
@@ -57,7 +57,7 @@ class ArrayRows(Rows):
             return torch.from_numpy(np.array(self.array[rows], self.type, order="C"))
         return torch.from_numpy(np.ascontiguousarray(self.array[rows.cpu().numpy()], self.type))
 
-    def to(self, device: torch.device | str) -> Source:
+    def to(self, device: torch.device | str) -> Rows:
         """Return all rows on a device; those of a memory map stay on the disk."""
         return self if self.mapped else TensorRows(self[:].to(device))
 

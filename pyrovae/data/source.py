@@ -102,11 +102,11 @@ class Rows(ABC):
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return those rows as a dense tensor of type `dtype`."""
 
-    def select(self, rows: Tensor) -> Source:
+    def select(self, rows: Tensor) -> Rows:
         """Return those rows as a view of this source."""
         return Selected(self, rows)
 
-    def to(self, device: torch.device | str) -> Source:
+    def to(self, device: torch.device | str) -> Rows:
         """Return this source: each minibatch is moved when it is taken."""
         return self
 
@@ -158,8 +158,9 @@ class Rows(ABC):
         """Return the SHA-256 of what came before and of this source; the same pass is a scan."""
         key = before.digest()
         if key not in self._digests:
-            self._digests[key] = before.copy()
-            self._read(digest=self._digests[key])
+            after = before.copy()
+            self._read(digest=after)
+            self._digests[key] = after
         return self._digests[key].copy()
 
     def _read(self, support: Support | None = None, digest: Hash = None) -> None:
