@@ -1,9 +1,11 @@
-"""The two-latent count model against scvi-tools' SCVI: held-out log p(x), clusters, and training speed.
+"""The two-latent count model against scvi-tools' SCVI: held-out log p(x), clusters, training speed.
 
-Both run on the same split, seeds, epochs, batch size and architecture (z 10, one hidden layer of 128, ZINB, latent library, one
-dispersion a gene), in alternation, each fit in a fresh process of one environment that holds both libraries; the benchmark
-makes that environment from the registry if need be. Held-out log p(x) of either is estimated by this library's importance sampling,
-scvi-tools' weights copied into the same graph, which `tests/test_scvi.py` shows to be the same model.
+Both have the same split, seeds, epochs, batch size and architecture (10 latents, one hidden layer
+of 128, ZINB, latent library size, one dispersion per gene). The fits alternate, each in a fresh
+process of one environment that holds both libraries, which the benchmark makes from the registry if
+it does not exist. Held-out log p(x) of either is estimated by this library's importance sampling,
+with scvi-tools' weights copied into the same graph; `tests/test_scvi.py` shows that it is the same
+model.
 
     python benchmarks/scvi.py DATA.h5ad [--quick] [--json FILE] [--environment FOLDER]
 """
@@ -21,23 +23,23 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path = [
-    entry for entry in sys.path if Path(entry or ".").resolve() != HERE
-]  # this file's name is the peer's
+# This file has the name of the package that it is compared with.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 sys.path.append(str(HERE.parent / "tests"))
 
 KINDS = ("scvi-tools", "pyrovae", "pyrovae, float32")
+# Lower bounds in ms on an idle machine, from ../shared/references.md.
 FLOORS = {
     "encoder products": 1.7,
     "decoder products": 3.1,
     "likelihood": 2.7,
     "optimizer": 1.1,
-}  # ms, ../shared/references.md
+}
 
 
-# --------------------------------------------------------------------------------------------------------------- one fit
+# ------------------------------------------------------------------------------------------ one fit
 def data_of(path: Path, seed: int) -> dict[str, Any]:
-    """Return counts, batches, types, and a split into nine tenths and one."""
+    """Return the AnnData and a random split of its cells: nine tenths and one tenth."""
     import anndata
     import torch
 
@@ -49,7 +51,7 @@ def data_of(path: Path, seed: int) -> dict[str, Any]:
 
 
 def fit_scvi(data: dict[str, Any], epochs: int, seed: int) -> tuple[Any, float, dict[str, float]]:
-    """Train scvi-tools' model; return its weights in this library's graph, and seconds of training."""
+    """Train scvi-tools' model; return this library's graph with its weights, and the seconds."""
     import scvi
     from scvi_weights import graph_like
 
@@ -81,16 +83,15 @@ def fit_scvi(data: dict[str, Any], epochs: int, seed: int) -> tuple[Any, float, 
 def fit_pyrovae(
     data: dict[str, Any], epochs: int, seed: int, bf16: bool = True
 ) -> tuple[Any, float, dict[str, float]]:
-    """Train this library's graph on the same cells; return it, the seconds of training, and where a step goes."""
+    """Train this library's graph on the same cells; return it, seconds, and the time by part."""
     import torch
 
     import pyrovae as pv
 
     x, c = arrays(data, data["training"])
-    library = [[v.item() for v in f(x, c)] for f in (library_mean, library_deviation)]
-    torch.optim.Adam(
-        [torch.zeros(1, requires_grad=True)]
-    )  # torch imports its compiler at the first optimizer: seconds, once
+    library = [[v.item() for v in f(x, c)] for f in (library_mean, library_sd)]
+    # torch imports its compiler with the first optimizer, which takes seconds once.
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     torch.manual_seed(seed)
     graph = pv.graphs.count_vae(x.shape[1], batches=c.shape[1], library=tuple(library), bf16=bf16)
     objective = pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.25), annealed={"z"})
@@ -124,21 +125,21 @@ def library_mean(x: Any, c: Any) -> Any:
     return (c * x.sum(1, keepdim=True).log()).sum(0) / c.sum(0)
 
 
-def library_deviation(x: Any, c: Any) -> Any:
+def library_sd(x: Any, c: Any) -> Any:
     """Return the standard deviation of the log totals of each batch."""
     log_total = x.sum(1, keepdim=True).log()
     return ((c * (log_total - library_mean(x, c)) ** 2).sum(0) / c.sum(0)).sqrt()
 
 
-# ------------------------------------------------------------------------------------------------------ where a step goes
+# ---------------------------------------------------------------------- time of each part of a step
 def pieces(graph: Any, x: Any, c: Any) -> dict[str, float]:
-    """Return the milliseconds of each part of a step, forward and backward, by itself."""
+    """Return the milliseconds that each part of a step takes by itself, forward and backward."""
     import torch
 
     from pyrovae.data import as_sources
     from pyrovae.programs import run
 
-    graph = copy.deepcopy(graph).train()  # whose batch statistics move
+    graph = copy.deepcopy(graph).train()  # a copy: its batch statistics change
     sparse = as_sources((to_csr(x),))[0]
     z, h, l = torch.randn(len(x), 10), torch.log1p(x), x.sum(1, keepdim=True).log()  # noqa: E741
     heads = [torch.zeros(len(x), x.shape[1], requires_grad=True) for _ in range(2)]
@@ -197,9 +198,9 @@ def median_ms(part: Any, rounds: int = 40) -> float:
     return statistics.median(times)
 
 
-# -------------------------------------------------------------------------------------------------------------- judgement
-def judge(graph: Any, data: dict[str, Any], samples: int) -> dict[str, float]:
-    """Return held-out ELBO and log p(x) a cell, and how k-means on z finds the cell types of all cells."""
+# --------------------------------------------------------------------------------------- evaluation
+def evaluate(graph: Any, data: dict[str, Any], samples: int) -> dict[str, float]:
+    """Return held-out ELBO and log p(x) per cell, and how k-means on z finds the cell types."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -221,7 +222,7 @@ def judge(graph: Any, data: dict[str, Any], samples: int) -> dict[str, float]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Do one fit and write its figures: what the benchmark runs in a process of its own."""
+    """Do one fit and write its figures; the benchmark calls this in a process of its own."""
     data = data_of(arguments.data, arguments.seed)
     fits = {
         "scvi-tools": fit_scvi,
@@ -233,7 +234,7 @@ def work(arguments: argparse.Namespace) -> None:
     figures = {
         "cells/s": cells / seconds,
         "ms a step": 1e3 * seconds / (cells / 128),
-        **judge(graph, data, arguments.samples),
+        **evaluate(graph, data, arguments.samples),
     }
     arguments.json.write_text(
         json.dumps({"figures": figures, "pieces": where, "versions": versions()})
@@ -249,9 +250,9 @@ def versions() -> dict[str, str]:
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- the whole run
+# ------------------------------------------------------------------------------------ the whole run
 def environment(folder: Path) -> Path:
-    """Return the Python of an environment that holds both libraries; made from the registry at the first call."""
+    """Return the Python of an environment with both libraries, made from the registry if absent."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -308,7 +309,7 @@ def one(python: Path, kind: str, seed: int, arguments: argparse.Namespace) -> di
 
 
 def report(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Print medians over seeds, ratios within a seed, and where a step goes."""
+    """Print medians over seeds, ratios within a seed, and the time of each part of a step."""
     columns = ("cells/s", "ms a step", "ELBO", "log p(x)", "ARI", "NMI")
     print(f"{'':<20}" + "".join(f"{column:>12}" for column in columns) + f"{'speed ratio':>14}")
     summary: dict[str, Any] = {}
@@ -326,7 +327,9 @@ def report(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             + f"{medians['ratio']:>14.2f}"
         )
         summary[kind] = {"medians": medians, "runs": runs}
-    print("\nWhere a step goes, forward and backward, ms (floor in float32 on an idle machine):")
+    print(
+        "\nParts of a step, forward and backward, ms (lower bound in float32 on an idle machine):"
+    )
     for name in results["pyrovae"][0]["pieces"]:
         ms = statistics.median(run["pieces"][name] for run in results["pyrovae"])
         print(f"  {name:<24}{ms:>8.2f}" + (f"   ({FLOORS[name]})" if name in FLOORS else ""))
@@ -341,10 +344,12 @@ def main() -> None:
     parser.add_argument(
         "data", type=Path, help="an .h5ad of raw counts with obs['batch'] and obs['cell_type']"
     )
-    parser.add_argument("--quick", action="store_true", help="one seed, 2 epochs: does it run")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, 2 epochs: a check that it runs"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=200, help="importance samples a cell")
+    parser.add_argument("--samples", type=int, default=200, help="importance samples per cell")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--environment", type=Path, default=HERE.parent / ".venv-scvi", help="made if absent"

@@ -459,7 +459,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["{data}/cells.h5ad", "--continuous-key", "age"], ["--continuous-key age"]),
         (
             ["{data}/cells.h5ad", "--continuous-key", "cell_type"],
-            ["adata.obs['cell_type'] are no numbers"],
+            ["adata.obs['cell_type'] does not hold numbers"],
         ),
         (
             ["{data}/cells.h5ad", "--layer", "raw"],

@@ -83,8 +83,9 @@ class Cells:
             data = tuple(rows_in(part, rows) for part in self.data)
         else:  # a file is read in order, and each row once
             unique, places = np.unique(rows.numpy(), return_inverse=True)
-            encoded = self._encoded(given[unique])
-            data = tuple(rows_in(part, torch.from_numpy(places)) for part in encoded)
+            data = self._encoded(given[unique])
+            if not np.array_equal(unique, rows.numpy()):
+                data = tuple(rows_in(part, torch.from_numpy(places)) for part in data)
         return Selection(data, given.obs_names[rows.numpy()])
 
     def rescale(self, training: Tensor) -> None:

@@ -97,27 +97,21 @@ def differential_expression(
     selection = selected(model, "differential_expression", adata, None)
     data = as_sources(selection.data)  # checked once for all draws of all comparisons
     groups = _groups(model.cells.own() if adata is None else adata, groupby)
-    encoding = model.cells.encoding
-    batches = list(range(len(encoding.batches))) if batch_correction else [None]
+    n_batches = len(model.cells.encoding.batches)
+    batches = list(range(n_batches)) if batch_correction else [None]
     first = sorted(set(groups.dropna()) - {str(group2)}) if group1 is None else [str(group1)]
     frames = []
     for group in first:
         pair = _rows_of_groups(groups, group, None if group2 is None else str(group2))
         with programs.evaluation(model.graph, seed):
             rho1, rho2 = (
-                _drawn_proportions(
-                    model.graph, data, rows, n_samples, batches, len(encoding.batches)
-                )
+                _drawn_proportions(model.graph, data, rows, n_samples, batches, n_batches)
                 for rows in pair
             )
         change = compared(rho1, rho2, delta if mode == "change" else None, pseudocounts)
-        columns = {name: value.numpy() for name, value in change._asdict().items()}
-        frame = pd.DataFrame(columns, index=encoding.genes)
+        frame = _frame(change, model.cells.encoding.genes, data[0], pair, fdr_target)
         frame.insert(0, "comparison", f"{group} vs {'Rest' if group2 is None else group2}")
-        for i, rows in enumerate(pair, 1):
-            frame[f"raw_mean{i}"] = (rows_in(data[0], rows).sum(0) / len(rows)).numpy()
-        frame[f"is_de_fdr_{fdr_target}"] = discoveries(change.proba_de, fdr_target).numpy()
-        frames.append(frame.sort_values("proba_de", ascending=False, kind="stable"))
+        frames.append(frame)
     return pd.concat(frames)
 
 
@@ -157,6 +151,20 @@ def _compared(rho1: Tensor, rho2: Tensor, delta: float | None, pseudocounts: flo
         p = torch.maximum(p, 1 - p)
     bayes_factor = (p + _LEAST).log() - (1 - p + _LEAST).log()
     return Change(p, bayes_factor, lfc.mean(0), lfc.median(0).values, lfc.std(0, correction=0))
+
+
+def _frame(
+    change: Change, genes: Sequence[str], x: Any, pair: tuple[Tensor, Tensor], fdr_target: float
+) -> Any:
+    """Return the change of each gene as a DataFrame, the largest probability first."""
+    import pandas as pd
+
+    columns = {name: value.numpy() for name, value in change._asdict().items()}
+    for i, rows in enumerate(pair, 1):
+        columns[f"raw_mean{i}"] = (rows_in(x, rows).sum(0) / len(rows)).numpy()
+    columns[f"is_de_fdr_{fdr_target}"] = discoveries(change.proba_de, fdr_target).numpy()
+    frame = pd.DataFrame(columns, index=genes)
+    return frame.sort_values("proba_de", ascending=False, kind="stable")
 
 
 def _drawn_proportions(

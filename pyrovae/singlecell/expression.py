@@ -2,7 +2,7 @@
 
 rho = softmax f(z, c), the proportions;      mu = e^l rho, the mean counts;      x' ~ p(x | z, l, c)
 
-Each takes the cells in minibatches, so that a result is all that is ever held whole.
+Cells are decoded in minibatches, so that only the result is held for all of them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -107,6 +107,7 @@ class SingleCellVAE:
         self.cells, self.graph = state.cells, state.graph
         self.seed, self.fit_result = state.seed, state.fit_result
 
+    # Methods in other files: functions whose first argument is the model (but `setup_anndata`).
     setup_anndata = staticmethod(setup.setup_anndata)
     train = training.train
     get_normalized_expression = expression.get_normalized_expression
@@ -154,7 +155,10 @@ class SingleCellVAE:
     def get_latent_library_size(
         self, adata: Any = None, indices: Any = None, give_mean: bool = True, seed: int | None = 0
     ) -> np.ndarray:
-        """Return E_q[e^l | x], with shape (N, 1), or one draw; the total if that is the library."""
+        """Return E_q[e^l | x] in transcripts, with shape (N, 1), or one draw if not `give_mean`.
+
+        Where the library size is observed, this is the total.
+        """
         data = selected(self, "get_latent_library_size", adata, indices).data
         return decoding.library_sizes(self.graph, data, give_mean, seed)
 

@@ -56,10 +56,10 @@ def train(
     progress: bool = True,
     callback: Callable[[History], bool | None] | None = None,
 ) -> History:
-    """Train the model with `pyrovae.fit`. Ctrl-C ends it after the current step, and it is usable.
+    """Train the model with `pyrovae.fit` and return the history.
 
     With validation cells, the weights of the epoch with the best validation ELBO after the warm-up
-    are kept.
+    are kept. Ctrl-C ends the fit after the current step and leaves a usable model.
 
     Args:
         model: the model.
