@@ -56,7 +56,8 @@ def build_prior(
     Args:
         settings: Of the run.
         posterior: q(z | x), which a VampPrior shares.
-        rows: Returns K training rows, as the posterior sees them: a VampPrior's first pseudo-inputs.
+        rows: Returns K training rows, as the posterior sees them: the first pseudo-inputs of a
+            VampPrior.
         low: Least value of such a row, if there is one.
         high: Largest value.
     """

@@ -228,7 +228,7 @@ def interpolate(
 
 @app.command()
 def inspect(model: Model) -> None:
-    """Print the parts, tensors, versions, data and figures of a saved model, without building it."""
+    """Print parts, tensors, versions, data and figures of a saved model, without building it."""
     from pyrovae.command.inspection import describe
 
     for line in describe(model):

@@ -1,10 +1,8 @@
 """Refuse, before any work, options that do not apply to the data or that contradict each other."""
 
-from dataclasses import fields
-
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Objective, Posterior, Prior
-from pyrovae.command.options import KINDS, Options, default, settings_of
+from pyrovae.command.options import DEFAULTS, KINDS, Options, settings_of
 
 __all__ = ["refuse_contradictions", "refuse_inapplicable"]
 
@@ -16,14 +14,15 @@ def refuse_inapplicable(options: Options) -> None:
         ValueError: Such an option was given; the message names it.
     """
     own = settings_of(options.data)
-    for kind in KINDS:
-        for field in fields(kind):
-            changed = getattr(options, field.name) != default(field)
-            if changed and field.name not in own.names():
-                raise ValueError(
-                    f"--{field.name.replace('_', '-')} is for {kind.HOLDS}, "
-                    f"but {options.data} holds {own.HOLDS}; leave it out"
-                )
+    known = own.names()
+    given = [name for name, value in vars(options).items() if value != DEFAULTS[name]]
+    for name in given:
+        if name not in known:
+            other = next(kind for kind in KINDS if name in kind.names())
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {other.HOLDS}, but {options.data} holds "
+                f"{own.HOLDS}; leave it out"
+            )
     if options.likelihood is not None and options.likelihood not in own.LIKELIHOODS:
         other = next(kind for kind in KINDS if options.likelihood in kind.LIKELIHOODS)
         raise ValueError(

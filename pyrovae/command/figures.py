@@ -71,7 +71,7 @@ def measure(
 
 
 def _evidence(graph: nn.Module, batch: Batch, samples: int) -> Figures:
-    """Return the mean of log p(x), with its standard errors over rows and by importance sampling."""
+    """Return the mean of log p(x), and its errors over rows and by importance sampling."""
     log_p, error, size = evaluation.log_evidence(graph, *batch, samples=samples)
     return {
         "rows": len(log_p),

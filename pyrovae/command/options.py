@@ -1,7 +1,7 @@
 """What `pyrovae fit` can be told: one option for each field of the settings of any kind of data.
 
-Options are values by name, as the user gave them, and None where the user did not. `Experiment.resolve`
-makes settings of them.
+Options are values by name, as the user gave them, and None where the user did not.
+`Experiment.resolve` makes settings of them.
 """
 
 import inspect
@@ -17,22 +17,20 @@ from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.settings import Settings
 
-__all__ = ["FIELDS", "KINDS", "SIMULATED", "Options", "given", "settings_of", "with_options"]
+__all__ = ["DEFAULTS", "KINDS", "SIMULATED", "Options", "given", "settings_of", "with_options"]
 
 SIMULATED = "simulated-cells"
-Options = SimpleNamespace  # options.epochs, options.latents, ...: one attribute for each of FIELDS
+Options = SimpleNamespace  # options.epochs, options.latents, ...: one attribute for each option
 KINDS: tuple[type[Settings], ...] = (ImageSettings, CellSettings)
 FIELDS: dict[str, Field] = {field.name: field for kind in KINDS for field in fields(kind)}
+DEFAULTS: dict[str, Any] = {  # of options that were not given; None where it depends on the data
+    name: None if field.default is MISSING else field.default for name, field in FIELDS.items()
+}
 
 
 def settings_of(data: str) -> type[Settings]:
     """Return which settings data have: those of cells, or of images and arrays."""
     return CellSettings if data == SIMULATED or Path(data).suffix == ".h5ad" else ImageSettings
-
-
-def default(field: Field) -> Any:
-    """Return the value of an option that was not given; None where it depends on the data."""
-    return None if field.default is MISSING else field.default
 
 
 def given(options: Options) -> dict[str, Any]:
@@ -53,12 +51,12 @@ def with_options(run: Callable[[Options], None]) -> Callable[..., None]:
 
 
 def _parameter(field: Field) -> inspect.Parameter:
-    """Return the parameter for a field: optional, and a list of words where the field is a tuple."""
+    """Return the parameter for a field: optional, and a list of words if the field is a tuple."""
     kind, description = get_args(field.type)
     if isinstance(description, ArgumentInfo):
         value = inspect.Parameter.empty
     else:
-        value = default(field)
+        value = DEFAULTS[field.name]
         kind = kind | None if value is None else kind
     words = {tuple[int, ...] | None: list[str] | None, tuple[str, ...] | None: list[str] | None}
     return inspect.Parameter(

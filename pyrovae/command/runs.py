@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.images.settings import ImageSettings
-from pyrovae.command.options import FIELDS, Options, default, given
+from pyrovae.command.options import DEFAULTS, Options, given
 from pyrovae.command.settings import Settings
 from pyrovae.command.writing import as_plain, write_json
 
@@ -164,7 +164,7 @@ def resumed(folder: Path, options: Options) -> Options:
     settings = run.settings.to_dict()
     for name, new in vars(options).items():
         old, fixed = settings.get(name), name not in MAY_CHANGE
-        if fixed and new != default(FIELDS[name]) and as_plain(new) != as_plain(old):
+        if fixed and new != DEFAULTS[name] and as_plain(new) != as_plain(old):
             raise ValueError(
                 f"{folder} was begun with {name.replace('_', '-')} {old}, not {new}; "
                 "leave it out with --resume, or fit again with --overwrite"

@@ -6,7 +6,7 @@ kind. Nothing heavy is imported here, so that `--help` is quick.
 """
 
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -182,9 +182,9 @@ class Settings(ABC):
         return self.prior is Prior.FLAT or self.posterior is Posterior.POINT
 
     @classmethod
-    def names(cls) -> Iterable[str]:
+    def names(cls) -> set[str]:
         """Return the names of the settings of this kind."""
-        return [field.name for field in fields(cls)]
+        return {field.name for field in fields(cls)}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -155,12 +155,13 @@ class CellExperiment(Experiment):
         """Return what the data are: sizes, zeros, split and groups."""
         about, model = self.about, self.model
         train, validation = len(model.train_indices), len(model.validation_indices)
+        name, digest = self.run.settings.data, self.run.data["fingerprint"][:16]
         size = f"{about['cells']:,} cells of {about['genes']:,} genes"
         empty = f"{about['cells_without_counts']} cells, {about['genes_without_counts']} genes"
         test = about["cells"] - train - validation
         groups = [name for name in ("batches", "labels") if name in about]
         return {
-            "data": f"{self.run.settings.data}, {size}, SHA-256 {self.run.data['fingerprint'][:16]}",
+            "data": f"{name}, {size}, SHA-256 {digest}",
             "counts": f"{about['zeros']:.2%} zeros, {about['median_total']:,.0f} in the median "
             f"cell; without any: {empty}",
             "split": f"{train:,} training, {validation:,} validation, {test:,} test cells",

@@ -5,6 +5,7 @@ import numpy as np
 from pyrovae.command.cells.evaluated import EvaluatedCells
 from pyrovae.command.report import cell_plots
 from pyrovae.command.report.page import Picture
+from pyrovae.command.report.planes import umap_plane
 from pyrovae.files import History
 
 __all__ = ["draw"]
@@ -60,10 +61,8 @@ def draw(
 def _latent_space(cells: EvaluatedCells) -> Picture:
     """Draw the posterior means of z in the plane."""
     rows = cells.some(cells.mapped, MAPPED_CELLS)
-    plane = cell_plots.plane(cells.embed(rows), cells.seed)
+    plane = umap_plane(cells.embed(rows), cells.seed)
     figure = cell_plots.latent_map(plane, cells.groups(rows))
-    caption = (
-        f"Posterior means of {len(rows):,} cells: {plane.how}. Batches should mix within a type, "
-        "and types should be apart."
-    )
+    what = f"Posterior means of {len(rows):,} cells{plane.how and f': {plane.how}'}."
+    caption = f"{what} Batches should mix within a type, and types should be apart."
     return Picture("Latent space", figure, caption)

@@ -1,6 +1,7 @@
 """Images and arrays: build the model and the optimizer that the settings name.
 
-p(z | c) q(z | x, c) p(x | z, c), each network from (x, c) or (z, c) to the parameters of a distribution.
+p(z | c), q(z | x, c), p(x | z, c): each network maps (x, c) or (z, c) to the parameters of a
+distribution.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The experiment on images or arrays: x with shape (N, *event), and labels as context where asked for."""
+"""The experiment on images or arrays: x with shape (N, *event), and labels as context c."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
-from torch import Tensor
 
 from pyrovae import files
 from pyrovae.command import exports, figures
@@ -19,7 +18,14 @@ from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.preparation import prepare
 from pyrovae.command.images.resolve import TEST_FRACTION, read_data, resolve_settings
-from pyrovae.command.images.rows import Rows, fingerprint, hold_out_test, select
+from pyrovae.command.images.rows import (
+    Rows,
+    Training,
+    fingerprint,
+    hold_out_test,
+    prepare_rows,
+    select,
+)
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import Options
 from pyrovae.command.report.page import Picture, Row
@@ -30,21 +36,12 @@ from pyrovae.training import fit
 
 __all__ = ["ImageExperiment"]
 
-Batch = tuple[Tensor, ...]  # (x, *c), prepared
-
 
 class Loaded(NamedTuple):
     """A data set with test rows, and the fingerprint of the rows as they were read."""
 
     data: Dataset
     fingerprint: str
-
-
-class Training(NamedTuple):
-    """Rows to train on, and to validate by if there are any."""
-
-    rows: Batch
-    validation: Batch | None
 
 
 @final
@@ -84,19 +81,8 @@ class ImageExperiment(Experiment):
     def build(cls, folder: Path, settings: ImageSettings, data: Loaded) -> "ImageExperiment":
         """Prepare the rows, check them, and build the model."""
         stored, device = data.data, usable_device(settings.device)
-        assert stored.x_test is not None  # `load` held rows out
         preparation = prepare(settings, stored)
-        x = preparation.for_training(stored.x)
-        c = preparation.context(stored.labels, stored.label_names)
-        rows = Rows.of(preparation, stored.x_test, stored.labels_test, stored.label_names)
-        training = Training((x, *c), None)
-        if settings.validation:
-            kept, held_out = batches.split(len(x), settings.validation, settings.seed)
-            x_held_out = preparation.for_evaluation(stored.x[held_out.numpy()])
-            training = Training(
-                (x[kept], *(part[kept] for part in c)),
-                (x_held_out, *(part[held_out] for part in c)),
-            )
+        training, rows = prepare_rows(preparation, stored, settings)
         graph = build_graph(settings, preparation, training.rows[0])
         if not settings.binarize:
             graph.check(*training.rows)
@@ -176,7 +162,7 @@ class ImageExperiment(Experiment):
         graph.check(*self.rows.batch)
         found = figures.measure(
             graph,
-            lambda n: self.rows.spread(n).batch,
+            self.rows.some,
             samples=samples,
             evidence_rows=evidence_rows,
             autoencoder=settings.is_autoencoder,
@@ -184,7 +170,7 @@ class ImageExperiment(Experiment):
         found["unit"] = unit(self.model.preparation)
         if "log_p" in found and self.training is not None:
             (x, *_), validation = self.training
-            x_test = self.rows.spread(evidence_rows).batch[0]
+            x_test = self.rows.some(evidence_rows)[0]
             held_out = None if validation is None else validation[0]
             found["baselines"] = compare(settings, x, held_out, x_test)
         return found

@@ -58,7 +58,7 @@ def draw(
 
 def _reconstructions(model: ImageModel, rows: Rows) -> Picture:
     """Draw rows and their reconstructions."""
-    batch = rows.spread(PAIRS).batch
+    batch = rows.some(PAIRS)
     x, x_hat = model.preparation.undo(batch[0]), model.reconstruct(batch)
     figure = plots.pairs(x, x_hat, limits=model.preparation.limits)
     binarized = " Grey values were binarized once." if model.preparation.binarize else ""
@@ -80,7 +80,7 @@ def _samples(model: ImageModel, seed: int) -> Picture:
 
 def _interpolations(model: ImageModel, rows: Rows) -> Picture:
     """Draw straight lines between latent representations."""
-    batch = rows.spread(2 * WALKS).batch
+    batch = rows.some(2 * WALKS)
     n = len(batch[0])
     pairs = [(i, n - 1 - i) for i in range(max(1, n // 2))]
     paths = np.stack([model.interpolate(batch, a, b, STEPS) for a, b in pairs])

@@ -157,7 +157,7 @@ def _shift_and_scale(
 
 
 def _total_count(data: Dataset) -> int | None:
-    """Return the largest whole number that such data can hold; for unbounded counts, that they hold."""
+    """Return the largest whole number that such data can hold, or do if counts have no bound."""
     if data.kind is Kind.COUNTS and data.total_count is None:
         return max(int(x.max()) for x in (data.x, data.x_test) if x is not None)
     if data.kind is Kind.COUNTS:

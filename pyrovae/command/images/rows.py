@@ -13,7 +13,17 @@ from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.runs import Run
 from pyrovae.data import Dataset, batches
 
-__all__ = ["Rows", "fingerprint", "hold_out_test", "select"]
+__all__ = ["Rows", "Training", "fingerprint", "hold_out_test", "prepare_rows", "select"]
+
+
+Batch = tuple[Tensor, ...]  # (x, *c), prepared
+
+
+class Training(NamedTuple):
+    """Rows to train on, and to validate by if there are any."""
+
+    rows: Batch
+    validation: Batch | None
 
 
 class Rows(NamedTuple):
@@ -25,7 +35,7 @@ class Rows(NamedTuple):
         label_names: Names of the classes.
     """
 
-    batch: tuple[Tensor, ...]
+    batch: Batch
     labels: np.ndarray | None
     label_names: tuple[str, ...]
 
@@ -41,8 +51,12 @@ class Rows(NamedTuple):
         batch = (preparation.for_evaluation(x), *preparation.context(labels, names))
         return cls(batch, labels, names)
 
+    def some(self, at_most: int) -> Batch:
+        """Return the batch of at most n rows, evenly spread."""
+        return self.spread(at_most).batch
+
     def spread(self, at_most: int) -> "Rows":
-        """Return some of the rows, evenly spread, in order."""
+        """Return at most n rows, evenly spread, in order."""
         kept = spread(len(self.batch[0]), at_most)
         batch = tuple(part[torch.from_numpy(kept)] for part in self.batch)
         labels = None if self.labels is None else self.labels[kept]
@@ -54,6 +68,22 @@ def hold_out_test(data: Dataset, fraction: float, seed: int) -> Dataset:
     if data.x_test is not None:
         return data
     return data.hold_out(batches.split(len(data.x), fraction, seed)[1].numpy())
+
+
+def prepare_rows(
+    preparation: Preparation, data: Dataset, settings: ImageSettings
+) -> tuple[Training, Rows]:
+    """Return rows to train on and rows to evaluate on, the test rows of the data."""
+    assert data.x_test is not None  # `hold_out_test` saw to it
+    x = preparation.for_training(data.x)
+    c = preparation.context(data.labels, data.label_names)
+    test = Rows.of(preparation, data.x_test, data.labels_test, data.label_names)
+    if not settings.validation:
+        return Training((x, *c), None), test
+    kept, held_out = batches.split(len(x), settings.validation, settings.seed)
+    x_held_out = preparation.for_evaluation(data.x[held_out.numpy()])
+    rows = (x[kept], *(part[kept] for part in c))
+    return Training(rows, (x_held_out, *(part[held_out] for part in c))), test
 
 
 def fingerprint(data: Dataset) -> str:

@@ -31,7 +31,7 @@ class ImageSettings(Settings):
     ]
     condition: Annotated[
         bool,
-        option("Give the label to every part of the model, as one-hot context c.", panel=IMAGES),
+        option("Give the label to all parts of the model, as one-hot context c.", panel=IMAGES),
     ] = False
     denoise: Annotated[
         float,
