@@ -374,7 +374,9 @@ def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name
     }[name]().double()
     nn.init.zeros_(graph.posterior.net.weight)
     exact = linear_gaussian.evidence(graph, x).mean()
-    step = FusedSVI(graph, objectives.SGVB_A(samples=4), lambda p: torch.optim.Adam(p, lr=0.03), (x,))
+    step = FusedSVI(
+        graph, objectives.SGVB_A(samples=4), lambda p: torch.optim.Adam(p, lr=0.03), (x,)
+    )
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optim.torch, 800)
     for _ in range(800):
         step.step(x)

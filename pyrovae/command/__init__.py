@@ -1,1 +1,4 @@
-"""What stands behind the command line: options, recipes, run folders, the main job and what it reports."""
+"""The command line: options become an experiment, which is trained, measured and reported.
+
+cli -> options -> fit -> experiment (images or cells) -> figures -> report
+"""

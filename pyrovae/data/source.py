@@ -32,7 +32,7 @@ Hash = Any  # what hashlib.sha256() returns
 class Source(Protocol):
     """N rows of real numbers with shape (N, *event), read by number; nothing is written to them.
 
-    `Rows` brings all members but `__getitem__`, and what tables of counts are asked for beside.
+    `Rows` brings all members but `__getitem__`.
     """
 
     shape: torch.Size
@@ -53,6 +53,14 @@ class Source(Protocol):
 
     def to(self, device: torch.device | str) -> Source:
         """Return the rows on a device, or the source itself if its rows are moved when taken."""
+        ...
+
+    def sum(self, dim: int) -> Tensor:
+        """Return the sums over the rows (0) or columns (1) of a table, in double precision."""
+        ...
+
+    def count_nonzero(self) -> int:
+        """Return the number of values that are not zero."""
         ...
 
     def scan(self, support: Support | None = None) -> Scan:

@@ -1,1 +1,1 @@
-"""`pyrovae fit` on single-cell counts."""
+"""The command line's experiment on single-cell counts."""

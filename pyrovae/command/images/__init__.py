@@ -1,1 +1,1 @@
-"""`pyrovae fit` on images and other arrays."""
+"""The command line's experiment on images and other arrays."""

@@ -1,17 +1,19 @@
-"""What simpler densities reach on the same data: probabilistic PCA and a Gaussian mixture, by scikit-learn.
+"""The log p(x) of simpler densities on the same data: probabilistic PCA and a Gaussian mixture.
 
-Both are densities of real vectors. Counts and levels are whole numbers, so x is met as a unit cell:
+Both are densities of real vectors. Counts and levels are whole numbers x, each of which stands for
+its unit cell:
 
     P(x) = int_[0,1)^D p(x + u) du  ~  log (1 / S) sum_s p(x + u_s),   u_s ~ U[0, 1)^D
 
-With the mean outside the logarithm it is a lower bound for every u (Theis, van den Oord & Bethge 2016, section 3.1); inside,
-it comes closer to log P(x), as importance sampling does for a variational autoencoder. So all figures are nats of one kind.
+With the mean outside the logarithm the right side is a lower bound for every u (Theis, van den Oord
+& Bethge 2016, section 3.1). Inside, it comes closer to log P(x), as importance sampling does for a
+variational autoencoder, so that all figures are nats of one kind.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,13 +21,12 @@ __all__ = ["Baseline", "gaussian_mixture", "probabilistic_pca"]
 
 LATENTS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
-FULL_UP_TO = 100  # dimensions; a full covariance of more has too many numbers for the rows at hand
-ROWS = 10_000  # to fit on: more change the third digit and cost minutes
+FULL_UP_TO = 100  # dimensions; a full covariance of more has too many parameters for few rows
+ROWS = 10_000  # to fit on, for time
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A density chosen on validation data and judged on test data.
+class Baseline(NamedTuple):
+    """A density chosen on validation data and evaluated on test data.
 
     Attributes:
         log_p: Mean log p(x) of the test rows, in nats.
@@ -36,6 +37,21 @@ class Baseline:
     what: str
 
 
+class Density(Protocol):
+    """A density of scikit-learn's."""
+
+    def fit(self, x: np.ndarray, /) -> "Density":
+        """Fit to rows."""
+        ...
+
+    def score_samples(self, x: np.ndarray, /) -> np.ndarray:
+        """Return log p of each row."""
+        ...
+
+
+Named = tuple[str, Density]  # what was chosen, and the density
+
+
 def probabilistic_pca(
     train: np.ndarray,
     validation: np.ndarray,
@@ -44,15 +60,15 @@ def probabilistic_pca(
     draws: int = 50,
     seed: int = 0,
 ) -> Baseline:
-    """Fit probabilistic PCA (Tipping & Bishop 1999), its number of components chosen on validation rows.
+    """Fit probabilistic PCA (Tipping & Bishop 1999); validation rows choose its size.
 
     Args:
         train: Rows to fit on, with shape (N, D).
         validation: Rows to choose by, with shape (V, D).
-        test: Rows to judge by, with shape (T, D).
+        test: Rows to evaluate on, with shape (T, D).
         whole: Whether values are whole numbers, each standing for its unit cell.
-        draws: S, noise draws a row for whole values.
-        seed: Of the noise and of the fits.
+        draws: S, draws of u per row for whole values.
+        seed: Of the draws and of the fits.
     """
     return _choose(_pcas, (train, validation, test), whole, draws, seed)
 
@@ -65,71 +81,58 @@ def gaussian_mixture(
     draws: int = 50,
     seed: int = 0,
 ) -> Baseline:
-    """Fit Gaussian mixtures, full and diagonal, their number of components chosen on validation rows.
+    """Fit Gaussian mixtures, full and diagonal; validation rows choose the number of components.
 
     The arguments are those of `probabilistic_pca`.
     """
     return _choose(_mixtures, (train, validation, test), whole, draws, seed)
 
 
-class Density(Protocol):
-    """What scikit-learn's densities have in common."""
-
-    def fit(self, x: np.ndarray, /) -> "Density":
-        """Fit to rows."""
-        ...
-
-    def score_samples(self, x: np.ndarray, /) -> np.ndarray:
-        """Return log p of each row."""
-        ...
-
-
-Candidates = Callable[
-    [int, int, int], Iterator[tuple[str, Density]]
-]  # rows, dimensions, seed -> (what, density) ...
-
-
 def _choose(
-    candidates: Candidates, parts: tuple[np.ndarray, ...], whole: bool, draws: int, seed: int
+    candidates: Callable[[int, int, int], Iterator[Named]],
+    parts: tuple[np.ndarray, ...],
+    whole: bool,
+    draws: int,
+    seed: int,
 ) -> Baseline:
-    """Fit every candidate and judge the one that explains the validation rows best."""
+    """Fit every candidate, and evaluate the one with the largest log p of the validation rows."""
     from sklearn.exceptions import ConvergenceWarning
 
     rng = np.random.default_rng(seed)
     train, validation, test = (part.reshape(len(part), -1).astype(np.float64) for part in parts)
     train = train[np.sort(rng.permutation(len(train))[:ROWS])]
     train = train + rng.random(train.shape) if whole else train
+    log_p = functools.partial(_mean_log_p, whole=whole, rng=rng)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # one that has not converged is judged as it is
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its log p decides all the same
         fitted = [
-            (what, model.fit(train)) for what, model in candidates(len(train), train.shape[1], seed)
+            (what, density.fit(train))
+            for what, density in candidates(len(train), train.shape[1], seed)
         ]
-    scores = [_score(model, validation, whole, 1, rng) for _, model in fitted]
-    what, model = fitted[int(np.argmax(scores))]
-    return Baseline(_score(model, test, whole, draws, rng), what)
+    scores = [log_p(density, validation, draws=1) for _, density in fitted]
+    what, density = fitted[int(np.argmax(scores))]
+    return Baseline(log_p(density, test, draws=draws), what)
 
 
-def _score(
-    model: Density, x: np.ndarray, whole: bool, draws: int, rng: np.random.Generator
+def _mean_log_p(
+    density: Density, x: np.ndarray, whole: bool, draws: int, rng: np.random.Generator
 ) -> float:
-    """Return the mean of log p over rows; over their unit cells where values are whole."""
+    """Return the mean of log p over rows; over their unit cells if values are whole."""
     if not whole:
-        return float(model.score_samples(x).mean())
-    log_p = [model.score_samples(x + rng.random(x.shape)) for _ in range(draws)]
+        return float(density.score_samples(x).mean())
+    log_p = [density.score_samples(x + rng.random(x.shape)) for _ in range(draws)]
     return float((np.logaddexp.reduce(log_p) - np.log(draws)).mean())
 
 
-def _pcas(n: int, d: int, seed: int) -> Iterator[tuple[str, Density]]:
-    """Yield probabilistic PCAs of rising size, none so large that no noise is left."""
+def _pcas(n: int, d: int, seed: int) -> Iterator[Named]:
+    """Yield probabilistic PCAs of rising size, each smaller than the data's rank."""
     from sklearn.decomposition import PCA
 
     for k in (k for k in (1, *LATENTS) if k < min(n, d)):
         yield f"{k} components", PCA(k, svd_solver="full", random_state=seed)
 
 
-def _mixtures(n: int, d: int, seed: int) -> Iterator[tuple[str, Density]]:
+def _mixtures(n: int, d: int, seed: int) -> Iterator[Named]:
     """Yield mixtures of rising size, with at least two rows for each component."""
     from sklearn.mixture import GaussianMixture
 

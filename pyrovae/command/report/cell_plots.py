@@ -1,6 +1,7 @@
-"""Pictures of a model of single cells: where its cells lie, their library sizes, and whether it makes data like those it saw.
+"""Pictures of a model of single cells: latent space, library sizes, posterior predictive.
 
-x'_n ~ p(x' | x_n): draws of the posterior predictive beside the data, by the mean, the variance and the zeros of genes and cells.
+x'_n ~ p(x' | x_n): draws of the posterior predictive beside the data, by the mean, the variance and
+the zeros of genes and cells.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyrovae.command.report import plots
-from pyrovae.command.report.plots import BLUE, CLASSES, GREY, MARKERS, ORANGE
+from pyrovae.command.report.planes import Plane
+from pyrovae.command.report.style import (
+    BLUE,
+    CLASSES,
+    GREY,
+    MARKERS,
+    ORANGE,
+    hide_frame,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,30 +33,29 @@ __all__ = [
     "UNLABELLED",
     "Groups",
     "Moments",
-    "Plane",
     "curves",
     "kl_per_unit",
     "latent_map",
     "libraries",
     "moments",
-    "plane",
     "predictive",
 ]
 
-_COLOURS = tuple(
-    colour for colour in CLASSES if colour not in ("#94a4a2", "#717581")
-)  # its greys: grey is for the rest
+_GREYS = ("#94a4a2", "#717581")  # of CLASSES; grey is for cells without a group of their own
+_COLOURS = tuple(colour for colour in CLASSES if colour not in _GREYS)
 _SHOWN = 20  # groups in a legend; the smaller ones are grey together
-_LAYERS = 6  # groups are drawn in so many turns, so that none hides another
-_WIDE = 5  # ratios that span more are drawn on a logarithmic axis
-_NEIGHBOURS = 15  # UMAP's own default; it needs more cells than that
+_LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
+_WIDE = 5  # ratios that span more have a logarithmic axis
 UNLABELLED = "unlabelled"
 
 
 class Groups(NamedTuple):
-    """Groups of cells: what they are, the name of each cell's, with shape (N,), and all names there are, the largest group first.
+    """Groups of cells. Cells named `UNLABELLED` are in no group.
 
-    The last give a group one colour in every picture. Cells named `UNLABELLED` are in no group.
+    Attributes:
+        title: what the groups are.
+        names: name of each cell's group, with shape (N,).
+        ranked: all groups there are, the largest first: each has one colour in every picture.
     """
 
     title: str
@@ -54,56 +63,20 @@ class Groups(NamedTuple):
     ranked: tuple[str, ...] = ()
 
 
-class Plane(NamedTuple):
-    """Codes in two dimensions: points with shape (N, 2), the names of both axes, and how they were made."""
-
-    points: np.ndarray
-    axes: tuple[str, str]
-    how: str
-
-
 class Moments(NamedTuple):
-    """Of counts: mean, variance and zeros of each gene, with shape (G,), and the zeros of each cell, with shape (N,)."""
+    """Moments of counts of N cells and G genes.
+
+    Attributes:
+        mean: of each gene, with shape (G,).
+        variance: of each gene, with shape (G,).
+        gene_zeros: fraction of zeros of each gene, with shape (G,).
+        cell_zeros: fraction of zeros of each cell, with shape (N,).
+    """
 
     mean: np.ndarray
     variance: np.ndarray
     gene_zeros: np.ndarray
     cell_zeros: np.ndarray
-
-
-def plane(z: np.ndarray, seed: int = 0) -> Plane:
-    """Bring codes to two dimensions: by UMAP (McInnes et al. 2018) where umap-learn is installed, else by PCA.
-
-    Args:
-        z: codes with shape (N, D); with D = 1 or 2 they are shown as they are.
-        seed: of UMAP.
-    """
-    n, d = z.shape
-    if d <= 2:
-        points = z if d == 2 else np.stack([z[:, 0], np.arange(n)], 1)
-        return Plane(points, ("z1", "z2" if d == 2 else "cell"), "as they are")
-    if n > _NEIGHBOURS and (umap := _umap()) is not None:
-        points = umap(n_neighbors=_NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(z)
-        return Plane(points, ("UMAP 1", "UMAP 2"), f"{d} latents by UMAP")
-    u, scale, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
-    share = 100 * scale**2 / max((scale**2).sum(), 1e-12)
-    points = np.zeros((n, 2))
-    points[:, : min(2, len(scale))] = (u * scale)[:, :2]
-    names = [f"PC {i + 1} ({part:.0f} % of variance)" for i, part in enumerate([*share, 0][:2])]
-    return Plane(
-        points,
-        (names[0], names[1]),
-        f"{d} latents, first two principal components (no umap-learn here)",
-    )
-
-
-def _umap() -> Any:
-    """Return umap-learn's class, or None where it is not installed."""
-    try:
-        from umap import UMAP
-    except ImportError:
-        return None
-    return UMAP
 
 
 def curves(history: History, library: bool) -> Figure:
@@ -129,24 +102,24 @@ def curves(history: History, library: bool) -> Figure:
     return figure
 
 
-def latent_map(where: Plane, groups: Sequence[Groups]) -> Figure:
+def latent_map(plane: Plane, groups: Sequence[Groups]) -> Figure:
     """Draw cells in the plane, once for each way to group them; without any, in one colour.
 
     Args:
-        where: their places.
+        plane: where they are.
         groups: such as the batches and the cell types.
     """
-    wide = max(1, len(groups))
-    figure = _figure(4.6 + 6.2 * (wide - 1) if wide > 1 else 6.4, 4.4)
-    panels = np.atleast_1d(figure.subplots(1, wide, sharex=True, sharey=True))
-    for axis, group in zip(panels, groups, strict=False):
-        _scatter(axis, where.points, group.names, group.ranked)
+    panels = max(1, len(groups))
+    figure = new_figure(6.4 if panels == 1 else 4.6 + 6.2 * (panels - 1), 4.4)
+    axes = np.atleast_1d(figure.subplots(1, panels, sharex=True, sharey=True))
+    for axis, group in zip(axes, groups, strict=False):
+        _scatter(axis, plane.points, group)
         axis.set_title(f"by {group.title}")
     if not groups:
-        panels[0].scatter(where.points[:, 0], where.points[:, 1], s=6, c=BLUE, alpha=0.6, lw=0)
-    for axis in panels:
-        axis.set_xlabel(where.axes[0])
-    panels[0].set_ylabel(where.axes[1])
+        axes[0].scatter(plane.points[:, 0], plane.points[:, 1], s=6, c=BLUE, alpha=0.6, lw=0)
+    for axis in axes:
+        axis.set_xlabel(plane.axes[0])
+    axes[0].set_ylabel(plane.axes[1])
     return figure
 
 
@@ -160,35 +133,30 @@ def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> 
     """
     seen = totals > 0
     totals, sizes = totals[seen], sizes[seen]
-    figure = _figure(10.6, 4.2)
+    ratios = sizes / totals
+    if batches is None:
+        groups = Groups("cells", np.full(len(totals), "cells"))
+    else:
+        groups = batches._replace(names=batches.names[seen])
+    figure = new_figure(10.6, 4.2)
     left, right = figure.subplots(1, 2)
-    names, ranked = (
-        (np.full(len(totals), "cells"), ())
-        if batches is None
-        else (batches.names[seen], batches.ranked)
-    )
-    _scatter(left, np.stack([totals, sizes], 1), names, ranked, legend=False)
-    _scatter(
-        right, np.stack([totals, sizes / totals], 1), names, ranked, legend=batches is not None
-    )
+    _scatter(left, np.stack([totals, sizes], 1), groups, legend=False)
+    _scatter(right, np.stack([totals, ratios], 1), groups, legend=batches is not None)
     ends = [totals.min(), totals.max()]
     left.plot(ends, ends, color="black", lw=0.8)
     right.axhline(1, color="black", lw=0.8)
-    _logarithmic(left, "x", "y")
-    _logarithmic(right, "x")
-    left.set(
-        title="Library size",
-        xlabel="transcripts observed",
-        ylabel="library size inferred, E[exp l | x]",
-    )
-    right.set(title="Inferred over observed", xlabel="transcripts observed", ylabel="ratio")
-    if (sizes / totals).max() > _WIDE * (sizes / totals).min():
-        _logarithmic(right, "y")
+    _make_logarithmic(left, "x", "y")
+    _make_logarithmic(right, "x")
+    observed, inferred = "transcripts observed", "library size inferred, E[exp l | x]"
+    left.set(title="Library size", xlabel=observed, ylabel=inferred)
+    right.set(title="Inferred over observed", xlabel=observed, ylabel="ratio")
+    if ratios.max() > _WIDE * ratios.min():
+        _make_logarithmic(right, "y")
     return figure
 
 
 def moments(x: Any) -> Moments:
-    """Return what is shown of counts: a SciPy sparse matrix with shape (N, G)."""
+    """Return the moments of counts, a SciPy sparse matrix with shape (N, G)."""
     x = x.tocsr().astype(np.float64)
     mean = np.asarray(x.mean(0)).ravel()
     variance = np.asarray(x.multiply(x).mean(0)).ravel() - mean**2
@@ -198,99 +166,94 @@ def moments(x: Any) -> Moments:
 
 
 def predictive(data: Moments, drawn: Moments) -> Figure:
-    """Draw how draws of the posterior predictive compare with the data: variance by mean, zeros of genes, zeros of cells.
+    """Draw draws of the posterior predictive beside the data: variances and zeros.
 
     Args:
         data: of the cells.
         drawn: of one draw for each of them.
     """
-    figure = _figure(13.2, 4.2)
-    first, second, third = figure.subplots(1, 3)
-    for found, colour, label in ((data, BLUE, "data"), (drawn, ORANGE, "drawn")):
-        kept = (found.mean > 0) & (found.variance > 0)
-        first.scatter(
-            found.mean[kept], found.variance[kept], s=6, c=colour, alpha=0.45, lw=0, label=label
-        )
-    _logarithmic(first, "x", "y")
-    ends = np.array(first.get_xlim())
-    first.plot(ends, ends, color="black", lw=0.8, label="Poisson: variance = mean")
-    first.legend(frameon=False, markerscale=2)
-    first.set(
-        title="Variance by mean, a point a gene",
-        xlabel="mean of a gene",
-        ylabel="variance of a gene",
-        xlim=ends,
-    )
-    for axis, name, what in ((second, "gene_zeros", "gene"), (third, "cell_zeros", "cell")):
-        axis.scatter(getattr(data, name), getattr(drawn, name), s=6, c=BLUE, alpha=0.45, lw=0)
-        low = min(getattr(data, name).min(), getattr(drawn, name).min())
-        axis.plot([low, 1], [low, 1], color="black", lw=0.8)
-        axis.set(title=f"Share of zeros, a point a {what}", xlabel="data", ylabel="drawn")
-    for axis in (first, second, third):
-        axis.spines[["top", "right"]].set_visible(False)
+    figure = new_figure(13.2, 4.2)
+    axes = figure.subplots(1, 3)
+    _draw_variances(axes[0], data, drawn)
+    _draw_zeros(axes[1], data.gene_zeros, drawn.gene_zeros, "gene")
+    _draw_zeros(axes[2], data.cell_zeros, drawn.cell_zeros, "cell")
+    for axis in axes:
+        hide_frame(axis)
     return figure
 
 
+def _draw_variances(axis: Axes, data: Moments, drawn: Moments) -> None:
+    """Draw the variance of each gene against its mean."""
+    for found, colour, label in ((data, BLUE, "data"), (drawn, ORANGE, "drawn")):
+        kept = (found.mean > 0) & (found.variance > 0)
+        mean, variance = found.mean[kept], found.variance[kept]
+        axis.scatter(mean, variance, s=6, c=colour, alpha=0.45, lw=0, label=label)
+    _make_logarithmic(axis, "x", "y")
+    ends = np.array(axis.get_xlim())
+    axis.plot(ends, ends, color="black", lw=0.8, label="Poisson: variance = mean")
+    axis.legend(frameon=False, markerscale=2)
+    axis.set(title="Variance against mean, per gene", xlabel="mean", ylabel="variance", xlim=ends)
+
+
+def _draw_zeros(axis: Axes, data: np.ndarray, drawn: np.ndarray, what: str) -> None:
+    """Draw the fractions of zeros of draws against those of the data."""
+    axis.scatter(data, drawn, s=6, c=BLUE, alpha=0.45, lw=0)
+    low = min(data.min(), drawn.min())
+    axis.plot([low, 1], [low, 1], color="black", lw=0.8)
+    axis.set(title=f"Fraction of zeros, per {what}", xlabel="data", ylabel="drawn")
+
+
 def kl_per_unit(kl: np.ndarray) -> Figure:
-    """Draw each latent's KL to the prior in nats a cell, with shape (D,), greatest first."""
+    """Draw each latent's KL to the prior in nats per cell, with shape (D,), greatest first."""
     figure = plots.kl_per_unit(kl)
     figure.axes[0].set(title="KL of z, by unit", ylabel="nats per cell")
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    """Make a figure that no global state knows of."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _scatter(
-    axis: Axes, points: np.ndarray, names: np.ndarray, ranked: tuple[str, ...], legend: bool = True
-) -> None:
-    """Draw each group in its own colour and marker, in turns, so that none hides another."""
+def _scatter(axis: Axes, points: np.ndarray, groups: Groups, *, legend: bool = True) -> None:
+    """Draw each group in its own colour and marker, in interleaved layers."""
+    names = groups.names
     found, sizes = np.unique(names[names != UNLABELLED], return_counts=True)
-    shown = sorted((ranked or tuple(found[np.argsort(-sizes, kind="stable")]))[:_SHOWN])
+    ranked = groups.ranked or tuple(found[np.argsort(-sizes, kind="stable")])
     looks: dict[str, Any] = {
         name: {"c": _COLOURS[i % len(_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, name in enumerate(shown)
+        for i, name in enumerate(sorted(ranked[:_SHOWN]))
     }
-    turns = (
-        np.arange(len(points)) * 7919 % _LAYERS
-    )  # neighbours in the file fall into different turns
+    shown = list(looks)
     others = ~np.isin(names, shown)
+    layers = np.arange(len(points)) * 7919 % _LAYERS  # neighbours in the file in different layers
     x, y = points.T
     axis.scatter(x[others], y[others], s=6, c=GREY, alpha=0.5, lw=0)
-    for turn in range(_LAYERS):
+    for layer in range(_LAYERS):
         for name, look in looks.items():
-            mask = (names == name) & (turns == turn)
+            mask = (names == name) & (layers == layer)
             axis.scatter(x[mask], y[mask], s=6, alpha=0.6, lw=0, **look)
-    axis.spines[["top", "right"]].set_visible(False)
+    hide_frame(axis)
     if legend:
-        _legend(axis, looks, int((~np.isin(found, shown)).sum()), bool((names == UNLABELLED).any()))
+        smaller = int((~np.isin(found, shown)).sum())
+        _name_groups(axis, looks, smaller, bool((names == UNLABELLED).any()))
 
 
-def _legend(axis: Axes, looks: dict[str, Any], others: int, unlabelled: bool) -> None:
+def _name_groups(axis: Axes, looks: dict[str, Any], smaller: int, unlabelled: bool) -> None:
     """Name the groups beside the panel."""
     from matplotlib.lines import Line2D
 
-    marks = [
-        Line2D([], [], ls="", marker=look["marker"], color=look["c"], label=name)
-        for name, look in looks.items()
+    marks = {name: (look["marker"], look["c"]) for name, look in looks.items()}
+    if smaller:
+        marks[f"{smaller} smaller groups"] = ("o", GREY)
+    if unlabelled:
+        marks[UNLABELLED] = ("o", GREY)
+    handles = [
+        Line2D([], [], ls="", marker=marker, color=colour, label=name)
+        for name, (marker, colour) in marks.items()
     ]
-    marks += (
-        [Line2D([], [], ls="", marker="o", color=GREY, label=f"{others} smaller groups")]
-        if others
-        else []
-    )
-    marks += [Line2D([], [], ls="", marker="o", color=GREY, label=UNLABELLED)] if unlabelled else []
     axis.legend(
-        handles=marks, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8
+        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
     )
 
 
-def _logarithmic(axis: Axes, *names: str) -> None:
-    """Make axes logarithmic, with plain numbers where they span little: 2 x 10^3 is no label to read."""
+def _make_logarithmic(axis: Axes, *names: str) -> None:
+    """Make axes logarithmic, with plain numbers such as 2,000 where they span little."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for name in names:

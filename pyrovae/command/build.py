@@ -1,0 +1,100 @@
+"""Priors, posteriors and objectives from the words of the command line, for any kind of data."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import objectives, posteriors, priors
+from pyrovae.command.choices import Objective, Posterior, Prior
+from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.settings import Settings
+
+__all__ = ["build_objective", "build_posterior", "build_prior", "random_rows", "usable_device"]
+
+_COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}
+_IAF_CONTEXT = 40  # features of x that every step of an inverse autoregressive flow sees
+_IAF_WIDTH = 320  # of its hidden layer
+_OBJECTIVES: dict[
+    Objective, type[objectives.SGVB_A | objectives.SGVB_B | objectives.IWAE | objectives.DReG]
+] = {
+    Objective.SGVB_A: objectives.SGVB_A,
+    Objective.SGVB_B: objectives.SGVB_B,
+    Objective.IWAE: objectives.IWAE,
+    Objective.DREG: objectives.DReG,
+}
+
+
+def build_posterior(settings: Settings, encoder: Callable[[int], nn.Module]) -> nn.Module:
+    """Build q(z | x).
+
+    Args:
+        settings: Of the run.
+        encoder: Makes the network from x, given the number of its outputs.
+    """
+    d = settings.latents
+    makers: dict[Posterior, Callable[[], nn.Module]] = {
+        Posterior.DIAGONAL_NORMAL: lambda: posteriors.DiagonalNormal(encoder(2 * d)),
+        Posterior.FULL_RANK_NORMAL: lambda: posteriors.FullRankNormal(encoder(d * (d + 3) // 2)),
+        Posterior.IAF: lambda: posteriors.IAF(
+            encoder(2 * d + _IAF_CONTEXT), d, context=_IAF_CONTEXT, hidden=(max(_IAF_WIDTH, d),)
+        ),
+        Posterior.POINT: lambda: posteriors.Point(encoder(d)),
+    }
+    return makers[settings.posterior]()
+
+
+def build_prior(
+    settings: Settings,
+    posterior: nn.Module,
+    rows: Callable[[int], Tensor],
+    low: float | None = None,
+    high: float | None = None,
+) -> nn.Module:
+    """Build p(z).
+
+    Args:
+        settings: Of the run.
+        posterior: q(z | x), which a VampPrior shares.
+        rows: Returns K training rows, as the posterior sees them: the first pseudo-inputs of a
+            VampPrior.
+        low: Least value of such a row, if there is one.
+        high: Largest value.
+    """
+    d, k = settings.latents, settings.components or _COMPONENTS.get(settings.prior, 1)
+    makers: dict[Prior, Callable[[], nn.Module]] = {
+        Prior.STANDARD_NORMAL: lambda: priors.StandardNormal(d),
+        Prior.MIXTURE: lambda: priors.Mixture(d, k),
+        Prior.VAMP: lambda: priors.Vamp(posterior, rows(k), low=low, high=high),
+        Prior.FLOW: lambda: priors.Flow(d, hidden=(max(128, d),)),
+        Prior.FLAT: lambda: priors.Flat(d),
+    }
+    return makers[settings.prior]()
+
+
+def build_objective(settings: ImageSettings) -> objectives.Objective:
+    """Build the estimator of the bound."""
+    warm_up, beta = settings.warm_up, settings.beta
+    schedule = objectives.warm_up(warm_up, beta) if warm_up else beta
+    return _OBJECTIVES[settings.objective](samples=settings.draws, beta=schedule)
+
+
+def random_rows(x: Tensor, k: int) -> Tensor:
+    """Return k rows at random, fewer where there are no more."""
+    return x[torch.randperm(len(x))[:k]]
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of that name.
+
+    Raises:
+        ValueError: It cannot be used here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device {name} cannot be used ({reason}); choose cpu, cuda or cuda:0"
+        ) from error
+    return torch.device(name)

@@ -1,0 +1,110 @@
+"""The words of the command line for what can be chosen, as enumerations.
+
+`pyrovae.command.build` and `pyrovae.command.images.build` turn each word into a constructor. This
+module imports nothing heavy, and so repeats the values of `likelihoods.expression.Dispersion`;
+`tests/test_cells_cli.py` holds the two equal.
+"""
+
+from enum import StrEnum
+
+__all__ = [
+    "Activation",
+    "Dispersion",
+    "Likelihood",
+    "Network",
+    "Objective",
+    "Optimizer",
+    "Part",
+    "Posterior",
+    "Prior",
+]
+
+
+class Network(StrEnum):
+    """Encoder and decoder."""
+
+    MLP = "mlp"
+    CONV = "conv"
+    RESIDUAL = "residual"
+
+
+class Activation(StrEnum):
+    """Non-linearity between layers."""
+
+    RELU = "relu"
+    TANH = "tanh"
+    ELU = "elu"
+    GELU = "gelu"
+    SILU = "silu"
+    SOFTPLUS = "softplus"
+
+
+class Prior(StrEnum):
+    """p(z)."""
+
+    STANDARD_NORMAL = "standard-normal"
+    MIXTURE = "mixture"
+    VAMP = "vamp"
+    FLOW = "flow"
+    FLAT = "flat"
+
+
+class Posterior(StrEnum):
+    """q(z | x)."""
+
+    DIAGONAL_NORMAL = "diagonal-normal"
+    FULL_RANK_NORMAL = "full-rank-normal"
+    IAF = "iaf"
+    POINT = "point"
+
+
+class Likelihood(StrEnum):
+    """p(x | z)."""
+
+    BERNOULLI = "bernoulli"
+    CONTINUOUS_BERNOULLI = "continuous-bernoulli"
+    GAUSSIAN = "gaussian"
+    HETEROSCEDASTIC_GAUSSIAN = "heteroscedastic-gaussian"
+    BINOMIAL = "binomial"
+    DISCRETIZED_LOGISTIC = "discretized-logistic"
+    CATEGORICAL = "categorical"
+    POISSON = "poisson"
+    ZINB = "zinb"
+    NB = "nb"
+
+
+class Dispersion(StrEnum):
+    """What the inverse dispersion of a negative binomial depends on."""
+
+    GENE = "gene"
+    GENE_BATCH = "gene-batch"
+    GENE_LABEL = "gene-label"
+    GENE_CELL = "gene-cell"
+
+
+class Objective(StrEnum):
+    """Estimator of the bound."""
+
+    SGVB_A = "sgvb-a"
+    SGVB_B = "sgvb-b"
+    IWAE = "iwae"
+    DREG = "dreg"
+
+
+class Optimizer(StrEnum):
+    """Optimizer of torch."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+    ADAMAX = "adamax"
+    ADAGRAD = "adagrad"
+    RMSPROP = "rmsprop"
+    SGD = "sgd"
+
+
+class Part(StrEnum):
+    """Rows of a data set."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"

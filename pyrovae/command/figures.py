@@ -1,0 +1,154 @@
+"""The figures of a fitted model on held-out data that every kind of data has, and their table.
+
+ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z))  <=  log p(x)        in nats, at beta = 1
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pyrovae import evaluation
+from pyrovae.command.report.page import Row
+from pyrovae.files import History
+
+__all__ = [
+    "ELBO_ROWS",
+    "elbo_row",
+    "evidence_rows",
+    "latent_rows",
+    "measure",
+    "spread",
+    "training_figures",
+    "training_rows",
+]
+
+Batch = tuple[Tensor, ...]  # (x, *c)
+Figures = dict[str, Any]
+
+ELBO_ROWS = 10_000
+LATENT_ROWS = 2_000
+FEW_SAMPLES = 10  # with fewer effective samples their own estimate of the error is unreliable
+
+
+def spread(n: int, at_most: int) -> np.ndarray:
+    """Return evenly spread row numbers of n: data may lie sorted by class.
+
+    Example:
+        >>> spread(10, 4).tolist(), spread(3, 4).tolist()
+        ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(int))
+
+
+def measure(
+    graph: nn.Module,
+    rows: Callable[[int], Batch],
+    *,
+    samples: int,
+    evidence_rows: int,
+    autoencoder: bool = False,
+) -> Figures:
+    """Return the ELBO with its terms, log p(x), and how much of x the latents hold.
+
+    Args:
+        graph: A fitted model.
+        rows: Returns at most n evaluation rows (x, *c), evenly spread.
+        samples: Importance samples for log p(x); 0 leaves it out.
+        evidence_rows: Number of rows on which log p(x) is estimated.
+        autoencoder: Whether prior or posterior has no density: then the ELBO is all there is.
+    """
+    terms = evaluation.elbo(graph, *rows(ELBO_ROWS))
+    means = {name: value.mean().item() for name, value in terms._asdict().items()}
+    figures: Figures = {"unit": "nats per datum", "test": {"rows": len(terms.elbo), **means}}
+    if autoencoder:
+        return figures
+    if samples:
+        figures["log_p"] = _evidence(graph, rows(evidence_rows), samples)
+    return {**figures, "latents": _latents(graph, rows(LATENT_ROWS))}
+
+
+def _evidence(graph: nn.Module, batch: Batch, samples: int) -> Figures:
+    """Return the mean of log p(x), and its errors over rows and by importance sampling."""
+    log_p, error, size = evaluation.log_evidence(graph, *batch, samples=samples)
+    return {
+        "rows": len(log_p),
+        "samples": samples,
+        "mean": log_p.mean().item(),
+        "standard_error": log_p.std(correction=0).item() / math.sqrt(len(log_p)),
+        "importance_sampling_error": error.square().sum().sqrt().item() / len(log_p),
+        "effective_sample_size": size.median().item(),
+    }
+
+
+def _latents(graph: nn.Module, batch: Batch) -> Figures:
+    """Return active units, mutual information and the KL of each unit."""
+    summary = evaluation.latent_summary(graph, *batch)
+    kl = summary.kl_per_dimension
+    return {
+        "units": len(summary.active),
+        "rows": len(batch[0]),
+        "active": int(summary.active.sum()),
+        "mutual_information": summary.mutual_information,
+        "kl_per_unit": None if kl is None else kl.tolist(),
+        "warning": summary.warning,
+    }
+
+
+def training_figures(history: History) -> Figures:
+    """Return how the fit went."""
+    last = (history.best_epoch or len(history.elbo)) - 1
+    return {
+        "epochs": len(history.elbo),
+        "best_epoch": history.best_epoch,
+        "stopped": history.stopped,
+        "seconds": sum(history.seconds),
+        "elbo": history.elbo[last] if history.elbo else None,
+        "validation_elbo": history.validation_elbo[last] if history.validation_elbo else None,
+    }
+
+
+# --------------------------------------------------------------------------------- as table rows
+def elbo_row(figures: Figures, what: str) -> Row:
+    """Return the row of the ELBO; `what` names an evaluation row, such as "test cells"."""
+    test = figures["test"]
+    terms = f"reconstruction {test['reconstruction']:.2f} - KL {test['kl']:.2f}"
+    return Row("test ELBO", f"{test['elbo']:.2f} nats", f"{terms}, {test['rows']} {what}")
+
+
+def evidence_rows(figures: Figures, what: str) -> list[Row]:
+    """Return the row of log p(x), if it was estimated."""
+    if "log_p" not in figures:
+        return []
+    log_p = figures["log_p"]
+    size = f"effective sample size {log_p['effective_sample_size']:.0f}"
+    if log_p["effective_sample_size"] < FEW_SAMPLES:
+        size += " (few samples dominate: take it for a lower bound)"
+    error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
+    how = f"{log_p['rows']} {what}; {log_p['samples']} importance samples, {error}, {size}"
+    return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
+
+
+def latent_rows(figures: Figures) -> list[Row]:
+    """Return the rows of the latents, if they were measured."""
+    if "latents" not in figures:
+        return []
+    latents = figures["latents"]
+    active = f"{latents['active']} of {latents['units']}"
+    bound = f"I(x; z) under q, at most log {latents['rows']} = {np.log(latents['rows']):.2f}"
+    return [
+        Row("active units", active, "variance of the posterior mean above 0.01"),
+        Row("mutual information", f"{latents['mutual_information']:.2f} nats", bound),
+    ]
+
+
+def training_rows(figures: Figures) -> list[Row]:
+    """Return the row of the fit, if there was one."""
+    if "training" not in figures:
+        return []
+    fit = figures["training"]
+    best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
+    length = f"{fit['epochs']} epochs, {fit['seconds']:.1f} s"
+    return [Row("training", length, f"{fit['stopped']}{best}")]

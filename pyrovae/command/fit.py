@@ -1,0 +1,184 @@
+"""`pyrovae fit`: options -> experiment -> training -> figures -> report."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import torch
+
+from pyrovae.command.compatibility import refuse_contradictions, refuse_inapplicable
+from pyrovae.command.contexts import notes, threads
+from pyrovae.command.experiment import Experiment, experiment_of
+from pyrovae.command.figures import training_figures
+from pyrovae.command.inspection import as_call, parts_of
+from pyrovae.command.options import Options, settings_of
+from pyrovae.command.report.page import Report, render
+from pyrovae.command.runs import Run, claim, resumed
+from pyrovae.command.settings import Settings
+from pyrovae.command.writing import as_plain, write
+from pyrovae.files import History, in_words
+from pyrovae.training import TrainingError
+
+__all__ = ["Outcome", "fit_and_report"]
+
+Say = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """How a run ended: exit status of the command line, and why, if it did not end well."""
+
+    code: int = 0
+    message: str = ""
+
+
+class Trained(NamedTuple):
+    """How training went, and why it diverged, if it did."""
+
+    history: History
+    failure: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether training ended by itself."""
+        return not self.failure and self.history.stopped != "interrupted"
+
+
+def fit_and_report(options: Options, say: Say) -> Outcome:
+    """Fit a model to data, measure it on held-out data, and leave model and report in a folder.
+
+    Args:
+        options: As the user gave them.
+        say: Called with each line to print.
+
+    Raises:
+        ImportError, OSError, ValueError: Options, data and output folder do not fit each other;
+            nothing has been written then.
+    """
+    started = time.time()
+    refuse_inapplicable(options)
+    refuse_contradictions(options)
+    folder, kind = claim(options), experiment_of(settings_of(options.data))
+    with notes(say) as warned:
+        options = resumed(folder, options) if options.resume else options
+        data = kind.load(options)
+        settings = kind.resolve(options, data)
+        with threads(settings.threads):
+            experiment = kind.build(folder, settings, data)
+            say(experiment.greeting())
+            trained = train(experiment, say)
+            figures = measure(experiment, trained, say)
+            if settings.report:
+                page = report(experiment, trained, figures, warned, started)
+                write(folder / "report.html", render(page))
+                say(f"report: {folder / 'report.html'}")
+    return outcome(experiment.run, trained)
+
+
+def train(experiment: Experiment, say: Say) -> Trained:
+    """Train the model and save it, as it is if training diverges or is interrupted."""
+    run = experiment.run
+    run.begin()
+    try:
+        trained = Trained(experiment.train(progress_lines(run.settings, say)))
+    except TrainingError as error:
+        error.history.stopped = "diverged"
+        trained = Trained(error.history, str(error))
+    if trained.complete:
+        run.checkpoint.unlink(missing_ok=True)
+    experiment.save(trained.history)
+    say(f"model: {run.model} ({trained.history.stopped})")
+    return trained
+
+
+def progress_lines(settings: Settings, say: Say) -> Callable[[History], None]:
+    """Return a callback that prints a line about every tenth of the epochs, without a terminal.
+
+    On a terminal a progress bar shows them.
+    """
+    every = max(1, settings.epochs // 10)
+
+    def line(history: History) -> None:
+        epoch = len(history.elbo)
+        if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
+            return
+        bound = in_words(history.bound_name, history.reconstruction[-1], history.kl[-1])
+        validation = history.validation_elbo
+        held_out = f", validation {validation[-1]:.2f}" if validation else ""
+        say(f"epoch {epoch:>4}: {bound}{held_out} ({sum(history.seconds):.1f} s)")
+
+    return line
+
+
+def measure(experiment: Experiment, trained: Trained, say: Say) -> dict[str, Any]:
+    """Measure the model, write its figures and print them; no log p(x) if training broke off."""
+    settings = experiment.run.settings
+    samples = settings.samples if trained.complete else 0
+    figures = experiment.measure(samples, settings.test_images)
+    figures["training"] = training_figures(trained.history)
+    experiment.save(trained.history, as_plain(figures))
+    experiment.run.write_figures(figures)
+    for row in experiment.table(figures):
+        say(row.line())
+    return figures
+
+
+def report(
+    experiment: Experiment,
+    trained: Trained,
+    figures: dict[str, Any],
+    warned: Sequence[str],
+    started: float,
+) -> Report:
+    """Return the content of report.html."""
+    run, history = experiment.run, trained.history
+    warnings = [trained.failure, *warned, figures.get("latents", {}).get("warning")]
+    if history.stopped == "interrupted":
+        warnings.append("Training was interrupted: these are the weights at that point.")
+    parts = parts_of(run.model).items()
+    return Report(
+        title=f"{run.data['name']}: {experiment.TITLE}",
+        subtitle=f"{figures['unit']}, unless said otherwise; at beta = 1",
+        facts={
+            **experiment.facts(),
+            **{name: as_call(part) for name, part in parts},
+            **circumstances(run, experiment.PACKAGES, started),
+        },
+        warnings=[text for text in warnings if text],
+        rows=experiment.table(figures),
+        pictures=experiment.pictures(history, figures),
+    )
+
+
+def circumstances(run: Run[Any], packages: Sequence[str], started: float) -> dict[str, str]:
+    """Return settings, versions, machine and time of a run, for the report.
+
+    Args:
+        run: The run.
+        packages: Packages whose versions are named, beside those always in use.
+        started: Time of the start, in seconds since the epoch.
+    """
+    settings = as_plain(run.settings.to_dict()).items()
+    fitted = [f"{name} {as_call(value)}" for name, value in settings if value not in (None, False)]
+    packages = ("pyrovae", "torch", "pyro-ppl", "numpy", *packages)
+    versions = [f"{name} {version(name)}" for name in packages]
+    seconds = f"{time.time() - started:.0f} s in all"
+    threads = f"{torch.get_num_threads()} threads"
+    return {
+        "settings": ", ".join(fitted),
+        "versions": f"{', '.join(versions)}, Python {platform.python_version()}",
+        "machine": f"{platform.platform()}, {threads}, {run.settings.device}",
+        "time": f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(started))}, {seconds}",
+    }
+
+
+def outcome(run: Run[Any], trained: Trained) -> Outcome:
+    """Return the exit status and its reason."""
+    if trained.failure:
+        return Outcome(1, trained.failure)
+    if trained.history.stopped == "interrupted":
+        again = f"pyrovae fit {run.settings.data} --output {run.folder} --resume"
+        return Outcome(130, f"interrupted; the model so far is saved. Continue with: {again}")
+    return Outcome()

@@ -1,0 +1,197 @@
+"""The experiment on images or arrays: x with shape (N, *event), and labels as context c."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, final
+
+import numpy as np
+
+from pyrovae import files
+from pyrovae.command import exports, figures
+from pyrovae.command.build import build_objective, usable_device
+from pyrovae.command.choices import Part
+from pyrovae.command.experiment import Experiment
+from pyrovae.command.images import pictures
+from pyrovae.command.images.build import build_graph, build_optimizer
+from pyrovae.command.images.figures import compare, table, unit
+from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.preparation import prepare
+from pyrovae.command.images.resolve import TEST_FRACTION, read_data, resolve_settings
+from pyrovae.command.images.rows import (
+    Rows,
+    Training,
+    fingerprint,
+    hold_out_test,
+    prepare_rows,
+    select,
+)
+from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.options import Options
+from pyrovae.command.report.page import Picture, Row
+from pyrovae.command.runs import Run
+from pyrovae.data import Dataset, batches
+from pyrovae.files import History
+from pyrovae.training import fit
+
+__all__ = ["ImageExperiment"]
+
+
+class Loaded(NamedTuple):
+    """A data set with test rows, and the fingerprint of the rows as they were read."""
+
+    data: Dataset
+    fingerprint: str
+
+
+@final
+@dataclass(frozen=True)
+class ImageExperiment(Experiment):
+    """A model of images or arrays with its data.
+
+    Attributes:
+        run: Settings and folder.
+        model: The model, and how data are prepared for it.
+        rows: Rows to measure on.
+        training: Rows to train on; None for a model that was read from a run.
+    """
+
+    TITLE: ClassVar[str] = "a variational autoencoder"
+    PACKAGES: ClassVar[tuple[str, ...]] = ("scikit-learn",)
+    EMBEDDINGS: ClassVar[tuple[str, ...]] = exports.EMBEDDINGS
+
+    run: Run[ImageSettings]
+    model: ImageModel
+    rows: Rows
+    training: Training | None = None
+
+    @staticmethod
+    def load(options: Options) -> Loaded:
+        """Read the data, and hold test rows out where they have none."""
+        data = read_data(options.data, options.data_dir)
+        test = TEST_FRACTION if options.test is None else options.test
+        return Loaded(hold_out_test(data, test, options.seed), fingerprint(data))
+
+    @staticmethod
+    def resolve(options: Options, data: Loaded) -> ImageSettings:
+        """Return the settings of a run."""
+        return resolve_settings(options, data.data)
+
+    @classmethod
+    def build(cls, folder: Path, settings: ImageSettings, data: Loaded) -> "ImageExperiment":
+        """Prepare the rows, check them, and build the model."""
+        stored, device = data.data, usable_device(settings.device)
+        preparation = prepare(settings, stored)
+        training, rows = prepare_rows(preparation, stored, settings)
+        graph = build_graph(settings, preparation, training.rows[0])
+        if not settings.binarize:
+            graph.check(*training.rows)
+        graph.check(*rows.batch)
+        facts = {
+            "name": stored.name,
+            "kind": stored.kind.value,
+            "rows": len(stored.x),
+            "test_rows": stored.test_rows,
+            "shape": stored.shape,
+            "fingerprint": data.fingerprint,
+        }
+        run = Run(folder, settings, facts, {"preparation": preparation.to_dict()})
+        model = ImageModel(preparation, graph.to(device))
+        return cls(run, model, rows, training)
+
+    @classmethod
+    def open(
+        cls, run: Run[ImageSettings], data: str, part: Part | None, data_dir: Path | None
+    ) -> "ImageExperiment":
+        """Read the model of a run, and the rows of a part of DATA."""
+        dataset, model = read_data(data, data_dir), ImageModel.of(run)
+        return cls(run, model, select(dataset, part, run, model.preparation))
+
+    def greeting(self) -> str:
+        """Describe data, model and training in three lines."""
+        s, facts = self.run.settings, self.run.data
+        rows, validation = self._training
+        held_out = 0 if validation is None else len(validation[0])
+        shape = " x ".join(map(str, facts["shape"]))
+        binarized = ", binarized again at each visit" if s.binarize else ""
+        parameters = sum(p.numel() for p in self.model.graph.parameters())
+        return (
+            f"{facts['name']}: {len(rows[0])} training, {held_out} validation, "
+            f"{facts['test_rows']} test rows of {shape}, {facts['kind']}{binarized}\n"
+            f"{s.prior.value} prior, {s.posterior.value} posterior, {s.likelihood.value} "
+            f"likelihood; {s.network.value} {','.join(map(str, s.hidden))} {s.activation.value}, "
+            f"{s.latents} latents, {parameters:,} parameters\n"
+            f"{s.epochs} epochs, {s.batch_size} rows per step, {s.objective.value}, "
+            f"{s.optimizer.value} at {s.learning_rate:g}, seed {s.seed}"
+        )
+
+    @property
+    def _training(self) -> Training:
+        """The rows to train on."""
+        assert self.training is not None  # a model that was read is not trained again
+        return self.training
+
+    def train(self, callback: Callable[[History], None]) -> History:
+        """Train the model by `pyrovae.fit`."""
+        s = self.run.settings
+        return fit(
+            self.model.graph,
+            self._training.rows,
+            validation=self._training.validation,
+            objective=build_objective(s),
+            optimizer=build_optimizer(s),
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            transform=batches.binarize if s.binarize else None,
+            clip_norm=s.clip_norm,
+            patience=s.patience,
+            seed=s.seed,
+            checkpoint=self.run.checkpoint,
+            resume=self.run.resume,
+            callback=callback,
+            progress=not s.quiet,
+        )
+
+    def save(self, history: History, figures: dict[str, Any] | None = None) -> None:
+        """Write the model by `pyrovae.save`."""
+        files.save(self.model.graph, self.run.model, history=history, metrics=figures or {})
+
+    def measure(self, samples: int, evidence_rows: int) -> dict[str, Any]:
+        """Return the figures of the model, and after training those of simpler densities."""
+        settings, graph = self.run.settings, self.model.graph
+        graph.check(*self.rows.batch)
+        found = figures.measure(
+            graph,
+            self.rows.some,
+            samples=samples,
+            evidence_rows=evidence_rows,
+            autoencoder=settings.is_autoencoder,
+        )
+        found["unit"] = unit(self.model.preparation)
+        if "log_p" in found and self.training is not None:
+            (x, *_), validation = self.training
+            x_test = self.rows.some(evidence_rows)[0]
+            held_out = None if validation is None else validation[0]
+            found["baselines"] = compare(settings, x, held_out, x_test)
+        return found
+
+    def table(self, figures: dict[str, Any]) -> list[Row]:
+        """Return figures as rows of a table."""
+        return table(figures)
+
+    def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:
+        """Draw training, reconstructions, samples, interpolations and the latent space."""
+        kl = figures.get("latents", {}).get("kl_per_unit")
+        return pictures.draw(self.model, self.run.settings, history, self.rows, kl)
+
+    def facts(self) -> dict[str, str]:
+        """Return what the data are."""
+        facts = self.run.data
+        count = f"{facts['rows']} + {facts['test_rows']} rows of {facts['shape']}"
+        return {"data": f"{facts['name']}, {count}, SHA-256 {facts['fingerprint'][:16]}"}
+
+    def encode(self, output: Path) -> tuple[int, ...]:
+        """Write posterior means of z, and the label of each row."""
+        z, (_, labels, names) = self.model.embed(self.rows.batch), self.rows
+        exports.write_embedding(z, None if labels is None else np.array(names)[labels], output)
+        return z.shape

@@ -1,0 +1,94 @@
+"""A model of images or arrays whose results come in the unit of the stored data."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor
+
+from pyrovae import files, tasks
+from pyrovae.command.images.preparation import Preparation
+from pyrovae.command.runs import Run
+
+__all__ = ["ImageModel"]
+
+Batch = tuple[Tensor, ...]  # (x, *c), prepared
+
+
+@final
+@dataclass(frozen=True)
+class ImageModel:
+    """A model, and how data are prepared for it.
+
+    Attributes:
+        preparation: How stored rows become rows as modelled.
+        graph: The pair of model and guide.
+    """
+
+    preparation: Preparation
+    graph: Any
+
+    @classmethod
+    def of(cls, run: Run[Any]) -> "ImageModel":
+        """Read the model of a run.
+
+        Raises:
+            FileNotFoundError, ValueError: It is not there, or truncated.
+        """
+        preparation = Preparation.from_dict(run.details.get("preparation", {}))
+        return cls(preparation, files.load(run.model))
+
+    def generate(
+        self, n: int, label: str | None = None, *, mean: bool = True, seed: int = 0
+    ) -> np.ndarray:
+        """Return n samples: z from the prior, then the mean of p(x | z) or a draw from it.
+
+        Args:
+            n: Their number.
+            label: The class of all; None takes the classes round-robin. Without context, None.
+            mean: Whether x is the mean.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: The model does not know the label, or has no context.
+        """
+        if label is not None and not self.preparation.classes:
+            raise ValueError(f"--label {label}: the model has no context; fit one with --condition")
+        names = self.preparation.classes if label is None else (label,)
+        c = self.preparation.context(np.arange(n) % max(1, len(names)), names)
+        return self.preparation.undo(tasks.generate(self.graph, n, *c, mean=mean, seed=seed))
+
+    def reconstruct(self, batch: Batch) -> np.ndarray:
+        """Return the mean of p(x | z) at the posterior mean of each row."""
+        return self.preparation.undo(tasks.reconstruct(self.graph, *batch))
+
+    def interpolate(
+        self, batch: Batch, start: int, end: int, steps: int, *, spherical: bool = False
+    ) -> np.ndarray:
+        """Return what lies between the posterior means of two rows, decoded in the first's context.
+
+        Args:
+            batch: Prepared rows (x, *c).
+            start: Row of the first.
+            end: Row of the last.
+            steps: Number of points, both ends included.
+            spherical: Whether to interpolate along the sphere, and not linearly.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+        x, *c = batch
+        if max(start, end) >= len(x):
+            raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")
+        path = tasks.spherical if spherical else tasks.linear
+        context = [part[start] for part in c]
+        walk = tasks.interpolate(self.graph, x[start], x[end], *context, steps=steps, path=path)
+        return self.preparation.undo(walk)
+
+    def embed(self, batch: Batch) -> np.ndarray:
+        """Return posterior means of z with shape (N, D)."""
+        return tasks.embed(self.graph, *batch).cpu().numpy()
+
+    def manifold(self, steps: int) -> np.ndarray:
+        """Return what two latents decode to, with shape (steps, steps, *event)."""
+        return self.preparation.undo(tasks.manifold(self.graph, steps=steps))

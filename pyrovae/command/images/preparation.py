@@ -1,0 +1,165 @@
+"""How rows as stored become rows as modelled, and back: scaled, binarized, labels as context.
+
+x = (stored - shift) / scale        c = one-hot of the label
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyrovae import programs
+from pyrovae.command.choices import Likelihood
+from pyrovae.command.images.settings import ImageSettings
+from pyrovae.data import Dataset, Kind, batches
+
+__all__ = ["REAL_LIKELIHOODS", "UNIT_LIKELIHOODS", "Preparation", "prepare"]
+
+Batch = tuple[Tensor, ...]  # (x, *c)
+UNIT_LIKELIHOODS = (Likelihood.BERNOULLI, Likelihood.CONTINUOUS_BERNOULLI)  # of values in [0, 1]
+REAL_LIKELIHOODS = (Likelihood.GAUSSIAN, Likelihood.HETEROSCEDASTIC_GAUSSIAN)  # of real values
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How rows as stored become rows as modelled; run.json keeps it for later commands.
+
+    Attributes:
+        shape: Shape of a row.
+        binarize: Whether grey values are drawn as 0 or 1.
+        shift: Subtracted from x, one number, or one for each feature.
+        scale: What x - shift is divided by.
+        classes: Names of the labels that make the context c; empty without one.
+        total_count: Largest whole number that can occur, where known.
+        limits: Values, as stored, that pictures draw black and white.
+    """
+
+    shape: tuple[int, ...]
+    binarize: bool = False
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    classes: tuple[str, ...] = ()
+    total_count: int | None = None
+    limits: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether rows are divided by anything."""
+        return set(self.scale) != {1.0}
+
+    def for_training(self, x: np.ndarray) -> Tensor:
+        """Return rows for training, which binarizes them at each visit."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"the data's rows have shape {x.shape[1:]}, the model was fitted on {self.shape}; "
+                "give data of that shape"
+            )
+        if set(self.shift) == {0.0} and not self.is_scaled:
+            return torch.from_numpy(x)
+        shift, scale = (np.array(part, dtype=np.float32) for part in (self.shift, self.scale))
+        return torch.from_numpy((x.astype(np.float32) - shift) / scale)
+
+    def for_evaluation(self, x: np.ndarray) -> Tensor:
+        """Return rows for evaluation: binarized once, with the same draw each time."""
+        rows = self.for_training(x)
+        if not self.binarize:
+            return rows
+        with programs.random_stream(0, []):
+            return batches.binarize(rows.float())
+
+    def undo(self, x: Tensor) -> np.ndarray:
+        """Return modelled rows in the unit of the stored ones."""
+        shift, scale = (np.array(part, dtype=np.float32) for part in (self.shift, self.scale))
+        return x.cpu().numpy() * scale + shift
+
+    def context(self, labels: np.ndarray | None, names: tuple[str, ...]) -> Batch:
+        """Return labels as one-hot context (c,), with shape (N, classes), or () without context."""
+        if not self.classes:
+            return ()
+        if labels is None:
+            raise ValueError(
+                "the model's context is the label, but the data have no labels; "
+                "give data with labels"
+            )
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"label {unknown[0]} is unknown to the model; it knows {', '.join(self.classes)}"
+            )
+        index = np.array([self.classes.index(name) for name in names])[labels]
+        return (nn.functional.one_hot(torch.from_numpy(index), len(self.classes)).float(),)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the preparation as plain lists and numbers for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Preparation":
+        """Make a preparation from what `to_dict` returned.
+
+        Raises:
+            ValueError: The content is of something else.
+        """
+        tuples: dict[str, Any] = {
+            name: tuple(value) for name, value in content.items() if isinstance(value, list)
+        }
+        try:
+            return cls(**content | tuples)
+        except TypeError as error:
+            raise ValueError(
+                f"run.json is truncated or not of this version ({error}); run `pyrovae fit` again"
+            ) from error
+
+
+def prepare(settings: ImageSettings, data: Dataset) -> Preparation:
+    """Decide how the data are prepared for the chosen likelihood, from the training rows.
+
+    Raises:
+        ValueError: A setting does not apply to these data.
+    """
+    if settings.binarize and data.kind not in (Kind.BINARY, Kind.UNIT, Kind.LEVELS):
+        raise ValueError(
+            f"--binarize is for grey values, but {settings.data} holds {data.kind.value}; "
+            "leave it out"
+        )
+    if settings.condition and data.labels is None:
+        raise ValueError(
+            f"--condition needs labels, but {settings.data} has none; give an .npz with labels, "
+            "or sub-folders"
+        )
+    shift, scale = _shift_and_scale(settings.likelihood, data)
+    classes = data.label_names if settings.condition else ()
+    total_count = _total_count(data)
+    bounds = (0.0, float(total_count or 1))
+    limits = (float(data.x.min()), float(data.x.max())) if data.kind is Kind.REAL else bounds
+    return Preparation(data.shape, settings.binarize, shift, scale, classes, total_count, limits)
+
+
+def _shift_and_scale(
+    likelihood: Likelihood, data: Dataset
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return shift and scale: to [0, 1], or to mean 0 and standard deviation 1, by the likelihood.
+
+    The features of a vector may have different units and are standardized one by one; pixels have
+    one unit.
+    """
+    if likelihood in UNIT_LIKELIHOODS and data.kind is Kind.LEVELS:
+        return (0.0,), (255.0,)
+    if likelihood not in REAL_LIKELIHOODS:
+        return (0.0,), (1.0,)
+    axis = 0 if len(data.shape) == 1 else None
+    shift = np.mean(data.x, axis, dtype=np.float64)
+    scale = np.std(data.x, axis, dtype=np.float64)
+    scale = np.where(scale > 0, scale, 1.0)
+    return tuple(np.atleast_1d(shift).tolist()), tuple(np.atleast_1d(scale).tolist())
+
+
+def _total_count(data: Dataset) -> int | None:
+    """Return the largest whole number that such data can hold, or do if counts have no bound."""
+    if data.kind is Kind.COUNTS and data.total_count is None:
+        return max(int(x.max()) for x in (data.x, data.x_test) if x is not None)
+    if data.kind is Kind.COUNTS:
+        return data.total_count
+    return {Kind.BINARY: 1, Kind.LEVELS: 255}.get(data.kind)

@@ -1,0 +1,125 @@
+"""Which rows of a data set are test rows, and which rows a command works on."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.command.choices import Part
+from pyrovae.command.figures import spread
+from pyrovae.command.images.preparation import Preparation
+from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.runs import Run
+from pyrovae.data import Dataset, batches
+
+__all__ = ["Rows", "Training", "fingerprint", "hold_out_test", "prepare_rows", "select"]
+
+
+Batch = tuple[Tensor, ...]  # (x, *c), prepared
+
+
+class Training(NamedTuple):
+    """Rows to train on, and to validate by if there are any."""
+
+    rows: Batch
+    validation: Batch | None
+
+
+class Rows(NamedTuple):
+    """Rows of a data set, as evaluation takes them.
+
+    Attributes:
+        batch: (x, *c), prepared for the model.
+        labels: Class of each row, with shape (N,), None without labels.
+        label_names: Names of the classes.
+    """
+
+    batch: Batch
+    labels: np.ndarray | None
+    label_names: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        preparation: Preparation,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        names: tuple[str, ...],
+    ) -> "Rows":
+        """Prepare rows as they are stored."""
+        batch = (preparation.for_evaluation(x), *preparation.context(labels, names))
+        return cls(batch, labels, names)
+
+    def some(self, at_most: int) -> Batch:
+        """Return the batch of at most n rows, evenly spread."""
+        return self.spread(at_most).batch
+
+    def spread(self, at_most: int) -> "Rows":
+        """Return at most n rows, evenly spread, in order."""
+        kept = spread(len(self.batch[0]), at_most)
+        batch = tuple(part[torch.from_numpy(kept)] for part in self.batch)
+        labels = None if self.labels is None else self.labels[kept]
+        return Rows(batch, labels, self.label_names)
+
+
+def hold_out_test(data: Dataset, fraction: float, seed: int) -> Dataset:
+    """Return a data set with test rows: its own, or a fraction of its rows at random."""
+    if data.x_test is not None:
+        return data
+    return data.hold_out(batches.split(len(data.x), fraction, seed)[1].numpy())
+
+
+def prepare_rows(
+    preparation: Preparation, data: Dataset, settings: ImageSettings
+) -> tuple[Training, Rows]:
+    """Return rows to train on and rows to evaluate on, the test rows of the data."""
+    assert data.x_test is not None  # `hold_out_test` saw to it
+    x = preparation.for_training(data.x)
+    c = preparation.context(data.labels, data.label_names)
+    test = Rows.of(preparation, data.x_test, data.labels_test, data.label_names)
+    if not settings.validation:
+        return Training((x, *c), None), test
+    kept, held_out = batches.split(len(x), settings.validation, settings.seed)
+    x_held_out = preparation.for_evaluation(data.x[held_out.numpy()])
+    rows = (x[kept], *(part[kept] for part in c))
+    return Training(rows, (x_held_out, *(part[held_out] for part in c))), test
+
+
+def fingerprint(data: Dataset) -> str:
+    """Return a SHA-256 of the rows as loaded, before any split."""
+    return batches.fingerprint((torch.from_numpy(data.x),))
+
+
+def select(
+    data: Dataset, part: Part | None, run: Run[ImageSettings], preparation: Preparation
+) -> Rows:
+    """Return a part of a data set, prepared as the training data of the run were.
+
+    By default the test rows where there are any: the data's own, or those that were held out of
+    the same data before training.
+
+    Raises:
+        ValueError: There is no such part, or the data do not fit the model.
+    """
+    if data.x_test is None and fingerprint(data) == run.data["fingerprint"]:
+        data = hold_out_test(data, run.settings.test, run.settings.seed)
+    x, labels = _stored(data, part or (Part.ALL if data.x_test is None else Part.TEST))
+    return Rows.of(preparation, x, labels, data.label_names)
+
+
+def _stored(data: Dataset, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return rows and labels of a part of a data set, as they are stored."""
+    if part is Part.TEST:
+        if data.x_test is None:
+            raise ValueError(
+                f"{data.name} has no test rows, and is not what the model was fitted on; "
+                "use --part all"
+            )
+        return data.x_test, data.labels_test
+    if part is Part.TRAIN or data.x_test is None:
+        return data.x, data.labels
+    x = np.concatenate([data.x, data.x_test])
+    if data.labels is None or data.labels_test is None:
+        return x, None
+    return x, np.concatenate([data.labels, data.labels_test])

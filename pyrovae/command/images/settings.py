@@ -1,0 +1,64 @@
+"""The settings of a run on images or arrays; each field carries the option that sets it."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+from pyrovae.command.choices import Activation, Likelihood, Network, Objective, Optimizer
+from pyrovae.command.settings import BY_DATA, Settings, option
+
+__all__ = ["ImageSettings"]
+
+IMAGES = "Images and arrays"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(Settings):
+    """Settings of a run on images or arrays."""
+
+    HOLDS: ClassVar[str] = "images or arrays"
+    LIKELIHOODS: ClassVar[tuple[Likelihood, ...]] = tuple(
+        one for one in Likelihood if one not in (Likelihood.ZINB, Likelihood.NB)
+    )
+    EVIDENCE_SAMPLES: ClassVar[int] = 1000
+
+    binarize: Annotated[
+        bool,
+        option(
+            f"Draw each grey value in [0, 1] as 0 or 1, again at every visit ({BY_DATA}).",
+            panel=IMAGES,
+        ),
+    ]
+    condition: Annotated[
+        bool,
+        option("Give the label to all parts of the model, as one-hot context c.", panel=IMAGES),
+    ] = False
+    denoise: Annotated[
+        float,
+        option(
+            "Standard deviation of the noise on what the encoder sees in training, "
+            "in units of the data's standard deviation.",
+            min=0,
+            panel=IMAGES,
+        ),
+    ] = 0.0
+    network: Annotated[Network, option(f"Encoder and decoder ({BY_DATA}).", panel=IMAGES)]
+    activation: Annotated[Activation, option(f"Non-linearity ({BY_DATA}).", panel=IMAGES)]
+    sigma: Annotated[
+        float | None,
+        option(
+            "Fixed standard deviation of the Gaussian likelihood, in units of the data's "
+            "(default: learned).",
+            min=1e-6,
+            panel=IMAGES,
+        ),
+    ] = None
+    objective: Annotated[Objective, option("Estimator of the bound.", panel=IMAGES)] = (
+        Objective.SGVB_B
+    )
+    beta: Annotated[float, option("Weight of the KL term.", min=0, panel=IMAGES)] = 1.0
+    draws: Annotated[int, option("Draws of z per row and step.", min=1, panel=IMAGES)] = 1
+    optimizer: Annotated[Optimizer, option("Optimizer.", panel=IMAGES)] = Optimizer.ADAM
+    clip_norm: Annotated[
+        float | None, option("Largest norm of the gradient.", min=1e-9, panel=IMAGES)
+    ] = None

@@ -1,0 +1,42 @@
+"""Write a file whole or not at all: a crash leaves the file of before."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyrovae.files import write_atomically
+
+__all__ = ["as_plain", "write", "write_json"]
+
+
+def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Write a file in one step.
+
+    Args:
+        path: The file.
+        content: Text, bytes, or a function that writes them to the path that it is given.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8")
+    write_atomically(path, content if callable(content) else lambda file: file.write_bytes(content))
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write strict JSON in one step; NaN and infinity become null."""
+    write(path, json.dumps(as_plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def as_plain(value: Any) -> Any:
+    """Return nested content as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return as_plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
