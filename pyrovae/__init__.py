@@ -1,7 +1,7 @@
 """Variational autoencoders as probabilistic programs, in Pyro.
 
-A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a graph; `fit` is Pyro's SVI over its `model` and
-`guide`.
+A prior p(z | c), a posterior q(z | x, c) and a likelihood p(x | z, c) make a graph, a pair of Pyro
+programs `model` and `guide`; `fit` trains them by stochastic variational inference.
 """
 
 from pyrovae import graphs, likelihoods, nets, objectives, posteriors, priors, tasks

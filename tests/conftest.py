@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, an empty parameter store, Pyro's validation on, a fixed random state."""
+"""Every test starts with one thread, an empty parameter store, validation on, a fixed seed."""
 
 import os
 from pathlib import Path

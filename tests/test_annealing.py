@@ -1,4 +1,4 @@
-"""Annealed importance sampling, bidirectional bounds and appendix D against closed forms and quadrature."""
+"""Annealed importance sampling, bidirectional bounds, appendix D against closed forms."""
 
 import math
 
@@ -20,7 +20,10 @@ DIRECTIONS = pytest.mark.parametrize(
 
 
 def poor():
-    """Probabilistic PCA with a guide that is far off and too narrow: importance sampling from it fails by tens of nats."""
+    """Probabilistic PCA with a guide that is far off and too narrow.
+
+    Importance sampling from it fails by tens of nats.
+    """
     graph = linear_gaussian.exact()
     with torch.no_grad():
         graph.posterior.net.bias += torch.tensor([2.0, -2.0, -1.0, -1.0])
@@ -194,13 +197,16 @@ def test_constrained_latents_with_a_context_and_a_posterior_that_is_no_normal():
 
 
 def test_a_guide_on_less_than_the_priors_support():
-    """From such a guide only a part of p(x) is seen: refused. From the prior, and by chains that leave the guide's support, all is."""
+    """Annealing from such a guide would see a part of p(x) only, and is refused.
+
+    From the prior, and by chains that leave the guide's support, all of it is found.
+    """
     torch.manual_seed(0)
     graph, x = linear_gaussian.exact(), linear_gaussian.data(4)
     graph.posterior = pv.posteriors.LogNormal(pv.nets.MLP(6, [], 4)).double()
     with pytest.raises(
         ValueError,
-        match=r'site "z": the prior has the support .*Real.*, the guide .*Greater.*from_guide=False',
+        match=r'"z": the prior has the support .*Real.*, the guide .*Greater.*from_guide=False',
     ):
         pv.annealed_log_evidence(graph, x, temperatures=5, from_guide=True)
     exact = linear_gaussian.evidence(graph, x)
@@ -219,7 +225,8 @@ def test_a_guide_on_less_than_the_priors_support():
 
 
 @pytest.mark.parametrize(("prior", "from_guide"), [
-    (lambda: pv.priors.Mixture(2, 3), False),  # a guide that misses one of its modes would miss it for good
+    # A guide that misses one of the modes would never find it.
+    (lambda: pv.priors.Mixture(2, 3), False),
     (lambda: pv.priors.Flow(2, steps=2, hidden=(8,)), False),
     (lambda: pv.priors.StandardNormal(2), True),
 ])  # fmt: skip
@@ -294,7 +301,10 @@ def test_twice_the_same_and_nothing_is_changed():
 
 
 def test_no_chain_starts_where_the_simulated_row_came_from():
-    """Simulation and annealing draw from one stream one after the other: with a stream each, the first chain would start at z."""
+    """Simulation and annealing draw from one random stream, one after the other.
+
+    With a stream each, the first chain would start at z.
+    """
     graph = linear_gaussian.exact()
     with torch.no_grad():
         graph.likelihood.net.weight.mul_(5)

@@ -1,6 +1,7 @@
 """Every prior with every posterior, likelihood, objective: a finite step that changes weights."""
 
 import itertools
+import math
 
 import cases
 import pyro
@@ -93,10 +94,10 @@ def test_one_finite_step(prior, posterior):
         batch = (likelihood.data(4), *(torch.randn(4, *shape) for shape in posterior.given[1:]))
         with pyro.validation_enabled(False):
             step = FusedSVI(graph, objective(), adam, batch)
-            loss = torch.tensor(step.step(*batch)[0])
+            loss, bound = step.step(*batch)
         where = f"{likelihood}, {step.objective}"
-        assert torch.isfinite(loss), where
-        assert torch.isfinite(torch.tensor(step.bound.numbers())).all(), where
+        assert math.isfinite(loss), where
+        assert all(map(math.isfinite, bound.numbers())), where
         assert all(torch.isfinite(parameter).all() for parameter in graph.parameters()), where
         assert any(
             not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True)

@@ -167,7 +167,7 @@ def test_active_units_and_collapse():
 
 
 def test_mutual_information_of_a_linear_gaussian():
-    """I(x; z) for z = a x + noise with x normal: sum of log(1 + a^2 var / s^2) / 2 over independent dimensions."""
+    """I(x; z) for z = a x + noise with normal x: the sum of log(1 + a^2 var / s^2) / 2."""
     graph = linear_gaussian.vae(features=2)
     s = math.log(0.5)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`fit`: it trains, it resumes bit for bit, it stops when it should, and what goes wrong is named and loses nothing."""
+"""`fit`: it trains, resumes bit for bit, stops in time; errors are named and nothing is lost."""
 
 import copy
 import functools
@@ -54,9 +54,9 @@ def equal(a, b):
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- it trains
+# ------------------------------------------------------------------------------------- it trains
 def test_a_linear_vae_reaches_the_evidence_that_eigenvalues_give():
-    """Dai et al. 2018, Lucas et al. 2019: the linear VAE's optimal bound is pPCA's maximum likelihood."""
+    """The linear VAE's optimal bound is pPCA's maximum likelihood (Dai et al. 2018)."""
     x, graph = linear_gaussian.data(500), linear_gaussian.vae(sigma=0.5)
     optimizer = functools.partial(torch.optim.Adam, lr=0.02)
     decay = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=250)
@@ -177,7 +177,7 @@ def test_mean_loss_so_that_the_step_does_not_depend_on_the_batch_size():
         torch.testing.assert_close(u, v, rtol=1e-3, atol=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------------- no side effects
+# ------------------------------------------------------------------------------- no side effects
 def test_the_global_state_is_left_alone():
     graph, x = small_vae().eval(), binary()
     state, validation = torch.get_rng_state(), pyro.settings.get("validate_poutine")
@@ -190,7 +190,7 @@ def test_the_global_state_is_left_alone():
 
 
 def test_a_bound_that_is_no_elbo_is_called_by_its_name():
-    """What an importance weighted bound leaves of the reconstruction is no KL, and may be negative."""
+    """The remainder of an importance weighted bound is not a KL, and may be negative."""
     names = {"ELBO": SGVB_B(), "L_K": IWAE(samples=3), "L_alpha": Renyi(alpha=0.5)}
     for name, objective in names.items():
         history = quiet(small_vae(), binary(), epochs=1, objective=objective)
@@ -213,7 +213,7 @@ def test_the_global_seed_makes_a_fit_reproducible():
     assert equal(*pair)
 
 
-# --------------------------------------------------------------------------------------------------- resume, interrupt
+# ----------------------------------------------------------------------------- resume, interrupt
 SETTINGS = dict(epochs=6, batch_size=8, seed=3, clip_norm=5.0)
 OPTIMIZERS = {
     "adam": dict(),
@@ -335,7 +335,7 @@ def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
             quiet(small_vae(), binary(), epochs=1, resume=file)
 
 
-# ------------------------------------------------------------------------------------------- validation, early stopping
+# -------------------------------------------------------------------- validation, early stopping
 def test_the_best_weights_are_put_back():
     graph = small_vae()
     history = quiet(
@@ -392,7 +392,7 @@ def test_validation_is_at_beta_one_and_repeats():
     assert histories[0].validation_elbo == histories[1].validation_elbo
 
 
-# ---------------------------------------------------------------------------------------------------------- divergence
+# ------------------------------------------------------------------------------------ divergence
 def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
     class Breaks(nn.Module):
         """Puts out NaN for one datum from the third epoch on."""
@@ -417,7 +417,7 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
     kept = []
     with pytest.raises(
         pv.TrainingError,
-        match=r'epoch 3: the loss is nan: site "z" of the guide.*rows 1? ?of|which are rows \[17\] of the data',
+        match=r'the loss is nan: site "z" of the guide.*which are rows \[17\] of the data',
     ) as error:
         quiet(
             graph,
@@ -433,7 +433,7 @@ def test_a_nan_names_step_site_and_rows_and_gives_back_the_last_good_weights():
 
 
 def test_a_validation_row_without_a_density_ends_the_fit_and_is_named():
-    """A NaN among the validation ELBOs compares as worse than nothing: kept, it would be the best epoch for good."""
+    """No validation ELBO is above NaN: if kept, that epoch would stay the best one."""
 
     class Tires(nn.Linear):
         calls = 0
@@ -470,7 +470,7 @@ def test_weights_that_overflow_are_named_and_not_kept():
     assert all(torch.isfinite(p).all() for p in graph.parameters())
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("x", "words"),
     [
@@ -514,9 +514,9 @@ def test_text_is_refused():
         quiet(small_vae(), [["a"], ["b"]], epochs=1)
 
 
-# ---------------------------------------------------------------------------------------------------- batch normalization
+# --------------------------------------------------------------------------- batch normalization
 def test_batch_statistics_are_those_of_the_last_weights():
-    """At momentum 0.01 the running mean has seen but a tenth of the data's after 10 steps; settled, it is there."""
+    """At momentum 0.01 the running mean lags after 10 steps; recomputed, it is the data's."""
     x = 3 + torch.randn(640, 3)
     norm = nn.BatchNorm1d(3, momentum=0.01)
     q = pv.posteriors.DiagonalNormal(nn.Sequential(norm, nn.Linear(3, 4)))

@@ -1,4 +1,4 @@
-"""HMC leaves known densities invariant, finds them from elsewhere, and keeps the leapfrog's order."""
+"""HMC leaves known densities invariant, converges to them, and keeps the leapfrog's order."""
 
 import math
 from itertools import pairwise
@@ -166,7 +166,7 @@ def test_leapfrog_comes_back():
 
 
 def test_each_row_finds_its_own_step():
-    """Rows whose scales differ a hundredfold: the step sizes do too, and the acceptance is the target in each."""
+    """The scales of rows differ a hundredfold: step sizes do too, and each reaches the target."""
     scale = torch.tensor([0.01, 0.1, 1.0])
     f = lambda z: Normal(torch.zeros(()), scale[:, None]).log_prob(z).sum(-1)  # noqa: E731
     z, eps = hmc.adapt(

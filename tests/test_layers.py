@@ -54,7 +54,7 @@ def tree(path):
 
 
 def imports(path):
-    """Yield (module, name) for every `from module import name` of the library, at any depth of the code."""
+    """Yield (module, name, alias) for every `from module import name as alias` of the library."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             assert not any(alias.name.split(".")[0] == "pyrovae" for alias in node.names), (
@@ -69,7 +69,7 @@ def imports(path):
 
 
 def target(module, name):
-    """Return the dotted path below `pyrovae` that an import leads to: ["programs"], ["data", "batches"], ..."""
+    """Return the path below `pyrovae` that an import leads to: ["data", "batches"], ..."""
     inner = module.split(".")[1:]
     return inner or [name]
 
@@ -219,12 +219,14 @@ import torch, pyro
 from torch.distributions import Distribution, kl
 pyro.param("kept", torch.zeros(2))
 def look():
-    return (torch.get_rng_state().sum().item(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+    return (torch.get_rng_state().sum().item(), torch.get_default_dtype(),
+            torch.get_num_threads(), torch.is_grad_enabled(),
             Distribution.__dict__.get("_validate_args"), len(kl._KL_REGISTRY),
             sorted(pyro.get_param_store().keys()), pyro.settings.get())
 before = look()
 import pyrovae as pv
-vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.Point(torch.nn.Identity()), pv.likelihoods.Bernoulli(torch.nn.Identity()))
+net = torch.nn.Identity()
+vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.Point(net), pv.likelihoods.Bernoulli(net))
 print(look() == before)
 """
     assert run(code).strip() == "True"

@@ -1,4 +1,4 @@
-"""SGVB A and B: equal to Pyro's ELBOs, unbiased over minibatches, weighted as asked, exact on probabilistic PCA."""
+"""SGVB A and B: equal to Pyro's ELBOs, unbiased over minibatches, exact on probabilistic PCA."""
 
 import itertools
 
@@ -66,7 +66,7 @@ def test_a_and_b_agree_in_expectation():
 
 
 def test_minibatch_estimator_is_unbiased():
-    """AEVB, eq. 8: the mean over all minibatches of M rows equals the bound of the whole data. The guide's noise is put to rest."""
+    """AEVB, eq. 8: the mean over all minibatches equals the bound of all data."""
     graph = linear_gaussian.exact()  # the bound of each row is then the same for every draw
     x = linear_gaussian.data(5)
     whole = SGVB_A().loss(graph.model, graph.guide, x)

@@ -37,7 +37,7 @@ def output(case: Case, part: nn.Module, inputs: list[Tensor], x: Tensor) -> Tens
     return part(*inputs).log_prob(x) if case.proper or case in PRIORS else part(*inputs).rsample()
 
 
-# -------------------------------------------------------------------------------- batch dimensions
+# ------------------------------------------------------------------------------ batch dimensions
 @all_parts
 @pytest.mark.parametrize("lead", LEADS, ids=str)
 def test_any_batch_dimensions(case, lead):
@@ -79,7 +79,7 @@ def test_context_broadcasts(case):
     torch.testing.assert_close(net(x[0], c), net(x[:1].expand_as(x), c))
 
 
-# --------------------------------------------------------------------------------------------------------------- density
+# --------------------------------------------------------------------------------------- density
 @pytest.mark.parametrize("case", [c for c in [*PRIORS, *POSTERIORS] if c.proper], ids=str)
 def test_samples_fit_the_density(case):
     """The best of three, each with weights of its own.
@@ -118,7 +118,7 @@ def test_posteriors_stay_on_their_device(case):
         assert q.log_prob(z).device.type == z.device.type == "meta"
 
 
-# -------------------------------------------------------------------------------------------- gradients, copies and moves
+# ------------------------------------------------------------------- gradients, copies and moves
 @pytest.mark.parametrize("case", [*PARTS, *NETS], ids=str)
 def test_gradients_by_finite_differences(case):
     part = case.make().double()

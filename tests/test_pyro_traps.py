@@ -86,7 +86,7 @@ def test_held_graphs_are_not_shown_and_others_are():
 
 
 def test_evaluation_changes_nothing_and_repeats():
-    """`svi.step` under no_grad moves weights, BatchNorm moves under Predictive, random states move: here nothing does."""
+    """Evaluation changes nothing: no weights, no BatchNorm statistics, no random state."""
     graph = vae(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4)))
     inference = svi(graph)
     inference.step(X)
@@ -139,7 +139,7 @@ def test_one_objective_serves_two_models_through_fit():
 
 
 def test_importance_weights_are_per_datum():
-    """A joint weight a minibatch is looser. Ours: the batch's log p(x) is the sum of its rows', each estimated alone."""
+    """A joint weight per minibatch is looser; ours sums the rows' bounds, each estimated alone."""
     graph = vae()
     together = pv.log_evidence(graph, X, samples=20_000).log_p
     alone = torch.cat(
@@ -202,7 +202,7 @@ def test_rows_are_a_plate_without_a_site_of_its_own():
 )
 @pytest.mark.parametrize("outer", [None, 7])
 def test_rows_are_pyros_plate_in_all_else(loc, outer):
-    """The same frames, scales and shapes, whatever has to be broadcast, inside other plates and handlers too."""
+    """The same frames, scales and shapes as Pyro's plate, inside other plates and handlers too."""
 
     def model(plate):
         with pyro.poutine.scale(scale=0.5), plate:
@@ -241,7 +241,7 @@ def test_validation_of_pyro_is_off_only_while_training_runs():
 
 
 def test_an_elbo_module_on_a_graph_shows_its_parameters():
-    """`Trace_ELBO()(vae.model, vae.guide)` on bound methods is a module without parameters; `fit` and SVI find them."""
+    """`Trace_ELBO()(vae.model, vae.guide)` has no parameters; `fit` and SVI find them."""
     graph = vae()
     assert len(list(Trace_ELBO()(graph.model, graph.guide).parameters())) == 0
     assert len(training.check_programs(graph, pv.objectives.SGVB_B(), X).trainable()) == 4

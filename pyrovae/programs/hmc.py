@@ -26,8 +26,8 @@ __all__ = [
     "leapfrog_steps",
     "same_support",
     "sample",
-    "transition",
     "transform_to_support",
+    "transition",
 ]
 
 Position = TypeVar("Position", Tensor, dict[str, Tensor])

@@ -196,7 +196,7 @@ def simulate(
     unknown = [name for name in values if name not in latents]
     if unknown:
         raise ValueError(
-            f'the model has no latent site "{unknown[0]}", it has {list(latents)}: name one of them '
-            "by site="
+            f'the model has no latent site "{unknown[0]}", it has {list(latents)}: name one of '
+            "them by site="
         )
     return x[0], list(latents.values())
