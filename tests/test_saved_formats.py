@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote (at commit 853ea95) still load, and the models in them compute what they computed then."""
+"""Files that version 0.1.0 wrote (commit 853ea95) load, and compute what they computed then."""
 
 from pathlib import Path
 
