@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote (commit 853ea95) load, and compute what they computed then."""
+"""Files of version 0.1.0 (commit 853ea95) still load, and their models compute what they did."""
 
 from pathlib import Path
 
