@@ -118,8 +118,8 @@ class Flow(Conditional):
 def _read_version_0_1_0(flow: Flow, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Rename the tensors of an autoregressive flow that version 0.1.0 saved.
 
-    It held one of Pyro's networks for each step, from noise to z, each layer's weights as (out,
-    in).
+    It held one of Pyro's networks for each step, in the order from noise to z, and the weights of a
+    layer as (out, in). Masks and permutations follow from the orders.
     """
     nets = [f"{prefix}networks.{step}." for step in reversed(range(flow.steps))]
     layers = range(len(flow.hidden) + 1)

@@ -17,11 +17,11 @@ __all__ = ["Mixture", "register_logits"]
 class Mixture(Conditional):
     """A mixture of K normals, learned with the model. It does not depend on the context c.
 
-    It starts with the moments of N(0, I): means drawn from N(0, r / (1 + r) I) and Sigma_k = I /
-    (1 + r), with r such that two means lie `spread` standard deviations of a component apart, in
-    any number of dimensions. Components then overlap enough to share observations and differ
-    enough to specialize. (Means of variance 1 would lie sqrt(2 D) = 9 apart at D = 40, and each
-    observation would start in one component.)
+    It starts with the moments of N(0, I): means drawn from N(0, r / (1 + r) I), covariances
+    Sigma_k = I / (1 + r), with r such that two means lie `spread` standard deviations of a
+    component apart, in any number of dimensions. Components then overlap enough to share
+    observations and differ enough to specialize. (Means of variance 1 lie sqrt(2 D) = 9 apart at
+    D = 40, and each observation would start in a component of its own.)
 
     Args:
         d: number of latents D.

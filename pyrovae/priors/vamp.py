@@ -117,9 +117,9 @@ def _in_eval_mode(module: nn.Module) -> Any:
     The module itself is not touched, so it may run in another thread, and in training mode, at the
     same time. What torch compiled for the module's own mode runs uncompiled in the view.
     """
-    compiled_from = module._modules.get("_orig_mod")  # as torch.compile(module) calls it
-    if compiled_from is not None:
-        return _in_eval_mode(compiled_from)
+    original = module._modules.get("_orig_mod")  # where `torch.compile(module)` keeps the module
+    if original is not None:
+        return _in_eval_mode(original)
     view = object.__new__(type(module))
     children = {
         name: child if child is None else _in_eval_mode(child)
