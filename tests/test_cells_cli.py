@@ -1,22 +1,25 @@
-"""The command line on single cells, from end to end on tiny data: what a run leaves, what later commands make of it, every message."""
+"""The command line on single cells, from end to end on tiny data: files, commands, messages."""
 
 import json
 import re
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_cli import call, strict
+from test_cli import call, given, strict
 
-from pyrovae.command.cells import recipes
-from pyrovae.command.report import cell_plots
+from pyrovae.command.report import cell_plots, planes
 
 anndata = pytest.importorskip("anndata")
-from pyrovae.command import job, options, runs  # noqa: E402
-from pyrovae.command.cells import clusters, summary  # noqa: E402
+from pyrovae.command import fit as pipeline  # noqa: E402
+from pyrovae.command import runs  # noqa: E402
+from pyrovae.command.cells import clusters, figures, resolve  # noqa: E402
+from pyrovae.command.cells.settings import CellSettings  # noqa: E402
+from pyrovae.command.choices import Dispersion, Likelihood  # noqa: E402
 from pyrovae.files import History  # noqa: E402
 from pyrovae.singlecell import (  # noqa: E402
     SingleCellVAE,
@@ -108,7 +111,7 @@ def fitted(stored, tmp_path_factory):
     return folder, call("fit", stored / "cells.h5ad", *KEYS, "--output", folder, *QUICK)
 
 
-# ------------------------------------------------------------------------------------------------------------ a whole run
+# -------------------------------------------------------------------------------------- a whole run
 def test_a_run_leaves_model_figures_and_report(fitted):
     folder, output = fitted
     assert {file.name for file in folder.iterdir()} == {
@@ -262,7 +265,7 @@ def test_cells_without_a_label_are_grey_and_not_scored(stored, tmp_path):
 
 def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
     cells = simulate(cells=150, genes=40)
-    monkeypatch.setattr(recipes, "simulate", lambda: cells)
+    monkeypatch.setattr(resolve, "simulate", lambda: cells)
     output = call("fit", "simulated-cells", "--output", tmp_path / "run", *TERSE, "--test", 0.2)
     assert "2 batches, 4 labels" in output
     model = SingleCellVAE.load(tmp_path / "run" / "model", cells.to_anndata())
@@ -287,7 +290,7 @@ def test_simulated_cells_know_their_truth(tmp_path, monkeypatch):
     )
 
 
-# --------------------------------------------------------------------------------------------------------- every option
+# ------------------------------------------------------------------------------------- every option
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
@@ -370,7 +373,7 @@ def test_quiet_prints_nothing(stored, tmp_path):
     assert call("fit", stored / "cells.h5ad", "--output", tmp_path / "run", *TERSE, "--quiet") == ""
 
 
-# --------------------------------------------------------------------------------------------------- interruption, resume
+# ----------------------------------------------------------------------------- interruption, resume
 def weights(folder):
     return load_file(next((folder / "model").glob("weights-*.safetensors")))
 
@@ -397,7 +400,7 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "lines", lambda settings, say: press)
+        patch.setattr(pipeline, "progress_lines", lambda settings, say: press)
         output = call(*args, tmp_path / "cut", "--epochs", 4, code=130)
     assert f"--output {tmp_path / 'cut'} --resume" in output
     assert "interrupted" in (tmp_path / "cut" / "report.html").read_text(encoding="utf-8")
@@ -431,7 +434,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
     assert "Try a smaller learning rate" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-# --------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -469,7 +472,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["{data}/cells.h5ad", "--dispersion", "gene-label"], ["--labels-key"]),
         (
             ["{data}/cells.h5ad", "--dispersion", "gene", "--likelihood", "poisson"],
-            ["a Poisson has none"],
+            ["a Poisson distribution has none"],
         ),
         (["{data}/cells.h5ad", "--hidden", "64,32"], ["have one width", "--layers"]),
         (
@@ -480,17 +483,20 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["{data}/cells.h5ad", "--device", "warp"], ["--device warp cannot be used"]),
         (
             ["{data}/cells.h5ad", "--likelihood", "bernoulli"],
-            ["--likelihood bernoulli is for images", "zinb, nb, poisson"],
+            ["--likelihood bernoulli is for images or arrays", "zinb, nb, poisson"],
         ),
         (
             ["{data}/cells.h5ad", "--network", "conv"],
-            ["--network is for images and arrays", "holds cells; leave it out"],
+            ["--network is for images or arrays", "holds cells; leave it out"],
         ),
         (["{data}/cells.h5ad", "--binarize"], ["--binarize is for images"]),
         (["{data}/cells.h5ad", "--beta", "2"], ["--beta is for images"]),
         (["{data}/cells.h5ad", "--prior", "flat"], ["--prior flat makes an autoencoder"]),
         (["{data}/cells.h5ad", "--clip-norm", "1"], ["--clip-norm is for images"]),
-        (["digits", "--batch-key", "batch"], ["--batch-key is for cells, but digits holds none"]),
+        (
+            ["digits", "--batch-key", "batch"],
+            ["--batch-key is for cells, but digits holds images or arrays; leave it out"],
+        ),
         (["digits", "--observed-library"], ["--observed-library is for cells"]),
         (["digits", "--likelihood", "zinb"], ["--likelihood zinb is for cells"]),
     ],
@@ -584,18 +590,44 @@ def test_without_anndata_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 def test_settings_survive_json():
-    settings = options.Settled(
-        "a.h5ad",
-        likelihood=options.Likelihood.NB,
-        dispersion=options.Dispersion.GENE_CELL,
+    values = given(
+        data="a.h5ad",
+        likelihood=Likelihood.NB,
+        dispersion=Dispersion.GENE_CELL,
         batch_key="b",
+        categorical_key=["c", "d"],
     )
-    again = options.Settled.from_dict(json.loads(json.dumps(settings.to_dict())))
+    settings = resolve.resolve_settings(values, table())
+    again = CellSettings.of(json.loads(json.dumps(settings.to_dict())))
     assert again == settings
-    assert again.dispersion is options.Dispersion.GENE_CELL
+    assert again.dispersion is Dispersion.GENE_CELL
+    assert again.categorical_key == ("c", "d")
 
 
-# --------------------------------------------------------------------------------------------------------------- the parts
+def test_dispersions_are_the_librarys():
+    from pyrovae.likelihoods import expression
+
+    assert [one.value for one in Dispersion] == [one.value for one in expression.Dispersion]
+
+
+# ---------------------------------------------------------------------------- runs of version 0.1.0
+def test_a_run_of_version_0_1_is_evaluated_and_encoded(tmp_path):
+    old = Path(__file__).parent / "fixtures" / "format-1" / "run_cells"
+    adata = simulate(cells=60, genes=20, types=3, batches=2, seed=0).to_anndata()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    output = call(
+        "evaluate", old, tmp_path / "cells.h5ad", "--samples", 10, "-o", tmp_path / "again.json"
+    )
+    again, first = strict(tmp_path / "again.json"), strict(old / "metrics.json")
+    for key in ("test", "log_p", "library"):
+        assert again[key] == pytest.approx(first[key], rel=1e-3), key
+    assert "6 test cells" in output
+    call("encode", old, tmp_path / "cells.h5ad", "-o", tmp_path / "z.h5ad")
+    assert anndata.read_h5ad(tmp_path / "z.h5ad").obsm["X_pyrovae"].shape == (60, 2)
+    assert "CountVAE" in call("inspect", old)
+
+
+# ---------------------------------------------------------------------------------------- the parts
 def test_moments_are_numpys():
     from scipy.sparse import csr_matrix
 
@@ -611,9 +643,9 @@ def test_moments_are_numpys():
 def test_the_plane_is_the_codes_or_their_principal_components(d, monkeypatch):
     from sklearn.decomposition import PCA
 
-    monkeypatch.setattr(cell_plots, "_umap", lambda: None)
+    monkeypatch.setattr(planes, "find_umap", lambda: None)
     z = np.random.default_rng(0).standard_normal((40, d)) * np.arange(1, d + 1)
-    where = cell_plots.plane(z)
+    where = planes.umap_plane(z)
     assert where.points.shape == (40, 2)
     if d == 5:
         np.testing.assert_allclose(np.abs(where.points), np.abs(PCA(2).fit_transform(z)))
@@ -630,19 +662,19 @@ def test_umap_is_taken_where_it_is_installed(monkeypatch):
         def fit_transform(self, z):
             return z[:, :2] + self.options["random_state"]
 
-    monkeypatch.setattr(cell_plots, "_umap", lambda: Umap)
+    monkeypatch.setattr(planes, "find_umap", lambda: Umap)
     z = np.random.default_rng(0).standard_normal((40, 5))
-    where = cell_plots.plane(z, seed=3)
+    where = planes.umap_plane(z, seed=3)
     assert where.axes == ("UMAP 1", "UMAP 2")
     np.testing.assert_array_equal(where.points, z[:, :2] + 3)
-    assert cell_plots.plane(z[:10]).axes[0].startswith("PC 1")  # too few neighbours
+    assert planes.umap_plane(z[:10]).axes[0].startswith("PC 1")  # too few neighbours
 
 
 @pytest.mark.parametrize("groups", [0, 1, 2])
 @pytest.mark.parametrize("names", [1, 3, 40])
 def test_the_map_draws_every_cell_once(groups, names):
     rng = np.random.default_rng(0)
-    where = cell_plots.Plane(rng.standard_normal((200, 2)), ("a", "b"), "as they are")
+    where = planes.Plane(rng.standard_normal((200, 2)), ("a", "b"), "as they are")
     label = np.array([f"group {i % names}" for i in range(200)])
     figure = cell_plots.latent_map(where, [cell_plots.Groups("batch", label)] * groups)
     for axis in figure.axes:
@@ -699,10 +731,10 @@ def test_scores_of_clusters_that_are_known():
 
 
 def test_figures_without_scores_have_rows(fitted):
-    figures = strict(fitted[0] / "metrics.json")
-    figures["library"]["correlation"] = figures["predictive"]["variance_ratio"] = None
-    figures["clusters"]["latents"]["batch_silhouette"] = None
-    names = [row.name for row in summary.rows(figures)]
+    found = strict(fitted[0] / "metrics.json")
+    found["library"]["correlation"] = found["predictive"]["variance_ratio"] = None
+    found["clusters"]["latents"]["batch_silhouette"] = None
+    names = [row.name for row in figures.table(found)]
     assert "library size" not in names
     assert names[0] == "test ELBO"
     assert names[-1] == "training"
@@ -710,5 +742,6 @@ def test_figures_without_scores_have_rows(fitted):
 
 def test_run_json_says_that_it_is_of_cells(fitted):
     run = runs.Run.open(fitted[0])
-    assert run.of_cells
-    assert (run.settings.batch_key, run.settings.likelihood) == ("batch", options.Likelihood.ZINB)
+    assert isinstance(run.settings, CellSettings)
+    assert (run.settings.batch_key, run.settings.likelihood) == ("batch", Likelihood.ZINB)
+    assert "network" not in strict(fitted[0] / "run.json")["settings"]

@@ -1,11 +1,13 @@
-"""The command line from end to end on tiny data: what a run leaves, that later commands prepare data alike, every message."""
+"""The command line from end to end on tiny data: the files of a run, later commands, messages."""
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pyrovae import files
-from pyrovae.command import job, options, runs, summary
+from pyrovae.command import figures as common_figures
+from pyrovae.command import fit as pipeline
+from pyrovae.command import options, runs, writing
+from pyrovae.command.choices import Network
 from pyrovae.command.cli import app
+from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.resolve import read_data, resolve_settings
+from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.settings import Settings
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--latents", "3", "--samples", "20"]
 TERSE = [*QUICK, "--no-report"]
@@ -66,7 +75,7 @@ def stored(tmp_path_factory):
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------ a whole run
+# -------------------------------------------------------------------------------------- a whole run
 def test_a_run_leaves_model_figures_and_report(digits):
     folder, output = digits
     assert {file.name for file in folder.iterdir()} == {
@@ -184,7 +193,7 @@ def test_inspect_builds_nothing(digits, monkeypatch):
     assert f"{count:,} numbers" in output
 
 
-# -------------------------------------------------------------------------------------------------- every kind, every part
+# --------------------------------------------------------------------------- every kind, every part
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
@@ -273,8 +282,8 @@ def test_every_kind_and_part(name, arguments, expected, stored, tmp_path):
     call("encode", tmp_path / "run", stored / name, "--output", tmp_path / "z.npy")
     if "flat" not in arguments:
         call("sample", tmp_path / "run", "--output", tmp_path / "x.npy")
-        x, data = np.load(tmp_path / "x.npy"), runs.Run.open(tmp_path / "run").preparation
-        assert x.shape == (64, *data.shape)
+        x, model = np.load(tmp_path / "x.npy"), ImageModel.of(runs.Run.open(tmp_path / "run"))
+        assert x.shape == (64, *model.preparation.shape)
 
 
 @pytest.mark.parametrize(
@@ -359,12 +368,14 @@ def test_quiet_prints_nothing(stored, tmp_path):
     assert call("fit", stored / "binary.npy", "--output", tmp_path / "run", *TERSE, "--quiet") == ""
 
 
-def test_mnist_takes_the_notes_setting(shared_data):
-    from pyrovae.command.images import recipes
+def given(**values):
+    return options.Options(**options.DEFAULTS | values)
 
-    data = recipes.load("mnist", shared_data)
+
+def test_mnist_takes_the_notes_setting(shared_data):
+    data = read_data("mnist", shared_data)
     data = replace(data, x=data.x[:1000])
-    settings = recipes.settle(options.Settings("mnist"), data)
+    settings = resolve_settings(given(data="mnist"), data)
     notes = (
         settings.hidden,
         settings.activation,
@@ -374,11 +385,11 @@ def test_mnist_takes_the_notes_setting(shared_data):
         settings.likelihood,
     )
     assert notes == ((500,), "tanh", 20, 100, True, "bernoulli")
-    grey = recipes.settle(options.Settings("mnist", binarize=False), data)
+    grey = resolve_settings(given(data="mnist", binarize=False), data)
     assert (grey.likelihood, grey.binarize) == ("continuous-bernoulli", False)
 
 
-# --------------------------------------------------------------------------------------------------- interruption, resume
+# ----------------------------------------------------------------------------- interruption, resume
 def interrupt_at(epoch, monkeypatch):
     def lines(settings, say):
         def press(history):
@@ -387,7 +398,7 @@ def interrupt_at(epoch, monkeypatch):
 
         return press
 
-    monkeypatch.setattr(job, "lines", lines)
+    monkeypatch.setattr(pipeline, "progress_lines", lines)
 
 
 def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeypatch):
@@ -444,10 +455,10 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
 
 
 def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(summary, "measure", stop)
+    monkeypatch.setattr(common_figures, "measure", stop)
     assert "interrupted" in call(
         "fit", stored / "binary.npy", "--output", tmp_path / "run", *TERSE, code=130
     )
@@ -466,7 +477,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -543,9 +554,15 @@ def test_foreign_folders_are_left_alone(stored, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prior", "vamp", "--posterior", "point"], "take --prior flat"),
-        (["--prior", "flat"], "take --posterior point"),
-        (["--prior", "flow", "--latents", "1"], "take --prior mixture"),
+        (["--prior", "vamp", "--posterior", "point"], "use --prior flat"),
+        (
+            ["--prior", "flat"],
+            "KL(q || p) is undefined for --posterior diagonal-normal; use --posterior point",
+        ),
+        (
+            ["--prior", "flow", "--latents", "1"],
+            "needs at least two latent dimensions, but --latents is 1; use --prior mixture",
+        ),
         (["--components", "5"], "--components is for --prior mixture or vamp"),
         (["--objective", "iwae"], "give e.g. --draws 5"),
     ],
@@ -565,7 +582,7 @@ def test_a_broken_run_is_refused(content, tmp_path):
 
 
 def test_json_is_strict(tmp_path):
-    runs.write_json(
+    writing.write_json(
         {"a": float("nan"), "b": [np.float32(1.5), torch.tensor(2)], "c": (float("inf"), None)},
         tmp_path / "a.json",
     )
@@ -573,8 +590,59 @@ def test_json_is_strict(tmp_path):
 
 
 def test_settings_survive_json():
-    settings = options.Settled("digits", hidden=(8, 4), network=options.Network.CONV, denoise=0.1)
-    assert options.Settled.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    data = read_data("digits")
+    values = given(data="digits", hidden=[8, 4], network=Network.CONV, denoise=0.1)
+    settings = resolve_settings(values, data)
+    assert (settings.hidden, settings.network) == ((8, 4), Network.CONV)
+    assert ImageSettings.of(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+# ---------------------------------------------------------------------------- runs of version 0.1.0
+OLD_RUN = Path(__file__).parent / "fixtures" / "format-1" / "run_digits"
+
+
+def test_a_run_of_version_0_1_is_evaluated_and_encoded(tmp_path):
+    output = call("evaluate", OLD_RUN, "digits", "--samples", 10, "-o", tmp_path / "again.json")
+    again, first = strict(tmp_path / "again.json"), strict(OLD_RUN / "metrics.json")
+    for key in ("test", "log_p"):
+        assert again[key] == pytest.approx(first[key], rel=1e-3, abs=1e-2), key
+    assert "360 test rows" in output
+    call("encode", OLD_RUN, "digits", "-o", tmp_path / "z.csv")
+    assert (tmp_path / "z.csv").read_text().splitlines()[0] == "z1,z2,label"
+    call("sample", OLD_RUN, "-n", 3, "-o", tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8)
+    assert "total_count: 16" in call("inspect", OLD_RUN)
+
+
+def test_an_interrupted_run_of_version_0_1_resumes(tmp_path):
+    shutil.copytree(OLD_RUN.parent / "run_interrupted", tmp_path / "run")
+    expected = strict(OLD_RUN.parent / "run_interrupted" / "expected.json")
+    call("fit", "digits", "--output", tmp_path / "run", "--resume", "--no-report")
+    again = strict(tmp_path / "run" / "metrics.json")
+    assert again["training"]["epochs"] == expected["training"]["epochs"] == 2
+    assert again["test"] == pytest.approx(expected["test"], rel=1e-4)
+
+
+# ------------------------------------------------------------------------------- the command itself
+def test_the_command_line_itself_is_light():
+    """Only `pyrovae/__init__` pulls torch: the options and their help need nothing heavy."""
+    package = Path(options.__file__).parents[1]
+    code = f"""
+import sys, types
+sys.modules["pyrovae"] = package = types.ModuleType("pyrovae")
+package.__path__ = [{str(package)!r}]
+from pyrovae.command import cli
+print([name for name in ("torch", "pyro", "numpy", "matplotlib", "scipy") if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_option_is_for_one_kind_of_data_or_for_all():
+    common, *own = (set(kind.names()) for kind in (Settings, *options.KINDS))
+    assert all(common < names for names in own)
+    assert not set.intersection(*(names - common for names in own))
+    assert set(options.DEFAULTS) == set.union(*own)
 
 
 def test_module_and_version_and_traceback():
