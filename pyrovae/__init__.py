@@ -31,7 +31,7 @@ from pyrovae.nets import counts as blocks
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
 from pyrovae.training import TrainingError, fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VAE",

@@ -25,7 +25,7 @@ class HierarchicalVAE(nn.Module):
 
     Args:
         top_prior: p(z2 | c), such as `priors.StandardNormal(D2)`.
-        prior: p(z1 | z2, c), such as `priors.Learned(net)`, whose network maps D2 features to 2 D1.
+        prior: p(z1 | z2, c), such as `priors.ConditionalNormal(net)`, whose network maps D2 features to 2 D1.
             Its standard deviations are exponentials of the outputs, and z2 is unbounded: end the
             network's hidden layers in a bounded activation such as tanh, or they diverge.
         posterior: q(z1 | x, c).
@@ -36,7 +36,7 @@ class HierarchicalVAE(nn.Module):
         >>> import torch
         >>> from pyrovae import likelihoods, nets, posteriors, priors
         >>> mlp = lambda a, b: nets.MLP(a, [32], b, activation=nn.Tanh)
-        >>> p = priors.StandardNormal(2), priors.Learned(mlp(2, 2 * 3))
+        >>> p = priors.StandardNormal(2), priors.ConditionalNormal(mlp(2, 2 * 3))
         >>> q = posteriors.DiagonalNormal(mlp(6, 2 * 3)), posteriors.DiagonalNormal(mlp(3, 2 * 2))
         >>> graph = HierarchicalVAE(*p, *q, likelihoods.Bernoulli(mlp(3, 6)))
         >>> graph.model(torch.zeros(5, 6)).shape
