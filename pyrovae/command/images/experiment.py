@@ -83,10 +83,6 @@ class ImageExperiment(Experiment):
         stored, device = data.data, usable_device(settings.device)
         preparation = prepare(settings, stored)
         training, rows = prepare_rows(preparation, stored, settings)
-        graph = build_graph(settings, preparation, training.rows[0])
-        if not settings.binarize:
-            graph.check(*training.rows)
-        graph.check(*rows.batch)
         facts = {
             "name": stored.name,
             "kind": stored.kind.value,
@@ -95,6 +91,10 @@ class ImageExperiment(Experiment):
             "shape": stored.shape,
             "fingerprint": data.fingerprint,
         }
+        graph = build_graph(settings, preparation, training.rows[0])
+        if not settings.binarize:
+            graph.check(*training.rows)
+        graph.check(*rows.batch)
         run = Run(folder, settings, facts, {"preparation": preparation.to_dict()})
         model = ImageModel(preparation, graph.to(device))
         return cls(run, model, rows, training)
@@ -159,7 +159,8 @@ class ImageExperiment(Experiment):
     def measure(self, samples: int, evidence_rows: int) -> dict[str, Any]:
         """Return the figures of the model, and after training those of simpler densities."""
         settings, graph = self.run.settings, self.model.graph
-        graph.check(*self.rows.batch)
+        if self.training is None:  # rows of a run are checked when it is built
+            graph.check(*self.rows.batch)
         found = figures.measure(
             graph,
             self.rows.some,
