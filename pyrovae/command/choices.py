@@ -72,6 +72,11 @@ class Likelihood(StrEnum):
     ZINB = "zinb"
     NB = "nb"
 
+    @property
+    def class_name(self) -> str:
+        """Name of its class in `pyrovae.likelihoods`; `ZINB` and `NB` have none there."""
+        return "".join(word.capitalize() for word in self.value.split("-"))
+
 
 class Dispersion(StrEnum):
     """What the inverse dispersion of a negative binomial depends on."""

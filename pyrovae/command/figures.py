@@ -20,7 +20,6 @@ __all__ = [
     "evidence_rows",
     "latent_rows",
     "measure",
-    "spread",
     "training_figures",
     "training_rows",
 ]
@@ -31,16 +30,6 @@ Figures = dict[str, Any]
 ELBO_ROWS = 10_000
 LATENT_ROWS = 2_000
 FEW_SAMPLES = 10  # with fewer effective samples their own estimate of the error is unreliable
-
-
-def spread(n: int, at_most: int) -> np.ndarray:
-    """Return evenly spread row numbers of n: data may lie sorted by class.
-
-    Example:
-        >>> spread(10, 4).tolist(), spread(3, 4).tolist()
-        ([0, 3, 6, 9], [0, 1, 2])
-    """
-    return np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(int))
 
 
 def measure(

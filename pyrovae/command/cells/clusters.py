@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.command.figures import spread
 from pyrovae.command.report.page import Row
+from pyrovae.data import spread
 
 __all__ = ["rows", "scores"]
 
@@ -62,7 +62,7 @@ def _silhouette(z: np.ndarray, groups: np.ndarray) -> float | None:
     """Return the mean silhouette over evenly spread cells; None where they are of one group."""
     from sklearn.metrics import silhouette_score
 
-    some = spread(len(z), _SILHOUETTE_CELLS)
+    some = spread(len(z), _SILHOUETTE_CELLS).numpy()
     groups = groups[some]
     return float(silhouette_score(z[some], groups)) if 1 < len(set(groups)) < len(groups) else None
 

@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.command.choices import Part
-from pyrovae.command.figures import spread
 from pyrovae.command.report import cell_plots
 from pyrovae.command.report.cell_plots import UNLABELLED, Groups, Moments
-from pyrovae.data import as_source, batches, to_scipy
+from pyrovae.data import as_source, batches, spread, to_scipy
 from pyrovae.singlecell import SingleCellVAE
 
 __all__ = ["EvaluatedCells", "Libraries", "describe_data", "fingerprint", "select"]
@@ -110,7 +109,7 @@ class EvaluatedCells:
 
     def some(self, rows: np.ndarray, at_most: int) -> np.ndarray:
         """Return at most n of the rows, evenly spread."""
-        return rows[spread(len(rows), at_most)]
+        return rows[spread(len(rows), at_most).numpy()]
 
     def embed(self, rows: np.ndarray) -> np.ndarray:
         """Return posterior means of z with shape (N, D)."""

@@ -5,12 +5,9 @@ from typing import Any
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Dispersion, Likelihood
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
-from pyrovae.singlecell import read, simulate
+from pyrovae.singlecell import WARM_UP, default_epochs, read, simulate
 
 __all__ = ["read_data", "resolve_settings"]
-
-_MOST_EPOCHS = 400
-_MOST_VISITS = 8_000_000  # of cells: scvi-tools' rule, fewer epochs for more than 20,000 cells
 
 
 def read_data(data: str) -> Any:
@@ -53,11 +50,11 @@ def resolve_settings(options: Options, adata: Any) -> CellSettings:
         "hidden": (128,),
         "layers": 1,
         "dropout": 0.1,
-        "epochs": max(1, min(_MOST_EPOCHS, round(_MOST_VISITS / n))),
+        "epochs": default_epochs(n),
         "batch_size": 128,
         "validation": min(0.1, 5000 / n),
         "test": 0.1,
-        "warm_up": 0.25,
+        "warm_up": WARM_UP,
         "samples": CellSettings.EVIDENCE_SAMPLES,
     }
     if options.data == SIMULATED:

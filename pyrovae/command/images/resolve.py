@@ -1,13 +1,6 @@
 """Images and arrays: read the data that DATA names, and choose the settings that were left open.
 
-| kind of values       | likelihood                            | encoder sees            |
-|----------------------|---------------------------------------|-------------------------|
-| 0 or 1               | Bernoulli                             | x                       |
-| grey in [0, 1]       | ContinuousBernoulli, or Bernoulli of binarized x | x            |
-| counts 0..n          | Binomial                              | standardized x          |
-| counts without bound | Poisson                               | standardized x          |
-| levels 0..255        | DiscretizedLogistic                   | standardized x          |
-| real                 | Gaussian of standardized x, sigma learned | the same            |
+The likelihood is the first that `Dataset.likelihoods` suggests, or Bernoulli for binarized data.
 """
 
 from collections.abc import Callable
@@ -18,7 +11,7 @@ from typing import Any
 from pyrovae.command.choices import Activation, Likelihood, Network
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
-from pyrovae.data import Dataset, Kind, datasets
+from pyrovae.data import Dataset, datasets
 
 __all__ = ["TEST_FRACTION", "read_data", "resolve_settings"]
 
@@ -26,13 +19,6 @@ EMBEDDED: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": lambda root: datasets.digits(),
     "mnist": datasets.mnist,
     "fashion-mnist": datasets.fashion_mnist,
-}
-BY_KIND = {
-    Kind.BINARY: Likelihood.BERNOULLI,
-    Kind.UNIT: Likelihood.CONTINUOUS_BERNOULLI,
-    Kind.COUNTS: Likelihood.POISSON,
-    Kind.LEVELS: Likelihood.DISCRETIZED_LOGISTIC,
-    Kind.REAL: Likelihood.GAUSSIAN,
 }
 # Kingma & Welling's setting (2014, section 5), with 20 latents.
 MNIST = {
@@ -125,7 +111,8 @@ def _by_data(data: Dataset) -> dict[str, Any]:
 
 
 def _likelihood(data: Dataset, binarize: bool) -> Likelihood:
-    """Return the likelihood for the values of the data."""
+    """Return the likelihood that fits the values of the data best."""
     if binarize:
         return Likelihood.BERNOULLI
-    return BY_KIND[data.kind] if data.total_count is None else Likelihood.BINOMIAL
+    names = {likelihood.class_name: likelihood for likelihood in Likelihood}
+    return names[data.likelihoods[0].name]

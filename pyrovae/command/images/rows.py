@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.command.choices import Part
-from pyrovae.command.figures import spread
 from pyrovae.command.images.preparation import Preparation
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.runs import Run
-from pyrovae.data import Dataset, batches
+from pyrovae.data import Dataset, batches, spread
 
 __all__ = ["Rows", "Training", "fingerprint", "hold_out_test", "prepare_rows", "select"]
 
@@ -58,8 +57,8 @@ class Rows(NamedTuple):
     def spread(self, at_most: int) -> "Rows":
         """Return at most n rows, evenly spread, in order."""
         kept = spread(len(self.batch[0]), at_most)
-        batch = tuple(part[torch.from_numpy(kept)] for part in self.batch)
-        labels = None if self.labels is None else self.labels[kept]
+        batch = tuple(part[kept] for part in self.batch)
+        labels = None if self.labels is None else self.labels[kept.numpy()]
         return Rows(batch, labels, self.label_names)
 
 
