@@ -365,7 +365,7 @@ def test_errors():
         pv.annealed_log_evidence(graph, x, temperatures=0)
     with pytest.raises(ValueError, match="moves is 1 and leapfrog 10, expected at least 2 and 1"):
         pv.reciprocal_log_evidence(graph, x, moves=1)
-    with pytest.raises(ValueError, match="2 samples for 2 latents a row"):
+    with pytest.raises(ValueError, match="2 samples for 2 latents of a row"):
         pv.reciprocal_log_evidence(graph, x, samples=2)
     graph.guide = lambda x: None
     with pytest.raises(ValueError, match=r"the model's latents are \['z'\], the guide's \[\]"):

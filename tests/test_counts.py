@@ -168,7 +168,7 @@ def test_only_the_kl_of_z_is_annealed():
     x, *_ = simulated(20)
     graph = graph_for(x).eval()
     objective = objectives.SGVB_B(annealed={"z"})
-    objective.weight = 0.0
+    objective.current_beta = 0.0
     bound = objective.bound(graph.model, graph.guide, x)
     assert objective.loss_of(bound, 20).item() == pytest.approx(
         (bound.kl["l"] - bound.reconstruction).item(), rel=1e-6

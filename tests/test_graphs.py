@@ -88,10 +88,10 @@ def test_sites_and_shapes(name):
     make, latents = GRAPHS[name]
     graph, x = make(), data()
     p, q = programs.run(graph.model, graph.guide, x)
-    drawn = programs.sites(q, observed=False)
+    drawn = programs.latent(q)
     assert {site["name"]: tuple(site["value"].shape) for site in drawn} == latents
-    assert {site["name"] for site in programs.sites(p, observed=False)} == set(latents)
-    assert [site["name"] for site in programs.sites(p, observed=True)] == ["x"]
+    assert {site["name"] for site in programs.latent(p)} == set(latents)
+    assert [site["name"] for site in programs.observed(p)] == ["x"]
     assert programs.log_prob(p["x"]).shape == (ROWS,)
 
 

@@ -183,6 +183,11 @@ def test_the_root_holds_rooms_and_three_files():
     assert len(MAY) <= 15
 
 
+def test_each_room_has_a_test_module_of_its_name():
+    tests = Path(__file__).parent
+    assert [room for room in MAY if not (tests / f"test_{room}.py").is_file()] == []
+
+
 def test_every_name_in_all_is_there():
     import importlib
 

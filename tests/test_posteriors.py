@@ -377,7 +377,7 @@ def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name
     step = FusedSVI(
         graph, objectives.SGVB_A(samples=4), lambda p: torch.optim.Adam(p, lr=0.03), (x,)
     )
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optim.torch, 800)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optimizer, 800)
     for _ in range(800):
         step.step(x)
         decay.step()

@@ -2,7 +2,7 @@
 
 `pyrovae.command.build` and `pyrovae.command.images.build` turn each word into a constructor. This
 module imports nothing heavy, and so repeats the values of `likelihoods.expression.Dispersion`;
-`tests/test_cells_cli.py` holds the two equal.
+`tests/test_command_cells.py` holds the two equal.
 """
 
 from enum import StrEnum

@@ -6,7 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
-from pyro.infer.enum import get_importance_trace
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
 from pyrovae.programs.isolation import evaluation
@@ -64,32 +66,42 @@ class Programs(nn.Module):
         """Run the function on both programs and a minibatch (x, *c)."""
         return self.function(self.graph.model, self.graph.guide, *batch)
 
-    def look(self, *batch: Tensor) -> tuple[Trace, Trace]:
+    def validate(self, check: Callable[[Trace, Trace], None], *batch: Tensor) -> None:
         """Run both programs once under Pyro's validation, and find their parameters.
 
-        Returns:
-            The traces of the model and the guide.
+        Args:
+            check: called with the traces of model and guide, before their densities are computed.
+            batch: one minibatch (x, *c).
 
         Raises:
-            ValueError: whatever Pyro refuses, such as a density that needs a plate.
+            ValueError: from `check`, or from Pyro, which refuses values outside a support, and
+                shapes that need a plate or `to_event`.
         """
         with evaluation(self.graph), pyro.validation_enabled(True):
-            both = get_importance_trace(
-                "flat", math.inf, self.graph.model, self.graph.guide, batch, {}
-            )
+            guide = poutine.trace(self.graph.guide).get_trace(*batch)
+            model = poutine.trace(poutine.replay(self.graph.model, trace=guide)).get_trace(*batch)
+            self._find_stored(model, guide)
+            p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
+            mark_entangled(p, q)
+            check(p, q)
+            check_model_guide_match(model, guide, math.inf)
+            for trace in (prune_subsample_sites(model), prune_subsample_sites(guide)):
+                trace.compute_log_prob()
+                for site in trace.nodes.values():
+                    if site["type"] == "sample":
+                        check_site_shape(site, math.inf)
+
+    def _find_stored(self, *traces: Any) -> None:
         own = {id(parameter) for parameter in self.parameters()}
-        for trace in both:
+        for trace in traces:
             for name, site in trace.nodes.items():
                 if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
                     self._stored[name] = site["value"].unconstrained()
-        p, q = (_sample_sites(trace, len(batch[0])) for trace in both)
-        mark_entangled(p, q)
-        return p, q
 
     def trainable(self) -> list[Tensor]:
         """Return the parameters that training moves: the graph's, and those in Pyro's store.
 
-        The latter are known after `look`.
+        The latter are known after `validate`.
         """
         own = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [*own, *self._stored.values()]

@@ -8,7 +8,6 @@ one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -89,12 +88,7 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
         TypeError: if the graph lacks a program.
     """
     programs = Programs(graph)
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        p, q = programs.look(*batch)
-    objective.check(p, q, objective.needs_rsample)  # an error says more than Pyro's warning of it
-    for warning in warned:
-        warnings.warn(warning.message, warning.category, stacklevel=4)
+    programs.validate(lambda p, q: objective.check(p, q, objective.needs_rsample), *batch)
     if not programs.trainable():
         raise ValueError(
             f"{type(graph).__name__} has no parameters to train: make the graph an nn.Module that "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_cli import call, given, strict
+from test_command import call, given, strict
 
 from pyrovae.command.report import cell_plots, planes
 
