@@ -25,9 +25,9 @@ class HierarchicalVAE(nn.Module):
 
     Args:
         top_prior: p(z2 | c), such as `priors.StandardNormal(D2)`.
-        prior: p(z1 | z2, c), such as `priors.ConditionalNormal(net)`, whose network maps D2 features to 2 D1.
-            Its standard deviations are exponentials of the outputs, and z2 is unbounded: end the
-            network's hidden layers in a bounded activation such as tanh, or they diverge.
+        prior: p(z1 | z2, c), such as `priors.ConditionalNormal(net)`, whose network maps D2
+            features to 2 D1. Its standard deviations are exponentials of the outputs, and z2 is
+            unbounded: end the hidden layers in a bounded activation such as tanh, or they diverge.
         posterior: q(z1 | x, c).
         top_posterior: q(z2 | z1, c), a posterior whose data are z1.
         likelihood: p(x | z1, c).
