@@ -36,7 +36,7 @@ def size(figure):
 @pytest.mark.parametrize("validation", [False, True])
 def test_curves(epochs, validation):
     figure = plots.curves(history(epochs, validation, weight=0.5))
-    assert [axis.get_ylabel() for axis in figure.axes[:3]] == ["nats per datum"] * 3
+    assert [axis.get_ylabel() for axis in figure.axes[:3]] == ["nats per observation"] * 3
     assert size(figure)[0] > 500
     if epochs:
         lines = [line.get_label() for line in figure.axes[0].get_lines()]

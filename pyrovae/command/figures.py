@@ -51,7 +51,7 @@ def measure(
     """
     terms = evaluation.elbo(graph, *rows(ELBO_ROWS))
     means = {name: value.mean().item() for name, value in terms._asdict().items()}
-    figures: Figures = {"unit": "nats per datum", "test": {"rows": len(terms.elbo), **means}}
+    figures: Figures = {"unit": "nats per observation", "test": {"rows": len(terms.elbo), **means}}
     if autoencoder:
         return figures
     if samples:
@@ -114,7 +114,7 @@ def evidence_rows(figures: Figures, what: str) -> list[Row]:
     log_p = figures["log_p"]
     size = f"effective sample size {log_p['effective_sample_size']:.0f}"
     if log_p["effective_sample_size"] < FEW_SAMPLES:
-        size += " (few samples dominate: take it for a lower bound)"
+        size += " (few samples dominate: read it as a lower bound)"
     error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
     how = f"{log_p['rows']} {what}; {log_p['samples']} importance samples, {error}, {size}"
     return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
-from pyrovae.programs.traces import Trace, mark_entangled, run
+from pyrovae.programs.traces import Trace, mark_not_mean_field, run
 
 __all__ = ["Graph", "Programs"]
 
@@ -82,7 +82,7 @@ class Programs(nn.Module):
             model = poutine.trace(poutine.replay(self.graph.model, trace=guide)).get_trace(*batch)
             self._find_stored(model, guide)
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
-            mark_entangled(p, q)
+            mark_not_mean_field(p, q)
             check(p, q)
             check_model_guide_match(model, guide, math.inf)
             for trace in (prune_subsample_sites(model), prune_subsample_sites(guide)):

@@ -60,7 +60,7 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
 
     Source: AEVB, eq. 7 and appendix B.
     """
-    if p is None or q.get("entangled"):
+    if p is None or q.get("not_mean_field"):
         return sampled_kl(q, p)
     try:
         return scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
@@ -75,7 +75,7 @@ def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         NotImplementedError: if they do not factorize over one event dimension, no closed form is
             known, or the prior depends on a latent that the guide draws later.
     """
-    if p is None or q.get("entangled") or len(q["fn"].event_shape) != 1:
+    if p is None or q.get("not_mean_field") or len(q["fn"].event_shape) != 1:
         raise NotImplementedError
     try:
         a, b = q["fn"].base_dist, p["fn"].base_dist

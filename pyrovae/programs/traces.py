@@ -27,7 +27,7 @@ __all__ = [
     "latent",
     "latent_by_name",
     "leaf",
-    "mark_entangled",
+    "mark_not_mean_field",
     "observed",
     "record",
     "run",
@@ -116,11 +116,11 @@ def run(
     """
     q = record(guide, *batch, layout=layout, stop_gradient=stop_gradient)
     p = record(model, *batch, given=q, layout=layout)
-    mark_entangled(p, q)
+    mark_not_mean_field(p, q)
     return p, q
 
 
-def mark_entangled(p: Trace, q: Trace) -> None:
+def mark_not_mean_field(p: Trace, q: Trace) -> None:
     """Mark the guide's sites whose prior may depend on a latent that the guide draws after them.
 
     In z2 -> z1 -> x with q(z1 | x) q(z2 | z1), E log q(z1) / p(z1 | z2) over (z1, z2) ~ q is not
@@ -132,7 +132,7 @@ def mark_entangled(p: Trace, q: Trace) -> None:
         return
     for i, name in enumerate(drawn):
         parents = of_model[: of_model.index(name)] if name in of_model else []
-        q[name]["entangled"] = not set(parents) <= set(drawn[:i])
+        q[name]["not_mean_field"] = not set(parents) <= set(drawn[:i])
 
 
 def latent(trace: Trace) -> list[Site]:

@@ -27,10 +27,11 @@ def unit(preparation: Preparation) -> str:
     """Return the unit of the figures."""
     scale = preparation.scale
     if not preparation.is_scaled:
-        return "nats per datum"
+        return "nats per observation"
     volume = sum(map(log, scale)) * (torch.Size(preparation.shape).numel() / len(scale))
     return (
-        f"nats per datum of scaled values; for densities in the data's own unit add {-volume:.2f}"
+        "nats per observation of scaled values; for densities in the data's own unit add "
+        f"{-volume:.2f}"
     )
 
 

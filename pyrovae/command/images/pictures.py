@@ -75,7 +75,7 @@ def _samples(model: ImageModel, seed: int) -> Picture:
     title = "Samples: E[x | z], z from the prior"
     figure = plots.images(x, title, columns, model.preparation.limits)
     given = f" Classes round-robin: {', '.join(classes)}." if classes else ""
-    return Picture("Samples", figure, f"They use no data row.{given}")
+    return Picture("Samples", figure, f"Decoded draws from the prior: no data are used.{given}")
 
 
 def _interpolations(model: ImageModel, rows: Rows) -> Picture:

@@ -67,7 +67,7 @@ def curves(history: History) -> Figure:
     for axis, (name, title) in zip(axes, panels.items(), strict=True):
         _draw_term(axis, history, name)
         _leave_out_start(axis)
-        axis.set(title=title, xlabel="epoch", ylabel="nats per datum")
+        axis.set(title=title, xlabel="epoch", ylabel="nats per observation")
     if history.best_epoch is not None:
         axes[0].axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
     _draw_weight(axes[2], history)
@@ -178,7 +178,7 @@ def kl_per_unit(kl: np.ndarray, threshold: float = 0.01) -> Figure:
     axis.axhline(threshold, color=GREY, lw=1, ls="--", label=f"{threshold:g} nats")
     if len(kl) <= 40:
         axis.set_xticks(np.arange(len(kl)), order)
-    axis.set(xlabel="latent unit, sorted", ylabel="nats per datum", xmargin=0.02)
+    axis.set(xlabel="latent unit, sorted", ylabel="nats per observation", xmargin=0.02)
     axis.set_title("KL per latent unit")
     axis.legend(frameon=False)
     return figure
