@@ -1,6 +1,7 @@
 """Running pairs of programs: plain Pyro beside our handlers, and several draws in one run."""
 
 import math
+import types
 from functools import partial
 
 import pyro
@@ -263,6 +264,23 @@ def test_a_loop_over_time_is_evaluated():
     log_p = dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)
     evidence = pv.log_evidence(Chain(), x, samples=20_000)
     assert ((evidence.log_p - log_p).abs() < 5 * evidence.standard_error).all()
+
+
+def test_a_plate_of_a_fixed_size_takes_all_rows_at_once():
+    def model(x):
+        with pyro.plate("all", 7):
+            z = pyro.sample("z", dist.Normal(torch.zeros(7), 1.0))
+            pyro.sample(
+                "x", dist.Normal(z[..., None], 1.0).expand([*z.shape, 3]).to_event(1), obs=x
+            )
+
+    def guide(x):
+        with pyro.plate("all", 7):
+            pyro.sample("z", dist.Normal(x.sum(1) / 4, 0.6))
+
+    graph, x = types.SimpleNamespace(model=model, guide=guide), torch.randn(7, 3)
+    evidence = pv.log_evidence(graph, x, samples=4000)
+    assert ((evidence.log_p - exact(x)).abs() < 5 * evidence.standard_error).all()
 
 
 def test_by_row_and_back():

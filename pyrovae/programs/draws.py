@@ -32,13 +32,23 @@ def find_layout(model: Program, guide: Program, *batch: Tensor, draws: int = 1) 
         batch: (x, *c), B rows each.
         draws: K.
     """
-    few = _some_rows(batch, _ROWS)
     with looking(model, guide, batch):
-        p, q = run(model, guide, *few)
-        layout = Layout(len(batch[0]), draws, None, _plates_of_rows(model, guide, batch, p, q))
+        few, p, q = _first_run(model, guide, batch)
+        layout = Layout(len(batch[0]), draws, None, _plates_of_rows(model, guide, few, p, q))
         if draws > 1 and _broadcasts(model, guide, few, p, q):
             layout = layout._replace(depth=_depth(p, q))
     return layout
+
+
+def _first_run(
+    model: Program, guide: Program, batch: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], Trace, Trace]:
+    """Return three rows and their traces; all rows for programs that take no other number."""
+    few = _some_rows(batch, _ROWS)
+    try:
+        return few, *run(model, guide, *few)
+    except Exception:  # such as a plate of a fixed size; another error comes again
+        return batch, *run(model, guide, *batch)
 
 
 def _some_rows(batch: tuple[Tensor, ...], n: int) -> tuple[Tensor, ...]:
@@ -57,13 +67,14 @@ def _plates_of_size(size: int, *traces: Trace) -> frozenset[str]:
 
 
 def _plates_of_rows(
-    model: Program, guide: Program, batch: tuple[Tensor, ...], p: Trace, q: Trace
+    model: Program, guide: Program, few: tuple[Tensor, ...], p: Trace, q: Trace
 ) -> frozenset[str]:
-    plates = _plates_of_size(_ROWS, p, q)
+    rows = len(few[0])
+    plates = _plates_of_size(rows, p, q)
     if len(plates) < 2:
         return plates
-    more = run(model, guide, *_some_rows(batch, _ROWS + 1))
-    return plates & _plates_of_size(_ROWS + 1, *more)
+    more = run(model, guide, *_some_rows(few, rows + 1))
+    return plates & _plates_of_size(rows + 1, *more)
 
 
 def _depth(*traces: Trace) -> int:
@@ -77,7 +88,7 @@ def _broadcasts(
     """Return whether one run inside a plate over draws equals separate runs at the same latents."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            together = run(model, guide, *few, layout=Layout(_ROWS, _DRAWS, _depth(p, q)))
+            together = run(model, guide, *few, layout=Layout(len(few[0]), _DRAWS, _depth(p, q)))
             return all(
                 _same(k, _run_at(k, together[1], q, model, guide, few), together)
                 for k in range(_DRAWS)
