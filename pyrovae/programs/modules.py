@@ -84,12 +84,13 @@ class Programs(nn.Module):
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
             mark_not_mean_field(p, q)
             check(p, q)
-            check_model_guide_match(model, guide, math.inf)
+            any_nesting: Any = math.inf  # of plates; Pyro's annotation says int
+            check_model_guide_match(model, guide, any_nesting)
             for trace in (prune_subsample_sites(model), prune_subsample_sites(guide)):
                 trace.compute_log_prob()
                 for site in trace.nodes.values():
                     if site["type"] == "sample":
-                        check_site_shape(site, math.inf)
+                        check_site_shape(site, any_nesting)
 
     def _find_stored(self, *traces: Any) -> None:
         own = {id(parameter) for parameter in self.parameters()}
