@@ -149,6 +149,138 @@ def test_networks_of_one_batch_dimension_train_with_several_draws(make):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+class Scaled(nn.Module):
+    """A plate of 1000 rows, subsampled, and a decoder that takes one batch dimension."""
+
+    def __init__(self, decoder=None, register=True):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 2), decoder or GRU()
+        self.registered = register
+
+    def plate(self, x):
+        return pyro.plate("data", 1000, subsample=x)
+
+    def model(self, x):
+        pyro.module("decoder of a test", self.decoder)
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        if self.registered:
+            pyro.module("encoder of a test", self.encoder)
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def test_a_scale_by_the_number_of_rows_is_not_multiplied_by_draws():
+    graph = Scaled()
+    with pytest.raises(ValueError, match=r"SGVB_B: samples is 4.*repeated rows would change"):
+        pv.objectives.SGVB_B(4).loss(graph.model, graph.guide, X)
+    torch.manual_seed(0)
+    alone = pv.objectives.SGVB_B().loss(graph.model, graph.guide, X)
+    broadcasting = Scaled(Alone(graph.decoder))
+    broadcasting.encoder = graph.encoder
+    together = pv.objectives.SGVB_B(50).loss(broadcasting.model, broadcasting.guide, X)
+    assert together == pytest.approx(alone, rel=0.2)
+    for a, b in zip(pv.elbo(graph, X, samples=9), pv.elbo(broadcasting, X, samples=9), strict=True):
+        torch.testing.assert_close(a, b)  # the evidence knows no scale
+
+
+class Whole(Scaled):
+    """A prior whose mean depends on all rows of the batch."""
+
+    def plate(self, x):
+        return pyro.plate("data", len(x))
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.sum() * torch.ones(2) / 60, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+
+def test_programs_that_add_up_rows_are_evaluated_by_separate_runs():
+    graph = Whole()
+    assert programs.find_layout(graph.model, graph.guide, X, draws=3).separate
+    reference = Whole(Alone(graph.decoder))
+    reference.encoder = graph.encoder
+    a, b = (pv.log_evidence(g, X, samples=3000) for g in (graph, reference))
+    assert ((a.log_p - b.log_p).abs() < 6 * (a.standard_error + b.standard_error)).all()
+    annealed = pv.annealed_log_evidence(graph, X, samples=2, temperatures=4)
+    assert annealed.log_p.isfinite().all()
+
+
+class Mixing(nn.Module):
+    """A network that normalizes over the rows where there are draws, and shows it later only."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 6)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, z):
+        return self.linear(nn.functional.normalize(z, dim=1))
+
+
+def test_a_layout_that_the_first_weights_allow_is_looked_at_again():
+    graph = vae(pv.likelihoods.Bernoulli(Mixing()))
+    objective = pv.objectives.SGVB_A(4)
+    assert objective.layout(graph.model, graph.guide, X).depth == 1  # zero weights hide it
+    graph.likelihood.net.linear.weight.data.normal_()
+    assert objective.layout(graph.model, graph.guide, X).depth is None
+
+
+class OwnMeans(nn.Module):
+    """A posterior mean for each of the ten rows: the programs take no other number of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(10))
+
+    def model(self, x):
+        with pyro.plate("data", 10):
+            z = pyro.sample("z", dist.Normal(torch.zeros(10), 1.0))
+            pyro.sample(
+                "x", dist.Normal(z[..., None], 1.0).expand([*z.shape, 6]).to_event(1), obs=x
+            )
+
+    def guide(self, x):
+        with pyro.plate("data", 10):
+            pyro.sample("z", dist.Normal(self.mean, 0.6))
+
+
+def test_a_guide_with_a_mean_per_row_trains_with_draws_and_is_evaluated():
+    graph = OwnMeans()
+    adam = partial(torch.optim.Adam, lr=0.05)
+    for objective in (pv.objectives.SGVB_A(4), pv.objectives.IWAE(3)):
+        pv.fit(graph, X, epochs=100, batch_size=10, objective=objective, optimizer=adam,
+               seed=0, progress=False)  # fmt: skip
+    evidence = pv.log_evidence(graph, X, samples=4000)
+    assert ((evidence.log_p - exact(X)).abs() < 5 * evidence.standard_error).all()
+
+
+@pytest.mark.parametrize("name", ["draws", "samples", "num_particles_vectorized"])
+def test_the_name_of_a_plate_over_rows_is_free(name):
+    graph = Rows("event", name)
+    x = torch.randn(5, 3)
+    named = pv.log_evidence(graph, x, samples=20)
+    torch.testing.assert_close(named.log_p, pv.log_evidence(Rows("event"), x, samples=20).log_p)
+
+
+def test_pyros_elbo_scales_every_gradient_and_says_when_it_finds_none():
+    torch.manual_seed(0)
+    part = Scaled(nn.Linear(2, 6), register=False)  # the encoder is hidden from Pyro's handlers
+    weights = part.encoder.weight.clone()
+    sgd = partial(torch.optim.SGD, lr=1e-5)
+    history = pv.fit(part, X, objective=pyro.infer.Trace_ELBO(), optimizer=sgd, epochs=2,
+                     batch_size=5, seed=0, progress=False)  # fmt: skip
+    assert math.isfinite(history.loss[-1])
+    assert 0 < (part.encoder.weight - weights).abs().max() < 1
+    with pytest.raises(ValueError, match="Trace_ELBO found no parameter in the programs"):
+        pv.fit(OwnMeans(), X, objective=pyro.infer.Trace_ELBO(), epochs=1, batch_size=10,
+               progress=False)  # fmt: skip
+
+
 def test_looking_moves_nothing():
     graph = vae(pv.likelihoods.Bernoulli(batchnorm(7)))
     before, stream = Programs(graph).state(), torch.get_rng_state()
@@ -183,11 +315,11 @@ def test_modules_of_plain_functions_are_looked_at_in_eval_mode():
 class Rows:
     """z ~ N(0, 1), x_m ~ N(z, 1) for m = 1 .. M; M as an event, or in a plate inside the row."""
 
-    def __init__(self, how, **plate):
-        self.how, self.plate = how, plate
+    def __init__(self, how, name="rows", **plate):
+        self.how, self.name, self.plate = how, name, plate
 
     def model(self, x):
-        with pyro.plate("rows", **{"size": len(x), **self.options(x)}, dim=-1):
+        with pyro.plate(self.name, **{"size": len(x), **self.options(x)}, dim=-1):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             if self.how == "event":
                 pyro.sample(
@@ -200,7 +332,7 @@ class Rows:
                     pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
 
     def guide(self, x):
-        with pyro.plate("rows", **{"size": len(x), **self.options(x)}, dim=-1):
+        with pyro.plate(self.name, **{"size": len(x), **self.options(x)}, dim=-1):
             m = x.shape[1]
             pyro.sample("z", dist.Normal(x.sum(1) / (m + 1), 1.2 / math.sqrt(m + 1)))
 

@@ -200,7 +200,8 @@ def _step_sizes(
 
     Their shape is (T - 1, B).
     """
-    path = TemperedPath(graph, batch, layout._replace(draws=_PILOTS), from_guide)
+    pilots = layout._replace(draws=1 if layout.separate else _PILOTS)
+    path = TemperedPath(graph, batch, pilots, from_guide)
     u, found = path.start(), []
     eps = initial_step_sizes(u)
     for i, t in enumerate(ts[1:-1].tolist()):

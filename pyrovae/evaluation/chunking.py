@@ -44,7 +44,9 @@ def chunks_of(
     for start in range(0, len(data[0]), rows):
         batch = take(data, slice(start, start + rows), *device_and_dtype(graph, data))
         if layout is None:
-            layout = programs.find_layout(graph.model, graph.guide, *batch, draws=max(2, *sizes))
+            both = graph.model, graph.guide
+            layout = programs.find_layout(*both, *batch, draws=max(2, *sizes), scaled=False)
+            sizes = [1] * samples if layout.separate else sizes
         yield batch, [layout._replace(rows=len(batch[0]), draws=size) for size in sizes]
 
 

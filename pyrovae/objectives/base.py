@@ -5,7 +5,7 @@ bound = reconstruction - sum over latent sites of KL,    loss = -(reconstruction
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +65,11 @@ class Objective(ELBO, ABC):
     needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
     stop_gradient: StopGradient | None = None  # replaces each draw where gradients do not pass
 
-    _found: tuple[tuple[Program, Program], Layout] | None = None
+    parameters: Sequence[Tensor] = ()  # that training moves; set by `pyrovae.fit`
+
+    _programs: tuple[Program, Program] | None = None
+    _layout = Layout(0)
+    _runs = 0
 
     def __init__(
         self,
@@ -187,31 +191,34 @@ class Objective(ELBO, ABC):
         layout = self.layout(model, guide, *batch)
         stop = type(self).stop_gradient
         p, q = programs.run(model, guide, *batch, layout=layout, stop_gradient=stop)
-        if layout.draws > 1 and layout.depth is None:
-            self._check_shared(q)
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
         return p, q
 
     def layout(self, model: Program, guide: Program, *batch: Tensor) -> Layout:
-        """Return how the draws lie in a run; it is found out once for a pair of programs."""
-        rows = len(batch[0])
-        if self.samples == 1 and not self.needs_rows:
-            return Layout(rows)
-        if self._found is None or self._found[0] != (model, guide):
-            layout = programs.find_layout(model, guide, *batch, draws=self.samples)
-            self._found = (model, guide), layout
-        return self._found[1]._replace(rows=rows)
+        """Return how the draws lie in a run.
 
-    def _check_shared(self, q: Trace) -> None:
-        """Refuse repeated rows where a latent is shared by them: it would be drawn only once."""
-        shared = [s["name"] for s in programs.latent(q) if not q.layout.has_rows(s)]
-        if shared:
+        It is found out at the first run of a pair of programs, and again after 1, 2, 4, 8, ...
+        runs: at its first weights a network may not yet show that it mixes rows.
+
+        Raises:
+            ValueError: if the draws can only be made by separate runs.
+        """
+        if self.samples == 1 and not self.needs_rows:
+            return Layout(len(batch[0]))
+        if self._programs != (model, guide):
+            self._programs, self._runs = (model, guide), 0
+        if self._runs & (self._runs - 1) == 0:  # 0 or a power of two
+            self._layout = programs.find_layout(model, guide, *batch, draws=self.samples)
+        self._runs += 1
+        if self._layout.separate:
             raise ValueError(
-                f"{type(self).__name__}: samples is {self.samples}, but the latents {shared} are "
-                "shared by all rows, and the networks do not take further batch dimensions. Use "
-                "samples=1, or networks that take any batch dimensions (pyrovae.nets.AnyLeading)"
+                f"{type(self).__name__}: samples is {self.samples}, but the networks do not take "
+                "further batch dimensions, and repeated rows would change the densities: a latent "
+                "is shared by all rows, or a scale or sum depends on their number. Use samples=1, "
+                "or networks that take any batch dimensions (pyrovae.nets.AnyLeading)"
             )
+        return self._layout._replace(rows=len(batch[0]))
 
     def check(self, p: Trace, q: Trace, needs_rsample: bool) -> None:
         """Refuse a pair of programs for which the bound, or its gradient, would be wrong.
@@ -230,4 +237,4 @@ class Objective(ELBO, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the programs out of copies: a copy would copy their graph."""
-        return {key: value for key, value in vars(self).items() if key != "_found"}
+        return {key: value for key, value in vars(self).items() if key != "_programs"}

@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.objectives.base import Bound, Objective
@@ -37,12 +36,15 @@ class PyroELBO(Objective):
 
     def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[float, Bound]:
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
-        with poutine.trace(param_only=True) as capture:
-            loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
-        sites: Any = capture.trace.nodes.values()
-        for parameter in {site["value"].unconstrained() for site in sites}:
-            if parameter.grad is not None:
-                parameter.grad /= len(batch[0])
+        loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            raise ValueError(
+                f"{type(self.elbo).__name__} found no parameter in the programs, so nothing would "
+                'be trained: call pyro.module("a name of its own", network) in model and guide'
+            )
+        for gradient in gradients:
+            gradient /= len(batch[0])
         nan = torch.tensor(torch.nan)
         return loss / len(batch[0]), Bound(nan, {"remainder": nan})
 

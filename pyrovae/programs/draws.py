@@ -8,21 +8,28 @@ from torch import Tensor
 
 from pyrovae.programs.isolation import looking
 from pyrovae.programs.layout import Layout
+from pyrovae.programs.terms import log_prob, unscaled
 from pyrovae.programs.traces import Program, Site, Trace, latent, observed, record, run
 
 __all__ = ["find_layout"]
 
-_ROWS = 3  # of the runs that only look; no other dimension of a program is likely to have this size
+_ROWS = 3, 5  # of the runs that only look; no other dimension of a program follows both
 _DRAWS = 2
 _TOLERANCE = 1e-3  # between two ways of computing a log density in single precision
+Batch = tuple[Tensor, ...]
+Both = tuple[Trace, Trace]  # the traces of the model and the guide
 
 
-def find_layout(model: Program, guide: Program, *batch: Tensor, draws: int = 1) -> Layout:
+def find_layout(
+    model: Program, guide: Program, *batch: Tensor, draws: int = 1, scaled: bool = True
+) -> Layout:
     """Return a layout of K draws that gives what K separate runs would give.
 
-    The programs are run a few times on three rows in eval() mode. A plate over the rows is one
-    whose size follows the number of rows. The draws get a plate of their own where both
-    programs then give the same log densities as separate runs, and else are repeated rows.
+    The programs are run a few times on some rows in eval() mode. A plate over the rows is one whose
+    size follows the number of rows. The draws get a plate of their own where both programs then
+    give the same log densities as separate runs. Else they are repeated rows, if those give the
+    same log densities; they do not where a program depends on the number of rows, as by a scale of
+    N / len(x). What remains is separate runs.
 
     Neither the programs' modules nor the random stream change.
 
@@ -31,29 +38,36 @@ def find_layout(model: Program, guide: Program, *batch: Tensor, draws: int = 1) 
         guide: its guide.
         batch: (x, *c), B rows each.
         draws: K.
+        scaled: whether the scales of plates and handlers count, as in a loss.
     """
     with looking(model, guide, batch):
-        few, p, q = _first_run(model, guide, batch)
-        layout = Layout(len(batch[0]), draws, None, _plates_of_rows(model, guide, few, p, q))
-        if draws > 1 and _broadcasts(model, guide, few, p, q):
-            layout = layout._replace(depth=_depth(p, q))
-    return layout
+        few = [_some_rows(batch, n) for n in _ROWS]
+        if not all(_takes(model, guide, rows) for rows in few):
+            few = [batch]  # programs of one number of rows, such as a plate of a fixed size
+        p, q = run(model, guide, *few[0])
+        layout = Layout(len(batch[0]), draws, plates=_plates_of_rows(model, guide, few, p, q))
+        if draws == 1:
+            return layout
+        depth = _depth(p, q)
+        if all(_broadcasts(model, guide, rows, depth) for rows in few):
+            return layout._replace(depth=depth)
+        return layout._replace(separate=not _repeats(model, guide, few[0], layout.plates, scaled))
 
 
-def _first_run(
-    model: Program, guide: Program, batch: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], Trace, Trace]:
-    """Return three rows and their traces; all rows for programs that take no other number."""
-    few = _some_rows(batch, _ROWS)
-    try:
-        return few, *run(model, guide, *few)
-    except Exception:  # such as a plate of a fixed size; another error comes again
-        return batch, *run(model, guide, *batch)
-
-
-def _some_rows(batch: tuple[Tensor, ...], n: int) -> tuple[Tensor, ...]:
+def _some_rows(batch: Batch, n: int) -> Batch:
     rows = torch.arange(n) % len(batch[0])
     return tuple(part[rows.to(part.device)] for part in batch)
+
+
+def _takes(model: Program, guide: Program, rows: Batch) -> bool:
+    """Return whether the programs run on these rows, with plates that follow their number."""
+    try:
+        both = run(model, guide, *rows)
+        for site in _sites(*both):
+            log_prob(site)
+    except Exception:  # whatever a user's program raises
+        return False
+    return bool(_plates_of_size(len(rows[0]), *both))
 
 
 def _sites(*traces: Trace) -> Iterable[Site]:
@@ -67,14 +81,12 @@ def _plates_of_size(size: int, *traces: Trace) -> frozenset[str]:
 
 
 def _plates_of_rows(
-    model: Program, guide: Program, few: tuple[Tensor, ...], p: Trace, q: Trace
+    model: Program, guide: Program, few: list[Batch], p: Trace, q: Trace
 ) -> frozenset[str]:
-    rows = len(few[0])
-    plates = _plates_of_size(rows, p, q)
-    if len(plates) < 2:
-        return plates
-    more = run(model, guide, *_some_rows(few, rows + 1))
-    return plates & _plates_of_size(rows + 1, *more)
+    plates = _plates_of_size(len(few[0][0]), p, q)
+    if len(plates) > 1 and len(few) > 1:
+        plates &= _plates_of_size(len(few[1][0]), *run(model, guide, *few[1]))
+    return plates
 
 
 def _depth(*traces: Trace) -> int:
@@ -82,40 +94,73 @@ def _depth(*traces: Trace) -> int:
     return max([0, *(-frame.dim for frame in frames if frame.vectorized)])
 
 
-def _broadcasts(
-    model: Program, guide: Program, few: tuple[Tensor, ...], p: Trace, q: Trace
-) -> bool:
+def _broadcasts(model: Program, guide: Program, rows: Batch, depth: int) -> bool:
     """Return whether one run inside a plate over draws equals separate runs at the same latents."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            together = run(model, guide, *few, layout=Layout(len(few[0]), _DRAWS, _depth(p, q)))
-            return all(
-                _same(k, _run_at(k, together[1], q, model, guide, few), together)
-                for k in range(_DRAWS)
-            )
-    except Exception:  # whatever a user's network raises at batch dimensions that it does not take
+            _, shapes = run(model, guide, *rows)
+            layout = Layout(len(rows[0]), _DRAWS, depth)
+            together = run(model, guide, *rows, layout=layout)
+            for k in range(_DRAWS):
+                values = {
+                    site["name"]: site["value"][k].reshape(shapes[site["name"]]["value"].shape)
+                    for site in latent(together[1])
+                }
+                if not _same_as_draw(k, _run_at(values, model, guide, rows), together):
+                    return False
+    except Exception:  # whatever a user's network raises at dimensions that it does not take
+        return False
+    return True
+
+
+def _run_at(values: dict[str, Tensor], model: Program, guide: Program, rows: Batch) -> Both:
+    """Return both traces with the latents at given values."""
+    given = Trace({name: {"value": value} for name, value in values.items()})
+    return record(model, *rows, given=given), record(guide, *rows, given=given)
+
+
+def _same_as_draw(k: int, alone: Both, together: Both) -> bool:
+    for one, several in zip(alone, together, strict=True):
+        for site in _sites(one):
+            term = log_prob(site)
+            if not _close(term, log_prob(several[site["name"]])[k].reshape(term.shape)):
+                return False
+    return True
+
+
+def _repeats(
+    model: Program, guide: Program, rows: Batch, plates: frozenset[str], scaled: bool
+) -> bool:
+    """Return whether a run on repeated rows equals separate runs at the same latents."""
+    once = Layout(len(rows[0]), plates=plates)
+    twice = Layout(len(rows[0]), _DRAWS, plates=plates)
+    try:
+        alone = [run(model, guide, *rows) for _ in range(_DRAWS)]
+        values = {}
+        for site in latent(alone[0][1]):
+            draws = [once.by_row(q[site["name"]]["value"], site) for _, q in alone]
+            values[site["name"]] = once.as_site(torch.cat(draws).flatten(0, 1)[None], site)
+        _, repeated = twice.applied(model, rows)
+        together = _run_at(values, model, guide, repeated)
+        return all(
+            _same_by_row(both, k, once, together, twice, scaled) for k, both in enumerate(alone)
+        )
+    except Exception:  # a latent that all rows share, or a program of one number of rows
         return False
 
 
-def _run_at(
-    k: int, drawn: Trace, shapes: Trace, model: Program, guide: Program, few: tuple[Tensor, ...]
-) -> tuple[Trace, Trace]:
-    """Return both traces at the k-th of several draws."""
-    given = Trace(
-        {
-            site["name"]: {"value": site["value"][k].reshape(shapes[site["name"]]["value"].shape)}
-            for site in latent(drawn)
-        }
+def _same_by_row(
+    alone: Both, k: int, once: Layout, together: Both, twice: Layout, scaled: bool
+) -> bool:
+    def term(site: Site, layout: Layout) -> Tensor:
+        return layout.per_row(log_prob(site if scaled else unscaled(site)), site)
+
+    return all(
+        _close(term(site, once)[0], term(several[site["name"]], twice)[k])
+        for one, several in zip(alone, together, strict=True)
+        for site in _sites(one)
     )
-    return record(model, *few, given=given), record(guide, *few, given=given)
 
 
-def _same(k: int, alone: tuple[Trace, Trace], together: tuple[Trace, Trace]) -> bool:
-    for one, several in zip(alone, together, strict=True):
-        for site in _sites(one):
-            a = site["fn"].log_prob(site["value"])
-            other = several[site["name"]]
-            b = other["fn"].log_prob(other["value"])[k].reshape(a.shape)
-            if not torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
-                return False
-    return True
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

@@ -30,12 +30,14 @@ class Layout(NamedTuple):
         depth: batch dimensions of the program's own plates where the draws have a plate to the left
             of them; None where the draws are repeated rows.
         plates: names of the plates over the rows; if empty, the size of a plate decides.
+        separate: whether neither way gives what K separate runs would give.
     """
 
     rows: int
     draws: int = 1
     depth: int | None = None
     plates: frozenset[str] = frozenset()
+    separate: bool = False
 
     def applied(
         self, program: Callable[..., object], batch: Batch

@@ -10,7 +10,7 @@ from pyrovae.programs.plain import is_plain
 
 __all__ = ["DRAWS", "data_plate", "draws_plate"]
 
-DRAWS = "draws"  # the name of the plate over draws
+DRAWS = "_pyrovae_draws"  # the name of the plate over draws, which no program uses
 
 
 def data_plate(x: Tensor) -> pyro.plate:

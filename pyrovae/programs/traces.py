@@ -98,7 +98,7 @@ def record(
 def _plain_record(program: Program, batch: tuple[Tensor, ...], given: Trace | None) -> Trace:
     replayed = poutine.Trace()
     for name, site in (given or {}).items():
-        replayed.add_node(name, **{"type": "sample", "is_observed": False, **site})
+        replayed.add_node(name, **{"type": "sample", "is_observed": False, "infer": {}, **site})
     nodes = poutine.trace(poutine.replay(program, trace=replayed)).get_trace(*batch).nodes
     return Trace({name: node for name, node in nodes.items() if node["type"] == "sample"})
 

@@ -55,7 +55,7 @@ class FusedSVI:
     ) -> None:
         self.graph, self.objective, self.clip_norm = graph, objective, clip_norm
         self.programs = check_programs(graph, objective, *batch)
-        self.parameters = self.programs.trainable()
+        self.parameters = objective.parameters = self.programs.trainable()
         self.optimizer = _made(make_optimizer, self.parameters)
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
         _keep_freed_memory()
