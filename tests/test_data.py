@@ -360,3 +360,11 @@ def test_sums_over_duplicates_and_the_place_of_a_value():
     assert rows.scan(COUNTS).off == Off(-1.0, 2, (0,), 1)
     with pytest.raises(ValueError, match="expected two axes"):
         SparseRows.of(torch.zeros(2, 2, 2).to_sparse())
+
+
+def test_data_that_require_a_gradient_get_none():
+    x = torch.rand(8, 6).round().requires_grad_()
+    q = pv.posteriors.DiagonalNormal(torch.nn.Linear(6, 4))
+    likelihood = pv.likelihoods.Bernoulli(torch.nn.Linear(2, 6))
+    pv.fit(pv.VAE(pv.priors.StandardNormal(2), q, likelihood), x, epochs=1, progress=False)
+    assert x.grad is None

@@ -135,7 +135,7 @@ def take(
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """Return those rows of each member as dense tensors of one type on one device."""
-    return tuple(member[rows].to(device, dtype) for member in data)
+    return tuple(member[rows].detach().to(device, dtype) for member in data)
 
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:
