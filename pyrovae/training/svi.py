@@ -58,7 +58,6 @@ class FusedSVI:
         self.parameters = objective.parameters = self.programs.trainable()
         self.optimizer = _made(make_optimizer, self.parameters)
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
-        _keep_freed_memory()
 
     def step(self, *batch: Tensor) -> tuple[float, Bound]:
         """Take one step on a minibatch; return the mean loss per observation, and the bound.
@@ -105,12 +104,3 @@ def _made(make_optimizer: Any, parameters: list[Tensor]) -> Optimizer:
             "optimizer, e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
         )
     return optimizer
-
-
-def _keep_freed_memory() -> None:
-    """Raise glibc's dynamic mmap threshold to its maximum of 32 MiB by freeing one large block.
-
-    Below the threshold, the buffers of a step are reused by the next one; above it, each is
-    returned to the system, and its pages are zeroed again at the next allocation.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
