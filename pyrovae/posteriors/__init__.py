@@ -7,6 +7,7 @@ Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
 WrappedNormal                                     over angles
+LibraryNormal                                     a cell's library size, near its observed total
 Point                                             a single point z = f(x), for an autoencoder
 Factorized                                        abstract: write the family of one dimension
 
@@ -27,6 +28,7 @@ from pyrovae.posteriors.factorized import (
 )
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
 from pyrovae.posteriors.iaf import IAF
+from pyrovae.posteriors.library import LibraryNormal
 from pyrovae.posteriors.mixture import Mixture
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "FullRankNormal",
     "Gamma",
     "Laplace",
+    "LibraryNormal",
     "LogNormal",
     "Logistic",
     "LowRankNormal",
