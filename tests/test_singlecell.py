@@ -878,3 +878,63 @@ def test_damaged_indices_are_refused_before_scipy_reads_them(form):
     adata.X = x
     with pytest.raises(ValueError, match="damaged"):
         SingleCellVAE(setup(adata))
+
+
+def test_scverse_names_of_training_are_translated_or_refused(model):
+    cells = setup(cells_like())
+    a, b = (SingleCellVAE(cells, n_hidden=8, n_latent=3) for _ in range(2))
+    a.train(max_epochs=2, progress=False, lr=0.01, weight_decay=0.0, accelerator="cpu")
+    plan = {"lr": 0.01, "weight_decay": 0.0}
+    b.train(max_epochs=2, progress=False, plan_kwargs=plan, accelerator="cpu", devices=1)
+    assert a.fit_history.elbo == b.fit_history.elbo
+    for arguments, words in (
+        ({"plan_kwargs": {"optimizer": "SGD"}}, "pyrovae.fit"),
+        ({"plan_kwargs": {"n_steps_kl_warmup": 10}}, "n_epochs_kl_warmup"),
+        ({"early_stopping_monitor": "loss"}, "elbo_validation"),
+        ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
+        ({"accelerator": "cpu", "devices": 2.5}, "devices is 2.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.train(max_epochs=1, progress=False, **arguments)
+
+
+def test_a_second_training_continues_weights_and_history():
+    model = fitted(epochs=3)
+    before = model.fit_history
+    model.train(max_epochs=2, progress=False)
+    assert model.fit_history.elbo[:3] == before.elbo
+    assert len(model.history["elbo_train"]) == 5
+    assert model.fit_history.best_epoch is None or model.fit_history.best_epoch > 3
+    assert (model.history["elbo_train"]["elbo_train"] == -model.history["elbo"]["elbo"]).all()
+    assert model.history["kl_weight"]["kl_weight"].between(0, 1).all()
+
+
+def test_a_model_says_what_it_is(model, capsys):
+    untrained = SingleCellVAE(setup(cells_like()), n_hidden=8, n_latent=3)
+    assert "not trained" in repr(untrained)
+    for words in (
+        "80 cells",
+        "30 genes",
+        "2 batches",
+        "n_latent: 3",
+        "trained for 2 epochs",
+        "cpu",
+    ):
+        assert words.replace("80 cells", "cells: 80") in repr(model)
+    assert model.adata is model.cells.adata
+    assert model.device == torch.device("cpu")
+    model.to_device("cpu")
+    model.view_anndata_setup()
+    shown = capsys.readouterr().out
+    assert "batch_key: batch" in shown
+    assert "'batch 0'" in shown
+    assert model.registry["setup"]["labels_key"] == "cell_type"
+
+
+def test_few_cells_train_for_enough_steps():
+    from pyrovae.singlecell import default_epochs
+
+    for cells in (10, 100, 500, 1500, 3000, 1_000_000):
+        steps = default_epochs(cells) * -(-cells // 128)
+        assert steps >= 4000
+    assert default_epochs(20_000) == 400

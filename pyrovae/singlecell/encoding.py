@@ -152,6 +152,16 @@ class Encoding:
             raise ValueError("gene_list is empty; leave it out for all genes")
         return torch.tensor([column[name] for name in wanted], dtype=torch.long)
 
+    def described(self) -> str:
+        """Return the layer, the keys and their categories in a few lines."""
+        keys, several = self.setup, {"batch": self.batches, "label": self.labels, **self.categories}
+        lines = [f"counts: {'adata.X' if keys.layer is None else f'layer {keys.layer!r}'}"]
+        lines += [f"genes: {len(self.genes)}, {listed(self.genes)}"]
+        lines += [f"batch_key: {keys.batch_key}", f"labels_key: {keys.labels_key}"]
+        lines += [f"{name}: {len(v)}, {listed(v, 20)}" for name, v in several.items() if any(v)]
+        lines += [f"{name}: mean {m:.4g}, sd {sd:.4g}" for name, (m, sd) in self.scales.items()]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding as plain values."""
         return asdict(self)
