@@ -30,10 +30,9 @@ from pyrovae.data import (
     take,
 )
 from pyrovae.files import History
-from pyrovae.files import checkpoint as checkpoints
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.loop import Loop
-from pyrovae.training.state import Arguments, restore
+from pyrovae.training.state import Arguments, read, restore
 from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
 __all__ = ["fit"]
@@ -93,6 +92,7 @@ def fit(
 
     Raises:
         ValueError: if an argument, the data or the programs do not fit; nothing has been trained.
+        FileError: if `resume` is damaged, or of another fit; a ValueError, and nothing has changed.
         TypeError: if the graph lacks a program, or objective or optimizer is none.
         TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
             weights are put back.
@@ -109,9 +109,9 @@ def fit(
     training = as_sources(data, digest=True)
     held_out = None if validation is None else as_sources(validation, "validation")
     _check_data(graph, training, held_out, transform)
-    state = checkpoints.read(Path(resume)) if resume is not None else None
-    if state:
-        seed = state["history"]["seed"]
+    saved = read(resume) if resume is not None else None
+    if saved:
+        seed = saved.seed
     elif seed is None:
         seed = int(torch.randint(2**53, ()))
     estimator = as_objective(objective)
@@ -127,8 +127,8 @@ def fit(
         )
         schedule = scheduler(svi.optimizer) if scheduler else None
         loop = Loop(arguments, svi, training, held_out, history, schedule)
-        if state:
-            restore(loop, state)
+        if saved:
+            restore(loop, saved)
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
             loop.run(interrupted)
     return loop.history
