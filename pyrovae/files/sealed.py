@@ -19,11 +19,12 @@ _DEPTH = 100  # of lists and objects within each other; what the library writes 
 _LARGEST = 2**64  # of whole numbers: a seed is below it
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Args:
         path: the file.
+        what: what it should be, for the error.
         remedy: what to do about a file that cannot be read, for the error.
 
     Raises:
@@ -31,11 +32,9 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
             number beyond 64 bits.
     """
     try:
-        return parse(path.read_bytes())
+        return parse(path.read_text())
     except (OSError, ValueError) as error:
-        raise FileError(
-            f"{path}: truncated, or not a file of this library ({error}). {remedy}"
-        ) from error
+        raise FileError(f"{path}: truncated, or not {what} ({error}). {remedy}") from error
 
 
 def parse(text: bytes | str) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def opened(path: Path, formats: tuple[str, str], remedy: str) -> dict[str, Any]:
     Raises:
         FileError: if it cannot be read, has another format, or differs from what was written.
     """
-    content = read_json(path, remedy)
+    content = read_json(path, "a file of this library", remedy)
     given = content.pop("format", None)
     if given not in formats:
         raise FileError(
