@@ -6,11 +6,13 @@ from pyrovae.files.errors import FileError
 from pyrovae.files.history import History, in_words
 from pyrovae.files.model import description, inspect, load, save
 from pyrovae.files.sealed import opened, sealed
+from pyrovae.files.stored import claim_parameters
 
 __all__ = [
     "FileError",
     "History",
     "checkpoint",
+    "claim_parameters",
     "description",
     "in_words",
     "inspect",

@@ -17,7 +17,7 @@ from pyro.distributions.constraints import Constraint
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-__all__ = ["PREFIX", "Stored", "claim", "parameters_in", "parameters_of", "put"]
+__all__ = ["PREFIX", "Stored", "claim_parameters", "parameters_in", "parameters_of", "put"]
 
 PREFIX = "pyro.param "  # of their names in a file of weights
 _claimed: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -32,7 +32,7 @@ class Stored(NamedTuple):
     constraint: Constraint
 
 
-def claim(graph: object, names: Iterable[str]) -> None:
+def claim_parameters(graph: object, names: Iterable[str]) -> None:
     """Note which parameters in Pyro's store a graph's programs use."""
     if isinstance(graph, nn.Module):
         _claimed[graph] = tuple(names)

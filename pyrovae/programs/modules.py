@@ -107,6 +107,10 @@ class Programs(nn.Module):
         own = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [*own, *self._stored.values()]
 
+    def stored_names(self) -> list[str]:
+        """Return the names of the parameters in Pyro's store; known after `validate`."""
+        return list(self._stored)
+
     def named_tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, those in Pyro's store too."""
         own = self.graph.state_dict() if isinstance(self.graph, nn.Module) else {}

@@ -29,7 +29,7 @@ from pyrovae.data import (
     fingerprint,
     take,
 )
-from pyrovae.files import History
+from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.loop import Loop
 from pyrovae.training.state import Arguments, read, restore
@@ -122,6 +122,7 @@ def fit(
         x, *c = take(training, slice(0, batch_size), *device_and_dtype(graph, training))
         example = (x if transform is None else transform(x), *c)
         svi = FusedSVI(graph, estimator, optimizer, example, clip_norm)
+        claim_parameters(graph, svi.programs.stored_names())
         arguments = Arguments(
             epochs, batch_size, transform, patience, checkpoint, callback, progress
         )
