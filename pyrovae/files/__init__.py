@@ -1,7 +1,7 @@
 """Files: saved models, checkpoints, and the history of a fit, each written whole or not at all."""
 
 from pyrovae.files import checkpoint, kinds
-from pyrovae.files.atomic import write_atomically
+from pyrovae.files.atomic import remove_temporary, write_atomically
 from pyrovae.files.errors import FileError
 from pyrovae.files.history import History, in_words
 from pyrovae.files.model import description, inspect, load, save
@@ -19,6 +19,7 @@ __all__ = [
     "kinds",
     "load",
     "opened",
+    "remove_temporary",
     "save",
     "sealed",
     "write_atomically",

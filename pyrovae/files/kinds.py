@@ -4,10 +4,12 @@ check({"seed": 3}, {"seed": whole(0)}, "run.json")
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "Kind",
@@ -20,6 +22,7 @@ __all__ = [
     "optional",
     "tensor",
     "text",
+    "typed",
     "whole",
 ]
 

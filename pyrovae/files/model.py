@@ -157,7 +157,7 @@ def description(folder: str | Path) -> dict[str, Any]:
         given, content, checksum = whole["format"], whole["content"], whole["sha256"]
     except KeyError as error:
         raise FileError(
-            f"{path}: truncated, or not a model of this library ({error} is not there). {_AGAIN}"
+            f"{path}: truncated or not a model of this library ({error} is not there). {_AGAIN}"
         ) from error
     if given != FORMAT:
         raise FileError(

@@ -34,7 +34,7 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     try:
         return parse(path.read_text())
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: truncated, or not {what} ({error}). {remedy}") from error
+        raise FileError(f"{path}: truncated or not {what} ({error}). {remedy}") from error
 
 
 def parse(text: bytes | str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def opened(path: Path, formats: tuple[str, str], remedy: str) -> dict[str, Any]:
     Raises:
         FileError: if it cannot be read, has another format, or differs from what was written.
     """
-    content = read_json(path, "a file of this library", remedy)
+    content = read_json(path, "of this version", remedy)
     given = content.pop("format", None)
     if given not in formats:
         raise FileError(

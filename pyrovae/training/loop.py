@@ -64,8 +64,7 @@ class Loop:
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or the callback ends it, or Ctrl-C is pressed."""
         with programs.modes_restored(self.programs), self._progress_bar() as bar:
-            done = len(self.history.loss) >= self.arguments.epochs
-            self.history.stopped = "all epochs ran" if done else ""
+            self.history.stopped = self.ended() if self.history.loss and not self.position else ""
             while not self.history.stopped:
                 self.epoch(interrupted, bar)
         if self.best:
@@ -222,15 +221,20 @@ class Loop:
 
     def decide(self) -> None:
         """Write into the history why the fit ends here, if it does."""
+        self.history.stopped = self.ended()
+        if self.arguments.callback is not None and self.arguments.callback(self.history):
+            self.history.stopped = "the callback ended it"
+
+    def ended(self) -> str:
+        """Return why the fit ends after this epoch, empty if it goes on."""
         epoch, best, patience = len(self.history.loss), self.history.best_epoch, None
         if best is not None:
             patience = self.arguments.patience
-        if self.arguments.callback is not None and self.arguments.callback(self.history):
-            self.history.stopped = "the callback ended it"
-        elif epoch >= self.arguments.epochs:
-            self.history.stopped = "all epochs ran"
-        elif patience is not None and best is not None and epoch - best >= patience:
-            self.history.stopped = f"no better validation ELBO for {patience} epochs"
+        if epoch >= self.arguments.epochs:
+            return "all epochs ran"
+        if patience is not None and best is not None and epoch - best >= patience:
+            return f"no better validation ELBO for {patience} epochs"
+        return ""
 
     # --------------------------------------------------------------------------- when it diverges
     def fail(self, what: str) -> None:
