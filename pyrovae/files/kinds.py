@@ -87,6 +87,39 @@ def mapping_of(kind: Kind) -> Kind:
     return Kind(f"an object of which each value is {kind.words}", holds)
 
 
+def typed(hint: Any) -> Kind:
+    """Return the values that a type annotation names; of one that is not known, all."""
+    words = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return Kind(words, lambda value: _fits(value, hint))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fits(value, inner[0])
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin in (Sequence, list) or (origin is tuple and inner[-1] is ...):
+        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is tuple:
+        several = isinstance(value, list | tuple) and len(value) == len(inner)
+        return several and all(map(_fits, value, inner))
+    if origin is type:
+        return isinstance(value, type)
+    return _is_a(value, hint) if isinstance(hint, type) else True
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is float:
+        return number.holds(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if issubclass(kind, Enum):
+        return value in [member.value for member in kind]
+    known = kind in (bool, str, NoneType, Tensor, nn.Module)
+    return isinstance(value, kind) if known else True
+
+
 def check(content: Any, table: Mapping[str, Kind], place: str = "", further: bool = False) -> None:
     """Check that an object has the keys of a table, and values of their kinds.
 
