@@ -173,7 +173,7 @@ def test_sample_and_interpolate_write_data_and_pictures(digits, tmp_path):
 
 def test_inspect_builds_nothing(digits, monkeypatch):
     monkeypatch.setattr(files, "load", None)
-    monkeypatch.setattr(files.model, "build", None)
+    monkeypatch.setattr(files.filling, "build", None)
     folder, _ = digits
     output = call("inspect", folder)
     for text in (

@@ -10,7 +10,7 @@ _LEAST = 1_000_000
 _NO_SIZES = frozenset({"seed", "data_size", "total_count", "levels"})
 
 
-def check_arguments(cls: type, arguments: dict[str, Any], path: str, numbers: int) -> None:
+def check_arguments(cls: Any, arguments: dict[str, Any], path: str, numbers: int) -> None:
     """Check the arguments of a constructor.
 
     Args:

@@ -89,7 +89,7 @@ def parameters_in(constraints: dict[str, Any], tensors: dict[str, Tensor]) -> li
 
 def put(params: list[Stored]) -> None:
     """Give parameters in Pyro's store their values; those that are not there are made."""
-    store = pyro.get_param_store()
+    store: Any = pyro.get_param_store()
     for name, unconstrained, value, constraint in params:
         if name in store:
             fits = store[name].unconstrained().shape == unconstrained.shape
@@ -131,7 +131,7 @@ def _described(name: str, constraint: Constraint) -> dict[str, Any]:
 
 
 def _plain(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    plain = {}
+    plain: dict[str, Any] = {}
     for key, value in arguments.items():
         if isinstance(value, Constraint):
             plain[key] = _described(name, value)

@@ -84,7 +84,7 @@ def optimizer(present: Optimizer, state: dict[str, Any]) -> None:
 def _check_slots(present: Optimizer, slots: dict[Any, Any]) -> None:
     """Check what an optimizer keeps for a parameter: numbers, and tensors of its shape."""
     parameters = [p for group in present.param_groups for p in group["params"]]
-    first = next(iter(slots.values()), {})
+    first: dict[str, Any] = next(iter(slots.values()), {})
     for index, slot in slots.items():
         if index not in range(len(parameters)) or not isinstance(slot, dict):
             raise ValueError(f"resume: optimizer.state has an entry {index!r} of no parameter")

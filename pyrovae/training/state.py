@@ -75,9 +75,9 @@ class _Part(NamedTuple):
     """
 
     kind: kinds.Kind
-    of: "Callable[[Loop], Any]"
-    put: "Callable[[Loop, Any], None]"
-    check: "Callable[[Loop, Any], None]" = lambda loop, value: None
+    of: Callable[[Any], Any]
+    put: Callable[[Any, Any], None]
+    check: Callable[[Any, Any], None] = lambda loop, value: None
     later: bool = False
 
 
