@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from pyrovae import files
 from pyrovae.command.cells.settings import CellSettings
@@ -106,11 +106,18 @@ class Run(Generic[S]):
         content = files.opened(path, FORMATS, _AGAIN)
         try:
             kinds.check(content, {"settings": _OBJECT, "data": _OBJECT}, further=True)
+            kinds.check({"preparation": {}} | content, {"preparation": _OBJECT}, further=True)
             kinds.check(content["data"], _FACTS, "data", further=True)
             data, settings = content.pop("data"), content.pop("settings")
             kind = CellSettings if data["kind"] == CELLS else ImageSettings
+            if kind is ImageSettings:
+                kinds.check(data, {"test_rows": kinds.whole(0)}, "data", further=True)
             _check_settings(kind, settings)
-            return Run(folder, kind.of(settings), data, content)
+            run = Run(folder, kind.of(settings), data, content)
+            _check_model(folder, run.settings)
+            return run
+        except FileError:  # of the model: it names its own file
+            raise
         except (ValueError, TypeError) as error:
             raise FileError(
                 f"{path}: truncated or not of this version ({error}). {_AGAIN}"
@@ -133,11 +140,32 @@ class Run(Generic[S]):
 
 
 def _check_settings(kind: type[Settings], values: dict[str, Any]) -> None:
-    """Check the types of settings; None leaves one open, and those of other kinds are ignored."""
-    hints = get_type_hints(kind)
-    table = {name: kinds.optional(kinds.typed(hints[name])) for name in kind.names()}
-    given = {name: table[name] for name in values if name in table}
-    kinds.check(values, given, "settings", further=True)
+    """Check types and ranges of settings; None leaves one open, other kinds' are ignored."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = {name: hints[name] for name in values if name in kind.names()}
+    table = {name: kinds.optional(kinds.typed(hint)) for name, hint in given.items()}
+    kinds.check(values, table, "settings", further=True)
+    for name, hint in given.items():
+        option, value = get_args(hint)[1], values[name]
+        low, high = (getattr(option, end, None) for end in ("min", "max"))
+        if isinstance(value, int | float) and not _in_range(value, low, high):
+            raise ValueError(f"settings.{name} is {value}, expected from {low} to {high}")
+
+
+def _in_range(value: float, low: float | None, high: float | None) -> bool:
+    """Return whether a number is between two bounds; None is no bound."""
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _check_model(folder: Path, settings: Settings) -> None:
+    """Refuse a run.json that lies beside the model of another run."""
+    if not (folder / "model" / "model.json").is_file():
+        return
+    history = files.description(folder / "model")["history"] or {}
+    if history.get("seed") not in (None, settings.seed):
+        raise ValueError(
+            f"its seed is {settings.seed}, but that of the model beside it is {history['seed']}"
+        )
 
 
 def claim(options: Options) -> Path:

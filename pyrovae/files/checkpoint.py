@@ -104,7 +104,7 @@ def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(plain.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

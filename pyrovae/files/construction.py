@@ -14,10 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.files.budget import Budget
+from pyrovae.files.kinds import Kind, check, list_of, text, whole
 from pyrovae.files.names import class_named, name_of
 from pyrovae.files.signatures import check_arguments
 
-__all__ = ["build", "describe", "uncompiled"]
+__all__ = ["build", "check_form", "describe", "uncompiled"]
+
+
+_OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+_FORMS = {
+    "class": {"class": text, "arguments": _OBJECT},
+    "foreign": {"foreign": text},
+    "tensor": {"tensor": list_of(whole(0, 2**40)), "type": text},
+    "same as": {"same as": text},
+    "activation": {"activation": text},
+}
 
 
 def describe(graph: nn.Module) -> Any:
@@ -46,6 +57,29 @@ def build(description: Any, numbers: int) -> Any:
     """
     with Budget(numbers) as budget:
         return _Builder(budget).build(description, "graph")
+
+
+def check_form(description: Any, path: str = "graph") -> None:
+    """Check that a description has the form of what `describe` returns.
+
+    Raises:
+        ValueError: names the first place that has not.
+    """
+    if isinstance(description, list):
+        for i, item in enumerate(description):
+            check_form(item, f"{path}.{i}")
+    if not isinstance(description, dict):
+        return
+    form = next((key for key in _FORMS if key in description), None)
+    if form is None:
+        raise ValueError(f"{path}: expected one of {', '.join(_FORMS)}")
+    check(description, _FORMS[form], path, further=form == "foreign")
+    for inner in ("arguments", "parts"):
+        parts = description.get(inner, {})
+        if not isinstance(parts, dict):
+            raise ValueError(f"{path}.{inner} is no object")
+        for key, value in parts.items():
+            check_form(value, f"{path}.{key}")
 
 
 def uncompiled(value: Any) -> Any:

@@ -10,6 +10,7 @@ pickle, and no code is read from a file.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from pyrovae.files import stored
 from pyrovae.files.atomic import write_atomically
-from pyrovae.files.construction import describe
+from pyrovae.files.construction import check_form, describe
 from pyrovae.files.errors import FileError
 from pyrovae.files.filling import built, compared, fill, plain_name
 from pyrovae.files.history import History
-from pyrovae.files.kinds import Kind, check, mapping_of, optional, text
+from pyrovae.files.kinds import Kind, check, list_of, mapping_of, optional, text, whole
 from pyrovae.files.sealed import parse, read_json
 
 __all__ = ["description", "inspect", "load", "save"]
@@ -130,13 +131,18 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: as `load`.
     """
     content = description(folder)
-    header = _header(*_checked_weights(Path(folder), content))
+    path, weights = _checked_weights(Path(folder), content)
+    header = _header(path, weights)
+    header.pop("__metadata__", None)
+    try:
+        for name, entry in header.items():
+            check(entry, {"shape": list_of(whole(0, 2**40)), "dtype": text}, name, further=True)
+    except ValueError as error:
+        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
     tensors = {
-        name: {"shape": entry["shape"], "dtype": entry["dtype"]}
-        for name, entry in header.items()
-        if name != "__metadata__"
+        name: {"shape": entry["shape"], "dtype": entry["dtype"]} for name, entry in header.items()
     }
-    count = sum(torch.Size(tensor["shape"]).numel() for tensor in tensors.values())
+    count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
     return {**content, "tensors": tensors, "parameters": count}
 
 
@@ -176,6 +182,7 @@ def _check(path: Path, content: Any) -> None:
         if not isinstance(content, dict):
             raise ValueError("its content is no object")
         check({"constraints": {}} | content, _CONTENT, further=True)
+        check_form(content["graph"])
         check(content["weights"], {"file": text, "sha256": text}, "weights", further=True)
         if content["history"] is not None:
             History.from_dict(content["history"])

@@ -82,22 +82,27 @@ def optimizer(present: Optimizer, state: dict[str, Any]) -> None:
 
 
 def _check_slots(present: Optimizer, slots: dict[Any, Any]) -> None:
-    """Check what an optimizer keeps for a parameter: numbers, and tensors of its shape."""
+    """Check what an optimizer keeps for a parameter: of each name, one sort for all parameters."""
     parameters = [p for group in present.param_groups for p in group["params"]]
     first: dict[str, Any] = next(iter(slots.values()), {})
+    sorts: dict[str, Any] = {}
     for index, slot in slots.items():
         if index not in range(len(parameters)) or not isinstance(slot, dict):
             raise ValueError(f"resume: optimizer.state has an entry {index!r} of no parameter")
         names(f"optimizer: state of parameter {index}", slot, first)
         for key, value in slot.items():
-            _check_slot(f"optimizer: {key} of parameter {index}", value, parameters[index])
+            sort = _sort_of_slot(value, parameters[index])
+            if sort is not None:
+                same(f"optimizer: {key} of parameter {index}", sort, sorts.setdefault(key, sort))
 
 
-def _check_slot(name: str, value: Any, parameter: Tensor) -> None:
+def _sort_of_slot(value: Any, parameter: Tensor) -> str | None:
+    """Return what a value is to its parameter; None of a parameter with one element: it is both."""
     if not isinstance(value, Tensor):
-        same(name, kinds.optional(kinds.number).holds(value), True)
-    elif value.numel() != 1:
-        same(name, tuple(value.shape), tuple(parameter.shape))
+        return type(value).__name__
+    if value.shape == parameter.shape:
+        return None if parameter.numel() == 1 else f"{value.dtype}, as the parameter"
+    return f"{value.dtype} of shape {tuple(value.shape)}" if value.numel() == 1 else "of no shape"
 
 
 def scheduler(present: LRScheduler, state: dict[str, Any]) -> None:

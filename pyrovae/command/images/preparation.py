@@ -106,6 +106,10 @@ class Preparation:
         known = {name: kinds.typed(hint) for name, hint in get_type_hints(cls).items()}
         given = {name: known[name] for name in ("shape", *content) if name in known}
         kinds.check(content, given, "preparation")
+        features = content["shape"][-1:] if len(content["shape"]) == 1 else ()
+        for name in ("shift", "scale"):
+            if len(content.get(name, (0.0,))) not in (1, *features):
+                raise ValueError(f"preparation.{name} has not one number, nor one per feature")
         if 0.0 in content.get("scale", ()):
             raise ValueError("preparation.scale is 0, expected numbers to divide by")
         tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
