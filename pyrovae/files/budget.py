@@ -10,6 +10,7 @@ __all__ = ["Budget"]
 
 _ROOM = 4  # what is built may hold a few times the numbers of the weights: masks, replaced parts
 _LEAST = 1_000_000
+_ANY = 200  # numbers that a tensor or a module counts for: any model may have thousands of them
 
 
 class Budget:
@@ -54,8 +55,8 @@ class Budget:
 
     def _register_tensor(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
         if tensor is not None and threading.get_ident() == self._thread:
-            self.allow(tensor.numel())
+            self.allow(tensor.numel() + _ANY)
 
     def _register_module(self, module: nn.Module, name: str, part: nn.Module | None) -> None:
         if threading.get_ident() == self._thread:
-            self.allow(100)  # about what a module weighs
+            self.allow(_ANY)
