@@ -391,7 +391,8 @@ def test_more_epochs_may_not_make_the_weight_of_the_kl_jump(tmp_path):
 
 def test_a_fit_that_patience_ended_stays_ended(tmp_path):
     """It trained on when it was resumed, as if it had been interrupted."""
-    plan = {**SETTINGS, "epochs": 80, "patience": 1, "validation": binary(20, seed=1)}
+    plan = dict(epochs=200, batch_size=4, patience=3, seed=3, validation=binary(30, seed=1))
+    plan["optimizer"] = functools.partial(torch.optim.Adam, lr=0.05)
     whole = small_vae()
     history = quiet(whole, binary(12), checkpoint=tmp_path / "state", **plan)
     assert "no better validation" in history.stopped
