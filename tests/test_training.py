@@ -277,6 +277,50 @@ def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
     assert (whole.best_epoch, whole.beta) == (rest.best_epoch, rest.beta)
 
 
+class Plain:
+    """A graph that is no module: Pyro's store has its parameters, but no buffers."""
+
+    def __init__(self):
+        self.net, self.decoder = batchnorm(), nn.Linear(2, 6)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).expand([len(x), 2]).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("rows", len(x)):
+            mu, log_sigma = self.net(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mu, log_sigma.exp()).to_event(1))
+
+    def state(self):
+        return [*self.net.state_dict().values(), *self.decoder.state_dict().values()]
+
+
+@pytest.mark.filterwarnings("ignore:Found plate statements in guide")
+def test_buffers_of_a_graph_that_is_no_module_are_resumed(tmp_path):
+    states = []
+    for stop, resume in ((None, None), (3, None), (None, tmp_path / "state")):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        graph = Plain()
+        quiet(
+            graph,
+            binary(),
+            validation=binary(20, seed=1),
+            checkpoint=tmp_path / "state" if stop else None,
+            resume=resume,
+            callback=lambda history, stop=stop: len(history.loss) == stop,
+            **SETTINGS,
+        )
+        states.append(graph.state())
+    whole, stopped, resumed = states
+    assert all(map(torch.equal, whole, resumed))
+    assert not all(map(torch.equal, whole, stopped))
+
+
 def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path):
     whole, cut, file = small_vae(), small_vae(), tmp_path / "state"
     quiet(whole, binary(), **SETTINGS)

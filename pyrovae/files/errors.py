@@ -11,10 +11,13 @@ class FileError(ValueError):
     to be filled from the file (a graph, an optimizer, a random stream) is then as it was before.
 
     Example:
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> import pyrovae as pv
-        >>> _ = (tmp_path / "model.json").write_text("{")
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "model.json").write_text("{")
         >>> try:
-        ...     pv.load(tmp_path)
+        ...     pv.load(folder)
         ... except pv.FileError as error:
         ...     print("model.json: truncated" in str(error))
         True

@@ -4,6 +4,7 @@ x = (stored - shift) / scale        c = one-hot of the label
 """
 
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -110,8 +111,10 @@ class Preparation:
         for name in ("shift", "scale"):
             if len(content.get(name, (0.0,))) not in (1, *features):
                 raise ValueError(f"preparation.{name} has not one number, nor one per feature")
-        if 0.0 in content.get("scale", ()):
-            raise ValueError("preparation.scale is 0, expected numbers to divide by")
+        if not all(0 < scale < inf for scale in content.get("scale", ())):
+            raise ValueError("preparation.scale is not positive, expected numbers to divide by")
+        if not all(map(isfinite, content.get("shift", ()))):
+            raise ValueError("preparation.shift is not finite")
         tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
         return cls(**content | tuples)
 
