@@ -172,7 +172,7 @@ def test_a_file_cannot_name_code(tmp_path, name):
             prior={"class": name, "arguments": {"command": "touch owned"}}
         ),
     )
-    with pytest.raises(pv.FileError, match="names nothing that this version|class is .* text"):
+    with pytest.raises(pv.FileError, match=r"names nothing that this version|class is .* text"):
         pv.load(tmp_path)
 
 

@@ -12,7 +12,7 @@ _KINDS: dict[Any, Kind] = {  # of a field's type, as it is read from a file
     list[float]: list_of(number),
     str: text,
     str | None: optional(text),
-    int | None: optional(whole(0)),
+    int | None: optional(whole(-(2**63), 2**64 - 1)),
 }
 _OLD_NAMES = {"weight": "beta", "bound": "bound_name"}  # of version 0.1.0
 

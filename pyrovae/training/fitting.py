@@ -32,7 +32,8 @@ from pyrovae.data import (
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.loop import Loop
-from pyrovae.training.state import Arguments, read, restore
+from pyrovae.training.resuming import read, restore
+from pyrovae.training.state import Arguments
 from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
 __all__ = ["fit"]

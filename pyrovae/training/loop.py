@@ -15,7 +15,8 @@ from pyrovae.data import Source, device_and_dtype, shuffled_batches, take
 from pyrovae.files import History, checkpoint, in_words
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import TrainingError, diagnose
-from pyrovae.training.state import Arguments, Totals, save
+from pyrovae.training.resuming import save
+from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI
 
 __all__ = ["Loop"]
