@@ -1,5 +1,6 @@
 """A graph made from a description, or one at hand compared with it, and filled with weights."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ def built(described: Any, tensors: Iterable[Tensor]) -> nn.Module:
 
 def compared(described: Any, into: nn.Module) -> nn.Module:
     """Return `into`, if its parts were built with the arguments of the saved ones."""
-    found = difference(described, describe(into))
+    here = json.loads(json.dumps(describe(into)))  # in the types that JSON knows, as the file is
+    found = difference(described, here)
     if found is not None:
         raise ValueError(
             f"the graph to load into is another: {found}. Build `into` as it was when saved"

@@ -6,7 +6,8 @@ The data are not written.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from pyrovae import files, programs
 from pyrovae.files import FileError, History, kinds, write_atomically
 from pyrovae.graphs import CountVAE
+from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.state import FitResult, Model, State, fit_of
@@ -25,6 +27,7 @@ __all__ = ["read", "write"]
 
 FORMATS = "pyrovae-cells-2", "pyrovae-cells-1"  # the earlier has no digest
 _AGAIN = "Save the model again"
+_LIBRARY = "expression.LibraryNormal"  # as model.json names it
 _OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
 _NAMES = kinds.list_of(kinds.text)
 _CONTENT = {
@@ -82,13 +85,35 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
         raise FileError(
             f"{path}: belongs to another model than model.json beside it. Save the model again"
         )
-    graph: Any = files.load(folder, into)
+    with _library_of(saved["graph"], into):
+        graph: Any = files.load(folder, into)
     encoding = _encoding(path, content["encoding"], graph)
     training, validation = (
         torch.tensor(content[name], dtype=torch.long) for name in ("training", "held_out")
     )
     fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
     return State(Cells(encoding, adata), graph, content["seed"], fit)
+
+
+@contextmanager
+def _library_of(description: dict[str, Any], into: Any) -> Iterator[None]:
+    """Context in which a graph to be filled has the saved prior of the library size.
+
+    It was learned from the training cells, and is no choice of whoever builds the graph. If the
+    graph is refused, it gets its own back.
+    """
+    part = description.get("arguments", {}).get("library_prior") or {}
+    own = getattr(into, "library_prior", None)
+    if into is None or not isinstance(own, LibraryNormal) or part.get("class") != _LIBRARY:
+        yield
+        return
+    with suppress(TypeError, ValueError):  # of an edited file, which `load` refuses by name
+        into.library_prior = LibraryNormal(**part["arguments"])
+    try:
+        yield
+    except FileError:
+        into.library_prior = own
+        raise
 
 
 def _content(path: Path) -> dict[str, Any]:
