@@ -43,6 +43,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.command.experiment import experiment_of
 from pyrovae.command.fit import fit_and_report
+from pyrovae.command.inspection import describe
 from pyrovae.command.options import DEFAULTS, Options
 from pyrovae.command.runs import Run
 from pyrovae.files import checkpoint, sealed
@@ -144,9 +145,9 @@ def make_model(folder: Path, seed: int) -> None:
 
 
 def read_model(folder: Path) -> Any:
-    """Load and inspect it."""
-    content = pv.inspect(folder)
-    return pv.load(folder), content["history"], content["metrics"], content["data"]
+    """Load and inspect it, and describe it as `pyrovae inspect` does."""
+    content, lines = pv.inspect(folder), describe(folder)
+    return pv.load(folder), content["history"], content["metrics"], lines
 
 
 def ask_model(found: Any) -> Answer:

@@ -1,5 +1,6 @@
 """Save and load: compositions round-trip, nothing from a file runs, what is broken is named."""
 
+import copy
 import json
 import os
 import stat
@@ -62,6 +63,7 @@ def built_in_graphs():
 def test_compositions_of_built_in_parts_round_trip(tmp_path, graph):
     pv.save(graph, tmp_path / "model")
     loaded = pv.load(tmp_path / "model")
+    assert pv.load(tmp_path / "model", into=copy.deepcopy(graph))
     assert repr(loaded) == repr(graph)
     assert equal(graph, loaded)
     assert not loaded.training
@@ -374,6 +376,18 @@ def test_a_graph_built_with_other_arguments_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(pv.FileError, match=rf"graph\..*{name} was .* when saved, and is .* here"):
         pv.load(tmp_path, into=other)
     assert all(torch.equal(before[key], value) for key, value in other.state_dict().items())
+
+
+OLD = ("image_vae", "poisson_counts", "flow_prior", "run_cells/model", "run_digits/model")
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_file_of_version_0_1_fits_the_graph_that_it_describes(name):
+    """Arguments and names of today are compared with those of the time."""
+    folder = Path(__file__).parent / "fixtures" / "format-1" / name
+    graph = pv.load(folder)
+    again = pv.load(folder, into=copy.deepcopy(graph))
+    assert equal(graph, again)
 
 
 class Wrapped(nn.Module):

@@ -57,6 +57,9 @@ def save(
     Args:
         graph: any graph. `load` rebuilds one composed of the library's parts; parts of your own are
             named in the file, and `load(folder, into=graph)` fills an object that you build.
+            Parameters that its programs make by `pyro.param` are written too: those that
+            `pyrovae.fit` found, or, of a graph with parts of your own that it did not train, all in
+            Pyro's store that belong to no module.
         folder: made if absent; a model in it is replaced, and no other file is touched.
         history: of the fit, kept with the model; it holds the fingerprint of the data.
         metrics: numbers and strings to keep with it.
@@ -66,7 +69,8 @@ def save(
 
     Raises:
         TypeError: if `graph` is no `nn.Module`, a part's tensor is neither parameter nor persistent
-            buffer, or `metrics` hold something that JSON cannot.
+            buffer, a network of the programs is no part of the graph, or `metrics` hold something
+            that JSON cannot.
     """
     if not isinstance(graph, nn.Module):
         raise TypeError(

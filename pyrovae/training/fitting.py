@@ -86,8 +86,10 @@ def fit(
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
-        resume: file written by `checkpoint=`; on the CPU the fit then continues bit for bit as if
-            it had never stopped.
+        resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
+            arguments (`transform` cannot be compared; `epochs` may differ where the weight of the
+            KL does not jump); on the CPU the fit then continues bit for bit as if it had never
+            stopped.
         callback: called with the history after each epoch; a true value ends the fit.
         progress: show a progress bar with the bound and its terms (on a terminal).
 
