@@ -412,6 +412,15 @@ def test_resuming_something_else_is_refused(tmp_path, what):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Found plate statements in guide")
+def test_a_refusal_leaves_nothing_in_pyros_store(tmp_path):
+    plain = {"objective": None, "scheduler": None}
+    interrupted_fit(tmp_path / "state", **plain)
+    with pytest.raises(pv.FileError, match="another graph"):
+        quiet(Plain(), binary(), resume=tmp_path / "state", **SETTINGS)
+    assert list(pyro.get_param_store().keys()) == []
+
+
 def test_an_optimizer_at_hand_is_left_alone_by_a_refusal(tmp_path):
     """The state of the optimizer was loaded before the rest was compared."""
     interrupted_fit(tmp_path / "state")

@@ -120,7 +120,9 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
         fill(graph, tensors)
     except ValueError as error:
         raise FileError(f"{folder / 'model.json'}: {error}") from error
-    stored.put(params)
+    if params:
+        stored.put(params)
+        stored.claim_parameters(graph, [param.name for param in params])
     return graph.eval()
 
 

@@ -32,7 +32,7 @@ from pyrovae.data import (
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.loop import Loop
-from pyrovae.training.resuming import read, restore
+from pyrovae.training.resuming import read, restore, store_kept_on_refusal
 from pyrovae.training.state import Arguments
 from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
 
@@ -121,7 +121,8 @@ def fit(
     _check_data_size(estimator, len(training[0]))
     name, digest = estimator.bound_name, fingerprint(training)
     history = History(bound_name=name, seed=seed, data=digest)
-    with programs.random_stream(seed, programs.cuda_devices(graph)):
+    devices = programs.cuda_devices(graph)
+    with programs.random_stream(seed, devices), store_kept_on_refusal():
         x, *c = take(training, slice(0, batch_size), *device_and_dtype(graph, training))
         example = (x if transform is None else transform(x), *c)
         svi = FusedSVI(graph, estimator, optimizer, example, clip_norm)

@@ -4,8 +4,12 @@ All of a checkpoint is checked before the graph or the optimizer is touched.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyro
 
 from pyrovae.files import FileError, History, checkpoint, kinds
 from pyrovae.training.state import PARTS
@@ -13,7 +17,7 @@ from pyrovae.training.state import PARTS
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
-__all__ = ["Checkpoint", "read", "restore", "save"]
+__all__ = ["Checkpoint", "read", "restore", "save", "store_kept_on_refusal"]
 
 _SEEDS = -(2**63), 2**63 - 1
 
@@ -87,6 +91,23 @@ def restore(loop: "Loop", saved: Checkpoint) -> None:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise FileError(f"{saved.path}: {reason}") from error
     loop.good = loop.programs.state()
+
+
+@contextmanager
+def store_kept_on_refusal() -> Iterator[None]:
+    """Context after which, if a checkpoint was refused, Pyro's store holds no new parameters.
+
+    Before a checkpoint can be compared, the programs have run once, and made theirs.
+    """
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    except FileError:
+        for name in set(store.keys()) - before:
+            with suppress(KeyError):  # of a tensor with two names the store knows one
+                del store[name]
+        raise
 
 
 def _check_schedule(loop: "Loop", state: dict[str, Any]) -> None:
