@@ -24,7 +24,7 @@ from pyrovae.evaluation import (
     naive_log_evidence,
     reciprocal_log_evidence,
 )
-from pyrovae.files import History, inspect, load, save
+from pyrovae.files import FileError, History, inspect, load, save
 from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
@@ -40,6 +40,7 @@ __all__ = [
     "CountVAE",
     "Denoising",
     "Evidence",
+    "FileError",
     "HierarchicalVAE",
     "History",
     "LatentSummary",

@@ -1,5 +1,7 @@
 """`SingleCellVAE`: scverse's names, all forms of counts, errors that name cell and gene, files."""
 
+import copy
+import json
 import re
 import signal
 import warnings
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyrovae import posteriors, priors
+from pyrovae import files, posteriors, priors
+from pyrovae.files import FileError
 from pyrovae.singlecell import counts, simulate
 from pyrovae.training import TrainingError
 
@@ -159,6 +162,65 @@ def test_files_round_trip(model, tmp_path):
     (tmp_path / "model" / "cells.json").write_text("{")
     with pytest.raises(ValueError, match="truncated"):
         SingleCellVAE.load(tmp_path / "model")
+
+
+class OwnPrior(priors.StandardNormal):
+    """A part of the user's."""
+
+    def __init__(self, d, spread=1.0):
+        super().__init__(d)
+        self.spread = spread
+
+
+def test_a_graph_of_the_users_gets_the_library_prior_that_training_learned(tmp_path):
+    """It lay in no weight: the graph to load into kept that of all cells, without a word."""
+    model = fitted(prior=OwnPrior(3))
+    model.save(tmp_path)
+
+    def new(spread):
+        return SingleCellVAE(
+            setup(cells_like()), n_hidden=8, n_latent=3, prior=OwnPrior(3, spread)
+        ).graph
+
+    graph = new(1.0)
+    assert graph.library_prior.mean != model.graph.library_prior.mean
+    again = SingleCellVAE.load(tmp_path, cells_like(), into=graph)
+    assert again.graph.library_prior.mean == model.graph.library_prior.mean
+    assert again.get_elbo() == pytest.approx(model.get_elbo())
+    other = new(2.0)
+    own = other.library_prior
+    with pytest.raises(FileError, match=r"graph\.prior\.spread was 1\.0"):
+        SingleCellVAE.load(tmp_path, into=other)
+    assert other.library_prior is own
+
+
+def test_an_edited_encoding_is_refused_by_name(model, tmp_path):
+    changes = [
+        lambda content: content["encoding"].update(genes=content["encoding"]["genes"][1:]),
+        lambda content: content["encoding"].update(genes=["gene 1"] * 30),
+        lambda content: content["encoding"].update(batches=["batch 0"]),
+        lambda content: content["encoding"].update(labelled=True),
+        lambda content: content["encoding"].update(scales={"age": [1.0, 0.0]}),
+        lambda content: content["encoding"]["setup"].update(layer=3),
+        lambda content: content.update(training=["x"]),
+        lambda content: content.update(training=[3, 2]),
+        lambda content: content.update(held_out=content["training"][:1]),
+        lambda content: content.update(seed=None),
+        lambda content: content.pop("encoding"),
+    ]
+    model.save(tmp_path)
+    path = tmp_path / "cells.json"
+    kept = json.loads(path.read_text())
+    for change in changes:
+        content = copy.deepcopy(kept)
+        format, _ = content.pop("format"), content.pop("sha256")
+        change(content)
+        path.write_text(json.dumps(content | {"format": format, "sha256": kept["sha256"]}))
+        with pytest.raises(FileError, match=r"cells\.json: altered"):
+            SingleCellVAE.load(tmp_path)
+        path.write_text(json.dumps(files.sealed(format, content)))  # and the digest again
+        with pytest.raises(FileError, match=r"cells\.json"):
+            SingleCellVAE.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
+from pyrovae.programs.networks import buffers_of, networks_called
 from pyrovae.programs.traces import Trace, mark_not_mean_field, run
 
 __all__ = ["Graph", "Programs"]
@@ -61,6 +62,7 @@ class Programs(nn.Module):
             )
         self.graph, self.function = graph, function
         self._stored: dict[str, Tensor] = {}  # parameters in Pyro's store, unconstrained
+        self._networks: tuple[nn.Module, ...] = ()  # that are no part of the graph
 
     def forward(self, *batch: Tensor) -> Any:
         """Run the function on both programs and a minibatch (x, *c)."""
@@ -78,8 +80,12 @@ class Programs(nn.Module):
                 shapes that need a plate or `to_event`.
         """
         with evaluation(self.graph), pyro.validation_enabled(True):
-            guide = poutine.trace(self.graph.guide).get_trace(*batch)
-            model = poutine.trace(poutine.replay(self.graph.model, trace=guide)).get_trace(*batch)
+            with networks_called() as called:
+                guide = poutine.trace(self.graph.guide).get_trace(*batch)
+                replayed = poutine.replay(self.graph.model, trace=guide)
+                model = poutine.trace(replayed).get_trace(*batch)
+            own = set(self.modules())
+            self._networks = tuple(network for network in called if network not in own)
             self._find_stored(model, guide)
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
             mark_not_mean_field(p, q)
@@ -113,10 +119,19 @@ class Programs(nn.Module):
         own = {name: parameter for name, parameter in named if parameter.requires_grad}
         return {**own, **self._stored}
 
+    def stored_names(self) -> list[str]:
+        """Return the names of the parameters in Pyro's store; known after `validate`."""
+        return list(self._stored)
+
     def named_tensors(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, those in Pyro's store too."""
+        """Return all parameters and buffers by name, those outside the graph too."""
         own = self.graph.state_dict() if isinstance(self.graph, nn.Module) else {}
-        return {**own, **{_PARAM + name: tensor for name, tensor in self._stored.items()}}
+        return {**own, **self._outside()}
+
+    def _outside(self) -> dict[str, Tensor]:
+        """Return parameters in Pyro's store, and buffers of networks that are no part."""
+        stored = {_PARAM + name: tensor for name, tensor in self._stored.items()}
+        return {**stored, **buffers_of(self._networks)}
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of `named_tensors`."""
@@ -128,12 +143,13 @@ class Programs(nn.Module):
         Raises:
             RuntimeError: if a tensor's name or shape does not fit the graph.
         """
+        outside = self._outside()
         if isinstance(self.graph, nn.Module):
-            own = {name: value for name, value in state.items() if not name.startswith(_PARAM)}
+            own = {name: value for name, value in state.items() if name not in outside}
             self.graph.load_state_dict(own)
         with torch.no_grad():
-            for name, tensor in self._stored.items():
-                tensor.copy_(state[_PARAM + name])
+            for name, tensor in outside.items():
+                tensor.copy_(state[name])
 
     def broken_parameter(self) -> str | None:
         """Return the name of the first tensor that is not finite, None if there is none."""
