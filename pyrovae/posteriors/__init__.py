@@ -3,6 +3,7 @@
 DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), with a covariance that is
                                                   diagonal, full, or diagonal plus low rank
 IAF                                               inverse autoregressive flow
+NeuralSplineFlow                                  flow of monotonic splines; needs zuko
 Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
@@ -28,6 +29,7 @@ from pyrovae.posteriors.factorized import (
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
 from pyrovae.posteriors.iaf import IAF
 from pyrovae.posteriors.mixture import Mixture
+from pyrovae.posteriors.neural_spline import NeuralSplineFlow
 
 __all__ = [
     "IAF",
@@ -42,6 +44,7 @@ __all__ = [
     "Logistic",
     "LowRankNormal",
     "Mixture",
+    "NeuralSplineFlow",
     "Point",
     "StudentT",
     "WrappedNormal",
