@@ -19,13 +19,13 @@ Stacked                p(x)_k = p_k(x_k), k = 1 .. K                            
 
 `AutoregressiveFlow` is a transform, `AutoregressiveNetworks` its networks, `NeuralSplines` those of
 a neural spline flow, `kl_divergence` KL(q || p) in closed form; `Conditional` is what all parts of
-a model are.
+a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 """
 
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
-from pyrovae.distributions.conditional import Conditional, Standardized
+from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
@@ -46,6 +46,7 @@ __all__ = [
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "FromTorch",
     "ImproperUniform",
     "IndependentBernoulli",
     "LogPoisson",
@@ -61,6 +62,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
     "chunk_parameters",
+    "from_torch",
     "kl_divergence",
     "split_parameters",
     "step_orders",

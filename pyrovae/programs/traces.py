@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.plain import is_plain
+from pyrovae.programs.plates import check_callable
 
 __all__ = [
     "Program",
@@ -57,6 +58,7 @@ class _Recorder(Messenger):
         self.given, self.stop_gradient, self.trace = given or Trace(), stop_gradient, Trace()
 
     def _pyro_sample(self, msg: Site) -> None:
+        check_callable(msg)
         if not msg["is_observed"] and msg["name"] in self.given:
             msg["done"], msg["value"] = True, self.given[msg["name"]]["value"]
 
