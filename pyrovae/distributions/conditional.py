@@ -93,7 +93,7 @@ def from_torch(p: Any, net: nn.Module | None = None, support: Constraint | None 
         return as_pyro(p, support)
     if isinstance(p, OfTorch | Distribution) or not callable(p):
         raise TypeError(
-            f"from_torch: p is a {type(p).__name__}, expected a distribution of torch's or zuko's, or "
+            f"from_torch: p is a {type(p).__name__}, expected a distribution of torch or zuko, or "
             "(with a net) a module or function that returns one"
         )
     return FromTorch(p, net, support)

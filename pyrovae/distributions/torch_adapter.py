@@ -33,7 +33,8 @@ def as_pyro(p: Any, support: Constraint | None = None) -> Any:
     new: Any = _plain(p)
     if isinstance(new, Independent):
         new.base_dist = as_pyro(new.base_dist)
-    new.__class__ = _subclass(type(new))
+    cls: Any = type(new)
+    new.__class__ = _subclass(cls)
     new._given_support = support
     return new
 
@@ -42,7 +43,7 @@ class _AsPyro:
     """What the subclass overrides: the support, and draws whose density is known at once."""
 
     _given_support: Constraint | None = None
-    _last: Any = None  # a draw, and its log density
+    _last: Any = (None, None)  # a draw, and its log density
 
     @property
     def support(self: Any) -> Any:
@@ -70,7 +71,7 @@ class _AsPyro:
 
     def log_prob(self: Any, value: Tensor) -> Tensor:
         """Return log p(value), with shape (*)."""
-        drawn, log_prob = self._last or (None, None)
+        drawn, log_prob = self._last
         if value is drawn and (log_prob.requires_grad or not torch.is_grad_enabled()):
             return log_prob
         return super().log_prob(value)  # type: ignore[misc]

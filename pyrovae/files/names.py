@@ -24,6 +24,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "graphs.GaussianNoise": ("graphs", "GaussianNoise"),
     "graphs.HierarchicalVAE": ("graphs", "HierarchicalVAE"),
     "graphs.MaskingNoise": ("graphs", "MaskingNoise"),
+    "graphs.Missing": ("graphs", "Missing"),
     "graphs.VAE": ("graphs", "VAE"),
     "likelihoods.Bernoulli": ("likelihoods", "Bernoulli"),
     "likelihoods.Binomial": ("likelihoods", "Binomial"),

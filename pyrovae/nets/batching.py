@@ -152,6 +152,12 @@ def _mismatch(x: Tensor, c: Sequence[Tensor], shape: Shape, context: int) -> str
 
 
 def _remedy(x: Tensor, c: Sequence[Tensor], shape: Shape, found: Shape, context: int) -> str:
+    labels = [p for p in c if p.dim() == 1 and x.dim() > len(shape) and len(p) == len(x)]
+    if labels:
+        return (
+            f"a context of shape {tuple(labels[0].shape)} holds one number per row, expected "
+            "(*, features): give classes as one_hot(labels), one number per row as c[:, None]"
+        )
     if c and (found == shape or not context):
         build = f"build the network with context={_features(c)}"
         return f"{build}, or drop the context by WithoutContext(net)"

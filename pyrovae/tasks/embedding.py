@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import Categorical, TorchDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import Categorical
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources, batches_in_order
@@ -87,7 +88,9 @@ def _point(graph: Any, batch: Batch, trace: Trace, name: str) -> Tensor:
 
 
 def _is_class(fn: TorchDistribution) -> bool:
-    return isinstance(programs.leaf(fn), Categorical)
+    """Return whether the values are numbers of classes, which have no mean; levels have one."""
+    kind = programs.leaf(fn)
+    return isinstance(kind, Categorical) and type(kind).mean is Categorical.mean
 
 
 def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
