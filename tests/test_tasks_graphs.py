@@ -3,6 +3,7 @@
 import math
 
 import linear_gaussian
+import pyro.distributions as dist
 import pytest
 import torch
 import user_graphs
@@ -256,3 +257,97 @@ def test_a_flat_prior_is_decoded_and_not_sampled():
     for task in (lambda: pv.generate(graph, 3), lambda: pv.manifold(graph)):
         with pytest.raises(ValueError, match="flat"):
             task()
+
+
+# --------------------------------------------------------- networks that take minibatches alone
+class LabelledPosterior(nn.Module):
+    """q(z | x, label), the label looked up in an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels, self.net = nn.Embedding(10, 3), nn.Linear(9, 4)
+
+    def forward(self, x, y):
+        return user_graphs.normal(self.net(torch.cat([x, self.labels(y)], -1)))
+
+
+class LabelledLikelihood(nn.Module):
+    """p(x | z, label), the label looked up in an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels, self.net = nn.Embedding(10, 3), nn.Linear(5, 6)
+
+    def forward(self, z, y):
+        return dist.Bernoulli(logits=self.net(torch.cat([z, self.labels(y)], -1))).to_event(1)
+
+
+def test_labels_for_an_embedding_stay_integers():
+    graph = pv.VAE(pv.priors.StandardNormal(2), LabelledPosterior(), LabelledLikelihood())
+    y = torch.tensor([3, 9, 0, 1, 3])
+    pv.fit(graph, (X, y), epochs=1, progress=False)
+    assert pv.elbo(graph, X, y).elbo.shape == (5,)
+    assert pv.log_evidence(graph, X, y, samples=3).log_p.shape == (5,)
+    z = pv.embed(graph, X, y)
+    wanted = graph.likelihood(z, y).mean
+    torch.testing.assert_close(pv.decode(graph, z, y), wanted)
+    torch.testing.assert_close(pv.reconstruct(graph, X, y), wanted)
+    assert pv.generate(graph, 5, y).shape == (5, 6)
+    ends = pv.interpolate(graph, X[0], X[1], torch.tensor(3), steps=4)
+    torch.testing.assert_close(ends[0], graph.likelihood(z[:1], y[:1]).mean[0])
+    assert pv.manifold(graph, torch.tensor(3), steps=2).shape == (2, 2, 6)
+
+
+class Recurrent(nn.Module):
+    """A decoder of sequences that takes one batch dimension alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.GRU(2, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, z):
+        h, _ = self.rnn(z[:, None].expand(len(z), 3, 2))
+        return self.out(h).flatten(1)
+
+
+DECODERS = {
+    "BatchNorm1d": lambda: nn.Sequential(
+        nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 6)
+    ),
+    "ConvTranspose2d": lambda: nn.Sequential(
+        nn.Linear(2, 4), nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 1, (2, 3)), nn.Flatten()
+    ),
+    "GRU": Recurrent,
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+@pytest.mark.parametrize("rows", [5, 8])  # 8 is the width of the normalized layer
+def test_networks_of_one_batch_dimension(decoder, rows):
+    """Everything equals the same network in `AnyLeading`, which takes any batch dimensions."""
+    net, x = decoder(), torch.rand(rows, 6).round()
+    q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+    own, wrapped = (
+        pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(part))
+        for part in (net, pv.nets.AnyLeading(net, 2, 6))
+    )
+    pv.fit(own, x, epochs=2, objective=pv.objectives.IWAE(3), progress=False, seed=0)
+    for parameter in q.parameters():
+        nn.init.zeros_(parameter)  # q = p: many effective samples for so weak a decoder
+    few = pv.log_evidence(own, x, samples=2000)
+    many = pv.log_evidence(wrapped, x, samples=2000)
+    error = (few.standard_error.square() + many.standard_error.square()).sqrt()
+    assert ((few.log_p - many.log_p).abs() < 4.5 * error).all()
+    assert many.effective_sample_size.min() > 200
+    annealed = pv.annealed_log_evidence(own, x, samples=64, temperatures=30)
+    error = (annealed.standard_error.square() + many.standard_error.square()).sqrt()
+    assert ((annealed.log_p - many.log_p).abs() < 4.5 * error).all()
+    z = torch.randn(4, rows, 2)
+    for task in (
+        lambda graph: pv.decode(graph, z),
+        lambda graph: pv.reconstruct(graph, x),
+        lambda graph: pv.generate(graph, 9, seed=0),
+        lambda graph: pv.interpolate(graph, x[0], x[1]),
+        lambda graph: pv.manifold(graph, steps=3),
+    ):
+        torch.testing.assert_close(task(own), task(wrapped))

@@ -26,18 +26,18 @@ class Inputs(NamedTuple):
 
     Attributes:
         graph: whose device and type they get.
-        context: sources with n rows each.
+        rows: sources with n rows each, of which the first only counts them; then the contexts.
         like: rows of x, any number of them; None for an x without values.
     """
 
     graph: Any
-    context: Sources
+    rows: Sources
     like: Source | None
 
     def at(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return (x, *c) at these rows; those of `like` begin again after its last."""
         device, dtype = device_and_dtype(self.graph, (torch.empty(0),))
-        context = take(self.context, rows, device, dtype)
+        context = take(self.rows, rows, device, dtype)[1:] if len(self.rows) > 1 else ()
         if self.like is None:
             return torch.empty(len(rows), 0, device=device, dtype=dtype), *context
         return *take((self.like,), rows % len(self.like), device, dtype), *context
@@ -72,5 +72,5 @@ def inputs_of(graph: Any, n: int, c: Sequence[Array], like: Array | None, task: 
     Raises:
         ValueError: if a context has not n rows, or a value is not finite.
     """
-    _, *context = as_sources((torch.zeros(n, 1), *c), task)
-    return Inputs(graph, context, None if like is None else as_sources(like, f"{task}: like")[0])
+    rows = as_sources((torch.zeros(n, 1), *c), task)
+    return Inputs(graph, rows, None if like is None else as_sources(like, f"{task}: like")[0])
