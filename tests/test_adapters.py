@@ -200,6 +200,44 @@ def test_a_raw_distribution_in_a_users_program_is_refused_too():
             use(PlainPyro(), X)
 
 
+class OnlyCalled(pyro.distributions.TorchDistribution):
+    """A distribution with Pyro's protocol alone: a call with a shape, and a log density."""
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, p):
+        self.p = p
+        super().__init__(p.batch_shape, p.event_shape)
+
+    def __call__(self, sample_shape=torch.Size()):  # noqa: B008
+        return self.p.rsample(sample_shape)
+
+    def log_prob(self, value):
+        return self.p.log_prob(value)
+
+    def expand(self, batch_shape, _instance=None):
+        return OnlyCalled(self.p.expand(batch_shape))
+
+
+class Called(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return OnlyCalled(diagonal(self.net(x)))
+
+
+def test_tasks_take_pyros_protocol_alone():
+    likelihood = pv.likelihoods.Bernoulli(nn.Linear(2, 6))
+    graph = pv.VAE(pv.priors.StandardNormal(2), Called(), likelihood)
+    mu, log_sigma = graph.posterior.net(X).chunk(2, -1)
+    error = (pv.embed(graph, X) - mu) / (log_sigma.exp() / 256**0.5)  # the mean of 256 draws
+    assert error.abs().max() < 5
+    assert pv.reconstruct(graph, X).shape == (20, 6)
+
+
 def test_errors():
     with pytest.raises(TypeError, match="p is a int"):
         from_torch(3)
