@@ -767,3 +767,174 @@ def test_genes_that_are_called_changed_are_so(seed):
         if mode == "change":
             assert (called & ~changed).sum() <= 0.05 * called.sum()
             assert (called & changed).sum() >= 0.3 * changed.sum()
+
+
+def high_middle_low(seed, cells=900, genes=60, steps=8):
+    """Three types; the first `steps` genes are high in A, low in B and in the middle in C."""
+    random = np.random.default_rng(seed)
+    kind = random.integers(3, size=cells)
+    rho = np.exp(0.5 * random.standard_normal(genes)) * np.ones((cells, 1))
+    rho[:, :steps] *= np.array([8.0, 1 / 8, 1.0])[kind][:, None]
+    for k in range(3):  # markers, by which the types can be told apart
+        rho[:, 10 + 5 * k : 15 + 5 * k] *= np.where(kind == k, 6.0, 1.0)[:, None]
+    rho /= rho.sum(1, keepdims=True)
+    x = random.poisson(2000 * rho).astype(np.float32)
+    obs = pd.DataFrame({"type": np.array(["A", "B", "C"])[kind]}, index=map(str, range(cells)))
+    var = pd.DataFrame(index=[f"gene {g}" for g in range(genes)])
+    return anndata.AnnData(x, obs=obs, var=var)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_group_in_the_middle_of_mixed_cells_is_not_called_changed(seed):
+    """|lfc| exceeds delta in every pair, but up in half of them and down in the others."""
+    adata = high_middle_low(seed)
+    SingleCellVAE.setup_anndata(adata)
+    model = SingleCellVAE(adata, n_hidden=32, n_latent=4, use_observed_lib_size=True)
+    model.train(max_epochs=60, progress=False)
+    middle = [f"gene {g}" for g in range(8)]
+    called = {}
+    for test_mode in ("three", "two"):
+        table = model.differential_expression("type", "C", test_mode=test_mode)
+        called[test_mode] = table.loc[middle, "is_de_fdr_0.05"].sum()
+    assert called == {"three": 0, "two": 8}
+    for group, sign in (("A", 1), ("B", -1)):
+        table = model.differential_expression("type", group).loc[middle]
+        assert table["is_de_fdr_0.05"].all()
+        assert (np.sign(table["lfc_median"]) == sign).all()
+
+
+def test_the_table_of_differential_expression_agrees_with_the_counts(model):
+    adata = model.cells.adata
+    first = (adata.obs["cell_type"] == "type 0").to_numpy()
+    by_name = model.differential_expression("cell_type", ["type 0"], n_samples=200)
+    by_mask = model.differential_expression(idx1=first, n_samples=200)
+    by_rows = model.differential_expression(idx1=first.nonzero()[0], idx2=~first, n_samples=200)
+    by_query = model.differential_expression(idx1="cell_type == 'type 0'", n_samples=200)
+    numbers = [name for name in by_name if by_name[name].dtype.kind in "fb"]
+    for other in (by_mask, by_rows, by_query):
+        assert by_name[numbers].equals(other[numbers])
+    table = by_name.loc[list(adata.var_names)]
+    x = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+    for i, rows in ((1, first), (2, ~first)):
+        group = x[rows]
+        np.testing.assert_allclose(table[f"raw_mean{i}"], group.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(table[f"non_zeros_proportion{i}"], (group > 0).mean(0))
+        normalized = (1e4 * group / group.sum(1, keepdims=True)).mean(0)
+        np.testing.assert_allclose(table[f"raw_normalized_mean{i}"], normalized, rtol=1e-5)
+    lfc = np.log2(table["scale1"]) - np.log2(table["scale2"])
+    assert np.corrcoef(lfc, table["lfc_mean"])[0, 1] > 0.9
+    assert set(by_name["group1"]) == {"type 0"}
+    assert (
+        model.differential_expression(idx1=first, delta=None, n_samples=200)["delta"].min() >= 0.3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"groupby": "cell_type", "group1": "type 0", "group2": "type 0"}, "are both 'type 0'"),
+        ({"groupby": "number"}, "pandas.cut"),
+        ({}, "either groupby"),
+        ({"idx1": np.zeros(3, bool)}, "idx1: expected a mask"),
+        ({"idx1": "cell_type == 'none'"}, "idx1 holds no cell"),
+        ({"groupby": "cell_type", "test_mode": "four"}, "test_mode 'four'"),
+    ],
+    ids=str,
+)
+def test_comparisons_that_make_no_sense_are_refused(model, arguments, words):
+    adata = model.cells.adata.copy()
+    adata.obs["number"] = np.random.default_rng(0).standard_normal(adata.n_obs)
+    with pytest.raises(ValueError, match=words):
+        model.differential_expression(adata=adata, **arguments)
+
+
+def test_genes_are_named_by_any_array_or_mask(model):
+    names = model.cells.adata.var_names
+    expected = model.get_normalized_expression(gene_list=list(names[[3, 1]]))
+    series = pd.Series(names[[3, 1]])
+    for given_names in (names[[3, 1]], names[[3, 1]].to_numpy(), series, tuple(names[[3, 1]])):
+        assert model.get_normalized_expression(gene_list=given_names).equals(expected)
+        assert model.posterior_predictive_sample(gene_list=given_names).shape[1] == 2
+    by_mask = model.get_normalized_expression(gene_list=names.isin(names[[1, 3]]))
+    assert list(by_mask) == list(names[[1, 3]])
+    with pytest.raises(ValueError, match="gene_list is empty"):
+        model.get_normalized_expression(gene_list=[])
+
+
+def test_gene_names_may_be_numbers_and_one_covariate_is_a_list():
+    adata = cells_like()
+    adata.var_names = pd.Index(range(adata.n_vars))
+    model = fitted(setup(adata))
+    assert model.get_latent_representation(adata).shape == (adata.n_obs, 3)
+    with pytest.raises(ValueError, match=r"expected a list of columns: \['batch'\]"):
+        SingleCellVAE.setup_anndata(adata, categorical_covariate_keys="batch")
+
+
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix])
+def test_damaged_indices_are_refused_before_scipy_reads_them(form):
+    adata = cells_like()
+    x = form(adata.X)
+    x.indices[5] = 10_000
+    adata.X = x
+    with pytest.raises(ValueError, match="damaged"):
+        SingleCellVAE(setup(adata))
+
+
+def test_scverse_names_of_training_are_translated_or_refused(model):
+    cells = setup(cells_like())
+    a, b = (SingleCellVAE(cells, n_hidden=8, n_latent=3) for _ in range(2))
+    a.train(max_epochs=2, progress=False, lr=0.01, weight_decay=0.0, accelerator="cpu")
+    plan = {"lr": 0.01, "weight_decay": 0.0}
+    b.train(max_epochs=2, progress=False, plan_kwargs=plan, accelerator="cpu", devices=1)
+    assert a.fit_history.elbo == b.fit_history.elbo
+    for arguments, words in (
+        ({"plan_kwargs": {"optimizer": "SGD"}}, "pyrovae.fit"),
+        ({"plan_kwargs": {"n_steps_kl_warmup": 10}}, "n_epochs_kl_warmup"),
+        ({"early_stopping_monitor": "loss"}, "elbo_validation"),
+        ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
+        ({"accelerator": "cpu", "devices": 2.5}, "devices is 2.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.train(max_epochs=1, progress=False, **arguments)
+
+
+def test_a_second_training_continues_weights_and_history():
+    model = fitted(epochs=3)
+    before = model.fit_history
+    model.train(max_epochs=2, progress=False)
+    assert model.fit_history.elbo[:3] == before.elbo
+    assert len(model.history["elbo_train"]) == 5
+    assert model.fit_history.best_epoch is None or model.fit_history.best_epoch > 3
+    assert (model.history["elbo_train"]["elbo_train"] == -model.history["elbo"]["elbo"]).all()
+    assert model.history["kl_weight"]["kl_weight"].between(0, 1).all()
+
+
+def test_a_model_says_what_it_is(model, capsys):
+    untrained = SingleCellVAE(setup(cells_like()), n_hidden=8, n_latent=3)
+    assert "not trained" in repr(untrained)
+    for words in (
+        "80 cells",
+        "30 genes",
+        "2 batches",
+        "n_latent: 3",
+        "trained for 2 epochs",
+        "cpu",
+    ):
+        assert words.replace("80 cells", "cells: 80") in repr(model)
+    assert model.adata is model.cells.adata
+    assert model.device == torch.device("cpu")
+    model.to_device("cpu")
+    model.view_anndata_setup()
+    shown = capsys.readouterr().out
+    assert "batch_key: batch" in shown
+    assert "'batch 0'" in shown
+    assert model.registry["setup"]["labels_key"] == "cell_type"
+
+
+def test_few_cells_train_for_enough_steps():
+    from pyrovae.singlecell import default_epochs
+
+    for cells in (10, 100, 500, 1500, 3000, 1_000_000):
+        steps = default_epochs(cells) * -(-cells // 128)
+        assert steps >= 4000
+    assert default_epochs(20_000) == 400

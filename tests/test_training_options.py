@@ -557,3 +557,20 @@ def test_arguments_are_refused_before_training(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         quiet(vae, binary(), **bad)
     assert equal(vae, before)
+
+
+def test_a_frozen_part_keeps_its_batch_statistics_and_drops_nothing():
+    def net():
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
+
+    vae = small_vae(net())
+    vae.likelihood.net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))
+    modes = []
+    hook = vae.posterior.net[2].register_forward_hook(lambda m, *_: modes.append(m.training))
+    before = copy.deepcopy(vae.posterior.state_dict())
+    quiet(vae, binary(), validation=binary(20, seed=1), epochs=2, freeze=["posterior"])
+    hook.remove()
+    after = vae.posterior.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not any(modes)
+    assert vae.likelihood.net[1].running_mean.abs().max() > 0

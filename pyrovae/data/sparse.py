@@ -20,7 +20,7 @@ from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["SparseRows", "is_sparse", "to_scipy"]
+__all__ = ["SparseRows", "check_indices", "is_sparse", "to_scipy"]
 
 _NOT_IN_SCIPY = (torch.float16, torch.bfloat16)
 
@@ -72,7 +72,7 @@ class SparseRows(Rows):
             raise ValueError(
                 f"sparse data have shape {tuple(x.shape)}, expected two axes: (rows, columns)"
             )
-        _check_indices(x)
+        check_indices(x)
         if isinstance(x, Tensor):
             return cls._of_tensor(x)
         x = x.tocsr()
@@ -167,10 +167,10 @@ class SparseRows(Rows):
         return {**super().__getstate__(), "_scipy": None}
 
 
-def _check_indices(x: Any) -> None:
-    """Raise a ValueError if stored indices lie outside the table: SciPy's and torch's loops trust.
+def check_indices(x: Any) -> None:
+    """Raise a ValueError if a sparse matrix of SciPy's or torch's has indices outside its shape.
 
-    Such a table comes from a damaged file, and would crash the process.
+    Such a matrix comes from a damaged file, and SciPy's compiled loops would crash the process.
     """
     try:
         if isinstance(x, Tensor) and x.layout == torch.sparse_csr:

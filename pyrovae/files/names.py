@@ -47,6 +47,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "posteriors.Gamma": ("posteriors", "Gamma"),
     "posteriors.IAF": ("posteriors", "IAF"),
     "posteriors.Laplace": ("posteriors", "Laplace"),
+    "posteriors.LibraryNormal": ("posteriors", "LibraryNormal"),
     "posteriors.LogNormal": ("posteriors", "LogNormal"),
     "posteriors.Logistic": ("posteriors", "Logistic"),
     "posteriors.LowRankNormal": ("posteriors", "LowRankNormal"),

@@ -8,6 +8,7 @@ Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
 WrappedNormal                                     over angles
+LibraryNormal                                     a cell's library size, near its observed total
 Point                                             a single point z = f(x), for an autoencoder
 Factorized                                        abstract: write the family of one dimension
 
@@ -28,6 +29,7 @@ from pyrovae.posteriors.factorized import (
 )
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
 from pyrovae.posteriors.iaf import IAF
+from pyrovae.posteriors.library import LibraryNormal
 from pyrovae.posteriors.mixture import Mixture
 from pyrovae.posteriors.neural_spline import NeuralSplineFlow
 
@@ -40,6 +42,7 @@ __all__ = [
     "FullRankNormal",
     "Gamma",
     "Laplace",
+    "LibraryNormal",
     "LogNormal",
     "Logistic",
     "LowRankNormal",

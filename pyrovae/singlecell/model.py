@@ -14,12 +14,21 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import torch
 from torch import nn
 
 from pyrovae import evaluation, graphs, tasks
 from pyrovae.files import History
 from pyrovae.likelihoods import Dispersion
-from pyrovae.singlecell import decoding, differential, expression, saving, setup, training
+from pyrovae.singlecell import (
+    decoding,
+    differential,
+    expression,
+    saving,
+    scverse,
+    setup,
+    training,
+)
 from pyrovae.singlecell.building import new_state
 from pyrovae.singlecell.state import State, fit_of, selected
 
@@ -129,8 +138,11 @@ class SingleCellVAE:
 
     @property
     def history(self) -> dict[str, Any]:
-        """The history of the fit: a DataFrame by epoch for each of `History`'s lists."""
-        return training.history_frames(fit_of(self, "history").history)
+        """The history of the fit: a DataFrame by epoch for each of `History`'s lists.
+
+        scvi-tools' keys are there too, such as "elbo_train" (a loss: lower is better).
+        """
+        return scverse.history_frames(fit_of(self, "history").history)
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -141,6 +153,33 @@ class SingleCellVAE:
     def validation_indices(self) -> np.ndarray:
         """Rows of the cells that the fit was validated on."""
         return fit_of(self, "validation_indices").validation.numpy()
+
+    # -------------------------------------------------------------------------- cells and device
+    def __repr__(self) -> str:
+        return scverse.described(self)
+
+    @property
+    def adata(self) -> Any:
+        """The model's own cells."""
+        return self.cells.own()
+
+    @property
+    def registry(self) -> dict[str, Any]:
+        """What `setup_anndata` and the cells fixed, as plain values."""
+        return self.cells.encoding.to_dict()
+
+    def view_anndata_setup(self) -> None:
+        """Print the layer, the keys and their categories."""
+        print(self.cells.encoding.described())
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.graph.parameters()).device
+
+    def to_device(self, device: str | int | torch.device) -> None:
+        """Move the model to a device, such as "cuda:0" or the number of a GPU."""
+        self.graph.to(device)
 
     # ----------------------------------------------------------------------------------- inference
     def get_latent_representation(

@@ -91,8 +91,8 @@ def fit(
             `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
         learning_rate: instead of the optimizer's own, for all parameters, or by part:
             `{"likelihood": 1e-4}`. A part is named by the beginning of its parameters' names.
-        freeze: parts that are held constant: `["posterior"]`. Their batch normalizations still
-            follow the data.
+        freeze: parts that are held constant: `["posterior"]`. Modules among them are in eval()
+            mode, so that dropout is off and batch normalization keeps its statistics.
         scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
             validation loss).
         scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".

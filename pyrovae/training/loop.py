@@ -95,6 +95,8 @@ class Loop:
         """Run the remaining steps of one epoch."""
         started = time.perf_counter()
         self.programs.train()
+        for module in self.svi.constant:
+            module.eval()
         for group in self.groups():
             self.step(group)
             if interrupted.is_set():
@@ -130,7 +132,7 @@ class Loop:
             first = islice(self.training.epoch(seed), _BATCHES_FOR_BATCHNORM)
             return map(self.transformed, first)
 
-        recompute_batchnorm(self.programs, batches)
+        recompute_batchnorm(self.programs, batches, self.svi.constant)
 
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -21,6 +21,7 @@ __all__ = [
     "adam",
     "frozen",
     "make_optimizer",
+    "modules_named",
     "named_by",
     "scheduled_by_step",
 ]
@@ -88,6 +89,12 @@ def named_by(part: str, named: Mapping[str, Tensor], argument: str) -> list[str]
             f"fit: {argument} names {part!r}, but the parameters begin with {', '.join(parts)}"
         )
     return names
+
+
+def modules_named(graph: object, names: Collection[str]) -> list[nn.Module]:
+    """Return the modules of a graph among some names of parts."""
+    modules = dict(graph.named_modules()) if isinstance(graph, nn.Module) else {}
+    return [modules[name] for name in names if name in modules]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from pyrovae.training.optimization import (
     MakeOptimizer,
     frozen,
     make_optimizer,
+    modules_named,
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products
@@ -72,6 +73,7 @@ class FusedSVI:
 
     Attributes:
         parameters: the tensors that are trained.
+        constant: the modules that are held constant.
         average: their moving average, if there is one.
 
     Raises:
@@ -95,6 +97,7 @@ class FusedSVI:
         if not moved:
             raise ValueError(f"fit: freeze={optimization.freeze} leaves no parameter to train")
         self._named, self._frozen = named, held
+        self.constant = modules_named(graph, optimization.freeze)
         self.parameters = objective.parameters = list(moved.values())
         self.optimizer = make_optimizer(optimization.optimizer, moved, optimization.learning_rate)
         self.clipping = Clipping(optimization.clip_norm)
