@@ -156,6 +156,14 @@ def test_refusals():
     with pytest.raises(ValueError, match=r'"x1" has values of shape \(4,\), observed \(6,\)'):
         pv.elbo(pv.Missing(user_graphs.TwoViews()), x.float(), ones, torch.ones(4, 2))
 
+    class Twice(nn.Module):
+        def model(self, x):
+            for name in ("x", "again"):
+                pyro.sample(name, dist.Normal(torch.zeros(len(x), 6), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match='"x" and "again"'):
+        pv.Missing(Twice()).model(x, ones)
+
     class Correlated(nn.Module):
         def forward(self, z):
             return dist.MultivariateNormal(z.sum(-1, keepdim=True).expand(-1, 6), torch.eye(6))

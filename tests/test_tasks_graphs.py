@@ -144,6 +144,12 @@ def test_labels_that_are_passed_are_kept():
     torch.testing.assert_close(pv.embed(graph, X, site="y"), probabilities)
 
 
+def test_the_sleep_phase_dreams_of_x_at_the_labels_that_are_passed():
+    graph, y = user_graphs.SemiSupervised(), one_hot(torch.tensor([0, 2, 1, 1, 0]), 3).float()
+    history = pv.fit(graph, (X, y), epochs=1, progress=False, objective=pv.objectives.WakeSleep())
+    assert math.isfinite(history.loss[0])
+
+
 def test_a_latent_given_a_label_is_averaged_over_the_label():
     """E q(z | x) = sum_y q(y | x) E q(z | x, y), within 4 standard errors of 256 draws."""
     graph = user_graphs.SemiSupervised()

@@ -144,9 +144,10 @@ def reconstruct(
         ValueError: if there is no such site.
     """
     pieces: list[Values] = []
+    latents = None  # of the model: the guide may have auxiliary ones
     with programs.evaluation(graph):
         for batch in batches_in_order(graph, as_sources((x, *c))):
-            latents = programs.look(graph.model, *batch).latent
+            latents = latents or programs.look(graph.model, *batch).latent
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
             sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
