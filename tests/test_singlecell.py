@@ -938,3 +938,80 @@ def test_few_cells_train_for_enough_steps():
         steps = default_epochs(cells) * -(-cells // 128)
         assert steps >= 4000
     assert default_epochs(20_000) == 400
+
+
+# --------------------------------------------------------------------- a reference and new batches
+def reference_and_query(**options):
+    adata = simulate(cells=300, genes=40, types=2, batches=3, seed=1).to_anndata()
+    new = (adata.obs["batch"] == "batch 2").to_numpy()
+    reference = fitted(setup(adata[~new].copy()), epochs=20, **options)
+    return reference, adata[new].copy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"encode_covariates": True}, {"dispersion": "gene-batch"}, {"n_layers": 2}],
+    ids=str,
+)
+def test_a_query_trains_the_new_batch_alone(options):
+    reference, cells = reference_and_query(**options)
+    own = reference.cells.adata
+    before = {name: value.clone() for name, value in reference.graph.state_dict().items()}
+    z, elbo = reference.get_latent_representation(), reference.get_elbo()
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    assert model.is_trained
+    untrained = model.get_elbo()
+    model.train(max_epochs=30, progress=False, batch_size=32)
+    assert model.get_elbo() > untrained
+    # The cells of the reference are seen as before, to the last bit but for the wider products.
+    np.testing.assert_allclose(model.get_latent_representation(own), z, atol=1e-5)
+    assert model.get_elbo(own) == pytest.approx(elbo, abs=1e-3)
+    for name, value in reference.graph.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    after = model.graph.state_dict()
+    moved = 0
+    for name, value in after.items():
+        mask = model.query.trained.get(name)
+        if mask is None:
+            assert torch.equal(value, before[name]), name
+        else:
+            kept = value[mask == 0]
+            was = before[name].flatten()
+            assert torch.equal(kept.sort().values, was.sort().values), name
+            moved += int((value[mask == 1] != 0).sum())
+    assert moved
+
+
+def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
+    reference, cells = reference_and_query()
+    reference.save(tmp_path / "reference")
+    order = np.random.default_rng(0).permutation(40)[:36]
+    fewer = cells[:, order].copy()
+    fewer.var_names = [*fewer.var_names[:-1], "another gene"]
+    query = SingleCellVAE.prepare_query_anndata(fewer, tmp_path / "reference")
+    assert list(query.var_names) == reference.cells.encoding.genes
+    whole = pd.DataFrame(cells.X.toarray(), columns=cells.var_names)
+    lacking = [g for g in whole if g not in set(fewer.var_names)]
+    assert len(lacking) == 5
+    whole[lacking] = 0
+    np.testing.assert_array_equal(query.X.toarray(), whole[list(query.var_names)])
+    model = SingleCellVAE.load_query_data(query, tmp_path / "reference")
+    assert model.get_latent_representation().shape == (query.n_obs, 3)
+    fewer.var_names = [f"ENSG{i}" for i in range(36)]
+    with pytest.raises(ValueError, match="none of the reference's genes"):
+        SingleCellVAE.prepare_query_anndata(fewer, reference)
+    with pytest.warns(UserWarning, match="lacks 20 of"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
+
+
+def test_a_query_of_known_batches_has_nothing_to_train():
+    reference, _ = reference_and_query()
+    query = SingleCellVAE.prepare_query_anndata(reference.adata[:50].copy(), reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    z = reference.get_latent_representation(indices=np.arange(50))
+    np.testing.assert_allclose(model.get_latent_representation(), z, atol=1e-6)
+    with pytest.raises(ValueError, match="unfrozen=True"):
+        model.train(max_epochs=1, progress=False)
+    whole = SingleCellVAE.load_query_data(query, reference, unfrozen=True)
+    whole.train(max_epochs=1, progress=False)

@@ -15,6 +15,7 @@ from pyrovae.graphs.bayesian import BayesianVAE
 from pyrovae.graphs.count import CountVAE, observed_library
 from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise
 from pyrovae.graphs.hierarchical import HierarchicalVAE
+from pyrovae.graphs.labelled import LabelledCountVAE
 from pyrovae.graphs.missing import Missing, fill_missing
 from pyrovae.graphs.scvi import Encoder, count_vae
 from pyrovae.graphs.vae import VAE
@@ -27,6 +28,7 @@ __all__ = [
     "Encoder",
     "GaussianNoise",
     "HierarchicalVAE",
+    "LabelledCountVAE",
     "MaskingNoise",
     "Missing",
     "count_vae",

@@ -24,6 +24,7 @@ from pyrovae.singlecell import (
     decoding,
     differential,
     expression,
+    query,
     saving,
     scverse,
     setup,
@@ -74,6 +75,7 @@ class SingleCellVAE:
         graph: the model and guide, a `CountVAE`: everything in pyrovae that takes a graph takes it.
         seed: see `Args`.
         fit_result: history and split of the last fit; None before.
+        query: which weights are trained, of a model that `load_query_data` made; else None.
 
     Raises:
         ValueError: if a value is not a count, or an argument does not fit; names the cell, gene or
@@ -114,10 +116,11 @@ class SingleCellVAE:
                 seed=seed,
             )
         self.cells, self.graph = state.cells, state.graph
-        self.seed, self.fit_result = state.seed, state.fit_result
+        self.seed, self.fit_result, self.query = state.seed, state.fit_result, state.query
 
     # Methods in other files: functions whose first argument is the model (but `setup_anndata`).
     setup_anndata = staticmethod(setup.setup_anndata)
+    prepare_query_anndata = staticmethod(query.prepare_query_anndata)
     train = training.train
     get_normalized_expression = expression.get_normalized_expression
     normalized_expression_chunks = expression.normalized_expression_chunks
@@ -229,6 +232,31 @@ class SingleCellVAE:
         data = selected(self, "get_marginal_ll", adata, indices).data
         log_p = evaluation.log_evidence(self.graph, *data, samples=n_mc_samples).log_p
         return log_p.mean().item() if return_mean else log_p.numpy()
+
+    # ----------------------------------------------------------------------------------- reference
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: Any,
+        reference_model: "SingleCellVAE | str | Path",
+        *,
+        unfrozen: bool = False,
+    ) -> "SingleCellVAE":
+        """Return a reference with new cells as its own, and with their batches (scArches).
+
+        z of the new cells is there at once, since by default the encoders do not see the batch.
+        `train` then fits the decoder's weights of the new batches (and the encoders', with
+        `encode_covariates`), and holds all others constant.
+
+        Args:
+            adata: new cells, as `prepare_query_anndata` returns them.
+            reference_model: a trained model, or the folder of one. It is left unchanged.
+            unfrozen: train all weights.
+
+        Raises:
+            ValueError: if the cells do not fit the reference.
+        """
+        return cls(query.query_state(adata, reference_model, unfrozen))
 
     # --------------------------------------------------------------------------------------- files
     def save(

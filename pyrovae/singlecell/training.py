@@ -20,6 +20,7 @@ from pyrovae.files import History
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.messages import warn_user
+from pyrovae.singlecell.query import only_new_weights
 from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
 from pyrovae.training import ClipNorm, TrainingError, fit
@@ -125,27 +126,31 @@ def train(
     model.graph.to(device_of(accelerator, devices))
     _learn_from(model, training)
     beta = _warm_up(n_epochs_kl_warmup, epochs)
+    if model.query is not None:
+        plan["weight_decay"] = 0.0  # it would move weights that get no gradient
     adam = functools.partial(torch.optim.Adam, **plan, fused=True)
     before = None if model.fit_result is None or resume else model.fit_result.history
     keep = functools.partial(_keep, model, before, training, validation)
     try:
-        history = fit(
-            model.graph,
-            _data(model, training),
-            validation=_data(model, validation) if len(validation) else None,
-            objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
-            optimizer=adam,
-            epochs=int(epochs),
-            batch_size=batch_size,
-            patience=early_stopping_patience if early_stopping else None,
-            seed=model.seed if seed is None else seed,
-            checkpoint=checkpoint,
-            resume=resume,
-            callback=callback,
-            clip_norm=clip_norm,
-            hooks=hooks,
-            progress=progress,
-        )
+        with only_new_weights(model) as constant:
+            history = fit(
+                model.graph,
+                _data(model, training),
+                validation=_data(model, validation) if len(validation) else None,
+                objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
+                optimizer=adam,
+                freeze=constant,
+                epochs=int(epochs),
+                batch_size=batch_size,
+                patience=early_stopping_patience if early_stopping else None,
+                seed=model.seed if seed is None else seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                callback=callback,
+                clip_norm=clip_norm,
+                hooks=hooks,
+                progress=progress,
+            )
     except TrainingError as error:  # with the last good weights the model is usable
         keep(error.history)
         raise
@@ -185,7 +190,12 @@ def _check(
 
 
 def _learn_from(model: Model, training: Tensor) -> None:
-    """Set what is learned from the training cells alone: covariates' scales, the library prior."""
+    """Set what is learned from the training cells alone: covariates' scales, the library prior.
+
+    A query has those of its reference.
+    """
+    if model.query is not None:
+        return
     model.cells.rescale(training)
     if model.graph.library_prior is None:
         return
