@@ -25,7 +25,7 @@ from pyrovae.evaluation import (
     reciprocal_log_evidence,
 )
 from pyrovae.files import FileError, History, inspect, load, save
-from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE
+from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
@@ -44,6 +44,7 @@ __all__ = [
     "HierarchicalVAE",
     "History",
     "LatentSummary",
+    "Missing",
     "Terms",
     "TrainingError",
     "active_units",

@@ -50,7 +50,10 @@ def test_a_flow_of_pyros_networks_computes_what_it_did(tmp_path):
         close(again.top_prior().log_prob(z2), expected["top_prior"])
         close(again.prior(z2).log_prob(z1), expected["prior"])
         close(again.posterior(x).log_prob(z1[:8]), expected["posterior"])
-        close(pv.embed(again, x, site="z1"), expected["embedding"])
+        # Two means of 256 draws each, of other noise: equal within 4.5 standard errors.
+        error = again.posterior(x).sample((4096,)).std(0) * (2 / 256) ** 0.5
+        z = (pv.embed(again, x, site="z1") - expected["embedding"]) / error
+        assert z.abs().max() < 4.5
         close(pv.log_evidence(again, x, samples=16, seed=0).log_p, expected["log_p"])
 
 

@@ -3,6 +3,7 @@
 DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), with a covariance that is
                                                   diagonal, full, or diagonal plus low rank
 IAF                                               inverse autoregressive flow
+NeuralSplineFlow                                  flow of monotonic splines; needs zuko
 Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
@@ -30,6 +31,7 @@ from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankN
 from pyrovae.posteriors.iaf import IAF
 from pyrovae.posteriors.library import LibraryNormal
 from pyrovae.posteriors.mixture import Mixture
+from pyrovae.posteriors.neural_spline import NeuralSplineFlow
 
 __all__ = [
     "IAF",
@@ -45,6 +47,7 @@ __all__ = [
     "Logistic",
     "LowRankNormal",
     "Mixture",
+    "NeuralSplineFlow",
     "Point",
     "StudentT",
     "WrappedNormal",

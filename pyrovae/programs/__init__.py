@@ -15,6 +15,7 @@ from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
 from pyrovae.programs.posterior import mean, posterior
+from pyrovae.programs.simulation import Simulated, look, simulate, simulated
 from pyrovae.programs.terms import (
     analytic_kl,
     kl_of_dimensions,
@@ -36,7 +37,6 @@ from pyrovae.programs.traces import (
     observed,
     record,
     run,
-    simulate,
     total,
 )
 
@@ -45,6 +45,7 @@ __all__ = [
     "Layout",
     "Program",
     "Programs",
+    "Simulated",
     "Site",
     "StopGradient",
     "Trace",
@@ -63,6 +64,7 @@ __all__ = [
     "leaf",
     "log_mean_exp",
     "log_prob",
+    "look",
     "mean",
     "modes_restored",
     "not_finite",
@@ -76,6 +78,7 @@ __all__ = [
     "run",
     "sampled_kl",
     "simulate",
+    "simulated",
     "total",
     "unscaled",
     "weights_of",
