@@ -6,7 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
-from pyrovae.programs.checks import check_density, check_sites
+from pyrovae.programs.checks import check_density, check_measures, check_sites
 from pyrovae.programs.draws import find_layout
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -14,7 +14,14 @@ from pyrovae.programs.modules import Graph, Programs
 from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
-from pyrovae.programs.posterior import mean, posterior
+from pyrovae.programs.posterior import (
+    draws_given_latents,
+    given_latents,
+    is_categorical,
+    mean,
+    means,
+    posterior,
+)
 from pyrovae.programs.terms import (
     analytic_kl,
     kl_of_dimensions,
@@ -37,6 +44,7 @@ from pyrovae.programs.traces import (
     record,
     run,
     simulate,
+    support_of,
     total,
 )
 
@@ -50,12 +58,16 @@ __all__ = [
     "Trace",
     "analytic_kl",
     "check_density",
+    "check_measures",
     "check_sites",
     "cuda_devices",
     "data_plate",
+    "draws_given_latents",
     "evaluation",
     "find_layout",
+    "given_latents",
     "hmc",
+    "is_categorical",
     "is_plain",
     "kl_of_dimensions",
     "latent",
@@ -64,6 +76,7 @@ __all__ = [
     "log_mean_exp",
     "log_prob",
     "mean",
+    "means",
     "modes_restored",
     "not_finite",
     "observed",
@@ -76,6 +89,7 @@ __all__ = [
     "run",
     "sampled_kl",
     "simulate",
+    "support_of",
     "total",
     "unscaled",
     "weights_of",

@@ -66,7 +66,7 @@ def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     data = as_sources((x, *c))
     with programs.evaluation(graph):
         batches = batches_in_order(graph, data)
-        means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
+        means = [programs.means(graph, batch, site).mean(0) for batch in batches]
     return torch.cat(means)
 
 
