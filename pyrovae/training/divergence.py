@@ -1,5 +1,7 @@
 """Diagnosis of a fit that diverges."""
 
+from typing import Any
+
 from torch import Tensor
 
 from pyrovae import programs
@@ -25,6 +27,10 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
+def _name(objective: Any) -> str:
+    return type(getattr(objective, "elbo", objective)).__name__
+
+
 def diagnose(svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor, data: str = "data") -> str:
     """Return in words the first parameter or site that is not finite, and in which rows.
 
@@ -39,7 +45,10 @@ def diagnose(svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor, data: str =
         return f"parameter {name} is not finite since the step before"
     found = programs.not_finite(svi.graph, *batch)
     if found is None:
-        return "every site's density is finite, but a closed-form KL is not"
+        return (
+            "every site's density is finite at fresh draws, so the loss itself overflowed: a "
+            f"closed-form KL, or what {_name(svi.objective)} computes of the densities"
+        )
     site, bad = found
     in_data = rows[bad][:_LISTED].tolist()
     return (
