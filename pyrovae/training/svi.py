@@ -103,4 +103,10 @@ def _made(make_optimizer: Any, parameters: list[Tensor]) -> Optimizer:
             f"optimizer: got {make_optimizer!r}, expected a callable from parameters to a torch "
             "optimizer, e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
         )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(
+            "optimizer: LBFGS evaluates the loss several times a step and expects the same value "
+            "each time, which draws and minibatches do not give. Use a first-order optimizer such "
+            "as torch.optim.Adam, or a loop of your own with objective.differentiable_loss"
+        )
     return optimizer
