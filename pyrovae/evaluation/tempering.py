@@ -114,8 +114,8 @@ def _check_pair(p: Trace, q: Trace, supports: bool) -> None:
             f"{sorted(of_guide)}; expected the same"
         )
     for name, site in of_guide.items() if supports else ():
-        guide = programs.support_of(site["fn"])
-        prior = programs.support_of(of_model[name]["fn"], site["fn"])
+        fns = of_model[name]["fn"], site["fn"]
+        prior, guide = (programs.support_of(*order) for order in (fns, fns[::-1]))
         if not hmc.same_support(prior, guide, site["value"], name):
             raise ValueError(
                 f'site "{name}": the prior has the support {prior}, the guide {guide}, which '

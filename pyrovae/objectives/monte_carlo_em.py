@@ -137,8 +137,8 @@ def _check_chains(p: Trace, q: Trace) -> None:
             )
         programs.check_density(p[name])
         programs.check_density(site)
-        of_guide = programs.support_of(site["fn"])
-        of_model = programs.support_of(p[name]["fn"], site["fn"])
+        fns = p[name]["fn"], site["fn"]
+        of_model, of_guide = (programs.support_of(*order) for order in (fns, fns[::-1]))
         if not hmc.same_support(of_model, of_guide, site["value"], name):
             raise ValueError(
                 f'site "{name}": the prior has the support {of_model}, the guide {of_guide}, which '

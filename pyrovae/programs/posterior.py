@@ -57,14 +57,16 @@ def means(graph: Any, batch: Batch, site: str) -> Tensor:
     Raises:
         ValueError: if the guide has no such latent site.
     """
+    conditional = given_latents(graph, batch, site)
+    fn = None if conditional else posterior(graph, batch, site)
     with random_stream(0, cuda_devices(graph)):  # the same noise in every batch
-        if not given_latents(graph, batch, site):
-            return _means_of(posterior(graph, batch, site), _DRAWS)
+        if fn is not None:
+            return _means_of(fn, _DRAWS)
         pieces = [
             trace.layout.by_row(_exact_mean(found["fn"]), found)
             for trace, found in _runs(graph, batch, site, _DRAWS)
         ]
-        return torch.stack([part.mean(0) for part in torch.cat(pieces).chunk(_GROUPS)])
+    return torch.stack([part.mean(0) for part in torch.cat(pieces).chunk(_GROUPS)])
 
 
 def draws_given_latents(graph: Any, batch: Batch, site: str, draws: int) -> Tensor:
