@@ -117,7 +117,7 @@ class Lacks(Own):
 
 @pytest.mark.parametrize("f", [pv.elbo, pv.log_evidence])
 def test_a_latent_that_the_guide_lacks_is_refused(f):
-    with pytest.raises(ValueError, match='site "z": latent in the model but absent .* Sample it'):
+    with pytest.raises(ValueError, match=r'site "z": latent in the model but absent .* Sample it'):
         f(Lacks(), X)
 
 
@@ -125,7 +125,7 @@ def test_a_latent_that_the_guide_lacks_is_refused(f):
 def test_an_enumerated_latent_is_to_be_summed_out(f):
     graph = Lacks(prior=lambda: dist.OneHotCategorical(torch.ones(4) / 4))
     graph.model = config_enumerate(graph.model)
-    with pytest.raises(ValueError, match='site "z": latent in the model but absent .* Sum it out'):
+    with pytest.raises(ValueError, match=r'site "z": latent in the model but absent .* Sum it out'):
         f(graph, X)
 
 
@@ -181,7 +181,7 @@ def test_an_autoguide_beside_a_plate_of_ours_warns_of_nothing():
         pv.fit(Auto(), X, epochs=1, batch_size=20, progress=False)
 
 
-# ---------------------------------------------------------------------- parameters made at first run
+# -------------------------------------------------------------- parameters made at first run
 class Lazy(Own):
     """A parameter in Pyro's store that begins at the mean of the first data."""
 
@@ -218,7 +218,7 @@ def test_losses_of_pyros_that_fit_cannot_follow_are_refused():
     adaptive = TraceTailAdaptive_ELBO(num_particles=4, vectorize_particles=True)
     with pytest.raises(ValueError, match="TraceTailAdaptive_ELBO reports an infinite loss by des"):
         fit(adaptive)
-    with pytest.raises(TypeError, match="objective: got .*EnergyDistance.*expected one of"):
+    with pytest.raises(TypeError, match=r"objective: got .*EnergyDistance.*expected one of"):
         fit(EnergyDistance())
 
 

@@ -13,7 +13,7 @@ import pyrovae as pv
 from pyrovae.evaluation import pareto
 from pyrovae.evaluation.evidence import Weights
 
-# k-hat by ArviZ 0.21, psislw, of the weights at the K quantiles (i - 1/2) / K of a tail with this k.
+# k-hat by ArviZ 0.21 (psislw) of the weights at the quantiles (i - 1/2) / K of a tail with this k.
 BY_ARVIZ = {
     (50, -0.5): 0.06308687,
     (50, 0.3): 0.38455543,

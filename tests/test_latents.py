@@ -118,7 +118,7 @@ def test_a_latent_beside_another_has_its_exact_mean():
 
 @pytest.mark.parametrize("d", [2, 6])
 def test_information_by_nearest_neighbours_is_the_closed_form(d):
-    """x ~ N(0, I), z = a x + noise: d / 2 log(1 + a^2); too low in many dimensions, as documented."""
+    """x ~ N(0, I), z = a x + noise: d / 2 log(1 + a^2); too low in many dimensions."""
     for a in (0.0, 0.5, 1.0):
         z = a * torch.randn(700, d) + torch.randn(24, 700, d)
         exact = d / 2 * math.log(1 + a**2)

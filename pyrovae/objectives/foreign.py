@@ -69,8 +69,8 @@ class PyroELBO(Objective):
         name = type(self.elbo).__name__
         if name.startswith("Jit") and self._rows not in (0, rows):
             raise ValueError(
-                f"{name} was compiled for minibatches of {self._rows} rows and got {rows}: choose a "
-                "batch_size that divides the number of training rows, or the class without Jit"
+                f"{name} was compiled for minibatches of {self._rows} rows and got {rows}: choose "
+                "a batch_size that divides the number of rows, or the class without Jit"
             )
         self._rows = rows
 
