@@ -129,6 +129,38 @@ def test_an_enumerated_latent_is_to_be_summed_out(f):
         f(graph, X)
 
 
+class Auxiliary(Own):
+    """u ~ N(0, 100) in the guide: the "ELBO" rose with its entropy above log p(x)."""
+
+    density = False
+
+    def model(self, x):
+        super().model(x)
+        if self.density:
+            with pyro.plate("r", len(x)):
+                pyro.sample("u", dist.Normal(0.0, 100.0))
+
+    def guide(self, x):
+        with pyro.plate("r", len(x)):
+            pyro.sample("u", dist.Normal(torch.zeros(len(x)), 100.0))
+        super().guide(x)
+
+
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")
+@pytest.mark.parametrize("f", [pv.elbo, pv.log_evidence])
+def test_an_auxiliary_latent_needs_a_density_in_the_model(f):
+    graph = Auxiliary()
+    with pytest.raises(
+        ValueError, match=r'site "u": sampled in the guide only.*Sample it in the m'
+    ):
+        f(graph, X)
+    without = Own()
+    without.load_state_dict(graph.state_dict())
+    graph.density = True
+    many = {"samples": 2000}
+    torch.testing.assert_close(f(graph, X, **many)[0], f(without, X, **many)[0], rtol=0, atol=3.0)
+
+
 class Shared(Own):
     def model(self, x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))

@@ -28,6 +28,7 @@ def test_an_image_model_computes_what_it_did():
     close(pv.log_evidence(graph, x, samples=16, seed=0).log_p, expected["log_p"])
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_a_count_model_computes_what_it_did():
     folder = SAVED / "poisson_counts"
     graph, expected = pv.load(folder), load_file(folder / "outputs.safetensors")
@@ -50,7 +51,9 @@ def test_a_flow_of_pyros_networks_computes_what_it_did(tmp_path):
         close(again.top_prior().log_prob(z2), expected["top_prior"])
         close(again.prior(z2).log_prob(z1), expected["prior"])
         close(again.posterior(x).log_prob(z1[:8]), expected["posterior"])
-        close(pv.embed(again, x, site="z1"), expected["embedding"])
+        noise = again.posterior(x).sample((1000,)).std(0) / 256**0.5  # of means by 256 draws
+        off = (pv.embed(again, x, site="z1") - expected["embedding"]).abs()
+        assert (off < 5 * 2**0.5 * noise).all()  # version 0.1.0 had other draws
         close(pv.log_evidence(again, x, samples=16, seed=0).log_p, expected["log_p"])
 
 

@@ -41,6 +41,7 @@ def check_pair(p: Trace, q: Trace) -> None:
     """Refuse a model and a guide between which there is no bound."""
     programs.check_sites(p, q, needs_rsample=False)
     programs.check_measures(p, q)
+    programs.check_auxiliary(p, q)
 
 
 def check_densities(p: Trace, q: Trace) -> None:

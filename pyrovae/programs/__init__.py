@@ -6,7 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
-from pyrovae.programs.checks import check_density, check_measures, check_sites
+from pyrovae.programs.checks import check_auxiliary, check_density, check_measures, check_sites
 from pyrovae.programs.draws import find_layout
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -57,6 +57,7 @@ __all__ = [
     "StopGradient",
     "Trace",
     "analytic_kl",
+    "check_auxiliary",
     "check_density",
     "check_measures",
     "check_sites",

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from pyrovae.distributions import CIRCLE
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, support_of
 
-__all__ = ["check_density", "check_measures", "check_sites"]
+__all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites"]
 
 
 def check_density(site: Site) -> None:
@@ -82,6 +82,27 @@ def check_measures(p: Trace, q: Trace) -> None:
                 "Evaluate the same graph with a guide of the prior's kind, such as "
                 "OneHotCategorical with the same logits in place of its relaxation"
             )
+
+
+def check_auxiliary(p: Trace, q: Trace) -> None:
+    """Refuse a latent that the guide alone samples, beside latents of the model with a density.
+
+    log p(x, z) - log q(z, u | x) has no bound without a density r(u | z, x) of u: its mean is above
+    log p(x) where u is spread widely (Ranganath, Tran & Blei 2016, section 2.2). A transform's base
+    draw, with the model's latents as `Delta` sites that hold its density, is right.
+
+    Raises:
+        ValueError: if there is such a site.
+    """
+    prior = latent_by_name(p)
+    of_model = [site for site in latent(q) if site["name"] in prior]
+    own = [site["name"] for site in latent(q) if site["name"] not in prior]
+    if own and not all(isinstance(leaf(site["fn"]), dist.Delta) for site in of_model):
+        raise ValueError(
+            f'site "{own[0]}": sampled in the guide only, so log p(x, z) - log q(z, {own[0]} | x) '
+            f"is no bound on log p(x). Sample it in the model too, from a density of {own[0]} "
+            "given the latents (and x)"
+        )
 
 
 def _check_circle(q: Site, p: Site | None) -> None:
