@@ -150,9 +150,7 @@ class Auxiliary(Own):
 @pytest.mark.parametrize("f", [pv.elbo, pv.log_evidence])
 def test_an_auxiliary_latent_needs_a_density_in_the_model(f):
     graph = Auxiliary()
-    with pytest.raises(
-        ValueError, match=r'site "u": sampled in the guide only.*Sample it in the m'
-    ):
+    with pytest.raises(ValueError, match=r'site "u": sampled in the guide only.*in the m'):
         f(graph, X)
     without = Own()
     without.load_state_dict(graph.state_dict())

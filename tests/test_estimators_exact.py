@@ -63,7 +63,7 @@ def normal(x, mean, sigma):
 
 
 def log_weights(graph, x, beta, nodes=40):
-    """Return log w at the nodes of Gauss-Hermite quadrature, shape (nodes, B), and their weights."""
+    """Return log w at the nodes of Gauss-Hermite quadrature, (nodes, B), and their weights."""
     points, weights = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(nodes))
     mean, log_sigma = graph.posterior.net(x).unbind(-1)
     z = mean + log_sigma.exp() * points[:, None]
@@ -79,8 +79,7 @@ def exact_bound(graph, x, beta, alpha, samples):
     if samples == 1:
         return (p[:, None] * log_w).sum()
     power = 1 - alpha
-    pairs = torch.stack([a[:, None].expand(-1, len(p), -1) for a in (log_w,)])[0]
-    both = torch.logaddexp(power * pairs, power * pairs.transpose(0, 1)) - math.log(2)
+    both = torch.logaddexp(power * log_w[:, None], power * log_w) - math.log(2)  # pairs of nodes
     return (p[:, None, None] * p[None, :, None] * both / power).sum()
 
 
@@ -212,7 +211,7 @@ def test_iwae_is_the_sum_over_pairs():
 
 
 def wake(graph, x, guide):
-    """Return a loss with the expected gradient of the wake phase, K = 2; `guide` weighs log q."""
+    """Return a loss with the expected gradient of the wake phase; `guide` weighs log q."""
     log_x, log_z, log_q = tables(graph, x)
     loss = 0.0
     for q, log_w, pair in pair_sums(graph, x):
@@ -247,7 +246,7 @@ def test_wake_sleep_is_the_sum_over_classes_and_dreams():
 
 # ------------------------------------------------------------------------------------ Monte Carlo EM
 def test_monte_carlo_em_follows_the_gradient_of_the_evidence():
-    """Chains that start in the posterior stay in it, and E grad log p(x, z) = grad log p(x)."""
+    """Chains that start in the posterior stay there; E grad log p(x, z) = grad log p(x)."""
     graph, x = linear_gaussian.exact(), linear_gaussian.data(4)
     net, eye = graph.likelihood.net, torch.eye(6, dtype=torch.double)
     covariance = net.weight @ net.weight.T + 0.25 * eye

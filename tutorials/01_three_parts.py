@@ -114,7 +114,7 @@ def train(graph, x=grey, *c, transform=None):
     return graph
 
 
-# A hundred draws leave the evidence of many a row uncertain by a nat, of which `log_evidence` warns.
+# A hundred draws leave the evidence of many rows uncertain by a nat, and `log_evidence` warns.
 # Means over hundreds of rows, of models that are nats apart, can be compared all the same.
 warnings.simplefilter("ignore", pv.EvidenceWarning)
 
