@@ -11,6 +11,7 @@ from pyrovae.distributions import conditional
 from pyrovae.evaluation import (
     Bounds,
     Evidence,
+    EvidenceWarning,
     LatentSummary,
     Terms,
     active_units,
@@ -40,6 +41,7 @@ __all__ = [
     "CountVAE",
     "Denoising",
     "Evidence",
+    "EvidenceWarning",
     "FileError",
     "HierarchicalVAE",
     "History",

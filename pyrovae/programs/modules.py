@@ -1,12 +1,15 @@
 """A pair of Pyro programs as a protocol, and as one module whose forward runs both."""
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
@@ -78,8 +81,9 @@ class Programs(nn.Module):
         Raises:
             ValueError: from `check`, or from Pyro, which refuses values outside a support, and
                 shapes that need a plate or `to_event`.
+            TypeError: if a site's distribution is not one of Pyro's.
         """
-        with evaluation(self.graph), pyro.validation_enabled(True):
+        with evaluation(self.graph), pyro.validation_enabled(True), _explained():
             with networks_called() as called:
                 guide = poutine.trace(self.graph.guide).get_trace(*batch)
                 replayed = poutine.replay(self.graph.model, trace=guide)
@@ -156,6 +160,40 @@ class Programs(nn.Module):
         tensors = self.named_tensors().items()
         floating = ((name, tensor) for name, tensor in tensors if tensor.is_floating_point())
         return next((name for name, t in floating if not torch.isfinite(t).all()), None)
+
+
+class _RefuseOthers(Messenger):
+    """Refuse distributions that are not Pyro's, which cannot be called."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not callable(msg["fn"]):
+            kind = type(msg["fn"])
+            raise TypeError(
+                f'site "{msg["name"]}": got a {kind.__module__}.{kind.__name__}, expected a '
+                "distribution of Pyro's. Wrap a part that returns torch or zuko distributions in "
+                "pyrovae.conditional.from_torch, or use the class of this name in "
+                "pyro.distributions"
+            )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Context in which Pyro's messages about a program's structure say what to do.
+
+    Its warning that a plate is in the guide only is left out: `data_plate` has no site of its own,
+    by which Pyro would find it.
+    """
+    with warnings.catch_warnings(), _RefuseOthers():
+        warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
+        try:
+            yield
+        except ValueError as error:
+            if "Shape mismatch inside plate" not in str(error):
+                raise
+            raise ValueError(
+                "a site's batch shape holds dimensions that are no plate. Declare those of one row "
+                f"as its event by .to_event(1), as in Normal(mu, sigma).to_event(1). Pyro: {error}"
+            ) from error
 
 
 def _sample_sites(trace: Any, rows: int) -> Trace:

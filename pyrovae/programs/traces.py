@@ -7,11 +7,13 @@ of Pyro programs, whoever wrote it.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -33,6 +35,7 @@ __all__ = [
     "observed",
     "record",
     "run",
+    "support_of",
     "total",
 ]
 
@@ -169,3 +172,14 @@ def leaf(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
+
+
+def support_of(*fns: Any) -> Any:
+    """Return the support that the first of some distributions states, all of R^n if none does.
+
+    A distribution need not state one, such as a wrapped flow of zuko's.
+    """
+    for fn in fns:
+        with suppress(NotImplementedError, AttributeError):
+            return fn.support
+    return constraints.real

@@ -51,7 +51,7 @@ def make_optimizer(
             optimizer's own.
 
     Raises:
-        TypeError: if `make` gives no torch optimizer.
+        TypeError: if `make` gives no torch optimizer, or LBFGS.
         ValueError: if a part is unknown, a learning rate is not positive, or the optimizer does not
             hold exactly these parameters.
     """
@@ -68,9 +68,10 @@ def make_optimizer(
             "optimizer, e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
         )
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError(
-            "optimizer: LBFGS evaluates the loss several times per step, which fit does not; take "
-            "a first-order optimizer, or write the loop with objective.differentiable_loss"
+        raise TypeError(
+            "optimizer: LBFGS evaluates the loss several times a step and expects the same value "
+            "each time, which draws and minibatches do not give. Use a first-order optimizer such "
+            "as torch.optim.Adam, or a loop of your own with objective.differentiable_loss"
         )
     _check_holds(optimizer, named)
     return optimizer
