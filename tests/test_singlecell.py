@@ -1077,3 +1077,64 @@ def test_a_query_of_known_batches_has_nothing_to_train():
         model.train(max_epochs=1, progress=False)
     whole = SingleCellVAE.load_query_data(query, reference, unfrozen=True)
     whole.train(max_epochs=1, progress=False)
+
+
+# ------------------------------------------------------------------ populations, and scvi's methods
+def test_the_aggregated_posterior_is_the_mean_of_the_cells_densities(model):
+    z = torch.from_numpy(model.get_latent_representation()[:5])
+    rows = np.arange(10)
+    mixture = model.get_aggregated_posterior(indices=rows)
+    data = model.cells.query(None, rows)
+    with programs.evaluation(model.graph):
+        q = programs.posterior(model.graph, tuple(part[:] for part in data), "z")
+    expected = torch.stack([q.log_prob(one.expand(10, -1)).logsumexp(0) for one in z]) - np.log(10)
+    torch.testing.assert_close(mixture.log_prob(z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sample_is_abundant_where_its_cells_are(model):
+    table = model.differential_abundance("cell_type")
+    assert list(table) == ["type 0", "type 1"]
+    first = (model.adata.obs["cell_type"] == "type 0").to_numpy()
+    difference = (table["type 0"] - table["type 1"]).to_numpy()
+    assert difference[first].mean() > difference[~first].mean()
+    with pytest.raises(ValueError, match="sample_key 'donor'"):
+        model.differential_abundance("donor")
+
+
+def test_correlations_of_genes_are_those_of_expression_without_counting_noise(model):
+    genes = list(model.adata.var_names[:6])
+    table = model.get_feature_correlation_matrix(gene_list=genes, n_samples=3)
+    assert table.shape == (6, 6)
+    np.testing.assert_allclose(np.diag(table), 1)
+    np.testing.assert_allclose(table, table.T)
+    pearson = model.get_feature_correlation_matrix(
+        gene_list=genes, n_samples=3, correlation_type="pearson"
+    )
+    assert not np.allclose(pearson, table)
+    with pytest.raises(ValueError, match="spearman"):
+        model.get_feature_correlation_matrix(correlation_type="kendall")
+
+
+def test_every_method_of_scvi_tools_is_there_or_in_the_docs():
+    """The public names of scvi.model.SCVI 1.4.2."""
+    listed = """
+    adata adata_manager convert_legacy_save data_registry deregister_manager device
+    differential_abundance differential_expression get_aggregated_posterior get_anndata_manager
+    get_batch_representation get_elbo get_feature_correlation_matrix get_from_registry
+    get_importance_weights get_latent_library_size get_latent_representation
+    get_likelihood_parameters get_marginal_ll get_normalized_expression
+    get_normalized_function_name get_reconstruction_error get_setup_arg get_state_registry
+    get_var_names history is_trained load load_query_data load_registry minified_data_type
+    minify_adata posterior_predictive_sample prepare_query_anndata prepare_query_mudata
+    register_manager registry run_id run_name save setup_anndata summary_string test_indices
+    to_device train train_indices transfer_fields update_setup_method_args validation_indices
+    view_anndata_setup view_registry view_setup_args view_setup_method_args
+    """
+    names = re.findall(r"\w+", listed)
+    page = (Path(__file__).parents[1] / "docs" / "coming_from_scvi_tools.md").read_text()
+    for name in names:
+        assert f"`{name}`" in page, name
+    for line in page.splitlines():  # what the page calls the same is there
+        if line.endswith("| the same |") or "| the same;" in line or "| the same:" in line:
+            for name in re.findall(r"`(\w+)`", line.split("|")[1]):
+                assert hasattr(SingleCellVAE, name), name

@@ -24,6 +24,7 @@ from pyrovae.singlecell import (
     decoding,
     differential,
     expression,
+    populations,
     query,
     saving,
     scverse,
@@ -127,6 +128,9 @@ class SingleCellVAE:
     get_likelihood_parameters = expression.get_likelihood_parameters
     posterior_predictive_sample = expression.posterior_predictive_sample
     differential_expression = differential.differential_expression
+    differential_abundance = populations.differential_abundance
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    get_feature_correlation_matrix = populations.get_feature_correlation_matrix
 
     # ------------------------------------------------------------------------------------- the fit
     @property
@@ -156,6 +160,12 @@ class SingleCellVAE:
     def validation_indices(self) -> np.ndarray:
         """Rows of the cells that the fit was validated on."""
         return fit_of(self, "validation_indices").validation.numpy()
+
+    @property
+    def test_indices(self) -> np.ndarray:
+        """Rows of the cells that the model was neither trained nor validated on."""
+        used = np.concatenate([self.train_indices, self.validation_indices])
+        return np.setdiff1d(np.arange(self.cells.own().n_obs), used)
 
     # -------------------------------------------------------------------------- cells and device
     def __repr__(self) -> str:
