@@ -78,8 +78,13 @@ def parameters_in(constraints: dict[str, Any], tensors: dict[str, Tensor]) -> li
         if PREFIX + name not in tensors:
             raise ValueError(f"pyro.param {name!r} is not among the weights. Save the model again")
         value, constraint = tensors.pop(PREFIX + name), _constraint(description)
+        if not value.is_floating_point():
+            raise ValueError(f"pyro.param {name!r} is {value.dtype}, expected a floating type")
         try:
-            found.append(Stored(name, value, transform_to(constraint)(value), constraint))
+            transform = transform_to(constraint)
+            constrained = transform(value)
+            transform.inv(constrained)  # which Pyro's store will ask for
+            found.append(Stored(name, value, constrained, constraint))
         except Exception as error:  # a transform may raise anything, given anything
             raise ValueError(
                 f"pyro.param {name!r} does not fit its constraint {constraint}"

@@ -76,7 +76,10 @@ def optimizer(present: Optimizer, state: dict[str, Any]) -> None:
     same("optimizer: number of groups", len(there), len(here))
     of_torch = type(present).__module__.startswith("torch.")
     for was, now in zip(there, here, strict=True):
-        _alike("optimizer", was, now, _GROUP_VARIES if of_torch else None)
+        same("optimizer: type of a group", isinstance(was, dict), True)
+        names("optimizer", was, now)
+        if of_torch:
+            _alike("optimizer", was, now, _GROUP_VARIES)
     if of_torch and not isinstance(present, _NOT_ELEMENTWISE):
         _check_slots(present, state["state"])
 
@@ -107,33 +110,37 @@ def _sort_of_slot(value: Any, parameter: Tensor) -> str | None:
 
 def scheduler(present: LRScheduler, state: dict[str, Any]) -> None:
     """Check the state of a scheduler: one of torch's must be built as it was."""
-    of_torch = type(present).__module__ == lr_scheduler.__name__
-    _alike("scheduler", state, present.state_dict(), _SCHEDULER_VARIES if of_torch else None)
+    names("scheduler", state, present.state_dict())
+    if type(present).__module__ == lr_scheduler.__name__:
+        _alike("scheduler", state, present.state_dict(), _SCHEDULER_VARIES)
 
 
-def _alike(name: str, was: Any, now: Any, varies: frozenset[str] | None) -> None:
+def _alike(name: str, was: Any, now: Any, varies: frozenset[str], any_value: bool = False) -> None:
     """Check that two values have one structure, and are equal but where they may vary.
 
     Args:
         name: of the value, for errors.
         was: in the checkpoint.
         now: in the fit that is to continue.
-        varies: keys whose values may differ; None for all.
+        varies: keys whose values may differ, though not in their type.
+        any_value: whether this is the value of such a key.
     """
     if isinstance(now, Mapping):
         same(f"{name}: type", isinstance(was, dict), True)
         names(name, was, now)
         for key, value in now.items():
-            free = varies is None or key in varies
-            _alike(f"{name}: {key}", was[key], value, None if free else varies)
+            if key in HOW:
+                same(f"{name}: {key}", kinds.optional(kinds.boolean).holds(was[key]), True)
+            else:
+                _alike(f"{name}: {key}", was[key], value, varies, any_value or key in varies)
     elif isinstance(now, list | tuple) and isinstance(was, list | tuple):
         same(f"{name}: length", len(was), len(now))
         for one, other in zip(was, now, strict=True):
-            _alike(name, one, other, varies)
-    elif varies is not None:
-        same(name, plain(was), plain(now))
-    elif was is not None and now is not None:
+            _alike(name, one, other, varies, any_value)
+    else:
         same(f"{name}: type", _sort(was), _sort(now))
+        if not any_value:
+            same(name, plain(was), plain(now))
 
 
 def _sort(value: Any) -> str:
