@@ -169,6 +169,7 @@ def test_evidence_unpacks_to_three_and_keeps_the_rest_by_name():
     assert evidence._fields == ("log_p", "standard_error", "effective_sample_size")
     for part, name in ((log_p, "log_p"), (error, "standard_error"), (size, evidence._fields[2])):
         assert part is getattr(evidence, name)
+    assert evidence._replace(log_p=log_p + 1).pareto_k.isnan().all()  # not known for other values
     again = pickle.loads(pickle.dumps(evidence))
     assert torch.equal(again.pareto_k, evidence.pareto_k)
 

@@ -52,6 +52,7 @@ def model():
 
 
 # -------------------------------------------------------------------------------------------- names
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_every_method_returns_the_right_shape(model):
     n, genes = model.cells.adata.shape
     assert model.is_trained
@@ -237,6 +238,7 @@ def test_an_edited_encoding_is_refused_by_name(model, tmp_path):
     ],
     ids=["mixture", "Vamp", "IAF", "full rank"],
 )
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_another_prior_or_posterior_works_and_is_saved(parts, tmp_path):
     model = fitted(**parts)
     assert model.get_latent_representation().shape == (len(model.cells.adata), 3)

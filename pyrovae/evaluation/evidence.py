@@ -5,7 +5,7 @@ log p(x) ~ log (1 / K) sum_k w_k
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,6 +67,10 @@ class Evidence(_Estimates):
         self = super().__new__(cls, log_p, standard_error, effective_sample_size)
         self.pareto_k = torch.full_like(log_p, math.nan) if pareto_k is None else pareto_k
         return self
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Tensor]) -> "Evidence":  # by which `_replace` copies
+        return cls(*iterable)
 
     @property
     def mean(self) -> float:
