@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyrovae import files, posteriors, priors
+from pyrovae import files, posteriors, priors, programs
 from pyrovae.files import FileError
 from pyrovae.singlecell import counts, simulate
 from pyrovae.training import TrainingError
