@@ -67,6 +67,7 @@ def of_zuko():
     )
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # a guide that is hardly trained
 @pytest.mark.parametrize("make", [of_torch, of_zuko])
 def test_everything_takes_them(make, tmp_path):
     graph = make()

@@ -155,3 +155,17 @@ def test_labels_that_cannot_be_learned_are_refused(labelled):
         CellLabels.from_model(model, "one")
     with pytest.raises(RuntimeError, match="not trained"):
         CellLabels.from_model(SingleCellVAE(model.adata), "partial")
+
+
+def test_a_classifier_is_saved_and_loaded(labelled, tmp_path):
+    labels, new, *_ = labelled
+    folder = labels.save(tmp_path / "labels")
+    again = CellLabels.load(folder, labels.model.adata)
+    assert again.predict(soft=True).equals(labels.predict(soft=True))
+    assert (CellLabels.load(folder).predict(new) == labels.predict(new)).all()
+    text = (folder / "labels.json").read_text()
+    (folder / "labels.json").write_text(text.replace("type 0", "type 9"))
+    with pytest.raises(pv.FileError, match=r"labels\.json"):
+        CellLabels.load(folder)
+    with pytest.raises(FileNotFoundError):
+        CellLabels.load(tmp_path)

@@ -47,6 +47,22 @@ class Stream(IterableDataset):
         return iter(self.x)
 
 
+class Line(nn.Module):
+    """x ~ N(m, 1), without a latent."""
+
+    def __init__(self):
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        pyro.module("line", self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.m, 1.0), obs=x)
+
+    def guide(self, x):
+        pass
+
+
 class Recorder(pv.hooks.Hook):
     """Keeps all that it is called with."""
 
@@ -317,19 +333,6 @@ def test_tensorboard_holds_steps_and_validation(tmp_path):
 def test_accumulated_minibatches_give_the_gradient_of_all_their_rows():
     """An exact KL and a likelihood without noise: the mean over 50 rows, however they are cut."""
 
-    class Line(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.m = nn.Parameter(torch.zeros(()))
-
-        def model(self, x):
-            pyro.module("line", self)
-            with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(self.m, 1.0), obs=x)
-
-        def guide(self, x):
-            pass
-
     x = torch.randn(50)
     weights = []
     for batch_size, accumulate in ((50, 1), (8, 7), (10, 5)):
@@ -416,19 +419,6 @@ def test_a_schedule_over_steps_is_stepped_at_every_step():
 
 def test_automatic_clipping_follows_the_norms_and_stops_an_outlier():
     """A row a thousand times larger moves the weights no more than four times a usual step."""
-
-    class Line(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.m = nn.Parameter(torch.zeros(()))
-
-        def model(self, x):
-            pyro.module("line", self)
-            with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(self.m, 1.0), obs=x)
-
-        def guide(self, x):
-            pass
 
     x = torch.ones(400)
     batches = [x[:10]] * 39 + [1e6 * x[:10]]

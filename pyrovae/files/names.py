@@ -23,6 +23,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "graphs.Denoising": ("graphs", "Denoising"),
     "graphs.GaussianNoise": ("graphs", "GaussianNoise"),
     "graphs.HierarchicalVAE": ("graphs", "HierarchicalVAE"),
+    "graphs.LabelledCountVAE": ("graphs", "LabelledCountVAE"),
     "graphs.MaskingNoise": ("graphs", "MaskingNoise"),
     "graphs.Missing": ("graphs", "Missing"),
     "graphs.VAE": ("graphs", "VAE"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.networks import buffers_of, networks_called
+from pyrovae.programs.plates import check_callable
 from pyrovae.programs.traces import Trace, mark_not_mean_field, run
 
 __all__ = ["Graph", "Programs"]
@@ -166,14 +167,7 @@ class _RefuseOthers(Messenger):
     """Refuse distributions that are not Pyro's, which cannot be called."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not callable(msg["fn"]):
-            kind = type(msg["fn"])
-            raise TypeError(
-                f'site "{msg["name"]}": got a {kind.__module__}.{kind.__name__}, expected a '
-                "distribution of Pyro's. Wrap a part that returns torch or zuko distributions in "
-                "pyrovae.conditional.from_torch, or use the class of this name in "
-                "pyro.distributions"
-            )
+        check_callable(msg)
 
 
 @contextmanager

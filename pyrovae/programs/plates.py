@@ -46,9 +46,9 @@ def check_callable(msg: Any) -> None:
     if msg["type"] == "sample" and not callable(msg["fn"]):
         cls = type(msg["fn"])
         raise TypeError(
-            f'site "{msg["name"]}": {cls.__module__}.{cls.__qualname__} is not a distribution of '
-            "Pyro. Return a class of pyro.distributions, or wrap it: "
-            "pyrovae.conditional.from_torch(p)"
+            f'site "{msg["name"]}": got a {cls.__module__}.{cls.__qualname__}, expected a '
+            "distribution of Pyro's. Wrap a part that returns torch or zuko distributions by "
+            "pyrovae.conditional.from_torch, or use the class of this name in pyro.distributions"
         )
 
 

@@ -11,7 +11,9 @@ labelled cells that were held out: softmax(logits / T), T by maximum likelihood 
 
 import copy
 import functools
+import json
 import math
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -19,9 +21,9 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyrovae import programs
+from pyrovae import files, programs
 from pyrovae.data import as_sources, batches_in_order, split
-from pyrovae.files import History
+from pyrovae.files import FileError, History, write_atomically
 from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
 from pyrovae.singlecell.cells import rows_in
@@ -36,6 +38,13 @@ __all__ = ["CellLabels"]
 _LEAST_STEPS = 600  # of training from a fitted model
 _HELD_OUT = 0.1  # fraction of the labelled cells on which probabilities are calibrated
 _TEMPERATURES = (-3.0, 3.0)  # log T
+_FORMAT = "pyrovae-labels-1"
+_AGAIN = "Save the classifier again"
+_CONTENT = {
+    "weights": files.kinds.mapping_of(files.kinds.text),
+    "names": files.kinds.list_of(files.kinds.text),
+    "temperature": files.kinds.number,
+}
 
 
 @final
@@ -165,6 +174,59 @@ class CellLabels:
             ]
         return torch.cat(means).cpu().numpy()
 
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write the classifier and its count model to a folder, without the data.
+
+        Raises:
+            RuntimeError: if it was not trained.
+            FileExistsError: if the folder holds a model and `overwrite` is false.
+        """
+        if self.history is None:
+            raise RuntimeError("save: the classifier is not trained yet. Call train() first")
+        folder = Path(folder)
+        self.model.save(folder / "cells", overwrite)
+        files.save(self.graph, folder, history=self.history)
+        content = {
+            "weights": files.inspect(folder)["weights"],
+            "names": self.names,
+            "temperature": self.temperature,
+        }
+        whole = files.sealed(_FORMAT, content)
+        write_atomically(folder / "labels.json", lambda file: file.write_text(json.dumps(whole)))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, adata: Any = None) -> "CellLabels":
+        """Read what `save` wrote.
+
+        Args:
+            folder: where it is.
+            adata: the model's own cells, used where a method is given none.
+
+        Raises:
+            FileNotFoundError: if the folder holds no classifier.
+            FileError: if a file is damaged, or of another classifier.
+        """
+        path = Path(folder) / "labels.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: not there. Expected a folder as CellLabels.save writes"
+            )
+        model = SingleCellVAE.load(Path(folder) / "cells", adata)
+        graph: Any = files.load(folder)
+        saved = files.inspect(folder)
+        content = files.opened(path, (_FORMAT, _FORMAT), _AGAIN)
+        try:
+            files.kinds.check(content, _CONTENT)
+        except ValueError as error:
+            raise FileError(f"{path}: not of this version ({error}). {_AGAIN}") from error
+        if content["weights"] != saved["weights"] or len(content["names"]) != graph.labels:
+            raise FileError(f"{path}: belongs to another classifier than model.json. {_AGAIN}")
+        labels = cls(model, graph.eval(), content["names"])
+        labels.temperature = content["temperature"]
+        labels.history = History.from_dict(saved["history"] or {})
+        return labels
+
     def _cells(self, adata: Any, indices: Any) -> tuple[tuple[Any, ...], Any]:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
@@ -217,7 +279,7 @@ def _graph(model: SingleCellVAE, labels: int, hidden: int, alpha: float) -> Labe
     with programs.evaluation(own):
         shape = own.posterior(x.float().log1p().to(model.device), *(p.to(model.device) for p in c))
     latents = shape.event_shape[0]
-    classifier = nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, labels))
+    classifier = MLP(latents, [hidden], labels)
     upper = MLP(latents + labels, [hidden], 2 * latents)
     lower = MLP(latents + labels, [hidden], 2 * latents)
     return LabelledCountVAE(own, classifier, upper, lower, labels, latents, alpha)
