@@ -99,7 +99,7 @@ def _build(description: Any, path: str, built: dict[str, Any]) -> Any:
 
 def _call(description: Mapping[str, Any], path: str, built: dict[str, Any]) -> Any:
     cls = _known(class_named(description.get("class")), path, description)
-    arguments = {
+    arguments = getattr(cls, "BEFORE", {}) | {
         key: _build(value, f"{path}.{key}", built)
         for key, value in description["arguments"].items()
     }
