@@ -29,7 +29,7 @@ from torch import Tensor
 import pyrovae as pv
 from pyrovae import nets, objectives, posteriors, priors
 from pyrovae.data import datasets
-from pyrovae.training import FusedSVI, adam
+from pyrovae.training import FusedSVI, Optimization, adam
 
 PIXELS, HIDDEN, D, CONTEXT, BATCH = 784, [300, 300], 40, 40, 100
 COMPONENTS, PSEUDO_INPUTS = 100, 500
@@ -143,14 +143,15 @@ def step_times(
     contestants = {}
     for name in dict.fromkeys(["standard, diagonal", *names]):
         graph = SETTINGS[name].make(x)
-        contestants[name] = FusedSVI(graph, SETTINGS[name].objective(1.0), adam, (batch,))
+        objective = SETTINGS[name].objective(1.0)
+        contestants[name] = FusedSVI(graph, objective, Optimization(adam), (batch,))
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(rounds + 1):
         order = list(contestants)
         for name in order[i % len(order) :] + order[: i % len(order)]:
             started = time.perf_counter()
             for _ in range(steps):
-                contestants[name].step(batch)
+                contestants[name].step((batch,))
             if i:  # the first round warms up
                 seconds[name].append((time.perf_counter() - started) / steps)
     base = seconds["standard, diagonal"]

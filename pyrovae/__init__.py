@@ -29,7 +29,7 @@ from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVA
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
-from pyrovae.training import TrainingError, fit
+from pyrovae.training import TrainingError, fit, hooks
 
 __version__ = "0.2.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "fit",
     "generate",
     "graphs",
+    "hooks",
     "inspect",
     "interpolate",
     "kl_per_dimension",

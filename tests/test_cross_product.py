@@ -23,7 +23,7 @@ from pyrovae.objectives import (
     ScoreFunction,
     WakeSleep,
 )
-from pyrovae.training import FusedSVI, adam
+from pyrovae.training import FusedSVI, Optimization, adam
 
 OBJECTIVES = {
     "A": lambda: SGVB_A(samples=2),
@@ -93,11 +93,11 @@ def test_one_finite_step(prior, posterior):
         before = [parameter.clone() for parameter in graph.parameters()]
         batch = (likelihood.data(4), *(torch.randn(4, *shape) for shape in posterior.given[1:]))
         with pyro.validation_enabled(False):
-            step = FusedSVI(graph, objective(), adam, batch)
-            loss, bound = step.step(*batch)
+            step = FusedSVI(graph, objective(), Optimization(adam), batch)
+            result = step.step(batch)
         where = f"{likelihood}, {step.objective}"
-        assert math.isfinite(loss), where
-        assert all(map(math.isfinite, bound.numbers())), where
+        assert math.isfinite(result.loss), where
+        assert all(map(math.isfinite, [result.reconstruction, *result.kl.values()])), where
         assert all(torch.isfinite(parameter).all() for parameter in graph.parameters()), where
         assert any(
             not torch.equal(old, new) for old, new in zip(before, graph.parameters(), strict=True)

@@ -23,7 +23,7 @@ from pyrovae.distributions import (
     kl_divergence,
     step_orders,
 )
-from pyrovae.training import FusedSVI
+from pyrovae.training import FusedSVI, Optimization
 
 FLOWS = pytest.mark.parametrize(
     "settings",
@@ -374,12 +374,11 @@ def test_training_reaches_the_evidence_where_the_family_holds_the_posterior(name
     }[name]().double()
     nn.init.zeros_(graph.posterior.net.weight)
     exact = linear_gaussian.evidence(graph, x).mean()
-    step = FusedSVI(
-        graph, objectives.SGVB_A(samples=4), lambda p: torch.optim.Adam(p, lr=0.03), (x,)
-    )
+    how = Optimization(lambda p: torch.optim.Adam(p, lr=0.03))
+    step = FusedSVI(graph, objectives.SGVB_A(samples=4), how, (x,))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(step.optimizer, 800)
     for _ in range(800):
-        step.step(x)
+        step.step((x,))
         decay.step()
     with programs.evaluation(graph):
         loss = objectives.SGVB_A(samples=300).loss(graph.model, graph.guide, x)

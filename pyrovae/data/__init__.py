@@ -19,6 +19,12 @@ from pyrovae.data.batches import (
 )
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
+from pyrovae.data.minibatches import (
+    ArrayMinibatches,
+    Minibatch,
+    Minibatches,
+    as_minibatches,
+)
 from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
 from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
@@ -27,10 +33,13 @@ from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, su
 __all__ = [
     "COUNTS",
     "Array",
+    "ArrayMinibatches",
     "ArrayRows",
     "Data",
     "Dataset",
     "Kind",
+    "Minibatch",
+    "Minibatches",
     "Off",
     "Rows",
     "Scan",
@@ -43,6 +52,7 @@ __all__ = [
     "TensorRows",
     "Transform",
     "TransformedRows",
+    "as_minibatches",
     "as_source",
     "as_sources",
     "batches",

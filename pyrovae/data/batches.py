@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyrovae.data.dense import TensorRows, array_rows
 from pyrovae.data.source import Source, slices
@@ -36,6 +37,7 @@ Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
+_INDICES = (torch.int32, torch.int64)  # the types that torch's Embedding takes
 
 
 def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[Source, ...]:
@@ -45,8 +47,8 @@ def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[So
 
     Args:
         data: x with shape (N, *event), or a tuple (x, *c) with N rows each: arrays, memory maps and
-            tensors of any real type, sparse matrices, sources. Types are kept, and nothing is
-            copied whole.
+            tensors of any real type, sparse matrices, sources; or a `TensorDataset`. Types
+            are kept, and nothing is copied whole.
         name: what errors call it.
         digest: take the `fingerprint` in the same pass over the values.
 
@@ -55,6 +57,8 @@ def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[So
         ValueError: if it is empty, numbers of rows differ, or a value is NaN or infinite; the
             message names the place.
     """
+    if isinstance(data, TensorDataset):
+        data = data.tensors
     members = list(data) if isinstance(data, list | tuple) else [data]
     if not members:
         raise ValueError(f"{name}: got an empty tuple, expected x or (x, *c)")
@@ -87,6 +91,11 @@ def as_source(x: Array, label: str = "x") -> Source:
     """
     if isinstance(x, Source):
         return x
+    if isinstance(x, Dataset | DataLoader):
+        raise TypeError(
+            f"{label} is a {type(x).__name__}, expected an array: only fit takes data sets and "
+            "loaders. Stack the rows, for example torch.stack([x for x, *_ in dataset])"
+        )
     if not (isinstance(x, Tensor) or is_sparse(x)):
         x = x if isinstance(x, np.ndarray) else np.asarray(x)
     if x.is_complex() if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
@@ -134,8 +143,14 @@ def take(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """Return those rows of each member as dense tensors of one type on one device."""
-    return tuple(member[rows].detach().to(device, dtype) for member in data)
+    """Return those rows of each member as dense tensors on one device.
+
+    x gets the floating-point type, and so does context, but for integers of 32 or 64 bits: labels
+    and positions, with which a network may look rows of a table up.
+    """
+    x, *c = (member[rows].detach() for member in data)
+    kept = (part if part.dtype in _INDICES else part.to(dtype) for part in c)
+    return x.to(device, dtype), *(part.to(device) for part in kept)
 
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:

@@ -104,8 +104,14 @@ class Programs(nn.Module):
 
         The latter are known after `validate`.
         """
-        own = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [*own, *self._stored.values()]
+        return list(self.named_trainable().values())
+
+    def named_trainable(self) -> dict[str, Tensor]:
+        """Return what `trainable` does by name, as the graph or Pyro's store names it."""
+        graph = self.graph
+        named = graph.named_parameters() if isinstance(graph, nn.Module) else ()
+        own = {name: parameter for name, parameter in named if parameter.requires_grad}
+        return {**own, **self._stored}
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, those in Pyro's store too."""

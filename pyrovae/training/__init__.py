@@ -1,7 +1,18 @@
 """Training of a graph: the loop, one optimizer step, and the diagnosis of a diverging fit."""
 
+from pyrovae.training import hooks
 from pyrovae.training.divergence import TrainingError
 from pyrovae.training.fitting import fit
-from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam, check_programs
+from pyrovae.training.optimization import MakeOptimizer, adam
+from pyrovae.training.svi import FusedSVI, Optimization, check_programs
 
-__all__ = ["FusedSVI", "MakeOptimizer", "TrainingError", "adam", "check_programs", "fit"]
+__all__ = [
+    "FusedSVI",
+    "MakeOptimizer",
+    "Optimization",
+    "TrainingError",
+    "adam",
+    "check_programs",
+    "fit",
+    "hooks",
+]

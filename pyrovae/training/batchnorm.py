@@ -7,7 +7,7 @@ The running statistics of training lag behind the weights, by a hundred steps at
 0.01: on real counts the held-out ELBO under eval() then jumps by tens of nats between epochs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ _LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def recompute_batchnorm(
-    programs: Programs, batch: Callable[[Tensor], tuple[Tensor, ...]], rows: list[Tensor]
+    programs: Programs, batches: Callable[[], Iterable[tuple[Tensor, ...]]]
 ) -> None:
     """Recompute the statistics of every batch normalization in a graph.
 
@@ -29,22 +29,22 @@ def recompute_batchnorm(
 
     Args:
         programs: of the graph; only a graph that is an `nn.Module` shows its layers.
-        batch: row numbers -> minibatch (x, *c).
-        rows: row numbers of the minibatches to average over.
+        batches: returns the minibatches (x, *c) to average over.
     """
     if not any(isinstance(module, _LAYERS) for module in programs.modules()):
         return
     graph = programs.graph
     with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
-        update_bn([part for part in rows if len(part) > 1], _OnRows(programs, batch))
+        whole = ([batch] for batch in batches() if len(batch[0]) > 1)  # update_bn takes item 0
+        update_bn(whole, _OnBatch(programs))
 
 
-class _OnRows(nn.Module):
-    """Programs as a module of row numbers: `update_bn` passes one argument."""
+class _OnBatch(nn.Module):
+    """Programs as a module of one argument, a minibatch (x, *c)."""
 
-    def __init__(self, programs: Programs, batch: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    def __init__(self, programs: Programs) -> None:
         super().__init__()
-        self.programs, self.batch = programs, batch
+        self.programs = programs
 
-    def forward(self, rows: Tensor) -> None:
-        self.programs(*self.batch(rows))
+    def forward(self, batch: tuple[Tensor, ...]) -> None:
+        self.programs(*batch)

@@ -25,13 +25,15 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
-def diagnose(svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor, data: str = "data") -> str:
+def diagnose(
+    svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor | None, data: str = "data"
+) -> str:
     """Return in words the first parameter or site that is not finite, and in which rows.
 
     Args:
         svi: whose programs are run on the batch; the caller restores the random stream of the step.
         batch: the minibatch.
-        rows: its row numbers in the data.
+        rows: its row numbers in the data, None if they are not known.
         data: what to call the data.
     """
     name = svi.programs.broken_parameter()
@@ -41,8 +43,8 @@ def diagnose(svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor, data: str =
     if found is None:
         return "every site's density is finite, but a closed-form KL is not"
     site, bad = found
-    in_data = rows[bad][:_LISTED].tolist()
-    return (
-        f"{site} has no finite density in {len(bad)} rows of the batch: {bad[:_LISTED].tolist()}, "
-        f"which are rows {in_data} of the {data}"
-    )
+    listed = bad[:_LISTED].tolist()
+    words = f"{site} has no finite density in {len(bad)} rows of the batch: {listed}"
+    if rows is None:
+        return words
+    return f"{words}, which are rows {rows[bad][:_LISTED].tolist()} of the {data}"

@@ -8,56 +8,64 @@ with validation, early stopping, the best weights, and exact resume.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyrovae import programs
 from pyrovae.data import (
-    Data,
-    Source,
+    ArrayMinibatches,
+    Minibatches,
     Transform,
     TransformedRows,
-    as_sources,
-    device_and_dtype,
-    fingerprint,
-    take,
+    as_minibatches,
 )
 from pyrovae.files import History
 from pyrovae.files import checkpoint as checkpoints
 from pyrovae.objectives import Objective, as_objective
+from pyrovae.training.clipping import ClipNorm
+from pyrovae.training.events import Hook
+from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
+from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler, adam
 from pyrovae.training.state import Arguments, restore
-from pyrovae.training.svi import FusedSVI, MakeOptimizer, adam
+from pyrovae.training.svi import FusedSVI, Optimization
+from pyrovae.training.validation import warn_of_idle_patience
 
 __all__ = ["fit"]
-
-Sources = tuple[Source, ...]
 
 
 def fit(
     graph: Any,
-    data: Data,
+    data: Any,
     *,
-    validation: Data | None = None,
+    validation: Any = None,
     objective: Any = None,
     optimizer: MakeOptimizer = adam,
-    scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+    learning_rate: LearningRate = None,
+    freeze: Collection[str] = (),
+    scheduler: MakeScheduler | None = None,
+    scheduler_interval: Literal["epoch", "step"] | None = None,
     epochs: int = 50,
+    steps_per_epoch: int | None = None,
     batch_size: int = 128,
+    drop_last: bool = False,
+    accumulate: int = 1,
     transform: Transform | None = None,
-    clip_norm: float | None = None,
+    batch_transform: Callable[..., Any] | None = None,
+    clip_norm: ClipNorm = None,
+    precision: Literal["bf16"] | None = None,
+    ema: float | None = None,
     patience: int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
     callback: Callable[[History], bool | None] | None = None,
+    hooks: Hook | Sequence[Hook] = (),
     progress: bool = True,
 ) -> History:
     """Train `graph` in place and return the history.
@@ -69,27 +77,52 @@ def fit(
 
     Args:
         graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
-        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each.
-        validation: held-out data of the same form; the ELBO on it is computed after each epoch.
+        data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each: NumPy arrays
+            and memory maps, tensors, sparse matrices. Or a torch `Dataset` of items x or (x, *c); a
+            `DataLoader`; or any iterable of such minibatches. x is converted to the graph's
+            floating-point type, and so is context, but for integers of 32 or 64 bits, with which
+            networks may look rows of a table up. The values of arrays are checked before training,
+            those of other data when they come.
+        validation: held-out data, in any of these forms; the ELBO on it is computed after each
+            epoch.
         objective: an estimator, by default `objectives.SGVB_B()` (KL in closed form), or one of
             Pyro's ELBOs.
         optimizer: parameters -> torch optimizer; Adam with a learning rate of 1e-3 by default.
             `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
-        scheduler: torch optimizer -> learning-rate scheduler, stepped once per epoch (a
-            `ReduceLROnPlateau` on the validation loss).
+        learning_rate: instead of the optimizer's own, for all parameters, or by part:
+            `{"likelihood": 1e-4}`. A part is named by the beginning of its parameters' names.
+        freeze: parts that are held constant: `["posterior"]`. Their batch normalizations still
+            follow the data.
+        scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
+            validation loss).
+        scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".
+            None is "step" for `OneCycleLR` and `CyclicLR`, whose schedules are over steps, and
+            "epoch" for all others.
         epochs: planned passes over the data, over which schedules run.
-        batch_size: rows per step.
+        steps_per_epoch: minibatches that count as an epoch of an iterable; its length if None.
+        batch_size: rows of a minibatch; a `DataLoader` or iterable has its own.
+        drop_last: leave out the last minibatch of an epoch if it has fewer rows.
+        accumulate: minibatches per optimizer step; the gradient is the mean over all their rows.
         transform: applied to x of each training minibatch, with new random numbers each time, such
             as `pyrovae.batches.binarize`.
-        clip_norm: bound on the norm of the gradient of the mean loss.
-        patience: stop after this many epochs without a better validation ELBO; None trains all.
+        batch_transform: the same for x and context together: (x, *c) -> x or (x, *c).
+        clip_norm: bound on the norm of the gradient of the mean loss; "auto" is four times the
+            geometric mean of the norms of about the last hundred steps.
+        precision: "bf16" multiplies in linear, convolutional and recurrent layers in bfloat16 while
+            training; densities, validation and weights keep their type.
+        ema: decay of an exponential moving average of the weights, such as 0.999; validation is of
+            the average, and the graph is left with it.
+        patience: stop after this many epochs with beta at its target and without a better
+            validation ELBO; None trains all.
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
         resume: file written by `checkpoint=`; on the CPU the fit then continues bit for bit as if
-            it had never stopped.
+            it had never stopped (with a `DataLoader` too, if it has no generator of its own).
         callback: called with the history after each epoch; a true value ends the fit.
-        progress: show a progress bar with the bound and its terms (on a terminal).
+        hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
+            and CSV files, or your own.
+        progress: show a progress bar with the bound and its terms (on a terminal or in a notebook).
 
     Raises:
         ValueError: if an argument, the data or the programs do not fit; nothing has been trained.
@@ -105,28 +138,50 @@ def fit(
         >>> pv.fit(vae, x, epochs=2, seed=0).stopped
         'all epochs ran'
     """
-    _check_arguments(epochs, batch_size, patience, clip_norm, validation)
-    training = as_sources(data, digest=True)
-    held_out = None if validation is None else as_sources(validation, "validation")
-    _check_data(graph, training, held_out, transform)
-    state = checkpoints.read(Path(resume)) if resume is not None else None
-    if state:
-        seed = state["history"]["seed"]
-    elif seed is None:
-        seed = int(torch.randint(2**53, ()))
+    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
+    _check_counts(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
+    _check_counts(patience=1 if patience is None else patience)
+    _check_choices(patience, validation, scheduler_interval, precision, ema)
+    check = getattr(graph, "check", _no_check)
+    arguments = Arguments(
+        epochs,
+        batch_size,
+        check,
+        transform,
+        batch_transform,
+        patience,
+        accumulate,
+        scheduler_interval,
+        checkpoint,
+        callback,
+    )
+    training = as_minibatches(
+        data,
+        graph,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        steps=steps_per_epoch,
+        digest=True,
+    )
+    held_out = None
+    if validation is not None:
+        held_out = as_minibatches(validation, graph, batch_size=batch_size, name="validation")
     estimator = as_objective(objective)
-    _check_data_size(estimator, len(training[0]))
-    name, digest = estimator.bound_name, fingerprint(training)
-    history = History(bound_name=name, seed=seed, data=digest)
+    _check_data_size(estimator, training.rows)
+    state = checkpoints.read(Path(resume)) if resume is not None else None
+    seed = _seed(seed, state)
+    history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
+    listeners = [hooks] if isinstance(hooks, Hook) else list(hooks)
     with programs.random_stream(seed, programs.cuda_devices(graph)):
-        x, *c = take(training, slice(0, batch_size), *device_and_dtype(graph, training))
-        example = (x if transform is None else transform(x), *c)
-        svi = FusedSVI(graph, estimator, optimizer, example, clip_norm)
-        arguments = Arguments(
-            epochs, batch_size, transform, patience, checkpoint, callback, progress
-        )
+        example = arguments.transformed(*training.first())
+        _check_data(graph, training, held_out, arguments, example)
+        how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
+        svi = FusedSVI(graph, estimator, how, example, measure=bool(listeners))
+        if progress:
+            listeners = [*listeners, ProgressBar()]
         schedule = scheduler(svi.optimizer) if scheduler else None
-        loop = Loop(arguments, svi, training, held_out, history, schedule)
+        loop = Loop(arguments, svi, training, held_out, history, schedule, listeners)
+        warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
         if state:
             restore(loop, state)
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
@@ -134,31 +189,49 @@ def fit(
     return loop.history
 
 
-def _check_arguments(
-    epochs: int,
-    batch_size: int,
+def _no_check(*batch: object) -> None:
+    """Accept any data: what a graph without `check` does."""
+
+
+def _seed(seed: int | None, state: dict[str, Any] | None) -> int:
+    if state:
+        return state["history"]["seed"]
+    return int(torch.randint(2**53, ())) if seed is None else seed
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"fit: {name} is {count!r}, expected a whole number of at least 1")
+
+
+def _check_choices(
     patience: int | None,
-    clip_norm: float | None,
-    validation: Data | None,
+    validation: Any,
+    interval: str | None,
+    precision: str | None,
+    ema: float | None,
 ) -> None:
-    if epochs < 1 or batch_size < 1:
+    if patience is not None and validation is None:
         raise ValueError(
-            f"fit: epochs is {epochs} and batch_size {batch_size}, expected at least 1 of each"
+            f"fit: patience is {patience}, but there are no validation data to judge by: pass "
+            "validation="
         )
-    if patience is not None and (patience < 1 or validation is None):
+    if interval not in (None, "epoch", "step"):
         raise ValueError(
-            f"fit: patience is {patience}, expected at least 1, and validation data to judge by: "
-            "pass validation="
+            f'fit: scheduler_interval is {interval!r}, expected "epoch", "step" or None'
         )
-    if clip_norm is not None and not clip_norm > 0:
+    if precision not in (None, "bf16"):
         raise ValueError(
-            f"fit: clip_norm is {clip_norm}, expected a positive bound on the gradient's norm"
+            f'fit: precision is {precision!r}, expected "bf16", or None for that of the weights'
         )
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"fit: ema is {ema!r}, expected a decay in (0, 1) such as 0.999")
 
 
-def _check_data_size(objective: Objective, rows: int) -> None:
+def _check_data_size(objective: Objective, rows: int | None) -> None:
     size = objective.data_size
-    if size not in (None, rows):
+    if rows is not None and size not in (None, rows):
         raise ValueError(
             f"fit: the objective's data_size is {size}, but there are {rows} training rows: "
             f"give data_size={rows}"
@@ -166,22 +239,36 @@ def _check_data_size(objective: Objective, rows: int) -> None:
 
 
 def _check_data(
-    graph: object, training: Sources, held_out: Sources | None, transform: Transform | None
+    graph: Any,
+    training: Minibatches,
+    held_out: Minibatches | None,
+    arguments: Arguments,
+    example: tuple[torch.Tensor, ...],
 ) -> None:
-    if held_out is not None and [t.shape[1:] for t in held_out] != [t.shape[1:] for t in training]:
-        shapes = [tuple(t.shape[1:]) for t in training], [tuple(t.shape[1:]) for t in held_out]
+    """Check arrays whole, and of other data the first minibatch."""
+    devices = programs.cuda_devices(graph)
+    if held_out is not None:
+        with programs.random_stream(0, devices):
+            _check_shapes(training.first(), held_out.first())
+    with programs.random_stream(0, devices):
+        if isinstance(training, ArrayMinibatches) and arguments.batch_transform is None:
+            x, *c = training.checked
+            if arguments.transform is not None:  # block by block: never the whole data at once
+                x = TransformedRows(x, arguments.transform, *training.placement)
+            arguments.check(x, *c)
+        else:
+            arguments.check(*example)
+    if isinstance(held_out, ArrayMinibatches):
+        arguments.check(*held_out.checked)
+
+
+def _check_shapes(training: tuple[torch.Tensor, ...], held_out: tuple[torch.Tensor, ...]) -> None:
+    shapes = [[tuple(part.shape[1:]) for part in batch] for batch in (training, held_out)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
             f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass "
             "both in the same form"
         )
-    check = getattr(graph, "check", lambda *batch: None)
-    with programs.random_stream(0, programs.cuda_devices(graph)):
-        x, *c = training
-        if transform is not None:  # block by block: never the whole data at once
-            x = TransformedRows(x, transform, *device_and_dtype(graph, training))
-        check(x, *c)
-    if held_out is not None:
-        check(*held_out)
 
 
 @contextmanager

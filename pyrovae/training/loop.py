@@ -3,26 +3,27 @@
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 
-import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from tqdm import tqdm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae import programs
-from pyrovae.data import Source, device_and_dtype, shuffled_batches, take
-from pyrovae.files import History, checkpoint, in_words
+from pyrovae.data import Minibatch, Minibatches
+from pyrovae.files import History, checkpoint
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import TrainingError, diagnose
+from pyrovae.training.events import Epoch, Hook, Start, Step
+from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.state import Arguments, Totals, save
-from pyrovae.training.svi import FusedSVI
+from pyrovae.training.svi import FusedSVI, Result
+from pyrovae.training.validation import judged_since, validate
 
 __all__ = ["Loop"]
 
-Tensors = tuple[Tensor, ...]
-Sources = tuple[Source, ...]
-_VALIDATED_AT_ONCE = 1024  # rows in one pass over validation data
 _BATCHES_FOR_BATCHNORM = 64  # minibatches over which its statistics are recomputed
 
 
@@ -31,18 +32,19 @@ class Loop:
     """One fit in progress: its data, and the state that a checkpoint keeps.
 
     Attributes:
-        position: minibatches done in the current epoch.
-        totals: over those minibatches.
+        position: optimizer steps done in the current epoch.
+        totals: over those steps.
         good: the weights at the last point where all was finite.
         best: the weights of the best epoch by validation; empty before there is one.
     """
 
     arguments: Arguments
     svi: FusedSVI
-    training: Sources
-    held_out: Sources | None
+    training: Minibatches
+    held_out: Minibatches | None
     history: History
-    scheduler: LRScheduler | ReduceLROnPlateau | None
+    scheduler: Scheduler | None
+    hooks: list[Hook] = field(default_factory=list)
     position: int = 0
     totals: Totals = field(default_factory=Totals)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -50,100 +52,140 @@ class Loop:
     def __post_init__(self) -> None:
         """Derive the remaining state from the arguments."""
         self.graph, self.objective = self.svi.graph, self.svi.objective
-        self.programs = self.svi.programs
+        self.programs, self.average = self.svi.programs, self.svi.average
         self.validation_objective = self.objective.validation_objective()
-        self.device_and_dtype = device_and_dtype(self.graph, self.training)
         self.devices = programs.cuda_devices(self.graph)
-        if self.devices:  # move the data once, not once per minibatch
-            device = self.device_and_dtype[0]
-            self.training = tuple(source.to(device) for source in self.training)
-        self.steps_per_epoch = len(self.batches(0))
+        self.by_step = scheduled_by_step(self.scheduler, self.arguments.scheduler_interval)
+        self.steps_per_epoch = math.ceil(len(self.training) / self.arguments.accumulate)
         self.good = self.programs.state()
 
     # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
-        """Train until all epochs ran, patience or the callback ends it, or Ctrl-C is pressed."""
-        with programs.modes_restored(self.programs), self._progress_bar() as bar:
-            done = len(self.history.loss) >= self.arguments.epochs
-            self.history.stopped = "all epochs ran" if done else ""
-            while not self.history.stopped:
-                self.epoch(interrupted, bar)
+        """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
+        done = len(self.history.loss) >= self.arguments.epochs
+        self.history.stopped = "all epochs ran" if done else ""
+        planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
+        started = Start(self.graph, planned, self.steps_done(), name)
+        with programs.modes_restored(self.programs), self.svi.frozen():
+            try:
+                for hook in self.hooks:
+                    hook.on_start(started)
+                while not self.history.stopped:
+                    self.epoch(interrupted)
+            finally:
+                for hook in self.hooks:
+                    hook.on_end()
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the graph the weights that the fit returns."""
         if self.best:
             self.programs.put(self.best)
-        elif self.held_out is None or self.position:
+        elif self.held_out is None or self.position or self.average:
+            if self.average is not None:
+                self.average.put()
             self.recompute_batchnorm()
-
-    def _progress_bar(self) -> tqdm:
-        total = self.arguments.epochs * self.steps_per_epoch
-        hidden = None if self.arguments.progress else True  # None: shown on a terminal only
-        return tqdm(total=total, initial=self.steps_done(), unit="step", disable=hidden)
+        self.svi.forget_rounded_weights()
 
     def steps_done(self) -> int:
-        """Return the number of steps since the fit began."""
+        """Return the number of optimizer steps since the fit began."""
         return len(self.history.loss) * self.steps_per_epoch + self.position
 
-    def epoch(self, interrupted: threading.Event, bar: tqdm) -> None:
-        """Run the remaining minibatches of one epoch."""
+    def epoch(self, interrupted: threading.Event) -> None:
+        """Run the remaining steps of one epoch."""
         started = time.perf_counter()
         self.programs.train()
-        for rows in self.batches(len(self.history.loss))[self.position :]:
-            self.step(rows)
-            if bar.update():
-                bar.set_postfix_str(self.bound_in_words(), refresh=False)
+        for group in self.groups():
+            self.step(group)
             if interrupted.is_set():
                 self.history.stopped = "interrupted"
+            if self.history.stopped:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)
                 return
-        self.close_epoch(started)
+        if self.position:
+            self.close_epoch(started)
+        else:
+            self.history.stopped = "the data ended"
 
-    def batches(self, epoch: int) -> list[Tensor]:
-        """Return the minibatches of an epoch, a function of seed and epoch.
+    def groups(self) -> Iterator[list[Minibatch]]:
+        """Yield the minibatches of each remaining step of the epoch.
 
-        A resumed fit therefore sees the same ones.
+        The order is a function of seed and epoch, so that a resumed fit sees the same ones.
         """
-        generator = torch.Generator().manual_seed((self.history.seed or 0) + epoch)
-        return shuffled_batches(len(self.training[0]), self.arguments.batch_size, generator)
+        seed, size = (self.history.seed or 0) + len(self.history.loss), self.arguments.accumulate
+        minibatches = self.training.epoch(seed, self.position * size)
+        while group := list(islice(minibatches, size)):
+            yield group
 
-    def batch(self, rows: Tensor) -> Tensors:
-        """Return these rows of the data as the programs get them in training."""
-        x, *c = take(self.training, rows, *self.device_and_dtype)
-        transform = self.arguments.transform
-        return (x if transform is None else transform(x), *c)
+    def transformed(self, minibatch: Minibatch) -> tuple[Tensor, ...]:
+        """Return a minibatch as the programs get it in training."""
+        return self.arguments.transformed(*minibatch.batch)
 
     def recompute_batchnorm(self) -> None:
         """Recompute the statistics of batch normalization at the current weights."""
-        rows = self.batches(0)[:_BATCHES_FOR_BATCHNORM]
-        recompute_batchnorm(self.programs, self.batch, rows)
 
-    def step(self, rows: Tensor) -> None:
-        """Take one step on these rows of the data."""
-        batch = self.batch(rows)
+        def batches() -> Iterator[tuple[Tensor, ...]]:
+            seed = self.history.seed or 0
+            first = islice(self.training.epoch(seed), _BATCHES_FOR_BATCHNORM)
+            return map(self.transformed, first)
+
+        recompute_batchnorm(self.programs, batches)
+
+    def step(self, group: list[Minibatch]) -> None:
+        """Take one optimizer step."""
+        batches = [self.transformed(minibatch) for minibatch in group]
+        if not self.training.scanned:
+            for batch in batches:
+                self.arguments.check(*batch)
         self.set_beta(self.steps_done())
         before = checkpoint.random_state(self.devices)
         self.position += 1
-        loss, bound = self.svi.step(*batch)
-        if not math.isfinite(loss):
+        result = self.svi.step(*batches)
+        if not math.isfinite(result.loss):
             checkpoint.set_random_state(before, self.devices)
-            self.fail(f"the loss is {loss}: {diagnose(self.svi, batch, rows)}")
-        reconstruction, kl = bound.numbers()
-        self.totals.loss += loss * len(rows)
-        self.totals.reconstruction += reconstruction
-        self.totals.kl += kl
+            self.fail(f"the loss is {result.loss}: {self.where(batches, group)}")
+        if math.isinf(result.gradient_norm):
+            self.fail("the norm of the gradient is infinite")
+        rows = sum(len(batch[0]) for batch in batches)
+        self.totals.add(result.loss * rows, result.reconstruction, sum(result.kl.values()), rows)
+        if self.by_step and self.scheduler is not None:
+            self.scheduler.step()
+        if self.hooks:
+            self.call_hooks(result, rows)
+
+    def where(self, batches: list[tuple[Tensor, ...]], group: list[Minibatch]) -> str:
+        """Return what is not finite in the first minibatch where something is."""
+        words = ""
+        for batch, minibatch in zip(batches, group, strict=True):
+            words = diagnose(self.svi, batch, minibatch.rows)
+        return words
 
     def set_beta(self, step: int) -> float:
         """Set and return the KL's weight for a step, counted from 0 over the whole fit."""
         last = self.arguments.epochs * self.steps_per_epoch - 1
         return self.objective.at(min(1.0, step / last) if last else 1.0)
 
-    def bound_in_words(self) -> str:
-        """Return the bound and its terms so far in this epoch."""
-        rows = max(1, min(self.position * self.arguments.batch_size, len(self.training[0])))
-        mean = self.totals.reconstruction / rows, self.totals.kl / rows
-        words = in_words(self.history.bound_name, *mean)
-        if not self.history.validation_elbo:
-            return words
-        return f"{words}, validation {self.history.validation_elbo[-1]:.2f}"
+    def call_hooks(self, result: Result, rows: int) -> None:
+        """Call the hooks after a step; the first that returns true ends the fit."""
+        kl = {site: value / rows for site, value in result.kl.items()}
+        reconstruction = result.reconstruction / rows
+        step = Step(
+            graph=self.graph,
+            step=self.steps_done(),
+            epoch=len(self.history.loss) + 1,
+            rows=rows,
+            loss=result.loss,
+            elbo=reconstruction - sum(kl.values()),
+            reconstruction=reconstruction,
+            kl=kl,
+            beta=self.objective.current_beta,
+            learning_rates=[float(group["lr"]) for group in self.svi.optimizer.param_groups],
+            gradient_norm=result.gradient_norm,
+        )
+        for hook in self.hooks:
+            if hook.on_step(step):
+                self.history.stopped = f"the hook {type(hook).__name__} ended it"
 
     # ------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:
@@ -153,67 +195,51 @@ class Loop:
         name = self.programs.broken_parameter()
         if name:  # a gradient overflowed in the last step, and no loss has shown it yet
             self.fail(f"parameter {name} is not finite after it")
-        held_out = self.validate()
-        n, totals = len(self.training[0]), self.totals
+        held_out, validated = self.validated()
         self.history.append(
-            loss=totals.loss / n,
-            elbo=(totals.reconstruction - totals.kl) / n,
-            reconstruction=totals.reconstruction / n,
-            kl=totals.kl / n,
+            **self.totals.means(),
             beta=beta,
             learning_rate=learning_rate,
-            seconds=totals.seconds + time.perf_counter() - started,
+            seconds=self.totals.seconds + time.perf_counter() - started,
             **held_out,
         )
         self.position, self.totals = 0, Totals()
         self.good = self.programs.state()
-        self.keep_best(at_target=beta == self.objective.target)
-        self.step_scheduler()
+        self.keep_best(validated or self.good)
+        if not self.by_step:
+            self.step_scheduler()
         self.decide()
         save(self)
 
-    def validate(self) -> dict[str, float]:
-        """Return the bound on the validation data and its terms, in nats per observation.
+    def validated(self) -> tuple[dict[str, float], dict[str, Tensor] | None]:
+        """Return the terms on the validation data, and the weights they are of if not the present.
 
-        It is evaluated at beta = 1, under eval(), with the same noise each time.
+        These are the moving average's, if there is one.
         """
         if self.held_out is None:
-            return {}
-        self.recompute_batchnorm()
-        reconstruction = kl = 0.0
-        with programs.evaluation(self.graph):
-            for rows in torch.arange(len(self.held_out[0])).split(_VALIDATED_AT_ONCE):
-                terms = self._validation_terms(rows)
-                reconstruction, kl = reconstruction + terms[0], kl + terms[1]
-        n = len(self.held_out[0])
-        return {
-            "validation_elbo": (reconstruction - kl) / n,
-            "validation_reconstruction": reconstruction / n,
-            "validation_kl": kl / n,
-        }
+            return {}, None
+        with self.average.in_place() if self.average is not None else nullcontext():
+            self.recompute_batchnorm()
+            found = validate(self.programs, self.validation_objective, self.held_out, self.lost)
+            weights = self.programs.state() if self.average is not None else None
+        return found, weights
 
-    def _validation_terms(self, rows: Tensor) -> tuple[float, float]:
-        assert self.held_out is not None
-        batch = take(self.held_out, rows, *self.device_and_dtype)
-        before = checkpoint.random_state(self.devices)
-        graph = self.graph
-        terms = self.validation_objective.bound(graph.model, graph.guide, *batch).numbers()
-        if not all(map(math.isfinite, terms)):  # a NaN would stay the best epoch: nothing is above
-            checkpoint.set_random_state(before, self.devices)
-            where = diagnose(self.svi, batch, rows, "validation data")
-            self.fail(f"the validation ELBO is not finite: {where}")
-        return terms
+    def lost(self, minibatch: Minibatch) -> None:
+        """Fail on a minibatch of the validation data whose bound is not finite."""
+        where = diagnose(self.svi, minibatch.batch, minibatch.rows, "validation data")
+        self.fail(f"the validation ELBO is not finite: {where}")
 
-    def keep_best(self, at_target: bool) -> None:
+    def keep_best(self, weights: dict[str, Tensor]) -> None:
         """Keep the weights if validation is the best so far; during warm-up none are kept."""
-        if self.held_out is None or not at_target:
+        history = self.history
+        if self.held_out is None or history.beta[-1] != self.objective.target:
             return
-        best, now = self.history.best_epoch, self.history.validation_elbo[-1]
-        if best is None or now > self.history.validation_elbo[best - 1]:
-            self.history.best_epoch, self.best = len(self.history.loss), self.good
+        best, now = history.best_epoch, history.validation_elbo[-1]
+        if best is None or now > history.validation_elbo[best - 1]:
+            history.best_epoch, self.best = len(history.loss), weights
 
     def step_scheduler(self) -> None:
-        """Step the learning-rate scheduler."""
+        """Step the learning-rate scheduler after an epoch."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             elbo = self.history.validation_elbo or self.history.elbo
             self.scheduler.step(-elbo[-1])
@@ -222,15 +248,21 @@ class Loop:
 
     def decide(self) -> None:
         """Write into the history why the fit ends here, if it does."""
-        epoch, best, patience = len(self.history.loss), self.history.best_epoch, None
-        if best is not None:
-            patience = self.arguments.patience
-        if self.arguments.callback is not None and self.arguments.callback(self.history):
-            self.history.stopped = "the callback ended it"
-        elif epoch >= self.arguments.epochs:
-            self.history.stopped = "all epochs ran"
-        elif patience is not None and best is not None and epoch - best >= patience:
-            self.history.stopped = f"no better validation ELBO for {patience} epochs"
+        history, patience = self.history, self.arguments.patience
+        since = judged_since(history, self.objective.target)
+        ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
+        if self.arguments.callback is not None and self.arguments.callback(history):
+            history.stopped = "the callback ended it"
+        elif ended:
+            history.stopped = f"the hook {type(ended[0]).__name__} ended it"
+        elif len(history.loss) >= self.arguments.epochs:
+            history.stopped = "all epochs ran"
+        elif patience is not None and since >= patience:
+            history.stopped = f"no better validation ELBO for {patience} epochs"
+
+    def epoch_record(self) -> Epoch:
+        """Return what hooks get after an epoch."""
+        return Epoch(self.graph, self.history, self.steps_done())
 
     # --------------------------------------------------------------------------- when it diverges
     def fail(self, what: str) -> None:
@@ -244,6 +276,6 @@ class Loop:
         raise TrainingError(
             f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. The graph holds "
             f"the weights {f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller "
-            "learning rate, clip_norm=, or a bounded scale in the likelihood or posterior",
+            'learning rate, clip_norm="auto", or a bounded scale in the likelihood or posterior',
             self.history,
         )

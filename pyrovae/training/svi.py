@@ -8,25 +8,56 @@ one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from pyrovae.objectives import Bound, Objective
 from pyrovae.programs import Programs, parameters_held
+from pyrovae.training.averaging import WeightAverage
+from pyrovae.training.clipping import ClipNorm, Clipping
+from pyrovae.training.optimization import (
+    LearningRate,
+    MakeOptimizer,
+    frozen,
+    make_optimizer,
+    named_by,
+)
+from pyrovae.training.precision import BFloat16Products
 
-__all__ = ["FusedSVI", "MakeOptimizer", "adam", "check_programs"]
+__all__ = ["FusedSVI", "Optimization", "Result", "check_programs"]
 
-MakeOptimizer = Callable[[Any], Optimizer]  # parameters -> torch optimizer
+Tensors = tuple[Tensor, ...]
 
 
-def adam(parameters: Iterable[Tensor]) -> Optimizer:
-    """Return Adam with a learning rate of 1e-3 (Kingma & Ba 2015), fused into one kernel."""
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+class Optimization(NamedTuple):
+    """How the parameters are moved; the arguments of `pyrovae.fit` of the same names."""
+
+    optimizer: MakeOptimizer
+    learning_rate: LearningRate = None
+    freeze: Collection[str] = ()
+    clip_norm: ClipNorm = None
+    precision: str | None = None
+    ema: float | None = None
+
+
+class Result(NamedTuple):
+    """What one optimizer step found, before it moved the weights.
+
+    Attributes:
+        loss: mean loss per observation.
+        reconstruction: summed over the rows, in nats.
+        kl: by latent site, summed over the rows, in nats.
+        gradient_norm: before clipping; NaN where it was not measured.
+    """
+
+    loss: float
+    reconstruction: float
+    kl: dict[str, float]
+    gradient_norm: float
 
 
 class FusedSVI:
@@ -35,44 +66,98 @@ class FusedSVI:
     Args:
         graph: an object with `model` and `guide`, an `nn.Module` or not.
         objective: the bound and its estimator.
-        make_optimizer: parameters -> torch optimizer; a class such as `torch.optim.Adagrad`, or
-            `functools.partial(torch.optim.SGD, lr=0.1)`.
+        optimization: the optimizer, and what goes with it.
         batch: one minibatch, on which the programs are checked and their parameters found.
-        clip_norm: bound on the norm of the whole gradient; None for none.
+        measure: measure the gradient's norm at every step, clipped or not.
+
+    Attributes:
+        parameters: the tensors that are trained.
+        average: their moving average, if there is one.
 
     Raises:
         ValueError: if there is nothing to train, or the programs do not fit each other.
-        TypeError: if `graph` lacks a program, or `make_optimizer` does not return an optimizer.
+        TypeError: if `graph` lacks a program, or there is no torch optimizer.
     """
 
     def __init__(
         self,
         graph: Any,
         objective: Objective,
-        make_optimizer: MakeOptimizer,
-        batch: tuple[Tensor, ...],
-        clip_norm: float | None = None,
+        optimization: Optimization,
+        batch: Tensors,
+        measure: bool = False,
     ) -> None:
-        self.graph, self.objective, self.clip_norm = graph, objective, clip_norm
+        self.graph, self.objective = graph, objective
         self.programs = check_programs(graph, objective, *batch)
-        self.parameters = objective.parameters = self.programs.trainable()
-        self.optimizer = _made(make_optimizer, self.parameters)
+        named = self.programs.named_trainable()
+        held = {name for part in optimization.freeze for name in named_by(part, named, "freeze")}
+        moved = {name: value for name, value in named.items() if name not in held}
+        if not moved:
+            raise ValueError(f"fit: freeze={optimization.freeze} leaves no parameter to train")
+        self._named, self._frozen = named, held
+        self.parameters = objective.parameters = list(moved.values())
+        self.optimizer = make_optimizer(optimization.optimizer, moved, optimization.learning_rate)
+        self.clipping = Clipping(optimization.clip_norm)
+        self._measure = measure or optimization.clip_norm is not None
+        ema = optimization.ema
+        self.average = None if ema is None else WeightAverage(self.parameters, ema)
+        low = optimization.precision == "bf16"
+        self._products: AbstractContextManager = BFloat16Products(graph) if low else nullcontext()
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
 
-    def step(self, *batch: Tensor) -> tuple[float, Bound]:
-        """Take one step on a minibatch; return the mean loss per observation, and the bound.
+    def frozen(self) -> AbstractContextManager:
+        """Return the context in which the parameters that are held constant get no gradient."""
+        return frozen(self._named, self._frozen)
 
-        A loss that is not finite is returned before any weight changes.
+    def step(self, *batches: Tensors) -> Result:
+        """Take one step on one or more minibatches; the gradient is the mean over all their rows.
+
+        A loss or a measured gradient that is not finite is returned before any weight changes.
         """
-        with self._held:
-            loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *batch)
-        if math.isfinite(loss):
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-            self.optimizer.step()
+        with self._held, self._products:
+            result = self._accumulated(batches) if len(batches) > 1 else self._one(batches[0])
+        norm = math.nan
+        if math.isfinite(result.loss):
+            norm = self.clipping.clip(self.parameters) if self._measure else norm
+            if math.isfinite(norm) or not self._measure:
+                self._move()
         for parameter in self.parameters:
             parameter.grad = None
-        return loss, bound
+        return result._replace(gradient_norm=norm)
+
+    def _move(self) -> None:
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.forget_rounded_weights()
+
+    @staticmethod
+    def forget_rounded_weights() -> None:
+        """Clear what a caller's `torch.autocast` keeps: it would use the weights of before."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            torch.clear_autocast_cache()
+
+    def _one(self, batch: Tensors) -> Result:
+        loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *batch)
+        return Result(loss, bound.reconstruction.item(), _numbers(bound), math.nan)
+
+    def _accumulated(self, batches: Sequence[Tensors]) -> Result:
+        """Leave the gradients of the mean over all rows; they need one more copy of the weights."""
+        rows = sum(len(batch[0]) for batch in batches)
+        sums: list[Tensor | None] = [None] * len(self.parameters)
+        total = Result(0.0, 0.0, {}, math.nan)
+        for batch in batches:
+            fraction = len(batch[0]) / rows
+            result = self._one(batch)
+            for i, parameter in enumerate(self.parameters):
+                sums[i] = _plus(sums[i], parameter.grad, fraction)
+                parameter.grad = None
+            kl = {site: total.kl.get(site, 0.0) + value for site, value in result.kl.items()}
+            reconstruction = total.reconstruction + result.reconstruction
+            total = Result(total.loss + fraction * result.loss, reconstruction, kl, math.nan)
+        for parameter, gradient in zip(self.parameters, sums, strict=True):
+            parameter.grad = gradient
+        return total
 
 
 def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs:
@@ -96,11 +181,12 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
     return programs
 
 
-def _made(make_optimizer: Any, parameters: list[Tensor]) -> Optimizer:
-    optimizer = make_optimizer(parameters) if callable(make_optimizer) else make_optimizer
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer: got {make_optimizer!r}, expected a callable from parameters to a torch "
-            "optimizer, e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
-        )
-    return optimizer
+def _numbers(bound: Bound) -> dict[str, float]:
+    return {site: kl.item() for site, kl in bound.kl.items()}
+
+
+def _plus(total: Tensor | None, gradient: Tensor | None, fraction: float) -> Tensor | None:
+    """Return total + fraction * gradient, where None is nothing."""
+    if gradient is None:
+        return total
+    return gradient * fraction if total is None else total.add_(gradient, alpha=fraction)

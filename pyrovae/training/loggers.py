@@ -1,0 +1,187 @@
+"""Loggers: hooks that write a fit to the terminal, to a CSV file, or for TensorBoard."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm as terminal_tqdm
+from tqdm.auto import tqdm
+
+from pyrovae.files import in_words
+from pyrovae.training.events import Epoch, Hook, Start, Step
+
+__all__ = ["CSV", "ProgressBar", "TensorBoard"]
+
+_COLUMNS = (
+    "step",
+    "epoch",
+    "rows",
+    "loss",
+    "elbo",
+    "reconstruction",
+    "kl",
+    "beta",
+    "learning_rate",
+    "gradient_norm",
+)
+_VALIDATED = ("validation_elbo", "validation_reconstruction", "validation_kl")
+
+
+class ProgressBar(Hook):
+    """A progress bar with the bound and its terms so far in the epoch, on a terminal or notebook.
+
+    `pyrovae.fit` adds one unless it gets `progress=False`.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._name, self._validated = "ELBO", ""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._epoch, self._rows, self._reconstruction, self._kl = 0, 0, 0.0, 0.0
+
+    def on_start(self, start: Start) -> None:
+        """Open the bar."""
+        self._name = start.bound_name
+        in_terminal = tqdm is terminal_tqdm or not _in_notebook()
+        hidden = None if in_terminal else False  # None: shown if the output is a terminal
+        self._bar = tqdm(total=start.steps, initial=start.done, unit="step", disable=hidden)
+
+    def on_step(self, step: Step) -> None:
+        """Advance the bar."""
+        if step.epoch != self._epoch:
+            self._restart()
+            self._epoch = step.epoch
+        self._rows += step.rows
+        self._reconstruction += step.reconstruction * step.rows
+        self._kl += sum(step.kl.values()) * step.rows
+        if self._bar.update():
+            means = self._reconstruction / self._rows, self._kl / self._rows
+            self._bar.set_postfix_str(in_words(self._name, *means) + self._validated, refresh=False)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Take note of the validation."""
+        if epoch.history.validation_elbo:
+            self._validated = f", validation {epoch.history.validation_elbo[-1]:.2f}"
+
+    def on_end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class CSV(Hook):
+    """A CSV file with one line per optimizer step: the columns of `Step`, kl as the sum over sites.
+
+    A fit that is resumed continues the file: lines of steps that are taken again are replaced.
+
+    Args:
+        path: the file; its folder is made.
+
+    Example:
+        >>> import tempfile
+        >>> import pyrovae as pv
+        >>> file = Path(tempfile.mkdtemp()) / "steps.csv"
+        >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
+        >>> _ = pv.fit(vae, torch.ones(4, 6), epochs=2, hooks=[pv.hooks.CSV(file)], seed=0)
+        >>> len(file.read_text().splitlines())
+        3
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Open the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _steps_before(self.path, start.done) if start.done else []
+        self._file = self.path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([_COLUMNS, *kept])
+
+    def on_step(self, step: Step) -> None:
+        """Write a line."""
+        values = {"kl": sum(step.kl.values()), "learning_rate": step.learning_rates[0]}
+        self._writer.writerow(values.get(name, getattr(step, name, None)) for name in _COLUMNS)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Bring the lines to the disk."""
+        self._file.flush()
+
+    def on_end(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class TensorBoard(Hook):
+    """Scalars for TensorBoard: terms of each step under `train/`, of each epoch `validation/`.
+
+    Needs the extra `tensorboard`.
+
+    Args:
+        folder: where the event files are written.
+        every: steps between two entries.
+
+    Raises:
+        ImportError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 1) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "hooks.TensorBoard needs the package tensorboard: "
+                "pip install 'pyrovae[tensorboard]'"
+            ) from error
+        self.folder, self.every = Path(folder), every
+        self._make_writer = SummaryWriter
+        self._writer: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Open the event file; steps that are taken again are purged."""
+        purged = start.done + 1 if start.done else None
+        self._writer = self._make_writer(str(self.folder), purge_step=purged)
+
+    def on_step(self, step: Step) -> None:
+        """Write the terms of a step."""
+        if step.step % self.every:
+            return
+        terms = {name: getattr(step, name) for name in ("loss", "elbo", "reconstruction", "beta")}
+        terms |= {f"kl/{site}": value for site, value in step.kl.items()}
+        terms |= {f"learning_rate/{i}": rate for i, rate in enumerate(step.learning_rates)}
+        terms["gradient_norm"] = step.gradient_norm
+        for name, value in terms.items():
+            self._writer.add_scalar(f"train/{name}", value, step.step)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Write the terms on the validation data."""
+        for name in _VALIDATED:
+            values = getattr(epoch.history, name)
+            if values:
+                tag = name.replace("_", "/", 1)
+                self._writer.add_scalar(tag, values[-1], epoch.step)
+        self._writer.flush()
+
+    def on_end(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _in_notebook() -> bool:
+    """Return whether `tqdm.auto` draws with a notebook's widgets."""
+    return "notebook" in tqdm.__module__ or any("notebook" in c.__module__ for c in tqdm.__mro__)
+
+
+def _steps_before(path: Path, done: int) -> list[list[str]]:
+    """Return the lines of a file of an earlier fit up to step `done`."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))[1:]
+    return [line for line in lines if line and line[0].isdigit() and int(line[0]) <= done]

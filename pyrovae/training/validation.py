@@ -1,0 +1,83 @@
+"""The bound on held-out data after an epoch, and which epochs may be the best.
+
+Validation is always at beta = 1. Epochs that end before beta is at its target were trained for
+another objective: they are neither the best nor counted by patience.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from pyrovae import programs
+from pyrovae.data import Minibatch, Minibatches
+from pyrovae.files import History, checkpoint
+from pyrovae.objectives import Objective
+from pyrovae.programs import Programs
+
+__all__ = ["judged_since", "validate", "warn_of_idle_patience"]
+
+
+def validate(
+    programs_: Programs,
+    objective: Objective,
+    data: Minibatches,
+    on_not_finite: Callable[[Minibatch], None],
+) -> dict[str, float]:
+    """Return the bound on data and its terms, in nats per observation.
+
+    It is evaluated under eval(), with the same noise each time.
+
+    Args:
+        programs_: of the graph.
+        objective: at beta = 1.
+        data: the held-out data.
+        on_not_finite: called with a minibatch whose bound is not finite, at the random state before
+            it; a NaN would otherwise stay the best epoch, since nothing is above it.
+    """
+    graph, rows, reconstruction, kl = programs_.graph, 0, 0.0, 0.0
+    devices = programs.cuda_devices(graph)
+    check = getattr(graph, "check", None)
+    with programs.evaluation(graph):
+        for minibatch in data.in_order():
+            if check is not None and not data.scanned:
+                check(*minibatch.batch)
+            before = checkpoint.random_state(devices)
+            terms = objective.bound(graph.model, graph.guide, *minibatch.batch).numbers()
+            if not all(map(math.isfinite, terms)):
+                checkpoint.set_random_state(before, devices)
+                on_not_finite(minibatch)
+            reconstruction, kl = reconstruction + terms[0], kl + terms[1]
+            rows += len(minibatch.batch[0])
+    return {
+        "validation_elbo": (reconstruction - kl) / rows,
+        "validation_reconstruction": reconstruction / rows,
+        "validation_kl": kl / rows,
+    }
+
+
+def judged_since(history: History, target: float) -> int:
+    """Return how many epochs since the best one were trained with beta at its target."""
+    if history.best_epoch is None:
+        return 0
+    return sum(beta == target for beta in history.beta[history.best_epoch :])
+
+
+def warn_of_idle_patience(
+    objective: Objective, patience: int | None, epochs: int, steps_per_epoch: int
+) -> None:
+    """Warn if so few epochs have beta at its target that patience can never end the fit."""
+    if patience is None or not callable(objective.beta) or epochs <= patience:
+        return
+    last = max(1, epochs * steps_per_epoch - 1)
+    ends = torch.arange(1, epochs + 1) * steps_per_epoch - 1
+    betas = [float(objective.beta(min(1.0, step / last))) for step in ends.tolist()]
+    judged = sum(beta == objective.target for beta in betas)
+    if judged <= patience:
+        warnings.warn(
+            f"fit: patience={patience} can never end this fit: only {judged} of its {epochs} "
+            f"epochs end with beta at its target {objective.target:g}, and the others are not "
+            "judged. Let the schedule end earlier, or lower patience",
+            stacklevel=4,
+        )
