@@ -69,6 +69,7 @@ class Likelihood(StrEnum):
     DISCRETIZED_LOGISTIC = "discretized-logistic"
     CATEGORICAL = "categorical"
     POISSON = "poisson"
+    NEGATIVE_BINOMIAL = "negative-binomial"
     ZINB = "zinb"
     NB = "nb"
 

@@ -4,6 +4,7 @@ from math import log, pi
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
 from pyro.distributions import Distribution
 from torch import Tensor, nn
@@ -12,7 +13,14 @@ from pyrovae import distributions
 from pyrovae.data import supports
 from pyrovae.likelihoods.base import Likelihood
 
-__all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "DiscretizedLogistic",
+    "NegativeBinomial",
+    "Poisson",
+]
 
 # In widths of a level: there the logistic's standard deviation, pi s / sqrt(3), is that of a value
 # uniform on one level, 1 / sqrt(12).
@@ -86,6 +94,44 @@ class Poisson(Likelihood):
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
         return distributions.LogPoisson(self.net(z, *c)).to_event(self.event_ndim)
+
+
+class NegativeBinomial(Likelihood):
+    """p(x | z) = prod_j NB(x_j; mu_j, theta_j), mu = e^r, for counts with Var x = mu + mu^2 / theta.
+
+    Each value of x has an inverse dispersion theta of its own, learned; for a large theta it is a
+    Poisson distribution. For counts of genes see `pyrovae.expression.NegativeBinomial`.
+
+    Args:
+        net: maps z (and c) to the logarithms r of the means, with shape (*, *event). It must have a
+            `shape_out`, as `pyrovae.nets.MLP` does.
+        event_dim: as for `Likelihood`.
+
+    Raises:
+        ValueError: if the network does not tell its shape.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nets import MLP
+        >>> NegativeBinomial(MLP(2, [8], 64))(torch.zeros(5, 2)).mean.shape
+        torch.Size([5, 64])
+    """
+
+    support = supports.COUNTS
+
+    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
+        super().__init__(net, event_dim)
+        if self.event_shape is None:
+            raise ValueError(
+                "likelihoods.NegativeBinomial: expected a network that tells its shape_out, since "
+                "each value has a parameter; use pyrovae.nets.MLP, or set net.shape_out"
+            )
+        self.log_theta = nn.Parameter(torch.zeros(self.event_shape))
+
+    def forward(self, z: Tensor, *c: Tensor) -> Distribution:
+        """Return p(x | z, c), batch shape (*)."""
+        p = distributions.NegativeBinomial.from_logs(self.net(z, *c), self.log_theta)
+        return p.to_event(self.event_ndim)
 
 
 class DiscretizedLogistic(Likelihood):

@@ -7,17 +7,18 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
-from pyrovae import files
+from pyrovae import files, programs
 from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
 from pyrovae.command.choices import Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.images import pictures
-from pyrovae.command.images.build import build_graph, build_optimizer
+from pyrovae.command.images.baselines import ROWS as MOST_ROWS
+from pyrovae.command.images.build import bounds_in_words, build_graph, build_optimizer, clip_norm
 from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.preparation import prepare
-from pyrovae.command.images.resolve import TEST_FRACTION, read_data, resolve_settings
+from pyrovae.command.images.resolve import TEST_FRACTION, read_data, reasons, resolve_settings
 from pyrovae.command.images.rows import (
     Rows,
     Training,
@@ -95,7 +96,8 @@ class ImageExperiment(Experiment):
         if not settings.binarize:
             graph.check(*training.rows)
         graph.check(*rows.batch)
-        run = Run(folder, settings, facts, {"preparation": preparation.to_dict()})
+        chosen = [*reasons(settings, stored), *preparation.in_words(), *bounds_in_words(graph)]
+        run = Run(folder, settings, facts, {"preparation": preparation.to_dict(), "chosen": chosen})
         model = ImageModel(preparation, graph.to(device))
         return cls(run, model, rows, training)
 
@@ -123,6 +125,7 @@ class ImageExperiment(Experiment):
             f"{s.latents} latents, {parameters:,} parameters\n"
             f"{s.epochs} epochs, {s.batch_size} rows per step, {s.objective.value}, "
             f"{s.optimizer.value} at {s.learning_rate:g}, seed {s.seed}"
+            + "".join(f"\nchosen: {text}" for text in self.run.details.get("chosen", []))
         )
 
     @property
@@ -143,7 +146,7 @@ class ImageExperiment(Experiment):
             epochs=s.epochs,
             batch_size=s.batch_size,
             transform=batches.binarize if s.binarize else None,
-            clip_norm=s.clip_norm,
+            clip_norm=clip_norm(s),
             patience=s.patience,
             seed=s.seed,
             checkpoint=self.run.checkpoint,
@@ -167,14 +170,22 @@ class ImageExperiment(Experiment):
             samples=samples,
             evidence_rows=evidence_rows,
             autoencoder=settings.is_autoencoder,
+            keep_values=self.training is not None,
         )
         found["unit"] = unit(self.model.preparation)
         if "log_p" in found and self.training is not None:
-            (x, *_), validation = self.training
-            x_test = self.rows.some(evidence_rows)[0]
-            held_out = None if validation is None else validation[0]
-            found["baselines"] = compare(settings, x, held_out, x_test)
+            log_p = np.array(found["log_p"].pop("values"))
+            found["baselines"] = self._compare(evidence_rows, log_p)
         return found
+
+    def _compare(self, evidence_rows: int, log_p: np.ndarray) -> dict[str, Any]:
+        """Return the figures of simpler densities, fitted to the training rows."""
+        (x, *_), validation = self._training
+        if self.run.settings.binarize:
+            with programs.random_stream(self.run.settings.seed, []):
+                x = batches.binarize(x[:MOST_ROWS].float())
+        held_out = None if validation is None else validation[0]
+        return compare(self.run.settings, x, held_out, self.rows.some(evidence_rows)[0], log_p)
 
     def table(self, figures: dict[str, Any]) -> list[Row]:
         """Return figures as rows of a table."""
@@ -189,7 +200,11 @@ class ImageExperiment(Experiment):
         """Return what the data are."""
         facts = self.run.data
         count = f"{facts['rows']} + {facts['test_rows']} rows of {facts['shape']}"
-        return {"data": f"{facts['name']}, {count}, SHA-256 {facts['fingerprint'][:16]}"}
+        chosen = "; ".join(self.run.details.get("chosen", []))
+        return {
+            "data": f"{facts['name']}, {count}, SHA-256 {facts['fingerprint'][:16]}",
+            **({"chosen": chosen} if chosen else {}),
+        }
 
     def encode(self, output: Path) -> tuple[int, ...]:
         """Write posterior means of z, and the label of each row."""
