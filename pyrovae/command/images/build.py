@@ -186,9 +186,9 @@ def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
     given = Line()
     if isinstance(likelihood, likelihoods.DiscretizedLogistic):
         given = Line((likelihood.levels - 1) / 2, (likelihood.levels - 1) / 2)
-    sigma = start_at_components(encoder, likelihood.net, x, seen, given)
+    noise, sigma = start_at_components(encoder, likelihood.net, x, seen, given)
     if isinstance(likelihood, likelihoods.Gaussian):
-        _set_sigma(likelihood, sigma)
+        _set_sigma(likelihood, torch.full_like(sigma, noise))
         return
     free = likelihood.net.linear.bias[sigma.numel() :]
     logistic = given != Line()

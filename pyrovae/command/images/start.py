@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 def start_at_components(
     encoder: PlusLinear, decoder: PlusLinear, x: Tensor, seen: Line, given: Line
-) -> Tensor:
+) -> tuple[float, Tensor]:
     """Set both networks to probabilistic PCA.
 
     Args:
@@ -70,13 +70,15 @@ def start_at_components(
         given: The unit in which the decoder gives the means of x.
 
     Returns:
-        The standard deviation of each value that the components leave unexplained, with shape (D,),
-        in units of x.
+        The standard deviation s of the noise, one for all values; and the standard deviation that
+        the components leave unexplained of each value, with shape (D,). Both in units of x.
     """
     rows = x[:: -(-len(x) // _ROWS)].flatten(1).double().numpy()
     found, d, n = Components(rows), encoder.shape_out[0] // 2, rows.shape[1]
     k = found.rank(d)
-    noise = max(found.variances[k:].sum() / (n - k), _LEAST**2 * found.variances.sum() / n)
+    varying = max(k + 1, int((rows.max(0) > rows.min(0)).sum()))
+    least = _LEAST**2 * max(found.variances.sum() / varying, 1e-12)
+    noise = max(found.variances[k:].sum() / (varying - k), least)
     large = np.maximum(found.variances[:k], noise)
     length, axes = np.sqrt(large - noise), found.axes[:k]
     into, centre = np.zeros((2 * d, n)), np.zeros(2 * d)
@@ -87,7 +89,7 @@ def start_at_components(
     out, mean = np.zeros((decoder.linear.out_features, d)), decoder.linear.bias.detach().numpy()
     out[:n, :k], mean[:n] = axes.T * length / given.scale, (found.mean - given.shift) / given.scale
     _set(decoder, out, mean)
-    return torch.from_numpy((rows - found.project(rows, d)).std(0))
+    return sqrt(noise), torch.from_numpy((rows - found.project(rows, d)).std(0))
 
 
 def _set(net: PlusLinear, weight: np.ndarray, bias: np.ndarray) -> None:
