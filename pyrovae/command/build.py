@@ -91,8 +91,8 @@ def usable_device(name: str) -> torch.device:
         ValueError: It cannot be used here.
     """
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"--device {name} cannot be used ({reason}); choose cpu, cuda or cuda:0"

@@ -86,8 +86,7 @@ class Gaussian(Likelihood):
             network must then have a `shape_out`.
 
     Raises:
-        ValueError: if sigma is not positive, the floor is negative or not below sigma, or `separate`
-            does not apply.
+        ValueError: if sigma is not positive, a floor is negative, or `separate` does not apply.
 
     Example:
         >>> p = Gaussian(nn.Linear(20, 784), sigma=0.5, learned=True)

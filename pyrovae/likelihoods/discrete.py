@@ -97,10 +97,11 @@ class Poisson(Likelihood):
 
 
 class NegativeBinomial(Likelihood):
-    """p(x | z) = prod_j NB(x_j; mu_j, theta_j), mu = e^r, for counts with Var x = mu + mu^2 / theta.
+    """p(x | z) = prod_j NB(x_j; mu_j, theta_j), mu = e^r, for counts x in {0, 1, 2, ...}.
 
-    Each value of x has an inverse dispersion theta of its own, learned; for a large theta it is a
-    Poisson distribution. For counts of genes see `pyrovae.expression.NegativeBinomial`.
+    Var x = mu + mu^2 / theta. Each value of x has an inverse dispersion theta of its own, learned;
+    for a large theta it is a Poisson distribution. For counts of genes see
+    `pyrovae.expression.NegativeBinomial`.
 
     Args:
         net: maps z (and c) to the logarithms r of the means, with shape (*, *event). It must have a

@@ -10,6 +10,7 @@ With the mean outside the logarithm the right side is a lower bound for every u 
 variational autoencoder, so that all figures are nats of one kind.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -76,7 +77,7 @@ def probabilistic_pca(
         found = Components(x)
         for k in dict.fromkeys(found.rank(k) for k in numbers):
             words = f"{k} component{'s' if k != 1 else ''}"
-            yield words, lambda rows, k=k: found.log_p(rows, k, floor)
+            yield words, functools.partial(found.log_p, k=k, floor=floor)
 
     return _choose(candidates, (train, validation, test), whole, draws, seed)
 

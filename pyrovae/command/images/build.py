@@ -9,7 +9,6 @@ from collections.abc import Callable
 from math import pi
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +23,12 @@ from pyrovae.command.images.start import Line, start_at_components, start_at_mar
 from pyrovae.distributions import Standardized
 from pyrovae.graphs import VAE, Denoising, GaussianNoise
 
-__all__ = ["bounds_in_words", "build_graph", "build_optimizer", "clip_norm"]
+__all__ = ["bounds_in_words", "build_graph", "build_optimizer", "clip_norm", "learning_rates"]
 
 Shape = int | tuple[int, ...]
 _ROWS_FOR_SIGMA = 1000  # looked at, for time
+_INPUTS = 1000  # of a layer, above which its learning rate is lower
+_INPUTS_OF_LINE = 100  # of a linear part, whose start is good already
 _LEAST_START = 0.02  # standard deviation at which a learned sigma starts
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -64,9 +65,9 @@ def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) ->
     """
     networks = _Networks(settings, preparation)
     with programs.random_stream(settings.seed, []):
-        posterior = build_posterior(settings, networks.encoder)
+        posterior: Any = build_posterior(settings, networks.encoder)
         x, seen = x.float(), Line()
-        likelihood = _likelihood(settings, preparation, x, networks.decoder)
+        likelihood: Any = _likelihood(settings, preparation, x, networks.decoder)
         start_at_marginals(likelihood, x)
         if preparation.total_count not in (None, 1) and not preparation.is_scaled:
             seen = Line(x.mean().item(), x.std().item() or 1.0)
@@ -176,9 +177,10 @@ def _gaussian(settings: ImageSettings, x: Tensor, net: nn.Module) -> nn.Module:
 def _set_sigma(gaussian: likelihoods.Gaussian, sigma: Tensor) -> None:
     """Let a learned sigma start there, since it changes slowly."""
     if gaussian.log_sigma is not None:
-        start = torch.maximum(sigma.reshape(gaussian.log_sigma.shape), gaussian.least)
+        wanted, least = sigma.reshape(gaussian.log_sigma.shape).square(), gaussian.least.square()
+        start = torch.maximum(wanted - least, least / 100)  # sigma^2 = least + e^(2 log_sigma)
         with torch.no_grad():
-            gaussian.log_sigma.copy_(start.clamp_min(_LEAST_START).log())
+            gaussian.log_sigma.copy_(start.clamp_min(_LEAST_START**2).log() / 2)
 
 
 def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
@@ -195,6 +197,22 @@ def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
     least, unit = (1.0, 3**0.5 / pi / given.scale) if logistic else (_LEAST_START, 1.0)
     with torch.no_grad():
         free.copy_((sigma.clamp_min(least) * unit).log())
+
+
+def learning_rates(settings: ImageSettings, graph: nn.Module) -> dict[str, float] | None:
+    """Return smaller learning rates for layers of very many inputs; None if there are none.
+
+    A step of Adam changes each weight by about the learning rate, and so an output by as much for
+    every input. The rate of a layer with more inputs than usual is lower in proportion, so that a
+    step changes its outputs as it does elsewhere.
+    """
+    rates = {}
+    for name, module in graph.named_modules():
+        inputs = getattr(module, "in_features", 0)
+        usual = _INPUTS_OF_LINE if name.endswith(".linear") else _INPUTS
+        if isinstance(module, nn.Linear) and inputs > usual:
+            rates[f"{name}.weight"] = settings.learning_rate * usual / inputs
+    return rates or None
 
 
 def clip_norm(settings: ImageSettings) -> Any:

@@ -63,7 +63,7 @@ def choose_likelihood(data: Dataset, latents: int) -> Chosen:
     )
 
 
-# ------------------------------------------------------------------- log p of each value of each row
+# ------------------------------------------------------------------ log p of each value of each row
 def continuous_bernoulli_logit(mean: np.ndarray) -> np.ndarray:
     """Return the logits of continuous Bernoulli distributions with those means in (0, 1)."""
     far = np.geomspace(0.01, 1000, 2000)
@@ -87,7 +87,7 @@ def _log_continuous_bernoulli(x: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def _rates(x: np.ndarray, means: np.ndarray) -> Tensor:
-    """Return means of counts, which are positive where those of principal components need not be."""
+    """Return the means of counts: those of principal components, made positive."""
     return torch.from_numpy(np.maximum(means, 0.1 * x.mean(0) + 0.5 / len(x)))
 
 

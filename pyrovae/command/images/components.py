@@ -5,8 +5,8 @@ p(x) = N(m, W W^T + s^2 I)        W of the k largest principal components (Tippi
 log p(x) = -1/2 [ D log 2 pi + sum_(i<=k) log l_i + (D - k) log s^2
                   + sum_(i<=k) y_i^2 / l_i + (|x - m|^2 - sum_(i<=k) y_i^2) / s^2 ]
 
-y_i = v_i (x - m), with l_i, v_i the eigenvalues and eigenvectors of the covariance, and s^2 the mean
-of the eigenvalues that are left out. Nothing of size D x D is built for data of few rows.
+y_i = v_i (x - m), with l_i, v_i the eigenvalues and eigenvectors of the covariance, and s^2 the
+mean of the eigenvalues that are left out. Nothing of size D x D is built for data of few rows.
 """
 
 from dataclasses import dataclass, field

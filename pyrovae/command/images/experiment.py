@@ -14,7 +14,13 @@ from pyrovae.command.choices import Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.images import pictures
 from pyrovae.command.images.baselines import ROWS as MOST_ROWS
-from pyrovae.command.images.build import bounds_in_words, build_graph, build_optimizer, clip_norm
+from pyrovae.command.images.build import (
+    bounds_in_words,
+    build_graph,
+    build_optimizer,
+    clip_norm,
+    learning_rates,
+)
 from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.preparation import prepare
@@ -147,6 +153,7 @@ class ImageExperiment(Experiment):
             batch_size=s.batch_size,
             transform=batches.binarize if s.binarize else None,
             clip_norm=clip_norm(s),
+            learning_rate=learning_rates(s, self.model.graph),
             patience=s.patience,
             seed=s.seed,
             checkpoint=self.run.checkpoint,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from pyrovae.command import figures as common
-from pyrovae.command.images import baselines, floors
 from pyrovae.command.choices import Likelihood
+from pyrovae.command.images import baselines, floors
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, Preparation
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.images.verdict import judge
@@ -24,7 +24,7 @@ DEQUANTIZED = (
     "log mass of the whole number x (Theis et al. 2016), as the VAE's figure is a lower bound too"
 )
 DENSITIES = "densities of the same values, as the model sees them"
-FEWEST_ROWS = 4  # that a density is fitted to
+FEWEST_ROWS = 2  # that a density is fitted to
 GREY_FLOOR = 1 / 255 / 12**0.5  # spread of a value uniform on one of the 256 levels in [0, 1]
 
 
@@ -59,37 +59,37 @@ def compare(
     if len(train) < FEWEST_ROWS:
         return {"why_not": f"there are fewer than {FEWEST_ROWS} training rows"}
     whole = settings.likelihood not in (*REAL_LIKELIHOODS, Likelihood.CONTINUOUS_BERNOULLI)
-    parts = [
-        rows.flatten(1).numpy()
-        for rows in (train, train if validation is None else validation, test)
-    ]
+    chosen_by = train if validation is None else validation
+    parts = tuple(rows.flatten(1).numpy() for rows in (train, chosen_by, test))
     constant, floor = np.zeros(parts[0].shape[1], bool), 0.0 if whole else GREY_FLOOR
     if settings.likelihood in REAL_LIKELIHOODS:
         constant, floor = _constant_and_floor(parts[0])
-    common_log_p = _log_unit_normal(parts[2], parts[0], constant)
-    varying = tuple(part[:, ~constant] for part in parts)
-    if constant.all():
-        same = best = baselines.Baseline(np.zeros(len(parts[2])), "no column varies")
-        mixture = same
-    else:
-        how = {"whole": whole, "seed": settings.seed}
-        same = baselines.probabilistic_pca(
-            *varying, **how, components=settings.latents, floor=floor
-        )
-        best = baselines.probabilistic_pca(*varying, **how, floor=floor)
-        mixture = baselines.gaussian_mixture(*varying, **how)
-    fits = {
-        "probabilistic_pca_same": same,
-        "probabilistic_pca": best,
-        "gaussian_mixture": mixture,
-    }
+    fits = _fits(settings, tuple(part[:, ~constant] for part in parts), whole, floor)
+    rest = _log_unit_normal(parts[2], parts[0], constant)
     found: Figures = {
-        name: {"log_p": float((fit.values + common_log_p).mean()), "what": fit.what}
+        name: {"log_p": float((fit.values + rest).mean()), "what": fit.what}
         for name, fit in fits.items()
     }
-    differences = log_p - same.values - common_log_p
+    differences = log_p - fits["probabilistic_pca_same"].values - rest
     verdict = judge(settings, differences, len(train), tuple(train.shape[1:]))
     return found | {"verdict": verdict, "how": DEQUANTIZED if whole else DENSITIES}
+
+
+def _fits(
+    settings: ImageSettings, parts: tuple[np.ndarray, ...], whole: bool, floor: float
+) -> dict[str, baselines.Baseline]:
+    """Return the simpler densities by name, fitted to columns that vary."""
+    train, validation, test = parts
+    if not train.shape[1]:
+        nothing = baselines.Baseline(np.zeros(len(test)), "no column varies")
+        return {"probabilistic_pca_same": nothing}
+    rows, seed, k = (train, validation, test, whole), settings.seed, settings.latents
+    pca, mixture = baselines.probabilistic_pca, baselines.gaussian_mixture
+    return {
+        "probabilistic_pca_same": pca(*rows, seed=seed, components=k, floor=floor),
+        "probabilistic_pca": pca(*rows, seed=seed, floor=floor),
+        "gaussian_mixture": mixture(*rows, seed=seed),
+    }
 
 
 def _constant_and_floor(train: np.ndarray) -> tuple[np.ndarray, float]:

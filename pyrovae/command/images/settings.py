@@ -72,7 +72,9 @@ class ImageSettings(Settings):
         Objective.SGVB_B
     )
     beta: Annotated[float, option("Weight of the KL term.", min=0, panel=IMAGES)] = 1.0
-    draws: Annotated[int, option("Draws of z per row and step.", min=1, panel=IMAGES)] = 1
+    draws: Annotated[
+        int, option("Draws of z per row and step.", min=1, max=10_000, panel=IMAGES)
+    ] = 1
     optimizer: Annotated[Optimizer, option("Optimizer.", panel=IMAGES)] = Optimizer.ADAM
     clip_norm: Annotated[
         str,

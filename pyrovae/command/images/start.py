@@ -134,7 +134,7 @@ def _log_rate(likelihood: likelihoods.Likelihood, mean: Tensor, sd: Tensor, n: i
 def _location_and_scale(
     likelihood: likelihoods.Likelihood, mean: Tensor, sd: Tensor, n: int
 ) -> Parameters:
-    """Levels are mapped to [-1, 1]; a logistic of scale s has the standard deviation pi s / 3^1/2."""
+    """Levels are mapped to [-1, 1]; a logistic's standard deviation is pi s / sqrt(3)."""
     assert isinstance(likelihood, likelihoods.DiscretizedLogistic)
     level = 2 / (likelihood.levels - 1)
     return mean * level - 1, sd.clamp_min(1.0).log() + log(level * sqrt(3) / pi)
