@@ -1,4 +1,4 @@
-"""Images and arrays: build the model and the optimizer that the settings name.
+"""Images and arrays: build the model that the settings name.
 
 p(z | c), q(z | x, c), p(x | z, c): each network maps (x, c) or (z, c) to the parameters of a
 distribution.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae import likelihoods, nets, programs
 from pyrovae.command.build import build_posterior, build_prior, random_rows
-from pyrovae.command.choices import Activation, Likelihood, Network, Optimizer, Posterior
+from pyrovae.command.choices import Activation, Likelihood, Network, Posterior
 from pyrovae.command.images import floors
 from pyrovae.command.images.components import Components
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
@@ -23,22 +23,12 @@ from pyrovae.command.images.start import Line, start_at_components, start_at_mar
 from pyrovae.distributions import Standardized
 from pyrovae.graphs import VAE, Denoising, GaussianNoise
 
-__all__ = ["bounds_in_words", "build_graph", "build_optimizer", "clip_norm", "learning_rates"]
+__all__ = ["bounds_in_words", "build_graph"]
 
 Shape = int | tuple[int, ...]
 _ROWS_FOR_SIGMA = 1000  # looked at, for time
-_INPUTS = 1000  # of a layer, above which its learning rate is lower
-_INPUTS_OF_LINE = 100  # of a linear part, whose start is good already
 _LEAST_START = 0.02  # standard deviation at which a learned sigma starts
 
-_OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
-    Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
-    Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),
-    Optimizer.ADAMAX: torch.optim.Adamax,
-    Optimizer.ADAGRAD: functools.partial(torch.optim.Adagrad, fused=True),
-    Optimizer.RMSPROP: torch.optim.RMSprop,
-    Optimizer.SGD: functools.partial(torch.optim.SGD, fused=True),
-}
 _ACTIVATIONS = {
     Activation.RELU: nn.ReLU,
     Activation.TANH: nn.Tanh,
@@ -47,11 +37,6 @@ _ACTIVATIONS = {
     Activation.SILU: nn.SiLU,
     Activation.SOFTPLUS: nn.Softplus,
 }
-
-
-def build_optimizer(settings: ImageSettings) -> Callable[..., torch.optim.Optimizer]:
-    """Return the function from parameters to their optimizer, fused where torch has it."""
-    return functools.partial(_OPTIMIZERS[settings.optimizer], lr=settings.learning_rate)
 
 
 def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) -> VAE | Denoising:
@@ -170,17 +155,17 @@ def _gaussian(settings: ImageSettings, x: Tensor, net: nn.Module) -> nn.Module:
     unexplained = (rows - Components(rows).project(rows, kept)).std(0)
     floor = tuple(least.tolist()) if len(set(least.tolist())) > 1 else float(least[0])
     gaussian = likelihoods.Gaussian(net, learned=True, separate=True, floor=floor)
-    _set_sigma(gaussian, torch.from_numpy(unexplained))
+    _set_sigma(gaussian, torch.from_numpy(unexplained), _LEAST_START)
     return gaussian
 
 
-def _set_sigma(gaussian: likelihoods.Gaussian, sigma: Tensor) -> None:
+def _set_sigma(gaussian: likelihoods.Gaussian, sigma: Tensor, lowest: float) -> None:
     """Let a learned sigma start there, since it changes slowly."""
     if gaussian.log_sigma is not None:
         wanted, least = sigma.reshape(gaussian.log_sigma.shape).square(), gaussian.least.square()
         start = torch.maximum(wanted - least, least / 100)  # sigma^2 = least + e^(2 log_sigma)
         with torch.no_grad():
-            gaussian.log_sigma.copy_(start.clamp_min(_LEAST_START**2).log() / 2)
+            gaussian.log_sigma.copy_(start.clamp_min(lowest**2).log() / 2)
 
 
 def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
@@ -190,35 +175,13 @@ def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
         given = Line((likelihood.levels - 1) / 2, (likelihood.levels - 1) / 2)
     noise, sigma = start_at_components(encoder, likelihood.net, x, seen, given)
     if isinstance(likelihood, likelihoods.Gaussian):
-        _set_sigma(likelihood, torch.full_like(sigma, noise))
+        _set_sigma(likelihood, torch.full_like(sigma, noise), floors.LEAST)
         return
     free = likelihood.net.linear.bias[sigma.numel() :]
     logistic = given != Line()
     least, unit = (1.0, 3**0.5 / pi / given.scale) if logistic else (_LEAST_START, 1.0)
     with torch.no_grad():
         free.copy_((sigma.clamp_min(least) * unit).log())
-
-
-def learning_rates(settings: ImageSettings, graph: nn.Module) -> dict[str, float] | None:
-    """Return smaller learning rates for layers of very many inputs; None if there are none.
-
-    A step of Adam changes each weight by about the learning rate, and so an output by as much for
-    every input. The rate of a layer with more inputs than usual is lower in proportion, so that a
-    step changes its outputs as it does elsewhere.
-    """
-    rates = {}
-    for name, module in graph.named_modules():
-        inputs = getattr(module, "in_features", 0)
-        usual = _INPUTS_OF_LINE if name.endswith(".linear") else _INPUTS
-        if isinstance(module, nn.Linear) and inputs > usual:
-            rates[f"{name}.weight"] = settings.learning_rate * usual / inputs
-    return rates or None
-
-
-def clip_norm(settings: ImageSettings) -> Any:
-    """Return the bound on the norm of the gradient, as `pyrovae.fit` takes it."""
-    words = {"auto": "auto", "none": None}
-    return words[settings.clip_norm] if settings.clip_norm in words else float(settings.clip_norm)
 
 
 def bounds_in_words(graph: VAE | Denoising) -> list[str]:

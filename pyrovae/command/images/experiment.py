@@ -1,5 +1,6 @@
 """The experiment on images or arrays: x with shape (N, *event), and labels as context c."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,20 +8,14 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
-from pyrovae import files, programs
+from pyrovae import evaluation, files, programs
 from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
 from pyrovae.command.choices import Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.images import pictures
 from pyrovae.command.images.baselines import ROWS as MOST_ROWS
-from pyrovae.command.images.build import (
-    bounds_in_words,
-    build_graph,
-    build_optimizer,
-    clip_norm,
-    learning_rates,
-)
+from pyrovae.command.images.build import bounds_in_words, build_graph
 from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.preparation import prepare
@@ -32,6 +27,12 @@ from pyrovae.command.images.rows import (
     hold_out_test,
     prepare_rows,
     select,
+)
+from pyrovae.command.images.schedule import (
+    build_optimizer,
+    build_scheduler,
+    clip_norm,
+    learning_rates,
 )
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import Options
@@ -141,7 +142,23 @@ class ImageExperiment(Experiment):
         return self.training
 
     def train(self, callback: Callable[[History], None]) -> History:
-        """Train the model by `pyrovae.fit`."""
+        """Train the model by `pyrovae.fit`; keep its start where no epoch is better."""
+        graph, validation = self.model.graph, self._training.validation
+        start = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+        before = None if validation is None else evaluation.elbo(graph, *validation).elbo.mean()
+        history = self._fit(callback)
+        best = max(history.validation_elbo, default=None)
+        if before is not None and best is not None and best < before.item():
+            graph.load_state_dict(start)
+            history.best_epoch = None
+            warnings.warn(
+                "no epoch had a better validation ELBO than the weights that training started "
+                f"from ({before.item():.2f} against {best:.2f}): those are kept",
+                stacklevel=2,
+            )
+        return history
+
+    def _fit(self, callback: Callable[[History], None]) -> History:
         s = self.run.settings
         return fit(
             self.model.graph,
@@ -149,6 +166,7 @@ class ImageExperiment(Experiment):
             validation=self._training.validation,
             objective=build_objective(s),
             optimizer=build_optimizer(s),
+            scheduler=build_scheduler(s),
             epochs=s.epochs,
             batch_size=s.batch_size,
             transform=batches.binarize if s.binarize else None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyrovae.command.choices import Activation, Likelihood, Network
 from pyrovae.command.images.choosing import Chosen, choose_likelihood
+from pyrovae.command.images.schedule import patience_of_rate
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
 from pyrovae.data import Dataset, datasets
@@ -39,7 +40,7 @@ TEST_FRACTION = 0.2
 VALUES_FOR_ONE_THREAD = 10_000  # per step: smaller steps are slower with two threads than with one
 LEAST_STEPS = 4000  # of a whole run, unless that takes more than MOST_EPOCHS: for small data
 MOST_EPOCHS = 1000
-PATIENCE_STEPS = 800  # without a better validation ELBO, in at least 10 and at most 100 epochs
+PATIENCE_STEPS = 500  # without a better validation ELBO, in at least 10 and at most 50 epochs
 FEWEST_VALIDATION_ROWS = 10
 MOST_WEIGHTS = 4_000_000  # of the first layer: wide data get a narrower one
 ROWS_PER_LATENT = 10
@@ -93,7 +94,7 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
     if "likelihood" not in chosen:
         chosen["likelihood"] = _likelihood(data, chosen).likelihood
     if options.epochs is None and "epochs" not in recipe and chosen["validation"]:
-        patience = max(10, min(100, round(PATIENCE_STEPS / steps)))
+        patience = max(10, min(50, round(PATIENCE_STEPS / steps)))
         chosen = {"patience": patience} | chosen
     if chosen["network"] is Network.CONV and options.hidden is None:
         chosen["hidden"] = (32, 64, 64)
@@ -144,8 +145,9 @@ def reasons(settings: ImageSettings, data: Dataset) -> list[str]:
         )
     if settings.patience:
         chosen.append(
-            f"up to {settings.epochs} epochs; training ends after {settings.patience} without a "
-            "better validation ELBO"
+            f"up to {settings.epochs} epochs; the learning rate falls to a third after "
+            f"{patience_of_rate(settings.patience)} without a better validation ELBO, and training "
+            f"ends after {settings.patience}"
         )
     if settings.clip_norm == "auto":
         chosen.append("gradients are clipped at four times the geometric mean of their norms")

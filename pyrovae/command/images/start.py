@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import likelihoods
+from pyrovae.command.images import floors
 from pyrovae.command.images.choosing import continuous_bernoulli_logit
 from pyrovae.command.images.components import Components
 from pyrovae.nets import PlusLinear
@@ -77,7 +78,7 @@ def start_at_components(
     found, d, n = Components(rows), encoder.shape_out[0] // 2, rows.shape[1]
     k = found.rank(d)
     varying = max(k + 1, int((rows.max(0) > rows.min(0)).sum()))
-    least = _LEAST**2 * max(found.variances.sum() / varying, 1e-12)
+    least = floors.LEAST**2 * max(found.variances.sum() / varying, 1e-12)
     noise = max(found.variances[k:].sum() / (varying - k), least)
     large = np.maximum(found.variances[:k], noise)
     length, axes = np.sqrt(large - noise), found.axes[:k]
