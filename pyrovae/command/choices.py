@@ -24,6 +24,7 @@ class Network(StrEnum):
     """Encoder and decoder."""
 
     MLP = "mlp"
+    LINEAR_MLP = "linear-mlp"
     CONV = "conv"
     RESIDUAL = "residual"
 

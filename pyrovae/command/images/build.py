@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from pyrovae import likelihoods, nets, programs
 from pyrovae.command.build import build_posterior, build_prior, random_rows
-from pyrovae.command.choices import Activation, Likelihood, Network, Posterior
+from pyrovae.command.choices import Activation, Likelihood, Network
 from pyrovae.command.images import floors
 from pyrovae.command.images.components import Components
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
+from pyrovae.command.images.schedule import starts_at_components
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.images.start import Line, start_at_components, start_at_marginals
 from pyrovae.distributions import Standardized
@@ -82,11 +83,13 @@ class _Networks:
         self.settings, self.shape = settings, preparation.shape
         self.activation = _ACTIVATIONS[settings.activation]
         self.context = len(preparation.classes)
-        self.plus_linear = (
-            settings.network is Network.MLP
-            and settings.posterior is Posterior.DIAGONAL_NORMAL
-            and settings.likelihood in (*REAL_LIKELIHOODS, Likelihood.DISCRETIZED_LOGISTIC)
-        )
+        self.plus_linear = settings.network is Network.LINEAR_MLP
+        if self.plus_linear and not starts_at_components(settings):
+            raise ValueError(
+                "--network linear-mlp starts at probabilistic PCA, which needs --posterior "
+                "diagonal-normal and a likelihood with a mean: gaussian, heteroscedastic-gaussian "
+                "or discretized-logistic; choose mlp"
+            )
         if settings.network is Network.CONV and len(self.shape) != 3:
             raise ValueError(
                 f"--network conv needs images (C, H, W), but a row has shape {self.shape}; "
@@ -119,7 +122,7 @@ class _Networks:
     def _dense(self, features_in: Shape, hidden: tuple[int, ...], features_out: Shape) -> nn.Module:
         """Build a fully connected network, plain or residual."""
         activation, context = self.activation, self.context
-        if self.settings.network is Network.MLP:
+        if self.settings.network in (Network.MLP, Network.LINEAR_MLP):
             net = nets.MLP(features_in, hidden, features_out, activation, context)
             return nets.PlusLinear(net) if self.plus_linear else net
         width, blocks = hidden[0], len(hidden)

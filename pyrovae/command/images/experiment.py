@@ -11,7 +11,7 @@ import numpy as np
 from pyrovae import evaluation, files, programs
 from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
-from pyrovae.command.choices import Part
+from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.images import pictures
 from pyrovae.command.images.baselines import ROWS as MOST_ROWS
@@ -143,6 +143,8 @@ class ImageExperiment(Experiment):
 
     def train(self, callback: Callable[[History], None]) -> History:
         """Train the model by `pyrovae.fit`; keep its start where no epoch is better."""
+        if self.run.settings.network is not Network.LINEAR_MLP:
+            return self._fit(callback)
         graph, validation = self.model.graph, self._training.validation
         start = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
         before = None if validation is None else evaluation.elbo(graph, *validation).elbo.mean()

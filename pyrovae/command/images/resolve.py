@@ -4,13 +4,14 @@
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from pyrovae.command.choices import Activation, Likelihood, Network
 from pyrovae.command.images.choosing import Chosen, choose_likelihood
-from pyrovae.command.images.schedule import patience_of_rate
+from pyrovae.command.images.schedule import patience_of_rate, starts_at_components
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
 from pyrovae.data import Dataset, datasets
@@ -99,6 +100,12 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
     if chosen["network"] is Network.CONV and options.hidden is None:
         chosen["hidden"] = (32, 64, 64)
     settings = ImageSettings.of(chosen)
+    if (
+        options.network is None
+        and settings.network is Network.MLP
+        and starts_at_components(settings)
+    ):
+        settings = replace(settings, network=Network.LINEAR_MLP)
     if settings.patience and settings.validation == 0:
         raise ValueError(
             "--patience needs validation rows, but --validation is 0; leave one of them out"
@@ -142,6 +149,11 @@ def reasons(settings: ImageSettings, data: Dataset) -> list[str]:
         chosen.append(
             f"{settings.latents} latents: at most 16, half of the {prod(data.shape)} values of a "
             f"row, and one for every {ROWS_PER_LATENT} of {len(data.x)} rows, but at least 2"
+        )
+    if settings.network is Network.LINEAR_MLP:
+        chosen.append(
+            "encoder and decoder have a linear part beside the network, which starts at "
+            "probabilistic PCA; that start is kept if no epoch is better on validation rows"
         )
     if settings.patience:
         chosen.append(

@@ -1,4 +1,4 @@
-"""Images and arrays: the optimizer of a run, its learning rates, and the bound on its gradients."""
+"""Images and arrays: where training starts, its optimizer, learning rates and gradient bound."""
 
 import functools
 from collections.abc import Callable
@@ -8,10 +8,18 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyrovae.command.choices import Optimizer
+from pyrovae.command.choices import Likelihood, Optimizer, Posterior
+from pyrovae.command.images.preparation import REAL_LIKELIHOODS
 from pyrovae.command.images.settings import ImageSettings
 
-__all__ = ["build_optimizer", "build_scheduler", "clip_norm", "learning_rates", "patience_of_rate"]
+__all__ = [
+    "build_optimizer",
+    "build_scheduler",
+    "clip_norm",
+    "learning_rates",
+    "patience_of_rate",
+    "starts_at_components",
+]
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
@@ -65,3 +73,9 @@ def clip_norm(settings: ImageSettings) -> Any:
     """Return the bound on the norm of the gradient, as `pyrovae.fit` takes it."""
     words = {"auto": "auto", "none": None}
     return words[settings.clip_norm] if settings.clip_norm in words else float(settings.clip_norm)
+
+
+def starts_at_components(settings: ImageSettings) -> bool:
+    """Return whether a linear part of encoder and decoder can start at probabilistic PCA."""
+    means = (*REAL_LIKELIHOODS, Likelihood.DISCRETIZED_LOGISTIC)
+    return settings.posterior is Posterior.DIAGONAL_NORMAL and settings.likelihood in means
