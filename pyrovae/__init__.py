@@ -11,6 +11,7 @@ from pyrovae.distributions import conditional
 from pyrovae.evaluation import (
     Bounds,
     Evidence,
+    EvidenceWarning,
     LatentSummary,
     Terms,
     active_units,
@@ -24,8 +25,8 @@ from pyrovae.evaluation import (
     naive_log_evidence,
     reciprocal_log_evidence,
 )
-from pyrovae.files import History, inspect, load, save
-from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE
+from pyrovae.files import FileError, History, inspect, load, save
+from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
 from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
@@ -40,9 +41,12 @@ __all__ = [
     "CountVAE",
     "Denoising",
     "Evidence",
+    "EvidenceWarning",
+    "FileError",
     "HierarchicalVAE",
     "History",
     "LatentSummary",
+    "Missing",
     "Terms",
     "TrainingError",
     "active_units",

@@ -7,6 +7,7 @@ network). Networks are small and smooth, so that gradients can be checked by fin
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,11 @@ def flow(**settings) -> nn.Module:
     return part
 
 
+def spline_posterior(**settings) -> nn.Module:
+    net = mlp(6, 2 * 2 + 3)
+    return posteriors.NeuralSplineFlow(net, 2, context=3, **SPLINES, **settings)
+
+
 def bend(part: nn.Module, spread: float) -> None:
     """Make a flow prior's networks smooth, and their last layers' weights as large as `spread`."""
     if not part.coupling:
@@ -109,6 +115,8 @@ def batch_norm() -> nn.Module:
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
     return nets.AnyLeading(net, 5, 3)
 
+
+SPLINES = {"steps": 2, "hidden": (8,), "bins": 4, "activation": nn.Tanh}
 
 PRIORS = [
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
@@ -398,5 +406,19 @@ NETS = [
     Case("Blocks, c", lambda: nets.Blocks(5, [4], context=2), ((5,), (2,)), (4,)),
     Case("AnyLeading", batch_norm, ((5,),), (3,)),
 ]
+
+if find_spec("zuko"):
+    PRIORS += [
+        Case("NeuralSplineFlow", lambda: priors.NeuralSplineFlow(2, **SPLINES), (), (2,)),
+        Case(
+            "NeuralSplineFlow, coupling, permuted, c",
+            lambda: priors.NeuralSplineFlow(2, context=3, coupling=True, seed=1, **SPLINES),
+            ((3,),),
+            (2,),
+        ),
+    ]
+    POSTERIORS += [
+        Case("NeuralSplineFlow", lambda: spline_posterior(), ((6,),), (2,)),
+    ]
 
 PARTS = [*PRIORS, *POSTERIORS, *LIKELIHOODS]

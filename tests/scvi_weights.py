@@ -18,7 +18,12 @@ def graph_like(state: State, batches: int) -> pv.CountVAE:
     variances = state["library_log_vars"].flatten()
     library = (state["library_log_means"].flatten(), variances.sqrt())
     graph = pv.graphs.count_vae(
-        genes, batches=batches, hidden=hidden, latents=latents, library=library
+        genes,
+        batches=batches,
+        hidden=hidden,
+        latents=latents,
+        library=library,
+        library_factor=None,
     )
     _encoder(graph.posterior.net.net, state, "z_encoder")
     _encoder(graph.library_posterior.net.net, state, "l_encoder")

@@ -76,6 +76,7 @@ def test_weights_are_unbiased_so_the_bound_rises_with_the_temperatures_and_stays
     assert means[0] < means[1] < means[2] < 0.02
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_many_temperatures_reach_the_evidence_within_the_standard_error():
     graph, x = poor(), linear_gaussian.data(30)
     exact = linear_gaussian.evidence(graph, x)
@@ -91,6 +92,7 @@ def test_many_temperatures_reach_the_evidence_within_the_standard_error():
     assert (pv.naive_log_evidence(graph, x, samples=16).log_p - exact).mean() < -2
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_one_temperature_is_importance_sampling():
     graph, x = near(), linear_gaussian.data(40)
     for from_guide, plain in ((True, pv.log_evidence), (False, pv.naive_log_evidence)):
@@ -230,6 +232,7 @@ def test_a_guide_on_less_than_the_priors_support():
     (lambda: pv.priors.Flow(2, steps=2, hidden=(8,)), False),
     (lambda: pv.priors.StandardNormal(2), True),
 ])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_priors_and_posteriors_that_are_no_normals(prior, from_guide):
     torch.manual_seed(0)
     posterior = pv.posteriors.IAF(pv.nets.MLP(6, [], 4 + 5), 2, steps=2, context=5, hidden=(8,))
@@ -315,6 +318,7 @@ def test_no_chain_starts_where_the_simulated_row_came_from():
     ).mean() < -20  # a draw from the prior; near 5 above it were it the z behind x
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_pieces_change_no_law(monkeypatch):
     graph, x = near(), linear_gaussian.data(30)
     exact = linear_gaussian.evidence(graph, x)

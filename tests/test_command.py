@@ -180,7 +180,7 @@ def test_sample_and_interpolate_write_data_and_pictures(digits, tmp_path):
 
 def test_inspect_builds_nothing(digits, monkeypatch):
     monkeypatch.setattr(files, "load", None)
-    monkeypatch.setattr(files.model, "build", None)
+    monkeypatch.setattr(files.filling, "build", None)
     folder, _ = digits
     output = call("inspect", folder)
     for text in (
@@ -470,6 +470,27 @@ def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypat
     files.load(tmp_path / "run" / "model")
 
 
+@pytest.mark.parametrize("where", ["measure", "report", "render"])
+def test_a_run_killed_after_training_is_completed_by_resume(stored, tmp_path, monkeypatch, where):
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    args = ["fit", stored / "binary.npy", "--output", tmp_path / "run"]
+    call("fit", stored / "binary.npy", "--output", tmp_path / "whole", *QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, where, kill)
+        call(*args, *QUICK, code=130)
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "continue it with --resume" in call(*args, code=2)
+    (tmp_path / "run" / ".metrics.json-0123abcd").write_text("half")  # of a killed process
+    call(*args, "--resume")
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not list((tmp_path / "run").glob(".*"))
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    whole, again = (weights(tmp_path / name) for name in ("whole", "run"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
 def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
     arguments = ["--optimizer", "sgd", "--learning-rate", "1e30", "--batch-size", "8"]
     output = call(
@@ -584,6 +605,79 @@ def test_parts_that_do_not_go_together_are_refused(arguments, message, tmp_path)
 def test_a_broken_run_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     assert "truncated or not of this version" in call("evaluate", tmp_path, "digits", code=2)
+
+
+def edited_run(folder, change, seal=True):
+    """Edit run.json; with its digest, as whoever knows how would."""
+    content = json.loads((folder / "run.json").read_text())
+    format, digest = content.pop("format"), content.pop("sha256")
+    change(content)
+    whole = (
+        files.sealed(format, content) if seal else content | {"format": format, "sha256": digest}
+    )
+    (folder / "run.json").write_text(json.dumps(whole))
+
+
+@pytest.fixture
+def copied(digits, tmp_path):
+    return shutil.copytree(digits[0], tmp_path / "copied")
+
+
+def test_an_edited_run_is_refused(copied):
+    edited_run(copied, lambda content: content["preparation"].update(scale=[2.0]), seal=False)
+    for command in ("evaluate", "encode"):
+        output = ["-o", copied / "z.npy"] if command == "encode" else []
+        refusal = call(command, copied, "digits", *output, code=2)
+        assert "run.json: altered since it was written" in " ".join(refusal.split())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(settings=[]),
+        lambda content: content.update(preparation=3),
+        lambda content: content["settings"].update(hidden="400"),
+        lambda content: content["settings"].update(latents="x"),
+        lambda content: content["settings"].update(test=-3.0),
+        lambda content: content["settings"].update(seed=17),  # that of the model is another
+        lambda content: content["settings"].update(prior="best"),
+        lambda content: content["data"].update(rows=[]),
+        lambda content: content["data"].pop("fingerprint"),
+        lambda content: content["preparation"].update(shift=[1.0, 2.0]),
+        lambda content: content["preparation"].update(scale=[0.0]),
+        lambda content: content["preparation"].update(further=0),
+        lambda content: content["preparation"].pop("shape"),
+    ],
+)
+def test_a_run_that_contradicts_itself_is_refused_by_name(copied, change):
+    edited_run(copied, change)
+    assert "run.json" in call("evaluate", copied, "digits", code=2)
+
+
+def test_deeply_nested_json_is_refused_by_name(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": ' + "[" * 50_000 + "]" * 50_000 + "}")
+    assert "run.json: truncated or not" in call("evaluate", tmp_path, "digits", code=2)
+
+
+def test_an_elbo_that_is_not_finite_is_no_success(stored, tmp_path):
+    call("fit", stored / "real.npy", "--output", tmp_path / "run", *TERSE)
+    x = np.load(stored / "real.npy")
+    x[3] = 1e19
+    np.save(tmp_path / "far.npy", x)
+    output = call("evaluate", tmp_path / "run", tmp_path / "far.npy", "--samples", 0, code=2)
+    assert "the ELBO is not finite" in output
+
+
+def test_endings_in_capitals_are_known(stored, tmp_path):
+    shutil.copy(stored / "binary.npy", tmp_path / "G.NPY")
+    call("fit", tmp_path / "G.NPY", "--output", tmp_path / "run", *TERSE)
+    assert options.settings_of("A.H5AD").__name__ == "CellSettings"
+
+
+def test_a_closed_pipe_is_no_error(digits):
+    command = f"{sys.executable} -m pyrovae inspect {digits[0]} | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (len(found.stdout.splitlines()), found.stderr) == (1, "")
 
 
 def test_json_is_strict(tmp_path):

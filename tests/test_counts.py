@@ -161,7 +161,7 @@ def test_fit_and_bare_svi_both_train_two_in_one_process():
     for _ in range(80):
         svi.step(x)
     for graph, then in zip(graphs, before, strict=True):
-        assert pv.elbo(graph, x).elbo.mean() > then + 50
+        assert pv.elbo(graph, x).elbo.mean() > then + 10
 
 
 def test_only_the_kl_of_z_is_annealed():

@@ -368,3 +368,23 @@ def test_data_that_require_a_gradient_get_none():
     likelihood = pv.likelihoods.Bernoulli(torch.nn.Linear(2, 6))
     pv.fit(pv.VAE(pv.priors.StandardNormal(2), q, likelihood), x, epochs=1, progress=False)
     assert x.grad is None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("kind", ["csr", "csc", "torch"])
+@pytest.mark.parametrize("column", [-1, 7])
+def test_a_sparse_table_whose_indices_leave_it_is_refused(kind, column):
+    table = sparse.csr_matrix(np.eye(4, 4, dtype=np.float32))
+    if kind == "torch":
+        parts = torch.arange(5), torch.tensor([0, column, 2, 3]), torch.ones(4)
+        table = torch.sparse_csr_tensor(*parts, (4, 4), check_invariants=False)
+    else:
+        table = table.asformat(kind)
+        table.indices[1] = column
+    with pytest.raises(ValueError, match="damaged"):
+        SparseRows.of(table)
+
+
+def test_sums_of_rows_are_not_disturbed_by_a_huge_neighbour():
+    x = np.array([[1e30, 0], [1, 2], [0, 0], [0, 3]])
+    assert SparseRows.of(sparse.csr_matrix(x)).sum(1).tolist() == [1e30, 3, 0, 3]

@@ -133,7 +133,71 @@ def test_npz_with_labels_and_test_part(tmp_path):
     assert data.test_rows == 2
 
 
-def test_npz_without_x_gives_its_first_array(tmp_path):
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x_train": np.eye(4), "y_train": np.arange(4)},
+        {"arr_0": np.eye(4), "arr_1": np.eye(3)},
+        {"packed": np.packbits(np.eye(4, dtype=bool), axis=1), "shape": np.array([4, 4])},
+        {"x_test": np.eye(4), "labels_test": np.arange(4)},
+        {"labels": np.arange(4)},
+    ],
+)
+def test_npz_of_several_arrays_without_x_is_refused_and_listed(arrays, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match="none is named x") as caught:
+        datasets.array(tmp_path / "a.npz")
+    for name, array in arrays.items():
+        assert f"{name} with shape {array.shape}" in str(caught.value)
+
+
+def claims(path, shape, dtype="<f8"):
+    """Write an .npy file whose header claims a shape that its few bytes do not have."""
+    with path.open("wb") as file:
+        fields = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, fields)
+        file.write(bytes(64))
+
+
+@pytest.mark.parametrize("shape", [(10**12, 10), (10**6, 10**6), (2**62, 2), (5, 5)])
+def test_a_header_that_claims_more_than_the_file_holds_is_named(shape, tmp_path):
+    claims(tmp_path / "a.npy", shape)
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read as numbers"):
+        datasets.array(tmp_path / "a.npy")
+
+
+def test_damaged_archives_are_named(tmp_path):
+    """zipfile, zlib and Python's tokenizer raise errors of their own."""
+    np.savez_compressed(tmp_path / "good.npz", x=np.random.default_rng(0).random((20, 20)))
+    good, refused = (tmp_path / "good.npz").read_bytes(), 0
+    for at in range(0, len(good), 97):
+        path = tmp_path / "a.npz"
+        path.write_bytes(good[:at] + bytes(b ^ 0xA5 for b in good[at : at + 9]) + good[at + 9 :])
+        try:
+            datasets.array(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("value", [1e30, 1e300, -1e25])
+def test_a_value_whose_square_overflows_is_named_by_its_place(value, tmp_path):
+    x = np.ones((6, 3))
+    x[4, 1] = value
+    np.save(tmp_path / "a.npy", x)
+    with pytest.raises(ValueError, match=r"a\.npy, x: the value at \(4, 1\)"):
+        datasets.array(tmp_path / "a.npy")
+
+
+def test_a_decompression_bomb_is_named(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((60, 60), dtype=np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 29)  # an error from twice as many
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image .*bomb"):
+        datasets.image_folder(tmp_path)
+
+
+def test_npz_without_x_gives_its_only_array(tmp_path):
     np.savez(tmp_path / "a.npz", pictures=np.eye(4))
     assert datasets.array(tmp_path / "a.npz").shape == (4,)
 

@@ -67,6 +67,7 @@ def test_one_sample_is_the_sampled_elbo_in_expectation():
     assert one == pytest.approx(pv.elbo(graph, x, samples=100).elbo.mean().item(), abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_the_naive_average_needs_more():
     graph, x = linear_gaussian.exact(sigma=0.5), linear_gaussian.data(50)
     naive, good = (f(graph, x, samples=500) for f in (pv.naive_log_evidence, pv.log_evidence))

@@ -349,6 +349,18 @@ def test_a_draw_is_a_vae_at_weights_of_the_posterior():
     torch.testing.assert_close(graph.likelihood.net.linear.weight, mean)  # drawing changed nothing
 
 
+def test_generating_at_weights_of_the_posterior():
+    """q(w) is a thousandth wide: every draw is the network at the mean, unlike the prior's."""
+    graph, x, c = regression()
+    with torch.no_grad():
+        graph.log_sigma.fill_(-7)
+    wanted = graph.likelihood(torch.zeros(len(c), 2).double(), c).mean.detach()
+    at = pv.generate(graph, len(c), c, from_guide=["w"], like=x)
+    torch.testing.assert_close(at, wanted, atol=0.05, rtol=0)
+    torch.testing.assert_close(pv.reconstruct(graph, x, c), wanted)
+    assert (pv.generate(graph, len(c), c) - wanted).abs().max() > 0.5
+
+
 def test_quantities_per_observation_need_fixed_weights():
     graph, x = vae(), torch.rand(5, 6).round()
     with pytest.raises(ValueError, match='site "w" is not in a plate over the 5 rows'):

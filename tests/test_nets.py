@@ -216,6 +216,12 @@ def test_without_context_has_the_shape_of_its_network():
             "AnyLeading: expected 4 features, got 3 features",
         ),
         (
+            MLP(64, [5], 3, context=10),
+            [(128, 64), (128,)],
+            r"one number per row.*one_hot\(labels\)",
+        ),
+        (MLP(64, [5], 3, context=10), [(10, 64), (10,)], r"one number per row.*one_hot\(labels\)"),
+        (
             MLP(5, [4], 3, context=2),
             [(4, 5), (3, 2)],
             r"batch dimensions of \(4, 5\) and \(3, 2\) do not broadcast.*one_hot",

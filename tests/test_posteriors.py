@@ -564,6 +564,7 @@ def test_mutual_information_of_a_flow_is_estimated_from_fewer_observations():
 
 
 # -------------------------------------------------------------------------------------------- cells
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_a_flow_in_the_count_model_is_one_argument():
     genes, d = 30, 4
     net = pv.nets.WithoutContext(pv.blocks.Blocks(genes, [16], 2 * d + 5))
@@ -585,6 +586,7 @@ def test_a_flow_in_the_count_model_is_one_argument():
     assert pv.log_evidence(graph, x, c, samples=20).log_p.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_a_flow_in_the_single_cell_model_is_one_argument():
     pytest.importorskip("anndata")
     from pyrovae.singlecell import SingleCellVAE, simulate

@@ -109,6 +109,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_networks_of_one_batch_dimension_are_evaluated_as_they_are_trained(make):
     torch.manual_seed(0)
     net = make()
@@ -199,6 +200,7 @@ class Whole(Scaled):
             pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_programs_that_add_up_rows_are_evaluated_by_separate_runs():
     graph = Whole()
     assert programs.find_layout(graph.model, graph.guide, X, draws=3).separate

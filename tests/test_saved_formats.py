@@ -28,6 +28,7 @@ def test_an_image_model_computes_what_it_did():
     close(pv.log_evidence(graph, x, samples=16, seed=0).log_p, expected["log_p"])
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_a_count_model_computes_what_it_did():
     folder = SAVED / "poisson_counts"
     graph, expected = pv.load(folder), load_file(folder / "outputs.safetensors")
@@ -41,6 +42,7 @@ def test_a_count_model_computes_what_it_did():
     close(pv.log_evidence(graph, x, c, samples=16, seed=0).log_p, expected["log_p"])
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_a_flow_of_pyros_networks_computes_what_it_did(tmp_path):
     """Version 0.1.0 held one of Pyro's networks for each step of `priors.Flow`."""
     graph = pv.load(SAVED / "flow_prior")
@@ -50,7 +52,10 @@ def test_a_flow_of_pyros_networks_computes_what_it_did(tmp_path):
         close(again.top_prior().log_prob(z2), expected["top_prior"])
         close(again.prior(z2).log_prob(z1), expected["prior"])
         close(again.posterior(x).log_prob(z1[:8]), expected["posterior"])
-        close(pv.embed(again, x, site="z1"), expected["embedding"])
+        # Two means of 256 draws each, of other noise: equal within 4.5 standard errors.
+        error = again.posterior(x).sample((4096,)).std(0) * (2 / 256) ** 0.5
+        z = (pv.embed(again, x, site="z1") - expected["embedding"]) / error
+        assert z.abs().max() < 4.5
         close(pv.log_evidence(again, x, samples=16, seed=0).log_p, expected["log_p"])
 
 

@@ -1,5 +1,7 @@
 """`SingleCellVAE`: scverse's names, all forms of counts, errors that name cell and gene, files."""
 
+import copy
+import json
 import re
 import signal
 import warnings
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyrovae import posteriors, priors
+from pyrovae import files, posteriors, priors
+from pyrovae.files import FileError
 from pyrovae.singlecell import counts, simulate
 from pyrovae.training import TrainingError
 
@@ -49,6 +52,7 @@ def model():
 
 
 # -------------------------------------------------------------------------------------------- names
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_every_method_returns_the_right_shape(model):
     n, genes = model.cells.adata.shape
     assert model.is_trained
@@ -161,6 +165,65 @@ def test_files_round_trip(model, tmp_path):
         SingleCellVAE.load(tmp_path / "model")
 
 
+class OwnPrior(priors.StandardNormal):
+    """A part of the user's."""
+
+    def __init__(self, d, spread=1.0):
+        super().__init__(d)
+        self.spread = spread
+
+
+def test_a_graph_of_the_users_gets_the_library_prior_that_training_learned(tmp_path):
+    """It lay in no weight: the graph to load into kept that of all cells, without a word."""
+    model = fitted(prior=OwnPrior(3))
+    model.save(tmp_path)
+
+    def new(spread):
+        return SingleCellVAE(
+            setup(cells_like()), n_hidden=8, n_latent=3, prior=OwnPrior(3, spread)
+        ).graph
+
+    graph = new(1.0)
+    assert graph.library_prior.mean != model.graph.library_prior.mean
+    again = SingleCellVAE.load(tmp_path, cells_like(), into=graph)
+    assert again.graph.library_prior.mean == model.graph.library_prior.mean
+    assert again.get_elbo() == pytest.approx(model.get_elbo())
+    other = new(2.0)
+    own = other.library_prior
+    with pytest.raises(FileError, match=r"graph\.prior\.spread was 1\.0"):
+        SingleCellVAE.load(tmp_path, into=other)
+    assert other.library_prior is own
+
+
+def test_an_edited_encoding_is_refused_by_name(model, tmp_path):
+    changes = [
+        lambda content: content["encoding"].update(genes=content["encoding"]["genes"][1:]),
+        lambda content: content["encoding"].update(genes=["gene 1"] * 30),
+        lambda content: content["encoding"].update(batches=["batch 0"]),
+        lambda content: content["encoding"].update(labelled=True),
+        lambda content: content["encoding"].update(scales={"age": [1.0, 0.0]}),
+        lambda content: content["encoding"]["setup"].update(layer=3),
+        lambda content: content.update(training=["x"]),
+        lambda content: content.update(training=[3, 2]),
+        lambda content: content.update(held_out=content["training"][:1]),
+        lambda content: content.update(seed=None),
+        lambda content: content.pop("encoding"),
+    ]
+    model.save(tmp_path)
+    path = tmp_path / "cells.json"
+    kept = json.loads(path.read_text())
+    for change in changes:
+        content = copy.deepcopy(kept)
+        format, _ = content.pop("format"), content.pop("sha256")
+        change(content)
+        path.write_text(json.dumps(content | {"format": format, "sha256": kept["sha256"]}))
+        with pytest.raises(FileError, match=r"cells\.json: altered"):
+            SingleCellVAE.load(tmp_path)
+        path.write_text(json.dumps(files.sealed(format, content)))  # and the digest again
+        with pytest.raises(FileError, match=r"cells\.json"):
+            SingleCellVAE.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -175,6 +238,7 @@ def test_files_round_trip(model, tmp_path):
     ],
     ids=["mixture", "Vamp", "IAF", "full rank"],
 )
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_another_prior_or_posterior_works_and_is_saved(parts, tmp_path):
     model = fitted(**parts)
     assert model.get_latent_representation().shape == (len(model.cells.adata), 3)
@@ -767,3 +831,312 @@ def test_genes_that_are_called_changed_are_so(seed):
         if mode == "change":
             assert (called & ~changed).sum() <= 0.05 * called.sum()
             assert (called & changed).sum() >= 0.3 * changed.sum()
+
+
+def high_middle_low(seed, cells=900, genes=60, steps=8):
+    """Three types; the first `steps` genes are high in A, low in B and in the middle in C."""
+    random = np.random.default_rng(seed)
+    kind = random.integers(3, size=cells)
+    rho = np.exp(0.5 * random.standard_normal(genes)) * np.ones((cells, 1))
+    rho[:, :steps] *= np.array([8.0, 1 / 8, 1.0])[kind][:, None]
+    for k in range(3):  # markers, by which the types can be told apart
+        rho[:, 10 + 5 * k : 15 + 5 * k] *= np.where(kind == k, 6.0, 1.0)[:, None]
+    rho /= rho.sum(1, keepdims=True)
+    x = random.poisson(2000 * rho).astype(np.float32)
+    obs = pd.DataFrame({"type": np.array(["A", "B", "C"])[kind]}, index=map(str, range(cells)))
+    var = pd.DataFrame(index=[f"gene {g}" for g in range(genes)])
+    return anndata.AnnData(x, obs=obs, var=var)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_group_in_the_middle_of_mixed_cells_is_not_called_changed(seed):
+    """|lfc| exceeds delta in every pair, but up in half of them and down in the others."""
+    adata = high_middle_low(seed)
+    SingleCellVAE.setup_anndata(adata)
+    model = SingleCellVAE(adata, n_hidden=32, n_latent=4, use_observed_lib_size=True)
+    model.train(max_epochs=60, progress=False)
+    middle = [f"gene {g}" for g in range(8)]
+    called = {}
+    for test_mode in ("three", "two"):
+        table = model.differential_expression("type", "C", test_mode=test_mode)
+        called[test_mode] = table.loc[middle, "is_de_fdr_0.05"].sum()
+    assert called == {"three": 0, "two": 8}
+    for group, sign in (("A", 1), ("B", -1)):
+        table = model.differential_expression("type", group).loc[middle]
+        assert table["is_de_fdr_0.05"].all()
+        assert (np.sign(table["lfc_median"]) == sign).all()
+
+
+def test_the_table_of_differential_expression_agrees_with_the_counts(model):
+    adata = model.cells.adata
+    first = (adata.obs["cell_type"] == "type 0").to_numpy()
+    by_name = model.differential_expression("cell_type", ["type 0"], n_samples=200)
+    by_mask = model.differential_expression(idx1=first, n_samples=200)
+    by_rows = model.differential_expression(idx1=first.nonzero()[0], idx2=~first, n_samples=200)
+    by_query = model.differential_expression(idx1="cell_type == 'type 0'", n_samples=200)
+    numbers = [name for name in by_name if by_name[name].dtype.kind in "fb"]
+    for other in (by_mask, by_rows, by_query):
+        assert by_name[numbers].equals(other[numbers])
+    table = by_name.loc[list(adata.var_names)]
+    x = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+    for i, rows in ((1, first), (2, ~first)):
+        group = x[rows]
+        np.testing.assert_allclose(table[f"raw_mean{i}"], group.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(table[f"non_zeros_proportion{i}"], (group > 0).mean(0))
+        normalized = (1e4 * group / group.sum(1, keepdims=True)).mean(0)
+        np.testing.assert_allclose(table[f"raw_normalized_mean{i}"], normalized, rtol=1e-5)
+    lfc = np.log2(table["scale1"]) - np.log2(table["scale2"])
+    assert np.corrcoef(lfc, table["lfc_mean"])[0, 1] > 0.9
+    assert set(by_name["group1"]) == {"type 0"}
+    assert (
+        model.differential_expression(idx1=first, delta=None, n_samples=200)["delta"].min() >= 0.3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"groupby": "cell_type", "group1": "type 0", "group2": "type 0"}, "are both 'type 0'"),
+        ({"groupby": "number"}, "pandas.cut"),
+        ({}, "either groupby"),
+        ({"idx1": np.zeros(3, bool)}, "idx1: expected a mask"),
+        ({"idx1": "cell_type == 'none'"}, "idx1 holds no cell"),
+        ({"groupby": "cell_type", "test_mode": "four"}, "test_mode 'four'"),
+    ],
+    ids=str,
+)
+def test_comparisons_that_make_no_sense_are_refused(model, arguments, words):
+    adata = model.cells.adata.copy()
+    adata.obs["number"] = np.random.default_rng(0).standard_normal(adata.n_obs)
+    with pytest.raises(ValueError, match=words):
+        model.differential_expression(adata=adata, **arguments)
+
+
+def test_genes_are_named_by_any_array_or_mask(model):
+    names = model.cells.adata.var_names
+    expected = model.get_normalized_expression(gene_list=list(names[[3, 1]]))
+    series = pd.Series(names[[3, 1]])
+    for given_names in (names[[3, 1]], names[[3, 1]].to_numpy(), series, tuple(names[[3, 1]])):
+        assert model.get_normalized_expression(gene_list=given_names).equals(expected)
+        assert model.posterior_predictive_sample(gene_list=given_names).shape[1] == 2
+    by_mask = model.get_normalized_expression(gene_list=names.isin(names[[1, 3]]))
+    assert list(by_mask) == list(names[[1, 3]])
+    with pytest.raises(ValueError, match="gene_list is empty"):
+        model.get_normalized_expression(gene_list=[])
+
+
+def test_gene_names_may_be_numbers_and_one_covariate_is_a_list():
+    adata = cells_like()
+    adata.var_names = pd.Index(range(adata.n_vars))
+    model = fitted(setup(adata))
+    assert model.get_latent_representation(adata).shape == (adata.n_obs, 3)
+    with pytest.raises(ValueError, match=r"expected a list of columns: \['batch'\]"):
+        SingleCellVAE.setup_anndata(adata, categorical_covariate_keys="batch")
+
+
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix])
+def test_damaged_indices_are_refused_before_scipy_reads_them(form):
+    adata = cells_like()
+    x = form(adata.X)
+    x.indices[5] = 10_000
+    adata.X = x
+    with pytest.raises(ValueError, match="damaged"):
+        SingleCellVAE(setup(adata))
+
+
+def test_scverse_names_of_training_are_translated_or_refused(model):
+    cells = setup(cells_like())
+    a, b = (SingleCellVAE(cells, n_hidden=8, n_latent=3) for _ in range(2))
+    a.train(max_epochs=2, progress=False, lr=0.01, weight_decay=0.0, accelerator="cpu")
+    plan = {"lr": 0.01, "weight_decay": 0.0}
+    b.train(max_epochs=2, progress=False, plan_kwargs=plan, accelerator="cpu", devices=1)
+    assert a.fit_history.elbo == b.fit_history.elbo
+    for arguments, words in (
+        ({"plan_kwargs": {"optimizer": "SGD"}}, "pyrovae.fit"),
+        ({"plan_kwargs": {"n_steps_kl_warmup": 10}}, "n_epochs_kl_warmup"),
+        ({"early_stopping_monitor": "loss"}, "elbo_validation"),
+        ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
+        ({"accelerator": "cpu", "devices": 2.5}, "devices is 2.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.train(max_epochs=1, progress=False, **arguments)
+
+
+def test_a_second_training_continues_weights_and_history():
+    model = fitted(epochs=3)
+    before = model.fit_history
+    model.train(max_epochs=2, progress=False)
+    assert model.fit_history.elbo[:3] == before.elbo
+    assert len(model.history["elbo_train"]) == 5
+    assert model.fit_history.best_epoch is None or model.fit_history.best_epoch > 3
+    assert (model.history["elbo_train"]["elbo_train"] == -model.history["elbo"]["elbo"]).all()
+    assert model.history["kl_weight"]["kl_weight"].between(0, 1).all()
+
+
+def test_a_model_says_what_it_is(model, capsys):
+    untrained = SingleCellVAE(setup(cells_like()), n_hidden=8, n_latent=3)
+    assert "not trained" in repr(untrained)
+    for words in (
+        "80 cells",
+        "30 genes",
+        "2 batches",
+        "n_latent: 3",
+        "trained for 2 epochs",
+        "cpu",
+    ):
+        assert words.replace("80 cells", "cells: 80") in repr(model)
+    assert model.adata is model.cells.adata
+    assert model.device == torch.device("cpu")
+    model.to_device("cpu")
+    model.view_anndata_setup()
+    shown = capsys.readouterr().out
+    assert "batch_key: batch" in shown
+    assert "'batch 0'" in shown
+    assert model.registry["setup"]["labels_key"] == "cell_type"
+
+
+def test_few_cells_train_for_enough_steps():
+    from pyrovae.singlecell import default_epochs
+
+    for cells in (10, 100, 500, 1500, 3000, 1_000_000):
+        steps = default_epochs(cells) * -(-cells // 128)
+        assert steps >= 4000
+    assert default_epochs(20_000) == 400
+
+
+# --------------------------------------------------------------------- a reference and new batches
+def reference_and_query(**options):
+    adata = simulate(cells=300, genes=40, types=2, batches=3, seed=1).to_anndata()
+    new = (adata.obs["batch"] == "batch 2").to_numpy()
+    reference = fitted(setup(adata[~new].copy()), epochs=20, **options)
+    return reference, adata[new].copy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"encode_covariates": True}, {"dispersion": "gene-batch"}, {"n_layers": 2}],
+    ids=str,
+)
+def test_a_query_trains_the_new_batch_alone(options):
+    reference, cells = reference_and_query(**options)
+    own = reference.cells.adata
+    before = {name: value.clone() for name, value in reference.graph.state_dict().items()}
+    z, elbo = reference.get_latent_representation(), reference.get_elbo()
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    assert model.is_trained
+    untrained = model.get_elbo()
+    model.train(max_epochs=30, progress=False, batch_size=32)
+    assert model.get_elbo() > untrained
+    # The cells of the reference are seen as before, to the last bit but for the wider products.
+    np.testing.assert_allclose(model.get_latent_representation(own), z, atol=1e-5)
+    assert model.get_elbo(own) == pytest.approx(elbo, abs=1e-3)
+    for name, value in reference.graph.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    after = model.graph.state_dict()
+    moved = 0
+    for name, value in after.items():
+        mask = model.query.trained.get(name)
+        if mask is None:
+            assert torch.equal(value, before[name]), name
+        else:
+            kept = value[mask == 0]
+            was = before[name].flatten()
+            assert torch.equal(kept.sort().values, was.sort().values), name
+            moved += int((value[mask == 1] != 0).sum())
+    assert moved
+
+
+def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
+    reference, cells = reference_and_query()
+    reference.save(tmp_path / "reference")
+    order = np.random.default_rng(0).permutation(40)[:36]
+    fewer = cells[:, order].copy()
+    fewer.var_names = [*fewer.var_names[:-1], "another gene"]
+    query = SingleCellVAE.prepare_query_anndata(fewer, tmp_path / "reference")
+    assert list(query.var_names) == reference.cells.encoding.genes
+    whole = pd.DataFrame(cells.X.toarray(), columns=cells.var_names)
+    lacking = [g for g in whole if g not in set(fewer.var_names)]
+    assert len(lacking) == 5
+    whole[lacking] = 0
+    np.testing.assert_array_equal(query.X.toarray(), whole[list(query.var_names)])
+    model = SingleCellVAE.load_query_data(query, tmp_path / "reference")
+    assert model.get_latent_representation().shape == (query.n_obs, 3)
+    fewer.var_names = [f"ENSG{i}" for i in range(36)]
+    with pytest.raises(ValueError, match="none of the reference's genes"):
+        SingleCellVAE.prepare_query_anndata(fewer, reference)
+    with pytest.warns(UserWarning, match="lacks 20 of"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
+
+
+def test_a_query_of_known_batches_has_nothing_to_train():
+    reference, _ = reference_and_query()
+    query = SingleCellVAE.prepare_query_anndata(reference.adata[:50].copy(), reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    z = reference.get_latent_representation(indices=np.arange(50))
+    np.testing.assert_allclose(model.get_latent_representation(), z, atol=1e-6)
+    with pytest.raises(ValueError, match="unfrozen=True"):
+        model.train(max_epochs=1, progress=False)
+    whole = SingleCellVAE.load_query_data(query, reference, unfrozen=True)
+    whole.train(max_epochs=1, progress=False)
+
+
+# ------------------------------------------------------------------ populations, and scvi's methods
+def test_the_aggregated_posterior_is_the_mean_of_the_cells_densities(model):
+    z = torch.from_numpy(model.get_latent_representation()[:5])
+    rows = np.arange(10)
+    mixture = model.get_aggregated_posterior(indices=rows)
+    data = model.cells.query(None, rows)
+    with programs.evaluation(model.graph):
+        q = programs.posterior(model.graph, tuple(part[:] for part in data), "z")
+    expected = torch.stack([q.log_prob(one.expand(10, -1)).logsumexp(0) for one in z]) - np.log(10)
+    torch.testing.assert_close(mixture.log_prob(z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sample_is_abundant_where_its_cells_are(model):
+    table = model.differential_abundance("cell_type")
+    assert list(table) == ["type 0", "type 1"]
+    first = (model.adata.obs["cell_type"] == "type 0").to_numpy()
+    difference = (table["type 0"] - table["type 1"]).to_numpy()
+    assert difference[first].mean() > difference[~first].mean()
+    with pytest.raises(ValueError, match="sample_key 'donor'"):
+        model.differential_abundance("donor")
+
+
+def test_correlations_of_genes_are_those_of_expression_without_counting_noise(model):
+    genes = list(model.adata.var_names[:6])
+    table = model.get_feature_correlation_matrix(gene_list=genes, n_samples=3)
+    assert table.shape == (6, 6)
+    np.testing.assert_allclose(np.diag(table), 1)
+    np.testing.assert_allclose(table, table.T)
+    pearson = model.get_feature_correlation_matrix(
+        gene_list=genes, n_samples=3, correlation_type="pearson"
+    )
+    assert not np.allclose(pearson, table)
+    with pytest.raises(ValueError, match="spearman"):
+        model.get_feature_correlation_matrix(correlation_type="kendall")
+
+
+def test_every_method_of_scvi_tools_is_there_or_in_the_docs():
+    """The public names of scvi.model.SCVI 1.4.2."""
+    listed = """
+    adata adata_manager convert_legacy_save data_registry deregister_manager device
+    differential_abundance differential_expression get_aggregated_posterior get_anndata_manager
+    get_batch_representation get_elbo get_feature_correlation_matrix get_from_registry
+    get_importance_weights get_latent_library_size get_latent_representation
+    get_likelihood_parameters get_marginal_ll get_normalized_expression
+    get_normalized_function_name get_reconstruction_error get_setup_arg get_state_registry
+    get_var_names history is_trained load load_query_data load_registry minified_data_type
+    minify_adata posterior_predictive_sample prepare_query_anndata prepare_query_mudata
+    register_manager registry run_id run_name save setup_anndata summary_string test_indices
+    to_device train train_indices transfer_fields update_setup_method_args validation_indices
+    view_anndata_setup view_registry view_setup_args view_setup_method_args
+    """
+    names = re.findall(r"\w+", listed)
+    page = (Path(__file__).parents[1] / "docs" / "coming_from_scvi_tools.md").read_text()
+    for name in names:
+        assert f"`{name}`" in page, name
+    for line in page.splitlines():  # what the page calls the same is there
+        if line.endswith("| the same |") or "| the same;" in line or "| the same:" in line:
+            for name in re.findall(r"`(\w+)`", line.split("|")[1]):
+                assert hasattr(SingleCellVAE, name), name

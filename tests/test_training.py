@@ -18,7 +18,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import programs
 from pyrovae.command.report import plots
-from pyrovae.files import History, in_words
+from pyrovae.files import History, checkpoint, in_words
 from pyrovae.objectives import (
     IWAE,
     SGVB_A,
@@ -277,6 +277,50 @@ def test_stop_at_k_and_resume_equals_never_stopping(tmp_path, extra):
     assert (whole.best_epoch, whole.beta) == (rest.best_epoch, rest.beta)
 
 
+class Plain:
+    """A graph that is no module: Pyro's store has its parameters, but no buffers."""
+
+    def __init__(self):
+        self.net, self.decoder = batchnorm(), nn.Linear(2, 6)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).expand([len(x), 2]).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("rows", len(x)):
+            mu, log_sigma = self.net(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mu, log_sigma.exp()).to_event(1))
+
+    def state(self):
+        return [*self.net.state_dict().values(), *self.decoder.state_dict().values()]
+
+
+@pytest.mark.filterwarnings("ignore:Found plate statements in guide")
+def test_buffers_of_a_graph_that_is_no_module_are_resumed(tmp_path):
+    states = []
+    for stop, resume in ((None, None), (3, None), (None, tmp_path / "state")):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        graph = Plain()
+        quiet(
+            graph,
+            binary(),
+            validation=binary(20, seed=1),
+            checkpoint=tmp_path / "state" if stop else None,
+            resume=resume,
+            callback=lambda history, stop=stop: len(history.loss) == stop,
+            **SETTINGS,
+        )
+        states.append(graph.state())
+    whole, stopped, resumed = states
+    assert all(map(torch.equal, whole, resumed))
+    assert not all(map(torch.equal, whole, stopped))
+
+
 def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path):
     whole, cut, file = small_vae(), small_vae(), tmp_path / "state"
     quiet(whole, binary(), **SETTINGS)
@@ -306,21 +350,108 @@ def test_fit_in_another_thread_works_without_a_signal_handler():
     assert result[0].stopped == "all epochs ran"
 
 
-@pytest.mark.parametrize("what", ["data", "batch_size", "graph", "optimizer"])
+BEFORE = dict(objective=SGVB_B(beta=warm_up(0.5)), scheduler=OPTIMIZERS["scheduled"]["scheduler"])
+OTHERS = {  # what differs in the continued fit: the graph, the data, arguments
+    "data": (small_vae, binary(seed=5), {}),
+    "batch_size": (small_vae, binary(), {"batch_size": 16}),
+    "graph": (lambda: small_vae(pv.nets.MLP(6, [9], 4)), binary(), {}),
+    "optimizer": (small_vae, binary(), {"optimizer": torch.optim.SGD}),
+    "optimizer's options": (
+        small_vae,
+        binary(),
+        {"optimizer": functools.partial(torch.optim.Adam, lr=0.01)},
+    ),
+    "scheduler": (small_vae, binary(), {"scheduler": None}),
+    "scheduler: gamma": (
+        small_vae,
+        binary(),
+        {"scheduler": functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1)},
+    ),
+    "objective": (small_vae, binary(), {"objective": SGVB_A(beta=warm_up(0.5))}),
+    "objective's samples": (small_vae, binary(), {"objective": SGVB_B(3, beta=warm_up(0.5))}),
+    "clip_norm": (small_vae, binary(), {"clip_norm": None}),
+    "number of validation rows": (small_vae, binary(), {"validation": binary(10)}),
+}
+
+
+def interrupted_fit(file, **extra):
+    stop = {"callback": lambda history: len(history.loss) == 2}
+    return quiet(small_vae(), binary(), checkpoint=file, **SETTINGS | BEFORE | stop | extra)
+
+
+def everything(graph):
+    store = pyro.get_param_store()
+    params = [store[name].detach().clone() for name in sorted(store.keys())]
+    return [
+        *(value.clone() for value in graph.state_dict().values()),
+        torch.get_rng_state(),
+        *params,
+    ]
+
+
+def refused(match, graph, x, file, **extra):
+    """Resuming is refused, and the graph, the store and the random stream are as they were."""
+    before = everything(graph)
+    with pytest.raises(pv.FileError, match=match) as caught:
+        quiet(graph, x, resume=file, **SETTINGS | BEFORE | extra)
+    assert str(file) in str(caught.value)
+    after = everything(graph)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("what", OTHERS)
 def test_resuming_something_else_is_refused(tmp_path, what):
-    file = tmp_path / "state"
-    quiet(small_vae(), binary(), checkpoint=file, **SETTINGS)
-    graph, x, extra = small_vae(), binary(), dict(SETTINGS)
-    if what == "data":
-        x = binary(seed=5)
-    elif what == "batch_size":
-        extra["batch_size"] = 16
-    elif what == "graph":
-        graph = small_vae(pv.nets.MLP(6, [9], 4))
-    else:
-        extra["optimizer"] = torch.optim.SGD
-    with pytest.raises(ValueError, match="resume: the checkpoint is of a fit with another"):
-        quiet(graph, x, resume=file, **extra)
+    interrupted_fit(tmp_path / "state")
+    make, x, extra = OTHERS[what]
+    refused(
+        f"resume: the checkpoint is of a fit with another {what}",
+        make(),
+        x,
+        tmp_path / "state",
+        **extra,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Found plate statements in guide")
+def test_a_refusal_leaves_nothing_in_pyros_store(tmp_path):
+    plain = {"objective": None, "scheduler": None}
+    interrupted_fit(tmp_path / "state", **plain)
+    with pytest.raises(pv.FileError, match="another graph"):
+        quiet(Plain(), binary(), resume=tmp_path / "state", **SETTINGS)
+    assert list(pyro.get_param_store().keys()) == []
+
+
+def test_an_optimizer_at_hand_is_left_alone_by_a_refusal(tmp_path):
+    """The state of the optimizer was loaded before the rest was compared."""
+    interrupted_fit(tmp_path / "state")
+    graph = small_vae(pv.nets.MLP(6, [9], 4))
+    own = torch.optim.Adam(graph.parameters(), lr=1e-3, fused=True)
+    refused("another graph", graph, binary(), tmp_path / "state", optimizer=lambda _: own)
+    assert not own.state_dict()["state"]
+
+
+def test_more_epochs_may_not_make_the_weight_of_the_kl_jump(tmp_path):
+    interrupted_fit(tmp_path / "state")
+    refused(
+        "would jump from .* Pass epochs=6", small_vae(), binary(), tmp_path / "state", epochs=12
+    )
+    constant = {"objective": None, "scheduler": None}
+    interrupted_fit(tmp_path / "constant", **constant)
+    again = {"resume": tmp_path / "constant", "epochs": 8}
+    history = quiet(small_vae(), binary(), **SETTINGS | BEFORE | constant | again)
+    assert len(history.loss) == 8
+
+
+def test_a_fit_that_patience_ended_stays_ended(tmp_path):
+    """It trained on when it was resumed, as if it had been interrupted."""
+    plan = dict(epochs=200, batch_size=4, patience=3, seed=3, validation=binary(30, seed=1))
+    plan["optimizer"] = functools.partial(torch.optim.Adam, lr=0.05)
+    whole = small_vae()
+    history = quiet(whole, binary(12), checkpoint=tmp_path / "state", **plan)
+    assert "no better validation" in history.stopped
+    again = small_vae(seed=4)
+    assert quiet(again, binary(12), resume=tmp_path / "state", **plan) == history
+    assert equal(whole, again)
 
 
 def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
@@ -331,8 +462,55 @@ def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
     content = file.read_bytes()
     for broken in (content[: len(content) // 2], b"", b"\x80\x04pickle"):
         file.write_bytes(broken)
-        with pytest.raises(ValueError, match="truncated or not a checkpoint"):
-            quiet(small_vae(), binary(), epochs=1, resume=file)
+        refused("truncated or not a checkpoint", small_vae(), binary(), file)
+
+
+def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path):
+    file = tmp_path / "state"
+    interrupted_fit(file)
+    content = file.read_bytes()
+    for at in (-1, -1000, len(content) // 2, 300):
+        damaged = bytearray(content)
+        damaged[at] ^= 1
+        file.write_bytes(damaged)
+        refused("state", small_vae(), binary(), file)
+
+
+def changed_state(file, change):
+    state = checkpoint.read(file)
+    change(state)
+    checkpoint.write(file, state)
+
+
+EDITS = {
+    "position": lambda state: state.update(position=10**6),
+    "history": lambda state: state.update(history={"loss": [1.0]}),
+    "seed": lambda state: state["history"].update(seed="x"),
+    "random": lambda state: state["random"].update(cpu=torch.zeros(3, dtype=torch.uint8)),
+    "sums": lambda state: state.update(sums=[1.0, "x", 2.0, 3.0]),
+    "weights": lambda state: state["weights"].popitem(),
+    "best": lambda state: state.update(best={"x": torch.zeros(1)}),
+    "slots": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(2, 2)),
+    "slot": lambda state: state["optimizer"]["state"][3].update(exp_avg=None),
+    "groups": lambda state: state["optimizer"].update(param_groups=[]),
+    "betas": lambda state: state["optimizer"]["param_groups"][0].update(betas=[None, 0.9]),
+    "maximize": lambda state: state["optimizer"]["param_groups"][0].update(maximize=0),
+    "fused": lambda state: state["optimizer"]["param_groups"][0].update(fused="x"),
+    "lr": lambda state: state["optimizer"]["param_groups"][0].update(lr="x"),
+    "last_epoch": lambda state: state["scheduler"].pop("last_epoch"),
+    "objective": lambda state: state.update(objective={"x": 1.0}),
+    "unknown": lambda state: state.update(further=1),
+    "missing": lambda state: state.pop("random"),
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_a_checkpoint_that_does_not_fit_itself_or_the_fit_is_refused(tmp_path, change):
+    """Whoever computed the digest again may change numbers, and not break the fit."""
+    file = tmp_path / "state"
+    interrupted_fit(file)
+    changed_state(file, change)
+    refused("state", small_vae(), binary(), file)
 
 
 # -------------------------------------------------------------------- validation, early stopping

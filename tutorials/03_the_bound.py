@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -568,6 +569,7 @@ pv.fit(
 )
 
 sizes = [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
+warnings.simplefilter("ignore", pv.EvidenceWarning)  # too few draws are what is to be shown
 estimates = {"naive": pv.naive_log_evidence, "importance": pv.log_evidence}
 found = {
     name: [estimate(vae, images, samples=K) for K in sizes] for name, estimate in estimates.items()

@@ -19,6 +19,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -281,6 +282,7 @@ ways = {
     "wake-sleep": objectives.WakeSleep(),
     "reweighted wake-sleep, 5": objectives.ReweightedWakeSleep(samples=5),
 }
+warnings.simplefilter("ignore", pv.EvidenceWarning)  # early in training the guide is still far off
 learned = {}
 for name, objective in ways.items():
     fresh, points = vae(), []

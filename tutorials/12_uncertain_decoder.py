@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -340,6 +341,7 @@ print(
 # %%
 few = test[:200]
 graph = graphs[sizes[0], True]
+warnings.simplefilter("ignore", pv.EvidenceWarning)  # 100 draws: means over 200 rows are compared
 # (30, images)
 each = torch.stack([pv.log_evidence(graph.draw(), few, samples=100).log_p for _ in range(30)])
 together, apart = (each.logsumexp(0) - math.log(len(each))).mean().item(), each.mean().item()

@@ -3,6 +3,7 @@
 What is heavy is imported once a command runs.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ class OneLineErrors(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `| head` has seen enough: click ends the process quietly
+            raise
         except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
             exhausted = _out_of_memory(error)
             if ctx.params["traceback"] or (isinstance(error, RuntimeError) and not exhausted):
@@ -150,6 +153,11 @@ def evaluate(
         typer.echo(row.line())
     if output:
         write_json(figures, output)
+    if not math.isfinite(figures["test"]["elbo"]):
+        raise ValueError(
+            f"{data}: the ELBO is not finite under this model; look for values far outside the "
+            "range of the data that it was fitted on"
+        )
 
 
 @app.command()

@@ -4,6 +4,7 @@ ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z))  <=  log p(x)        in nats, at
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def measure(
         ValueError: The ELBO of a row is not finite; the message names the row.
     """
     batch = rows(ELBO_ROWS)
-    terms = evaluation.elbo(graph, *batch)
+    terms = _elbo(graph, batch)
     _refuse_infinite(terms.elbo, batch)
     means = {name: value.mean().item() for name, value in terms._asdict().items()}
     figures: Figures = {"unit": "nats per observation", "test": {"rows": len(terms.elbo), **means}}
@@ -64,6 +65,22 @@ def measure(
     if samples:
         figures["log_p"] = _evidence(graph, rows(evidence_rows), samples, keep_values)
     return {**figures, "latents": _latents(graph, rows(LATENT_ROWS))}
+
+
+def _elbo(graph: nn.Module, batch: Batch) -> Any:
+    """Return the ELBO of each row; where the programs break down, name the most extreme row."""
+    try:
+        return evaluation.elbo(graph, *batch)
+    except ValueError as error:
+        if "Expected parameter" not in str(error):  # torch's words for NaN in a distribution
+            raise
+        sizes = batch[0].flatten(1).abs().amax(1)
+        row = int(sizes.argmax())
+        raise ValueError(
+            f"the model breaks down on these rows; evaluation row {row} holds the largest value, "
+            f"{sizes[row].item():g} as the model sees it. Remove such rows if they are errors, or "
+            "fit a model to data with such rows"
+        ) from error
 
 
 def _refuse_infinite(elbo: Tensor, batch: Batch) -> None:
@@ -81,15 +98,18 @@ def _refuse_infinite(elbo: Tensor, batch: Batch) -> None:
 
 def _evidence(graph: nn.Module, batch: Batch, samples: int, keep_values: bool) -> Figures:
     """Return the mean of log p(x), and its errors over rows and by importance sampling."""
-    log_p, error, size = evaluation.log_evidence(graph, *batch, samples=samples)
+    with warnings.catch_warnings():  # the report says it in words, by the sample size
+        warnings.simplefilter("ignore", evaluation.EvidenceWarning)
+        evidence = evaluation.log_evidence(graph, *batch, samples=samples)
+    log_p = evidence.log_p
     values = {"values": log_p.tolist()} if keep_values else {}
     return values | {
         "rows": len(log_p),
         "samples": samples,
-        "mean": log_p.mean().item(),
+        "mean": evidence.mean,
         "standard_error": log_p.std(correction=0).item() / math.sqrt(len(log_p)),
-        "importance_sampling_error": error.square().sum().sqrt().item() / len(log_p),
-        "effective_sample_size": size.median().item(),
+        "importance_sampling_error": evidence.mean_monte_carlo_error,
+        "effective_sample_size": evidence.effective_sample_size.median().item(),
     }
 
 

@@ -74,6 +74,8 @@ def fit_and_report(options: Options, say: Say) -> Outcome:
                 page = report(experiment, trained, figures, warned, started)
                 write(folder / "report.html", render(page))
                 say(f"report: {folder / 'report.html'}")
+            if trained.complete:  # until now --resume would make what is missing
+                experiment.run.checkpoint.unlink(missing_ok=True)
     return outcome(experiment.run, trained)
 
 
@@ -86,8 +88,6 @@ def train(experiment: Experiment, say: Say) -> Trained:
     except TrainingError as error:
         error.history.stopped = "diverged"
         trained = Trained(error.history, str(error))
-    if trained.complete:
-        run.checkpoint.unlink(missing_ok=True)
     experiment.save(trained.history)
     say(f"model: {run.model} ({trained.history.stopped})")
     return trained

@@ -10,7 +10,8 @@ __all__ = ["as_call", "describe", "parts_of"]
 
 def parts_of(folder: Path) -> dict[str, Any]:
     """Return the parts of a saved model by name, as `pyrovae.inspect` describes them."""
-    return files.inspect(folder)["graph"]["arguments"]
+    graph = files.inspect(folder)["graph"]
+    return graph.get("arguments") or graph.get("parts") or {}
 
 
 def as_call(part: object) -> str:
@@ -59,5 +60,7 @@ def _tree(part: object, name: str = "", depth: int = 0) -> list[str]:
     head, items = "", part
     if set(part) == {"class", "arguments"}:
         head, items = part["class"].split(".")[-1], part["arguments"]
+    elif "foreign" in part:
+        head, items = part["foreign"], part.get("constants", {}) | part.get("parts", {})
     lines = [f"{indent}{label}{head}".rstrip()]
     return lines + [line for key, value in items.items() for line in _tree(value, key, depth + 1)]

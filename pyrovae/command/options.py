@@ -30,7 +30,9 @@ DEFAULTS: dict[str, Any] = {  # of options that were not given; None where it de
 
 def settings_of(data: str) -> type[Settings]:
     """Return which settings data have: those of cells, or of images and arrays."""
-    return CellSettings if data == SIMULATED or Path(data).suffix == ".h5ad" else ImageSettings
+    return (
+        CellSettings if data == SIMULATED or Path(data).suffix.lower() == ".h5ad" else ImageSettings
+    )
 
 
 def given(options: Options) -> dict[str, Any]:

@@ -7,23 +7,33 @@ report.html                 figures and pictures
 checkpoint.safetensors      only while training, and after Ctrl-C
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
+from pyrovae import files
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import DEFAULTS, Options, given
 from pyrovae.command.settings import Settings
 from pyrovae.command.writing import as_plain, write_json
+from pyrovae.files import FileError, kinds
 
 __all__ = ["CELLS", "Run", "claim", "resumed"]
 
-FORMAT = "pyrovae-run-1"
+FORMATS = "pyrovae-run-2", "pyrovae-run-1"  # the earlier has no digest
 CELLS = "cells"  # the kind that run.json names for single cells; all others are images or arrays
+_AGAIN = "Run `pyrovae fit` again"
+_OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
+_FACTS = {
+    "name": kinds.text,
+    "kind": kinds.text,
+    "rows": kinds.whole(1),
+    "shape": kinds.list_of(kinds.whole(1)),
+    "fingerprint": kinds.text,
+}
 
 S = TypeVar("S", bound=Settings)
 
@@ -69,8 +79,10 @@ class Run(Generic[S]):
                 self.folder / "report.html",
             ):
                 file.unlink(missing_ok=True)
+        for folder in (self.folder, self.model):
+            files.remove_temporary(folder)
         content = {"settings": self.settings.to_dict(), **self.details, "data": self.data}
-        write_json({"format": FORMAT, **content}, self.folder / "run.json")
+        write_json(files.sealed(FORMATS[0], as_plain(content)), self.folder / "run.json")
 
     def write_figures(self, figures: Mapping[str, Any]) -> None:
         """Write metrics.json."""
@@ -82,7 +94,7 @@ class Run(Generic[S]):
 
         Raises:
             FileNotFoundError: There is no run.
-            ValueError: Its run.json is truncated or of something else.
+            FileError: Its run.json is truncated, altered, or of something else.
         """
         if not (folder / "run.json").is_file() and folder.name == "model":
             folder = folder.parent
@@ -91,16 +103,24 @@ class Run(Generic[S]):
             raise FileNotFoundError(
                 f"{folder} holds no run: expected run.json, as `pyrovae fit` writes it"
             )
+        content = files.opened(path, FORMATS, _AGAIN)
         try:
-            content = json.loads(path.read_text())
-            if (name := content.pop("format")) != FORMAT:
-                raise ValueError(f"format {name!r}, this version reads {FORMAT!r}")
-            data = content.pop("data")
+            kinds.check(content, {"settings": _OBJECT, "data": _OBJECT}, further=True)
+            kinds.check({"preparation": {}} | content, {"preparation": _OBJECT}, further=True)
+            kinds.check(content["data"], _FACTS, "data", further=True)
+            data, settings = content.pop("data"), content.pop("settings")
             kind = CellSettings if data["kind"] == CELLS else ImageSettings
-            return Run(folder, kind.of(content.pop("settings")), data, content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is truncated or not of this version ({error}); run `pyrovae fit` again"
+            if kind is ImageSettings:
+                kinds.check(data, {"test_rows": kinds.whole(0)}, "data", further=True)
+            _check_settings(kind, settings)
+            run = Run(folder, kind.of(settings), data, content)
+            _check_model(folder, run.settings)
+            return run
+        except FileError:  # of the model: it names its own file
+            raise
+        except (ValueError, TypeError) as error:
+            raise FileError(
+                f"{path}: truncated or not of this version ({error}). {_AGAIN}"
             ) from error
 
     @classmethod
@@ -117,6 +137,35 @@ class Run(Generic[S]):
                 "use evaluate or encode"
             )
         return run
+
+
+def _check_settings(kind: type[Settings], values: dict[str, Any]) -> None:
+    """Check types and ranges of settings; None leaves one open, other kinds' are ignored."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = {name: hints[name] for name in values if name in kind.names()}
+    table = {name: kinds.optional(kinds.typed(hint)) for name, hint in given.items()}
+    kinds.check(values, table, "settings", further=True)
+    for name, hint in given.items():
+        option, value = get_args(hint)[1], values[name]
+        low, high = (getattr(option, end, None) for end in ("min", "max"))
+        if isinstance(value, int | float) and not _in_range(value, low, high):
+            raise ValueError(f"settings.{name} is {value}, expected from {low} to {high}")
+
+
+def _in_range(value: float, low: float | None, high: float | None) -> bool:
+    """Return whether a number is between two bounds; None is no bound."""
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _check_model(folder: Path, settings: Settings) -> None:
+    """Refuse a run.json that lies beside the model of another run."""
+    if not (folder / "model" / "model.json").is_file():
+        return
+    history = files.description(folder / "model")["history"] or {}
+    if history.get("seed") not in (None, settings.seed):
+        raise ValueError(
+            f"its seed is {settings.seed}, but that of the model beside it is {history['seed']}"
+        )
 
 
 def claim(options: Options) -> Path:

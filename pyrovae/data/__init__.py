@@ -27,7 +27,7 @@ from pyrovae.data.minibatches import (
 )
 from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
-from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
+from pyrovae.data.sparse import SparseRows, check_indices, is_sparse, to_scipy
 from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "as_sources",
     "batches",
     "batches_in_order",
+    "check_indices",
     "datasets",
     "device_and_dtype",
     "empty_batch",

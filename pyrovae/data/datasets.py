@@ -123,13 +123,13 @@ def array(path: str | Path) -> Dataset:
     """Read an `.npy` file, or an `.npz` file with `x` (and `labels`, `x_test`, `labels_test`).
 
     Rows are vectors (N, D), grey images (N, H, W) or images (N, C, H, W); images (N, H, W, C) are
-    transposed where only the last axis can hold colours. Of an `.npz` without `x` the first array
-    is read. Pickled objects are never read.
+    transposed where only the last axis can hold colours. Of an `.npz` without `x` the only array is
+    read; several are refused. Pickled objects are never read.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, is empty, holds objects, NaN or infinity, or has another
-            number of axes.
+        ValueError: if it cannot be read, is empty, holds objects, NaN, infinity or values beyond
+            10^19, has another number of axes, or several arrays and none named `x`.
     """
     path = Path(path)
     read = read_arrays(path)

@@ -147,7 +147,7 @@ class DatasetMinibatches(Minibatches):
     def first(self) -> tuple[Tensor, ...]:
         """Return the first rows."""
         with torch.random.fork_rng(devices=[]):
-            return next(iter(self._read([range(min(self.batch_size, len(self.dataset)))]))).batch
+            return next(self._read([range(min(self.batch_size, len(self.dataset)))])).batch
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield shuffled minibatches."""
@@ -160,7 +160,8 @@ class DatasetMinibatches(Minibatches):
         return self._read([part.tolist() for part in rows])
 
     def _read(self, order: list[Any]) -> Iterator[Minibatch]:
-        loader = DataLoader(self.dataset, batch_sampler=order)
+        own = torch.Generator()  # a loader draws a seed for its workers, which are none
+        loader = DataLoader(self.dataset, batch_sampler=order, generator=own)
         for i, (rows, content) in enumerate(zip(order, loader, strict=True)):
             batch = _placed(content, self.graph, f"{self.name}: minibatch {i + 1}")
             yield Minibatch(batch, torch.tensor(list(rows)))

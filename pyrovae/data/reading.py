@@ -1,6 +1,5 @@
 """Array files and folders of images, read as NumPy arrays; errors name the file and the place."""
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +13,11 @@ __all__ = ["Arrays", "read_arrays", "read_images"]
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
-_FLOAT32 = float(np.finfo(np.float32).max)
-_IN_FLOAT32 = Support("finite numbers of single precision", -_FLOAT32, _FLOAT32, whole=False)
+_LARGEST = float(np.sqrt(np.finfo(np.float32).max))  # densities square what they are given
+_IN_FLOAT32 = Support(
+    "finite numbers whose square single precision holds", -_LARGEST, _LARGEST, whole=False
+)
+_KNOWN = ("x", "labels", "x_test", "labels_test")  # names of arrays in an .npz
 
 
 class Arrays(NamedTuple):
@@ -30,9 +32,13 @@ class Arrays(NamedTuple):
 
 # ------------------------------------------------------------------------------------- array files
 def read_arrays(path: Path) -> Arrays:
-    """Read an `.npy` or `.npz` file."""
+    """Read an `.npy` or `.npz` file; of an `.npz`, the array x, or the only one that has no role.
+
+    Raises:
+        FileNotFoundError, ValueError: as `datasets.array`.
+    """
     parts = _parts(path)
-    x = _rows(parts.get("x", next(iter(parts.values()))), f"{path}, x")
+    x = _rows(parts[_name_of_x(path, parts)], f"{path}, x")
     x_test = _rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
     if x_test is not None and x_test.shape[1:] != x.shape[1:]:
         raise ValueError(
@@ -52,14 +58,29 @@ def _parts(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:  # NumPy leaves a file that it cannot read open
             content = np.load(file, allow_pickle=False)
             parts = {"x": content} if isinstance(content, np.ndarray) else dict(content)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as numbers ({error}); expected an .npy or .npz file as "
+            f"{path} cannot be read as numbers ({reason}); expected an .npy or .npz file as "
             "numpy.save or numpy.savez writes it, whole and without Python objects"
         ) from error
     if not parts:
         raise ValueError(f"{path} holds no array; expected one named x")
     return parts
+
+
+def _name_of_x(path: Path, parts: dict[str, np.ndarray]) -> str:
+    """Return the name of the array with the rows; which of several it is, is not guessed."""
+    if "x" in parts:
+        return "x"
+    others = [name for name in parts if name not in _KNOWN]
+    if len(others) == 1 and "x_test" not in parts:
+        return others[0]
+    listed = ", ".join(f"{name} with shape {part.shape}" for name, part in parts.items())
+    raise ValueError(
+        f"{path} holds {len(parts)} arrays and none is named x: {listed}. Write the rows to be "
+        "modelled under that name: numpy.savez(path, x=rows, labels=labels)"
+    )
 
 
 def _rows(x: np.ndarray, place: str) -> np.ndarray:
@@ -160,7 +181,7 @@ def _pixels(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             plain = image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
             mode, pixels = plain.mode, np.asarray(plain)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow raises many kinds for damaged bytes, and for huge images
         raise ValueError(
             f"{file} cannot be read as an image ({error}); repair or remove it"
         ) from error

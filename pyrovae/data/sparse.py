@@ -20,7 +20,7 @@ from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["SparseRows", "is_sparse", "to_scipy"]
+__all__ = ["SparseRows", "check_indices", "is_sparse", "to_scipy"]
 
 _NOT_IN_SCIPY = (torch.float16, torch.bfloat16)
 
@@ -64,7 +64,7 @@ class SparseRows(Rows):
         """Return the rows of a sparse matrix of SciPy's or torch's; the memory of CSR is shared.
 
         Raises:
-            ValueError: if x is not two-dimensional.
+            ValueError: if x is not two-dimensional, or its indices contradict each other.
         """
         if isinstance(x, cls):
             return x
@@ -72,6 +72,7 @@ class SparseRows(Rows):
             raise ValueError(
                 f"sparse data have shape {tuple(x.shape)}, expected two axes: (rows, columns)"
             )
+        check_indices(x)
         if isinstance(x, Tensor):
             return cls._of_tensor(x)
         x = x.tocsr()
@@ -123,8 +124,7 @@ class SparseRows(Rows):
         values = self.values.double()
         if dim == 0:
             return torch.bincount(self.indices, values, minlength=self.shape[1])
-        running = torch.cat([values.new_zeros(1), values.cumsum(0)])
-        return running[self.indptr[1:]] - running[self.indptr[:-1]]
+        return torch.segment_reduce(values, "sum", offsets=self.indptr, initial=0)
 
     def scan(self, support: Support | None = None) -> Scan:
         """Return what one pass over the stored values and the zeros between them finds."""
@@ -165,6 +165,24 @@ class SparseRows(Rows):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out SciPy's view of the same memory."""
         return {**super().__getstate__(), "_scipy": None}
+
+
+def check_indices(x: Any) -> None:
+    """Raise a ValueError if a sparse matrix of SciPy's or torch's has indices outside its shape.
+
+    Such a matrix comes from a damaged file, and SciPy's compiled loops would crash the process.
+    """
+    try:
+        if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
+            parts = x.crow_indices(), x.col_indices(), x.values()
+            torch.sparse_csr_tensor(*parts, x.shape, check_invariants=True)
+        elif hasattr(x, "check_format"):
+            x.check_format(full_check=True)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the sparse matrix of shape {tuple(x.shape)} is damaged: {error}. Read or build it "
+            "again from its source"
+        ) from error
 
 
 def to_scipy(source: Source) -> Any:

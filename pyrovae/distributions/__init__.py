@@ -17,19 +17,21 @@ SameFamilyMixture      p(z) = sum_k w_k p_k(z)                                  
 PathwiseMixture        q(z) = sum_k w_k N(z; mu_k, diag sigma_k^2)               z in R^D
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                             any
 
-`AutoregressiveFlow` is a transform, `AutoregressiveNetworks` its networks, `kl_divergence` KL(q ||
-p) in closed form; `Conditional` is what all parts of a model are.
+`AutoregressiveFlow` is a transform, `AutoregressiveNetworks` its networks, `NeuralSplines` those of
+a neural spline flow, `kl_divergence` KL(q || p) in closed form; `Conditional` is what all parts of
+a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 """
 
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
-from pyrovae.distributions.conditional import Conditional, Standardized
+from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.distributions.neural_spline import NeuralSplines
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
 from pyrovae.distributions.parameters import cholesky_factor, chunk_parameters, split_parameters
 from pyrovae.distributions.pathwise_mixture import PathwiseMixture
@@ -44,10 +46,12 @@ __all__ = [
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "FromTorch",
     "ImproperUniform",
     "IndependentBernoulli",
     "LogPoisson",
     "NegativeBinomial",
+    "NeuralSplines",
     "OrdinalCategorical",
     "PathwiseMixture",
     "SameFamilyMixture",
@@ -58,6 +62,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
     "chunk_parameters",
+    "from_torch",
     "kl_divergence",
     "split_parameters",
     "step_orders",

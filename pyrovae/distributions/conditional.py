@@ -5,11 +5,17 @@ that a graph can be assembled from any of them, from this library's or from a us
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, overload
 
 from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import Distribution as OfTorch
+from torch.distributions.constraints import Constraint
 
-__all__ = ["Conditional", "Standardized"]
+from pyrovae.distributions.torch_adapter import as_pyro
+
+__all__ = ["Conditional", "FromTorch", "Standardized", "from_torch"]
 
 
 class Conditional(nn.Module, ABC):
@@ -50,3 +56,68 @@ class Standardized(Conditional):
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return the wrapped posterior at the standardized x."""
         return self.part((x - self.shift) / self.scale, *c)
+
+
+@overload
+def from_torch(p: OfTorch, net: None = ..., support: Constraint | None = ...) -> Any: ...
+@overload
+def from_torch(
+    p: Callable[..., OfTorch], net: nn.Module | None = ..., support: Constraint | None = ...
+) -> "FromTorch": ...
+def from_torch(p: Any, net: nn.Module | None = None, support: Constraint | None = None) -> Any:
+    """Return a distribution of torch's or zuko's as a Pyro distribution, or a part that returns it.
+
+    Args:
+        p: a `torch.distributions.Distribution`; or what returns one when it is called, a module
+            such as a flow of zuko's, or a function.
+        net: only with the latter: maps the inputs of the part, such as (x, *c), to what `p` is
+            called with.
+        support: the values that have a density, for a distribution that does not state them; by
+            default those that its transform takes, if it has one.
+
+    Returns:
+        A Pyro distribution; a module whose forward returns one, if `p` returns distributions.
+
+    Raises:
+        TypeError: if `p` is neither, or a Pyro distribution is given a network.
+
+    Example:
+        >>> from torch.distributions import Independent, Normal
+        >>> from_torch(Independent(Normal(torch.zeros(5, 2), 1.0), 1))().shape
+        torch.Size([5, 2])
+        >>> part = from_torch(lambda y: Independent(Normal(y, 1.0), 1), nn.Linear(6, 2))
+        >>> part(torch.zeros(5, 6)).event_shape
+        torch.Size([2])
+    """
+    if isinstance(p, OfTorch | Distribution) and net is None:
+        return as_pyro(p, support)
+    if isinstance(p, OfTorch | Distribution) or not callable(p):
+        raise TypeError(
+            f"from_torch: p is a {type(p).__name__}, expected a distribution of torch or zuko, or "
+            "(with a net) a module or function that returns one"
+        )
+    return FromTorch(p, net, support)
+
+
+class FromTorch(Conditional):
+    """The part whose distribution is what `from_torch` makes of p(net(*given)), or of p(*given).
+
+    Args:
+        p: a module or function that returns a distribution of torch's.
+        net: its inputs; None passes on what the part is given.
+        support: as for `from_torch`.
+    """
+
+    def __init__(
+        self,
+        p: Callable[..., OfTorch],
+        net: nn.Module | None = None,
+        support: Constraint | None = None,
+    ) -> None:
+        super().__init__()
+        self.p, self.net, self.support = p, net, support
+
+    def forward(self, *given: Tensor) -> Distribution:
+        """Return p(y | given) as a Pyro distribution."""
+        found = self.p(*given) if self.net is None else self.p(self.net(*given))
+        return from_torch(found, support=self.support)

@@ -1,7 +1,8 @@
 """Evidence of a fitted graph, and what its latents hold."""
 
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
-from pyrovae.evaluation.importance import Evidence, Terms, elbo, log_evidence, naive_log_evidence
+from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
+from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.evaluation.latents import (
     LatentSummary,
     active_units,
@@ -14,6 +15,7 @@ from pyrovae.evaluation.reciprocal import reciprocal_log_evidence
 __all__ = [
     "Bounds",
     "Evidence",
+    "EvidenceWarning",
     "LatentSummary",
     "Terms",
     "active_units",

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources, empty_batch
+from pyrovae.evaluation.checking import checked_sources
 from pyrovae.evaluation.chunking import chunks_of
-from pyrovae.evaluation.importance import Evidence, estimate
+from pyrovae.evaluation.evidence import Evidence
+from pyrovae.evaluation.importance import estimate
 from pyrovae.evaluation.tempering import (
     COPIES,
     TemperedPath,
     check_counts,
+    check_latents,
     initial_step_sizes,
 )
 from pyrovae.programs import Layout, hmc, log_mean_exp
@@ -98,8 +101,11 @@ def annealed_log_evidence(
         Evidence(log_p, standard_error, effective_sample_size), each with shape (B,).
 
     Raises:
-        ValueError: if samples, temperatures or leapfrog is below 1, or a latent has no density, is
-            discrete or shared by rows.
+        ValueError: if samples, temperatures or leapfrog is below 1, x is outside the support of the
+            likelihood, or a latent has no density, is discrete or shared by rows.
+
+    Warns:
+        EvidenceWarning: as `log_evidence`.
 
     Example:
         >>> import pyrovae as pv
@@ -115,7 +121,9 @@ def annealed_log_evidence(
         path = TemperedPath(graph, batch, layout, from_guide)
         return _anneal(path, path.start(), ts, steps, leapfrog)
 
-    return estimate(graph, as_sources((x, *c)), samples, seed, log_weights, COPIES)
+    data = checked_sources(graph, x, *c)
+    name = "annealed_log_evidence"
+    return estimate(name, graph, data, samples, seed, log_weights, check_latents, COPIES)
 
 
 def bidirectional_bounds(
@@ -159,7 +167,7 @@ def bidirectional_bounds(
     with programs.evaluation(graph, seed):
         x, z = _simulate(graph, rows, *c)
         data = as_sources((x, *c))
-        for batch, layouts in chunks_of(graph, data, samples, COPIES):
+        for batch, layouts in chunks_of(graph, data, samples, check_latents, COPIES):
             drawn = {name: value[done : done + len(batch[0])] for name, value in z.items()}
             done += len(batch[0])
             steps = _step_sizes(graph, batch, layouts[0], from_guide, ts, leapfrog)

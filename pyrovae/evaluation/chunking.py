@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Sources, device_and_dtype, take
+from pyrovae.evaluation.checking import Check, check_programs
 from pyrovae.programs import Layout
 
 __all__ = ["chunks_of", "log_prob"]
@@ -19,23 +20,26 @@ _LEAST_WIDTH = 256  # values per row, for its hidden layers
 
 
 def chunks_of(
-    graph: Any, data: Sources, samples: int, copies: int = 1
+    graph: Any, data: Sources, samples: int, check: Check, copies: int = 1
 ) -> Iterator[tuple[Tensors, list[Layout]]]:
     """Yield minibatches, each with the layouts of the runs that together make K draws per row.
 
-    No run holds more than a fixed number of values per site.
+    No run holds more than a fixed number of values per site. The programs are checked on the first
+    rows before anything else runs them.
 
     Args:
         graph: anything with `model` and `guide`.
         data: (x, *c), B rows each.
         samples: K, draws per row.
+        check: of the traces of model and guide.
         copies: how often a run holds a site's values, e.g. 4 where gradients are taken.
 
     Raises:
-        ValueError: if K is below 1.
+        ValueError: if K is below 1, or from `check_programs`.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}, expected at least one draw per observation")
+    check_programs(graph, take(data, slice(0, _ROWS), *device_and_dtype(graph, data)), check)
     width = copies * _width(graph, take(data, slice(0, 1), *device_and_dtype(graph, data)))
     rows = max(1, min(_ROWS, _AT_ONCE // width))
     draws = max(1, _AT_ONCE // (width * rows))

@@ -7,7 +7,6 @@ Everything is read from the traces of model and guide, so it serves every graph.
 evaluated under eval(), and nothing in it changes.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,31 +14,16 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, Sources, as_sources
+from pyrovae.data import Array, Sources
+from pyrovae.evaluation.checking import Check, check_densities, check_pair, checked_sources
 from pyrovae.evaluation.chunking import chunks_of, log_prob
+from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
 from pyrovae.programs import Layout, total
 
-__all__ = ["Evidence", "Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence", "summary"]
+__all__ = ["Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence"]
 
 Tensors = tuple[Tensor, ...]
 LogWeights = Callable[[Any, Tensors, Layout], Tensor]  # graph, batch, layout -> log w, shape (K, B)
-
-
-class Evidence(NamedTuple):
-    """An estimate of log p(x), each field with shape (B,).
-
-    Attributes:
-        log_p: log (1 / K) sum_k w_k, in nats; its expectation is at most log p(x) (Burda et al.
-            2016, theorem 1).
-        standard_error: of log_p, by the delta method: the relative standard error of the mean
-            weight.
-        effective_sample_size: (sum w)^2 / sum w^2, between 1 and K. Near 1 a single draw dominates,
-            and neither of the other figures can be trusted.
-    """
-
-    log_p: Tensor
-    standard_error: Tensor
-    effective_sample_size: Tensor
 
 
 class Terms(NamedTuple):
@@ -65,11 +49,16 @@ def log_evidence(
         seed: of the random stream used, so that two calls agree; None uses the global stream.
 
     Returns:
-        Evidence(log_p, standard_error, effective_sample_size), each with shape (B,).
+        Evidence(log_p, standard_error, effective_sample_size), each with shape (B,), and by name
+        `pareto_k`, `mean`, `mean_standard_error`, `mean_monte_carlo_error`.
 
     Raises:
-        ValueError: if K is below 1, or the graph has no importance weights per row (a flat prior, a
-            Delta posterior, latents shared by all rows).
+        ValueError: if K is below 1, x is outside the support of the likelihood, or the graph has no
+            importance weights per row (a flat prior, a Delta posterior, latents shared by all rows,
+            a density in the guide for probabilities in the prior).
+
+    Warns:
+        EvidenceWarning: if many rows have few effective draws, or weights with a heavy tail.
 
     Example:
         >>> import pyrovae as pv
@@ -78,7 +67,8 @@ def log_evidence(
         >>> pv.log_evidence(vae, torch.ones(3, 6), samples=10).log_p.shape
         torch.Size([3])
     """
-    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_guide)
+    data = checked_sources(graph, x, *c)
+    return estimate("log_evidence", graph, data, samples, seed, _from_guide, check_densities)
 
 
 def naive_log_evidence(
@@ -91,7 +81,8 @@ def naive_log_evidence(
     Few of the draws explain x, so it needs far too many, as its effective sample size shows. It is
     here for comparison with `log_evidence`; arguments, result and errors are the same.
     """
-    return estimate(graph, as_sources((x, *c)), samples, seed, _weights_from_prior)
+    data = checked_sources(graph, x, *c)
+    return estimate("naive_log_evidence", graph, data, samples, seed, _from_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -108,11 +99,16 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
 
     Returns:
         Terms(elbo, reconstruction, kl), each with shape (B,).
+
+    Raises:
+        ValueError: if L is below 1, x is outside the support of the likelihood, a latent is shared
+            by the rows or absent from the guide, or the guide has a density where the prior has
+            probabilities.
     """
-    data = as_sources((x, *c))
+    data = checked_sources(graph, x, *c)
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch, layouts in chunks_of(graph, data, samples):
+        for batch, layouts in chunks_of(graph, data, samples, check_pair):
             sums = [_terms(graph, batch, layout) * layout.draws for layout in layouts]
             pieces.append(total(sums) / samples)
     rec, kl = torch.cat(pieces, -1)
@@ -137,46 +133,37 @@ def _kl(q: programs.Site, p: programs.Site | None) -> Tensor:
 
 # --------------------------------------------------------------------------- importance sampling
 def estimate(
+    name: str,
     graph: Any,
     data: Sources,
     samples: int,
     seed: int | None,
     log_weights: LogWeights,
+    check: Check = lambda p, q: None,
     copies: int = 1,
 ) -> Evidence:
-    """Accumulate log sum w and log sum w^2 over runs; the result does not depend on their sizes."""
-    first, second = [], []
+    """Return the evidence by K weights per row, and warn if many rows cannot be trusted.
+
+    It is accumulated over runs, and does not depend on their sizes.
+    """
+    pieces = []
     with programs.evaluation(graph, seed):
-        for batch, layouts in chunks_of(graph, data, samples, copies):
-            log_sums = torch.full((2, len(batch[0])), -math.inf, dtype=torch.float64)
+        for batch, layouts in chunks_of(graph, data, samples, check, copies):
+            weights = Weights(len(batch[0]), samples)
             for layout in layouts:
-                log_w = log_weights(graph, batch, layout).double().cpu()  # (K, B)
-                of_run = torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0)])
-                log_sums = torch.logaddexp(log_sums, of_run)
-            first.append(log_sums[0])
-            second.append(log_sums[1])
-    return summary(torch.cat(first), torch.cat(second), samples)
+                weights.add(log_weights(graph, batch, layout))
+            pieces.append(weights.evidence())
+    evidence = joined(pieces)
+    warn_if_unreliable(evidence, samples, name)
+    return evidence
 
 
-def summary(log_sum: Tensor, log_sum_of_squares: Tensor, samples: int) -> Evidence:
-    """Return the evidence from log sum w and log sum w^2 of K weights, shape (B,) each."""
-    size = (2 * log_sum - log_sum_of_squares).exp()
-    if samples > 1:
-        error = ((samples / size - 1).clamp(min=0) / (samples - 1)).sqrt()
-    else:
-        error = torch.full_like(size, math.nan)
-    return Evidence(log_sum - math.log(samples), error, size)
-
-
-def _weights_from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
+def _from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
-    programs.check_sites(p, q, needs_rsample=False)
-    for site in programs.latent(p) + programs.latent(q):
-        programs.check_density(site)
     joint = total(log_prob(p, site) for site in programs.observed(p) + programs.latent(p))
     return joint - total(log_prob(q, site) for site in programs.latent(q))
 
 
-def _weights_from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
+def _from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p = programs.record(graph.model, *batch, layout=layout)
     return total(log_prob(p, site) for site in programs.observed(p))

@@ -1,17 +1,25 @@
 """The information in the latents: KL per dimension, active units, mutual information, collapse.
 
 I_q(x; z) = E_x KL( q(z | x) || q(z) ),   q(z) = (1 / N) sum_n q(z | x_n)  (Hoffman & Johnson 2016)
+
+q(z | x) is that of the site given x alone: where the guide draws the site given other latents y it
+is the integral of q(z | y, x) q(y | x), which draws of y stand for.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order, device_and_dtype, spread, take
+from pyrovae.data import Array, Sources, as_source, batches_in_order, device_and_dtype, take
+from pyrovae.evaluation.checking import checked_sources
+from pyrovae.evaluation.information import (
+    from_densities,
+    from_draws,
+    from_probabilities,
+    takes_passes,
+)
 
 __all__ = [
     "LatentSummary",
@@ -21,10 +29,9 @@ __all__ = [
     "mutual_information",
 ]
 
-_ROWS_FOR_INFORMATION = 2000  # evenly spread, in a summary
-_PAIRS_AT_ONCE = 1 << 22  # values of a block of the N x N x D table behind q(z)
+_ROWS_FOR_INFORMATION = 2000  # a random sample, in a summary
 _ROWS_OF_A_FLOW = 256  # for mutual information, where one density takes D passes
-_PAIRS_OF_A_FLOW = 1 << 16  # so that the flow's hidden layers stay in the cache
+_DRAWS_OF_A_ROW = 32  # for mutual information, where the density given x alone is not known
 _COLLAPSED = 0.1  # nats of mutual information, below which the latents are as good as unused
 
 
@@ -48,12 +55,17 @@ class LatentSummary(NamedTuple):
 def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
+    These are the site's terms of the ELBO: where q or p depends on other latents, they are at one
+    draw of those for each row.
+
     Raises:
-        ValueError: if q or p does not factorize over the dimensions with a known KL.
+        ValueError: if x is outside the support of the likelihood, or q or p does not factorize over
+            the dimensions with a known KL.
     """
     pieces = []
+    data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, as_sources((x, *c))):
+        for batch in batches_in_order(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
             try:
                 pieces.append(programs.kl_of_dimensions(q[site], p[site]))
@@ -70,12 +82,29 @@ def active_units(
 ) -> Tensor:
     """Return which units have Var_x( E_q[z_d | x] ) above the threshold, with shape (D,).
 
-    Source: Burda et al. 2016, section 5.1.2.
+    Where the mean is estimated by draws, the variance is estimated without their noise: by the
+    covariances over x of independent estimates. Of a categorical site the units are the
+    probabilities of the classes. Source: Burda et al. 2016, section 5.1.2.
+
+    Raises:
+        ValueError: if x is outside the support of the likelihood, or there is no such site.
     """
+    data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
-        batches = batches_in_order(graph, as_sources((x, *c)))
-        means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
-    return torch.cat(means).var(0, correction=0) > threshold
+        batches = batches_in_order(graph, data)
+        means = [programs.means(graph, batch, site) for batch in batches]
+    return _variance(torch.cat(means, 1)) > threshold
+
+
+def _variance(means: Tensor) -> Tensor:
+    """Return the variance over rows of a mean, from G independent estimates, shape (G, B, *event).
+
+    For G > 1 it is the mean over pairs of different estimates of their covariance, which their
+    noise leaves unbiased.
+    """
+    g = len(means)
+    of_mean = means.mean(0).var(0, correction=0)
+    return of_mean if g == 1 else (g * of_mean - means.var(1, correction=0).mean(0)) / (g - 1)
 
 
 def mutual_information(
@@ -87,40 +116,74 @@ def mutual_information(
     exceed log N. The cost grows as N^2; two thousand rows are enough for most latents.
 
     The density of an inverse autoregressive flow takes D passes for each of the N^2 pairs. It is
-    therefore estimated on 256 evenly spread rows; the result cannot exceed log 256 = 5.5 nats.
+    therefore estimated on 256 rows, a random sample; the result cannot exceed log 256 = 5.5 nats.
+
+    Of a categorical site it is computed without draws. Where the site depends on other
+    latents, q(z | x) has no density in closed form, and the nearest neighbours of draws stand for
+    it (Ross 2014); in many dimensions the result is then too low.
+
+    Raises:
+        ValueError: if x is outside the support of the likelihood, or there is no such site.
     """
-    data = as_sources((x, *c))
+    data = checked_sources(graph, x, *c)
     with programs.evaluation(graph, seed):
-        fn = programs.posterior(
-            graph, take(data, slice(None), *device_and_dtype(graph, data)), site
+        batch = _whole(graph, data)
+        fn = programs.posterior(graph, batch, site)
+        if programs.is_categorical(fn):
+            return from_probabilities(programs.means(graph, batch, site).mean(0))
+        if programs.given_latents(graph, batch, site):
+            _check_continuous(fn, site)
+            return _information_by_draws(graph, data, site)
+        if takes_passes(fn) and len(data[0]) > _ROWS_OF_A_FLOW:
+            fn = programs.posterior(graph, _whole(graph, _sample(data, _ROWS_OF_A_FLOW)), site)
+        return from_densities(fn)
+
+
+def _information_by_draws(graph: Any, data: Sources, site: str) -> float:
+    batches = batches_in_order(graph, _sample(data, _ROWS_FOR_INFORMATION))
+    draws = [programs.draws_given_latents(graph, batch, site, _DRAWS_OF_A_ROW) for batch in batches]
+    return from_draws(torch.cat(draws, 1))
+
+
+def _check_continuous(fn: Any, site: str) -> None:
+    if programs.support_of(fn).is_discrete:
+        raise ValueError(
+            f'mutual_information: site "{site}" is discrete, not categorical, and drawn given '
+            "other latents, so q(z | x) is a sum over them that is not computed. Ask for one of "
+            "the latents before it, or use a categorical latent"
         )
-        slow = _takes_passes(fn)
-        if slow and len(data[0]) > _ROWS_OF_A_FLOW:
-            rows = spread(len(data[0]), _ROWS_OF_A_FLOW)
-            fn = programs.posterior(graph, take(data, rows, *device_and_dtype(graph, data)), site)
-        z = fn.sample()  # (N, D)
-        block = max(1, (_PAIRS_OF_A_FLOW if slow else _PAIRS_AT_ONCE) // z.numel())
-        log_sums = [fn.log_prob(part.unsqueeze(1)).logsumexp(1) for part in z.split(block)]
-        log_q = torch.cat(log_sums) - math.log(len(z))  # of the aggregate posterior
-        return (fn.log_prob(z) - log_q).mean().item()
+
+
+def _whole(graph: Any, data: Sources) -> tuple[Tensor, ...]:
+    return take(data, slice(None), *device_and_dtype(graph, data))
+
+
+def _sample(data: Sources, rows: int) -> Sources:
+    """Return a random sample of rows, in a fixed order.
+
+    Evenly spread ones would all be of one class where classes alternate.
+    """
+    n = len(data[0])
+    if n <= rows:
+        return data
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:rows].sort().values
+    return tuple(as_source(part).select(chosen) for part in data)
 
 
 def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:
-    """Return all figures of this module, with a warning if the posterior has collapsed."""
-    data = as_sources((x, *c))
+    """Return all figures of this module, with a warning if the posterior has collapsed.
+
+    Raises:
+        ValueError: if x is outside the support of the likelihood, or there is no such site.
+    """
+    data = checked_sources(graph, x, *c)
     try:
         kl = kl_per_dimension(graph, *data, site=site)
     except ValueError:
         kl = None
     active = active_units(graph, *data, site=site)
-    rows = spread(len(data[0]), _ROWS_FOR_INFORMATION)
-    information = mutual_information(graph, *(part.select(rows) for part in data), site=site)
+    information = mutual_information(graph, *_sample(data, _ROWS_FOR_INFORMATION), site=site)
     return LatentSummary(kl, active, information, _warning(active, information))
-
-
-def _takes_passes(fn: TorchDistribution) -> bool:
-    """Return whether the density at a given z takes one pass per dimension."""
-    return any(getattr(step, "autoregressive", False) for step in getattr(fn, "transforms", ()))
 
 
 def _warning(active: Tensor, information: float) -> str | None:

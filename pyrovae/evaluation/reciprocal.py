@@ -11,13 +11,15 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources
+from pyrovae.data import Array
+from pyrovae.evaluation.checking import checked_sources
 from pyrovae.evaluation.chunking import chunks_of
-from pyrovae.evaluation.importance import Evidence, summary
+from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
 from pyrovae.evaluation.tempering import (
     COPIES,
     TemperedPath,
     check_counts,
+    check_latents,
     initial_step_sizes,
 )
 from pyrovae.programs import hmc
@@ -62,17 +64,19 @@ def reciprocal_log_evidence(
         ValueError: as `annealed_log_evidence`, and if L is at most the number of latents of a row.
     """
     check_counts("moves", moves, 2, leapfrog)
-    pieces = []
+    data, pieces = checked_sources(graph, x, *c), []
     with programs.evaluation(graph, seed):
-        for batch, layouts in chunks_of(graph, as_sources((x, *c)), 2 * samples, COPIES):
+        for batch, layouts in chunks_of(graph, data, 2 * samples, check_latents, COPIES):
             paths = [TemperedPath(graph, batch, layout, from_guide=False) for layout in layouts]
             states = [_posterior(path, moves // 2, leapfrog) for path in paths]
             u, log_f = (torch.cat(part) for part in zip(*states, strict=True))
-            pieces.append(_reciprocal(u, log_f))
-    log_w = torch.cat([piece.logsumexp(0) for piece in pieces])
-    log_w2 = torch.cat([(2 * piece).logsumexp(0) for piece in pieces])
-    inverse = summary(log_w, log_w2, samples)
-    return Evidence(-inverse.log_p, inverse.standard_error, inverse.effective_sample_size)
+            weights = Weights(len(batch[0]), samples)
+            weights.add(_reciprocal(u, log_f))
+            pieces.append(weights.evidence())
+    inverse = joined(pieces)
+    evidence = Evidence(-inverse.log_p, inverse[1], inverse[2], inverse.pareto_k)
+    warn_if_unreliable(evidence, samples, "reciprocal_log_evidence", stacklevel=3)
+    return evidence
 
 
 def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
+from pyrovae.evaluation.checking import check_rows
 from pyrovae.evaluation.chunking import log_prob
 from pyrovae.programs import Layout, Program, Trace, hmc, total
 
-__all__ = ["COPIES", "TemperedPath", "check_counts", "initial_step_sizes"]
+__all__ = ["COPIES", "TemperedPath", "check_counts", "check_latents", "initial_step_sizes"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -45,7 +46,7 @@ class TemperedPath:
         _check_pair(p, q, supports=from_guide)
         self.latent = programs.latent_by_name(p)
         values = {name: layout.by_row(site["value"], site) for name, site in self.latent.items()}
-        supports = {name: site["fn"].support for name, site in self.latent.items()}
+        supports = {name: programs.support_of(p[name]["fn"], q[name]["fn"]) for name in values}
         self.coordinates = hmc.Coordinates(values, supports, 2)
 
     def start(self) -> Tensor:
@@ -113,13 +114,20 @@ def _check_pair(p: Trace, q: Trace, supports: bool) -> None:
             f"{sorted(of_guide)}; expected the same"
         )
     for name, site in of_guide.items() if supports else ():
-        prior, guide = of_model[name]["fn"].support, site["fn"].support
+        fns = of_model[name]["fn"], site["fn"]
+        prior, guide = (programs.support_of(*order) for order in (fns, fns[::-1]))
         if not hmc.same_support(prior, guide, site["value"], name):
             raise ValueError(
                 f'site "{name}": the prior has the support {prior}, the guide {guide}, which '
                 "annealing from the guide would not leave. Anneal from the prior "
                 "(from_guide=False)"
             )
+
+
+def check_latents(p: Trace, q: Trace) -> None:
+    """Refuse latents that belong to one of the programs only, or that the rows share."""
+    _check_pair(p, q, supports=False)
+    check_rows(p, q)
 
 
 def initial_step_sizes(u: Tensor) -> Tensor:

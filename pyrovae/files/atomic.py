@@ -1,12 +1,15 @@
 """Write a file whole or not at all: into a temporary file beside it, which then takes its name."""
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["remove_temporary", "write_atomically"]
+
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")  # as `write_atomically` names them
 
 
 def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
@@ -28,6 +31,13 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files that a killed process left; no other may be writing there now."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> int:

@@ -1,22 +1,30 @@
 """The state of a fit as one safetensors file, with what is no tensor as JSON in its header.
 
-There is no pickle, and a file is written whole or not at all.
+    metadata   format, state (JSON in which a tensor is named), sha256 of state and tensors
+    tensors    by the place where they stand in the state
+
+There is no pickle. A file is written whole or not at all, and read whole: its digest is compared
+before anything in it is used.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch as safetensors
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pyrovae.files.atomic import write_atomically
+from pyrovae.files.errors import FileError
+from pyrovae.files.sealed import parse
 
 __all__ = ["random_state", "read", "set_random_state", "write"]
 
-FORMAT = "pyrovae-checkpoint-1"
+FORMAT = "pyrovae-checkpoint-2"
+_BEFORE = "pyrovae-checkpoint-1"  # of versions 0.1 and 0.2.0, without a digest
+_REMEDY = "Start the fit again without resume="
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -26,37 +34,43 @@ def write(path: Path, state: dict[str, Any]) -> None:
         TypeError: if there is something else in them; the message names where.
     """
     tensors: dict[str, Tensor] = {}
-    plain = _flatten(state, "", tensors)
-    header = {"format": FORMAT, "state": json.dumps(plain)}
-    write_atomically(Path(path), lambda file: save_file(tensors, file, metadata=header))
+    plain = json.dumps(_flatten(state, "", tensors))
+    header = {"format": FORMAT, "state": plain, "sha256": _digest(plain, tensors)}
+    write_atomically(Path(path), lambda file: safetensors.save_file(tensors, file, metadata=header))
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read what `write` wrote.
 
+    A file of an earlier version has no digest: changed bytes in its tensors cannot be noticed.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or not a checkpoint of this library.
+        FileError: if it is truncated, altered, or not a checkpoint of this library.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no checkpoint to resume from. "
             "Pass the file that an earlier fit wrote with checkpoint="
         )
+    header, tensors = _parts(path)
+    given = header.get("format")
+    if given not in (FORMAT, _BEFORE):
+        raise FileError(
+            f"{path}: not a checkpoint of this version (format {given!r}, expected {FORMAT!r}). "
+            f"{_REMEDY}"
+        )
+    plain = header.get("state", "")
+    if given == FORMAT and header.get("sha256") != _digest(plain, tensors):
+        raise FileError(f"{path}: altered since it was written (its checksum differs). {_REMEDY}")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path}: not a checkpoint of this version "
-                    f"(format {header.get('format')!r}, expected {FORMAT!r})"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-            return _restore(json.loads(header["state"]), tensors)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise ValueError(
-            f"{path}: truncated or not a checkpoint ({error}). Start the fit again without resume="
-        ) from error
+        state = _restore(parse(plain), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("its state is no object")
+        return state
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path}: truncated or not a checkpoint ({error}). {_REMEDY}") from error
 
 
 def random_state(devices: list[int]) -> dict[str, Any]:
@@ -72,6 +86,26 @@ def set_random_state(state: dict[str, Any], devices: list[int]) -> None:
     torch.set_rng_state(state["cpu"])
     for device, cuda in zip(devices, state["cuda"], strict=False):
         torch.cuda.set_rng_state(cuda, device)
+
+
+def _parts(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata of a safetensors file and its tensors, read once."""
+    try:
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        tensors = safetensors.load(content)
+        return parse(content[8:end]).get("__metadata__") or {}, tensors
+    except Exception as error:  # whatever safetensors and torch make of bytes that are anything
+        raise FileError(f"{path}: truncated or not a checkpoint ({error}). {_REMEDY}") from error
+
+
+def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a state: of its JSON, and of name, type, shape and bytes of tensors."""
+    digest = hashlib.sha256(plain.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:

@@ -4,8 +4,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyrovae.files.kinds import Kind, check, list_of, number, optional, text, whole
+
 __all__ = ["History", "in_words"]
 
+_KINDS: dict[Any, Kind] = {  # of a field's type, as it is read from a file
+    list[float]: list_of(number),
+    str: text,
+    str | None: optional(text),
+    int | None: optional(whole(-(2**63), 2**64 - 1)),
+}
 _OLD_NAMES = {"weight": "beta", "bound": "bound_name"}  # of version 0.1.0
 
 
@@ -73,7 +81,26 @@ class History:
         """Make the record from what `to_dict` returned, in this version, an earlier or a later one.
 
         Keys of a later version are ignored.
+
+        Raises:
+            ValueError: if an entry is of another type, or the lists are not of one length.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        known = {f.name: _KINDS[f.type] for f in dataclasses.fields(cls)}
         renamed = {_OLD_NAMES.get(key, key): value for key, value in content.items()}
-        return cls(**{key: value for key, value in renamed.items() if key in known})
+        given = {key: value for key, value in renamed.items() if key in known}
+        check(given, {key: known[key] for key in given}, "history")
+        _check_lengths(given)
+        return cls(**given)
+
+
+def _check_lengths(content: dict[str, Any]) -> None:
+    """Refuse lists that have neither one entry per epoch nor none."""
+    epochs = len(content.get("loss", ()))
+    for name, values in content.items():
+        if isinstance(values, list) and len(values) not in (0, epochs):
+            raise ValueError(
+                f"history.{name} has {len(values)} entries, but history.loss has {epochs}"
+            )
+    best, judged = content.get("best_epoch"), len(content.get("validation_elbo", ()))
+    if best is not None and not 1 <= best <= judged:
+        raise ValueError(f"history.best_epoch is {best}, but {judged} epochs were validated")

@@ -10,6 +10,7 @@ pickle, and no code is read from a file.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,16 +18,31 @@ from typing import Any
 
 import safetensors.torch as safetensors
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pyrovae.files import stored
 from pyrovae.files.atomic import write_atomically
-from pyrovae.files.construction import build, describe
+from pyrovae.files.construction import check_form, describe
+from pyrovae.files.errors import FileError
+from pyrovae.files.filling import built, compared, fill, plain_name
 from pyrovae.files.history import History
+from pyrovae.files.kinds import Kind, check, list_of, mapping_of, optional, text, whole
+from pyrovae.files.sealed import parse, read_json
 
 __all__ = ["description", "inspect", "load", "save"]
 
 FORMAT = "pyrovae-model-1"
+_AGAIN = "Save the model again"
+_OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+_CONTENT = {
+    "graph": _OBJECT,
+    "versions": mapping_of(text),
+    "data": optional(text),
+    "history": optional(_OBJECT),
+    "metrics": _OBJECT,
+    "weights": mapping_of(text),
+    "constraints": _OBJECT,  # of parameters in Pyro's store; absent where there are none
+}
 
 
 def save(
@@ -41,6 +57,9 @@ def save(
     Args:
         graph: any graph. `load` rebuilds one composed of the library's parts; parts of your own are
             named in the file, and `load(folder, into=graph)` fills an object that you build.
+            Parameters that its programs make by `pyro.param` are written too: those that
+            `pyrovae.fit` found, or, of a graph with parts of your own that it did not train, all in
+            Pyro's store that belong to no module.
         folder: made if absent; a model in it is replaced, and no other file is touched.
         history: of the fit, kept with the model; it holds the fingerprint of the data.
         metrics: numbers and strings to keep with it.
@@ -50,52 +69,60 @@ def save(
 
     Raises:
         TypeError: if `graph` is no `nn.Module`, a part's tensor is neither parameter nor persistent
-            buffer, or `metrics` hold something that JSON cannot.
+            buffer, a network of the programs is no part of the graph, or `metrics` hold something
+            that JSON cannot.
     """
     if not isinstance(graph, nn.Module):
         raise TypeError(
             f"save: got a {type(graph).__name__}, expected a graph that is an nn.Module"
         )
+    described = describe(graph)
+    params = stored.parameters_of(graph, foreign='"foreign"' in json.dumps(described))
     content = {
-        "graph": describe(graph),
+        "graph": described,
         "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
         "data": history.data if history else None,
         "history": history.to_dict() if history else None,
         "metrics": dict(metrics or {}),
     }
+    if params:
+        content["constraints"] = {name: constraint for name, (_, constraint) in params.items()}
     json.dumps(content)  # what JSON cannot hold is an error before anything is written
-    _write(Path(folder), content, _packed(graph))
+    values = {stored.PREFIX + name: value for name, (value, _) in params.items()}
+    _write(Path(folder), content, _packed(graph, values))
     return Path(folder)
 
 
 def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     """Read a graph from a folder, in eval() mode and on the CPU.
 
+    Parameters that the programs keep by `pyro.param` are put into Pyro's store.
+
     Args:
         folder: what `save` wrote.
-        into: a graph of the same shape that you built, to be filled; needed if it has parts that
-            are not of this library.
+        into: a graph that you built as the saved one was, to be filled; needed if it has parts that
+            are not of this library. The arguments of its parts are compared with the file's.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        ValueError: if a file is truncated, altered or foreign, or the weights do not fit; names the
-            file and the remedy.
+        FileError: if a file is truncated, altered or foreign, or `into` was built with other
+            arguments or other shapes; a ValueError that names the file and the remedy. `into` is
+            then as it was.
     """
     folder = Path(folder)
     content = description(folder)
     path, weights = _checked_weights(folder, content)
-    graph = into if into is not None else build(content["graph"])
     tensors = _unpacked(path, weights)
-    floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if into is None and len(floats) == 1:
-        graph = graph.to(next(iter(floats)))
+    described = content["graph"]
     try:
-        graph.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder}: the weights do not fit the graph. "
-            f"Build `into` as it was when saved. {error}"
-        ) from error
+        params = stored.parameters_in(content.get("constraints", {}), tensors)
+        graph = built(described, tensors.values()) if into is None else compared(described, into)
+        fill(graph, tensors)
+    except ValueError as error:
+        raise FileError(f"{folder / 'model.json'}: {error}") from error
+    if params:
+        stored.put(params)
+        stored.claim_parameters(graph, [param.name for param in params])
     return graph.eval()
 
 
@@ -110,13 +137,18 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: as `load`.
     """
     content = description(folder)
-    header = _header(*_checked_weights(Path(folder), content))
+    path, weights = _checked_weights(Path(folder), content)
+    header = _header(path, weights)
+    header.pop("__metadata__", None)
+    try:
+        for name, entry in header.items():
+            check(entry, {"shape": list_of(whole(0, 2**40)), "dtype": text}, name, further=True)
+    except ValueError as error:
+        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
     tensors = {
-        name: {"shape": entry["shape"], "dtype": entry["dtype"]}
-        for name, entry in header.items()
-        if name != "__metadata__"
+        name: {"shape": entry["shape"], "dtype": entry["dtype"]} for name, entry in header.items()
     }
-    count = sum(torch.Size(tensor["shape"]).numel() for tensor in tensors.values())
+    count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
     return {**content, "tensors": tensors, "parameters": count}
 
 
@@ -132,23 +164,36 @@ def description(folder: str | Path) -> dict[str, Any]:
             f"{folder}: no model here, "
             "expected a folder with a model.json as pyrovae.save writes it"
         )
+    whole = read_json(path, "a model of this library", _AGAIN)
     try:
-        whole = json.loads(path.read_text())
         given, content, checksum = whole["format"], whole["content"], whole["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: truncated, or not a model of this library ({error}). Save the model again"
+    except KeyError as error:
+        raise FileError(
+            f"{path}: truncated or not a model of this library ({error} is not there). {_AGAIN}"
         ) from error
     if given != FORMAT:
-        raise ValueError(
+        raise FileError(
             f"{path}: format {given!r}, this version reads {FORMAT!r}. "
             "Load it with the version that wrote it"
         )
     if _sha256(_canonical(content)) != checksum:
-        raise ValueError(
-            f"{path}: altered since it was saved (its checksum differs). Save the model again"
-        )
+        raise FileError(f"{path}: altered since it was saved (its checksum differs). {_AGAIN}")
+    _check(path, content)
     return content
+
+
+def _check(path: Path, content: Any) -> None:
+    """Check the types of what model.json holds."""
+    try:
+        if not isinstance(content, dict):
+            raise ValueError("its content is no object")
+        check({"constraints": {}} | content, _CONTENT, further=True)
+        check_form(content["graph"])
+        check(content["weights"], {"file": text, "sha256": text}, "weights", further=True)
+        if content["history"] is not None:
+            History.from_dict(content["history"])
+    except ValueError as error:
+        raise FileError(f"{path}: not a model of this library ({error}). {_AGAIN}") from error
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -180,8 +225,8 @@ def _weights_before(folder: Path) -> Path | None:
     return path if path.match("weights-*.safetensors") else None
 
 
-def _packed(graph: nn.Module) -> bytes:
-    """Return the tensors of a graph in the format of safetensors.
+def _packed(graph: nn.Module, further: Mapping[str, Tensor]) -> bytes:
+    """Return the tensors of a graph, and further ones, in the format of safetensors.
 
     What parts share is written once, its other names as metadata. A view of another tensor is
     written as one of its own; safetensors' own `save_model` drops it, and refuses a batch
@@ -189,7 +234,8 @@ def _packed(graph: nn.Module) -> bytes:
     """
     first: dict[int, str] = {}
     tensors, other_names = {}, {"format": "pt"}
-    for name, tensor in graph.state_dict(keep_vars=True).items():
+    state = {plain_name(name): value for name, value in graph.state_dict(keep_vars=True).items()}
+    for name, tensor in {**state, **further}.items():
         if first.setdefault(id(tensor), name) == name:
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
@@ -199,13 +245,11 @@ def _packed(graph: nn.Module) -> bytes:
 
 def _unpacked(path: Path, weights: bytes) -> dict[str, Tensor]:
     """Return the tensors by every name that they have."""
-    names = _header(path, weights).get("__metadata__", {})
     try:
         tensors = safetensors.load(weights)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: not a safetensors file ({error}). Save the model again"
-        ) from error
+    except Exception as error:  # whatever safetensors and torch make of bytes that are anything
+        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
+    names = _header(path, weights).get("__metadata__") or {}
     return tensors | {name: tensors[kept] for name, kept in names.items() if kept in tensors}
 
 
@@ -213,11 +257,9 @@ def _header(path: Path, weights: bytes) -> dict[str, Any]:
     """Return the JSON header of a safetensors file: its length in 8 bytes, then the text."""
     end = 8 + int.from_bytes(weights[:8], "little")
     try:
-        return dict(json.loads(weights[8:end]))
+        return parse(weights[8:end])
     except ValueError as error:
-        raise ValueError(
-            f"{path}: not a safetensors file ({error}). Save the model again"
-        ) from error
+        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
 
 
 def _checked_weights(folder: Path, content: dict[str, Any]) -> tuple[Path, bytes]:
@@ -225,13 +267,11 @@ def _checked_weights(folder: Path, content: dict[str, Any]) -> tuple[Path, bytes
     path = folder / Path(str(content["weights"]["file"])).name
     weights = path.read_bytes() if path.is_file() else b""
     if _sha256(weights) != content["weights"]["sha256"]:
-        raise ValueError(
-            f"{path}: missing, truncated or altered since it was saved. Save the model again"
-        )
+        raise FileError(f"{path}: missing, truncated or altered since it was saved. {_AGAIN}")
     return path, weights
 
 
-def _canonical(content: dict[str, Any]) -> bytes:
+def _canonical(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 

@@ -40,8 +40,8 @@ class BayesianVAE(nn.Module):
 
     Quantities per observation, such as `pyrovae.log_evidence`, and tasks, such as
     `pyrovae.generate`, need fixed weights: give them `graph.draw()`, a `VAE` with weights from
-    q(w). Given this graph itself, `log_evidence` raises a ValueError, because the rows share "w",
-    and `generate` draws w from the prior.
+    q(w). Given this graph itself, `log_evidence` raises a ValueError, because the rows share "w";
+    `generate` draws w from the prior, and with `from_guide=["w"], like=x` from q(w).
 
     Args:
         prior: p(z | c), called with the context.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyrovae import posteriors, priors
@@ -36,6 +37,7 @@ def count_vae(
     likelihood: type[Expression] = expression.ZeroInflated,
     dispersion: Dispersion = expression.PER_GENE,
     library: tuple[Any, Any] | None = None,
+    library_factor: float | None = 2.0,
     prior: nn.Module | Callable[[nn.Module], nn.Module] | None = None,
     posterior: nn.Module | Callable[[Encoder], nn.Module] | None = None,
     encode_covariates: bool = False,
@@ -58,6 +60,8 @@ def count_vae(
         dispersion: what theta depends on beside the gene.
         library: mean and standard deviation of the log library size in each batch, S numbers each;
             None takes the library size as observed.
+        library_factor: largest factor between the mean of q(l) and the observed total
+            (`posteriors.LibraryNormal`); None leaves q(l) free, as in scVI.
         prior: p(z | c), or a function that builds it from the posterior, such as
             `lambda q: priors.Vamp(q, u)`; N(0, I) by default.
         posterior: q(z | log(1 + x), c), or a function that builds it from `encoder`, which builds
@@ -84,7 +88,9 @@ def count_vae(
         return net if 0 < encoded == columns else WithoutContext(net, encoded)
 
     decoder = Blocks(latents, [hidden] * layers, context=context)
-    q_l = None if library is None else posteriors.DiagonalNormal(encoder(1, 2), _FLOOR)
+    q_l: nn.Module | None = None
+    if library is not None:
+        q_l = _library_posterior(encoder(1, 2), library[0], library_factor)
     if posterior is None:
         posterior = posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR)
     if prior is None:
@@ -98,3 +104,11 @@ def count_vae(
         None if library is None else LibraryNormal(*library),
         q_l,
     )
+
+
+def _library_posterior(net: nn.Module, means: Any, factor: float | None) -> nn.Module:
+    """Return q(l), given the means of the log library sizes of the batches."""
+    if factor is None:
+        return posteriors.DiagonalNormal(net, _FLOOR)
+    mean = float(torch.as_tensor(means, dtype=torch.double).mean())
+    return posteriors.LibraryNormal(net, mean, factor)

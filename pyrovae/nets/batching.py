@@ -62,7 +62,8 @@ class Network(nn.Module, ABC):
         total = sum(x.shape[-1:]) + context
         # A vector and its context may be counted together: 784 + 10 features as 794.
         counted_together = n == 1 and total == shape[0] + self.context
-        if not counted_together and (x.shape[-n:], context) != (shape, self.context):
+        fits = counted_together or (x.shape[-n:], context) == (shape, self.context)
+        if not fits or _one_per_row(x, c, shape):
             raise ValueError(f"{type(self).__name__}: {_mismatch(x, c, shape, self.context)}")
         return [v if v.is_floating_point() else v.to(next(self.parameters()).dtype) for v in inputs]
 
@@ -152,6 +153,11 @@ def _mismatch(x: Tensor, c: Sequence[Tensor], shape: Shape, context: int) -> str
 
 
 def _remedy(x: Tensor, c: Sequence[Tensor], shape: Shape, found: Shape, context: int) -> str:
+    if _one_per_row(x, c, shape):
+        return (
+            "a context of one dimension holds one number per row, expected (*, features): give "
+            "classes as one_hot(labels), one number per row as c[:, None]"
+        )
     if c and (found == shape or not context):
         build = f"build the network with context={_features(c)}"
         return f"{build}, or drop the context by WithoutContext(net)"
@@ -163,6 +169,12 @@ def _remedy(x: Tensor, c: Sequence[Tensor], shape: Shape, found: Shape, context:
         build = f"build the network for {_words(event)}"
         return f"reshape the input to (*, {dimensions}), or {build}"
     return f"build the network for {_words(found)} features, or give it other data"
+
+
+def _one_per_row(x: Tensor, c: Sequence[Tensor], shape: Shape) -> bool:
+    """Return whether a context seems to be labels or numbers of rows, without a feature axis."""
+    rows = x.shape[: max(x.dim() - len(shape), 0)]
+    return any(p.dim() == 1 and len(rows) > 0 and len(p) == rows[-1] for p in c)
 
 
 def _words(shape: Shape) -> str:

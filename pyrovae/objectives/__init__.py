@@ -14,6 +14,8 @@ MonteCarloEM     the model by draws from its posterior, made by Hamiltonian Mont
                  (Kingma & Welling 2014, appendix E)
 PyroELBO         one of Pyro's own ELBOs as an objective
 warm_up, cyclical   schedules for beta, the weight of the KL
+
+`Objective.differentiable_loss` is one minibatch's loss, for a training loop of one's own.
 """
 
 from pyrovae.objectives.base import Bound, Objective

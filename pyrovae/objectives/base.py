@@ -110,7 +110,11 @@ class Objective(ELBO, ABC):
         return float(self.beta(1.0) if callable(self.beta) else self.beta)
 
     def at(self, t: float) -> float:
-        """Set and return the weight for the fraction t of the planned steps."""
+        """Set and return the KL's weight for the fraction t of the planned steps, 0 to 1.
+
+        `pyrovae.fit` calls it before each step; a loop of one's own does the same (see
+        `differentiable_loss`). A number as beta stays as it is.
+        """
         self.current_beta = float(self.beta(t)) if callable(self.beta) else float(self.beta)
         return self.current_beta
 
@@ -162,7 +166,34 @@ class Objective(ELBO, ABC):
 
     # ---------------------------------------------------------------------------- Pyro's interface
     def differentiable_loss(self, model: Program, guide: Program, *batch: Tensor) -> Tensor:
-        """Return the loss, a sum over the rows as Pyro's are, to be differentiated."""
+        """Return the loss, a sum over the rows as Pyro's are, to be differentiated.
+
+        With `at` it is the way to a training loop of one's own: any loader, optimizer, precision,
+        accumulation of gradients, or several processes. Divide by the number of rows, so that the
+        optimizer's settings mean the same at every batch size. Two contexts make a step faster:
+        `pyro.validation_enabled(False)`, after a first step with it on, and
+        `pyrovae.programs.parameters_held(graph)`, which `torch.compile` of a loss needs too; under
+        them Pyro checks nothing and sees no parameters, so it is the loop that must hold them.
+
+        Example:
+            >>> import pyrovae as pv
+            >>> from torch.utils.data import DataLoader, TensorDataset
+            >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+            >>> p = pv.likelihoods.Bernoulli(nn.Linear(2, 6))
+            >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, p)
+            >>> loader = DataLoader(TensorDataset(torch.rand(64, 6).round()), batch_size=16)
+            >>> objective = pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.5))
+            >>> adam = torch.optim.Adam(vae.parameters(), lr=1e-3)
+            >>> for step, (x,) in enumerate(loader):
+            ...     beta = objective.at(step / (len(loader) - 1))
+            ...     loss = objective.differentiable_loss(vae.model, vae.guide, x) / len(x)
+            ...     (loss / 2).backward()  # the mean gradient of two minibatches is one step
+            ...     if step % 2 == 1:
+            ...         adam.step()
+            ...         adam.zero_grad()
+            >>> beta, bool(loss.isfinite())
+            (1.0, True)
+        """
         return self.loss_of(self.bound(model, guide, *batch), len(batch[0]))
 
     def loss(self, model: Program, guide: Program, *batch: Tensor) -> float:

@@ -1,9 +1,13 @@
 """Pyro's own ELBOs as objectives."""
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor
 
 from pyrovae.objectives.base import Bound, Objective
@@ -21,22 +25,35 @@ class PyroELBO(Objective):
 
     Args:
         elbo: an object with Pyro's methods `loss` and `loss_and_grads`.
+
+    Raises:
+        ValueError: if the class reports no loss (`TraceTailAdaptive_ELBO`); when it runs, if a
+            compiled class (`JitTrace_ELBO`) gets minibatches of different sizes, or the programs
+            show it no parameter.
     """
 
     needs_param_sites = True
 
     def __init__(self, elbo: Any) -> None:
         super().__init__()
-        self.elbo = elbo
+        if isinstance(elbo, TraceTailAdaptive_ELBO):
+            raise ValueError(
+                "TraceTailAdaptive_ELBO reports an infinite loss by design, so a fit could neither "
+                "record nor check it. Use pyro.infer.SVI with it, or objectives.Renyi or DReG"
+            )
+        self.elbo, self._rows = elbo, 0
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return the negative loss as the reconstruction, without a KL."""
-        loss = _sum_of_phases(self.elbo.loss(model, guide, *batch))
+        with _without_guesses():
+            loss = _sum_of_phases(self.elbo.loss(model, guide, *batch))
         return Bound(torch.tensor(-loss), {})
 
     def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[float, Bound]:
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
-        loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
+        self._check_rows(len(batch[0]))
+        with _without_guesses():
+            loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             raise ValueError(
@@ -47,6 +64,15 @@ class PyroELBO(Objective):
             gradient /= len(batch[0])
         nan = torch.tensor(torch.nan)
         return loss / len(batch[0]), Bound(nan, {"remainder": nan})
+
+    def _check_rows(self, rows: int) -> None:
+        name = type(self.elbo).__name__
+        if name.startswith("Jit") and self._rows not in (0, rows):
+            raise ValueError(
+                f"{name} was compiled for minibatches of {self._rows} rows and got {rows}: choose "
+                "a batch_size that divides the number of rows, or the class without Jit"
+            )
+        self._rows = rows
 
     def validation_objective(self) -> "PyroELBO":
         """Return the same objective."""
@@ -74,6 +100,18 @@ def as_objective(objective: Any) -> Objective:
         f"objective: got {objective!r}, expected one of pyrovae.objectives, such as SGVB_B(), or "
         "an ELBO of Pyro's, such as pyro.infer.Trace_ELBO()"
     )
+
+
+@contextmanager
+def _without_guesses() -> Iterator[None]:
+    """Context in which Pyro does not print how many plates it guessed that a program nests."""
+    logger = logging.getLogger("pyro.infer.elbo")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _sum_of_phases(loss: Any) -> float:

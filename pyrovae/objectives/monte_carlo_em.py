@@ -109,7 +109,7 @@ class MonteCarloEM(Objective):
             sites = programs.latent(trace) + programs.observed(trace)
             return total([layout.per_row(programs.log_prob(site), site) for site in sites])
 
-        supports = {name: p[name]["fn"].support for name in start}
+        supports = {name: programs.support_of(p[name]["fn"], q[name]["fn"]) for name in start}
         ends, accepted = hmc.sample(
             log_joint,
             start,
@@ -137,7 +137,8 @@ def _check_chains(p: Trace, q: Trace) -> None:
             )
         programs.check_density(p[name])
         programs.check_density(site)
-        of_model, of_guide = p[name]["fn"].support, site["fn"].support
+        fns = p[name]["fn"], site["fn"]
+        of_model, of_guide = (programs.support_of(*order) for order in (fns, fns[::-1]))
         if not hmc.same_support(of_model, of_guide, site["value"], name):
             raise ValueError(
                 f'site "{name}": the prior has the support {of_model}, the guide {of_guide}, which '

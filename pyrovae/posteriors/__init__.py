@@ -3,10 +3,12 @@
 DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), with a covariance that is
                                                   diagonal, full, or diagonal plus low rank
 IAF                                               inverse autoregressive flow
+NeuralSplineFlow                                  flow of monotonic splines; needs zuko
 Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
 WrappedNormal                                     over angles
+LibraryNormal                                     a cell's library size, near its observed total
 Point                                             a single point z = f(x), for an autoencoder
 Factorized                                        abstract: write the family of one dimension
 
@@ -27,7 +29,9 @@ from pyrovae.posteriors.factorized import (
 )
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
 from pyrovae.posteriors.iaf import IAF
+from pyrovae.posteriors.library import LibraryNormal
 from pyrovae.posteriors.mixture import Mixture
+from pyrovae.posteriors.neural_spline import NeuralSplineFlow
 
 __all__ = [
     "IAF",
@@ -38,10 +42,12 @@ __all__ = [
     "FullRankNormal",
     "Gamma",
     "Laplace",
+    "LibraryNormal",
     "LogNormal",
     "Logistic",
     "LowRankNormal",
     "Mixture",
+    "NeuralSplineFlow",
     "Point",
     "StudentT",
     "WrappedNormal",

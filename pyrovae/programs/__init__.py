@@ -6,7 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
-from pyrovae.programs.checks import check_density, check_sites
+from pyrovae.programs.checks import check_auxiliary, check_density, check_measures, check_sites
 from pyrovae.programs.draws import find_layout
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -14,7 +14,15 @@ from pyrovae.programs.modules import Graph, Programs
 from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
-from pyrovae.programs.posterior import mean, posterior
+from pyrovae.programs.posterior import (
+    draws_given_latents,
+    given_latents,
+    is_categorical,
+    mean,
+    means,
+    posterior,
+)
+from pyrovae.programs.simulation import Simulated, look, simulate, simulated
 from pyrovae.programs.terms import (
     analytic_kl,
     kl_of_dimensions,
@@ -36,7 +44,7 @@ from pyrovae.programs.traces import (
     observed,
     record,
     run,
-    simulate,
+    support_of,
     total,
 )
 
@@ -45,17 +53,23 @@ __all__ = [
     "Layout",
     "Program",
     "Programs",
+    "Simulated",
     "Site",
     "StopGradient",
     "Trace",
     "analytic_kl",
+    "check_auxiliary",
     "check_density",
+    "check_measures",
     "check_sites",
     "cuda_devices",
     "data_plate",
+    "draws_given_latents",
     "evaluation",
     "find_layout",
+    "given_latents",
     "hmc",
+    "is_categorical",
     "is_plain",
     "kl_of_dimensions",
     "latent",
@@ -63,7 +77,9 @@ __all__ = [
     "leaf",
     "log_mean_exp",
     "log_prob",
+    "look",
     "mean",
+    "means",
     "modes_restored",
     "not_finite",
     "observed",
@@ -76,6 +92,8 @@ __all__ = [
     "run",
     "sampled_kl",
     "simulate",
+    "simulated",
+    "support_of",
     "total",
     "unscaled",
     "weights_of",

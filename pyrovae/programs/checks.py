@@ -5,9 +5,9 @@ from typing import Any
 import pyro.distributions as dist
 
 from pyrovae.distributions import CIRCLE
-from pyrovae.programs.traces import Site, Trace, latent, leaf
+from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, support_of
 
-__all__ = ["check_density", "check_sites"]
+__all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites"]
 
 
 def check_density(site: Site) -> None:
@@ -35,8 +35,8 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
     for site in latent(p):
         if site["name"] not in q:
             raise ValueError(
-                f'site "{site["name"]}": latent in the model but absent from the guide. Sample it '
-                "in the guide under the same name"
+                f'site "{site["name"]}": latent in the model but absent from the guide. '
+                f"{_remedy(site)}"
             )
     for site in latent(q):
         _check_circle(site, p.get(site["name"]))
@@ -48,15 +48,73 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
             )
 
 
+def _remedy(site: Site) -> str:
+    if site["infer"].get("enumerate") or getattr(site["fn"], "has_enumerate_support", False):
+        return (
+            "Sum it out in the model (a mixture as the distribution of what depends on it; Pyro's "
+            "TraceEnum_ELBO sums it out in training only), or sample it in the guide under the "
+            "same name"
+        )
+    return "Sample it in the guide under the same name"
+
+
+def check_measures(p: Trace, q: Trace) -> None:
+    """Refuse a guide that has a density where the prior has probabilities, and the reverse.
+
+    Such a pair may train, as by a straight-through estimator, but the ratio of the two is no
+    importance weight.
+
+    Raises:
+        ValueError: if a site's prior is discrete and its guide continuous, or the reverse.
+    """
+    prior = latent_by_name(p)
+    for site in latent(q):
+        if site["name"] not in prior or isinstance(leaf(site["fn"]), dist.Delta):
+            continue
+        fns = prior[site["name"]]["fn"], site["fn"]
+        discrete = [support_of(*order).is_discrete for order in (fns, fns[::-1])]
+        if discrete[0] != discrete[1]:
+            names = [type(leaf(fn)).__name__ for fn in fns]
+            words = ["probabilities" if each else "a density" for each in discrete]
+            raise ValueError(
+                f"site \"{site['name']}\": the prior's {names[0]} has {words[0]}, the guide's "
+                f"{names[1]} {words[1]}, so there is no ratio of them and no bound on log p(x). "
+                "Evaluate the same graph with a guide of the prior's kind, such as "
+                "OneHotCategorical with the same logits in place of its relaxation"
+            )
+
+
+def check_auxiliary(p: Trace, q: Trace) -> None:
+    """Refuse a latent that the guide alone samples, beside latents of the model with a density.
+
+    log p(x, z) - log q(z, u | x) has no bound without a density r(u | z, x) of u: its mean is above
+    log p(x) where u is spread widely (Ranganath, Tran & Blei 2016, section 2.2). A transform's base
+    draw, with the model's latents as `Delta` sites that hold its density, is right.
+
+    Raises:
+        ValueError: if there is such a site.
+    """
+    prior = latent_by_name(p)
+    of_model = [site for site in latent(q) if site["name"] in prior]
+    own = [site["name"] for site in latent(q) if site["name"] not in prior]
+    if own and not all(isinstance(leaf(site["fn"]), dist.Delta) for site in of_model):
+        raise ValueError(
+            f'site "{own[0]}": sampled in the guide only, so log p(x, z) - log q(z, {own[0]} | x) '
+            f"is no bound on log p(x). Sample it in the model too, from a density of {own[0]} "
+            "given the latents (and x)"
+        )
+
+
 def _check_circle(q: Site, p: Site | None) -> None:
     if p is not None and _on_circle(p["fn"]) and not _on_circle(q["fn"]):
         raise ValueError(
             f'site "{q["name"]}": the prior is on the circle and the guide\'s '
-            f"{type(leaf(q['fn'])).__name__} on {q['fn'].support}, over which the prior's mass is "
-            "infinite: there is no bound. Use posteriors.WrappedNormal, or a prior on the real line"
+            f"{type(leaf(q['fn'])).__name__} on {support_of(q['fn'])}, over which the prior's mass "
+            "is infinite: there is no bound. Use posteriors.WrappedNormal, or a prior on the real "
+            "line"
         )
 
 
 def _on_circle(fn: Any) -> bool:
-    support = fn.support
+    support = support_of(fn)
     return getattr(support, "base_constraint", support) is CIRCLE

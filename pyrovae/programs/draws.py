@@ -41,6 +41,7 @@ def find_layout(
         scaled: whether the scales of plates and handlers count, as in a loss.
     """
     with looking(model, guide, batch):
+        run(model, guide, *batch)  # parameters made at the first run are made from all rows
         few = [_some_rows(batch, n) for n in _ROWS]
         if not all(_takes(model, guide, rows) for rows in few):
             few = [batch]  # programs of one number of rows, such as a plate of a fixed size

@@ -76,6 +76,10 @@ class Layout(NamedTuple):
         by_row = self.by_row(term, site)
         return by_row.flatten(2).sum(2) if by_row.dim() > 2 else by_row
 
+    def check_rows(self, site: Any) -> None:
+        """Raise a ValueError if the site is not in a plate over the rows."""
+        self._row_dimension(site)
+
     def has_rows(self, site: Any) -> bool:
         """Return whether the site is in a plate over the rows."""
         return self._row_frame(site) is not None
@@ -85,8 +89,9 @@ class Layout(NamedTuple):
         if frame is None:
             raise ValueError(
                 f'site "{site["name"]}" is not in a plate over the {self.rows} rows, so it has no '
-                'term per row. Sample it inside `with pyro.plate("data", len(x)):`, or train with '
-                "SGVB_A or SGVB_B, which need none"
+                'term per row. Sample it inside `with pyro.plate("data", len(x)):`. If the rows '
+                "share it, train with SGVB_A or SGVB_B, which need no such terms, and evaluate the "
+                "graph at a draw of it (pyro.poutine.condition, or draw() of a BayesianVAE)"
             )
         return frame.dim
 

@@ -1,18 +1,22 @@
 """A pair of Pyro programs as a protocol, and as one module whose forward runs both."""
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
+from pyrovae.programs.networks import buffers_of, networks_called
 from pyrovae.programs.traces import Trace, mark_not_mean_field, run
 
 __all__ = ["Graph", "Programs"]
@@ -61,6 +65,7 @@ class Programs(nn.Module):
             )
         self.graph, self.function = graph, function
         self._stored: dict[str, Tensor] = {}  # parameters in Pyro's store, unconstrained
+        self._networks: tuple[nn.Module, ...] = ()  # that are no part of the graph
 
     def forward(self, *batch: Tensor) -> Any:
         """Run the function on both programs and a minibatch (x, *c)."""
@@ -76,10 +81,15 @@ class Programs(nn.Module):
         Raises:
             ValueError: from `check`, or from Pyro, which refuses values outside a support, and
                 shapes that need a plate or `to_event`.
+            TypeError: if a site's distribution is not one of Pyro's.
         """
-        with evaluation(self.graph), pyro.validation_enabled(True):
-            guide = poutine.trace(self.graph.guide).get_trace(*batch)
-            model = poutine.trace(poutine.replay(self.graph.model, trace=guide)).get_trace(*batch)
+        with evaluation(self.graph), pyro.validation_enabled(True), _explained():
+            with networks_called() as called:
+                guide = poutine.trace(self.graph.guide).get_trace(*batch)
+                replayed = poutine.replay(self.graph.model, trace=guide)
+                model = poutine.trace(replayed).get_trace(*batch)
+            own = set(self.modules())
+            self._networks = tuple(network for network in called if network not in own)
             self._find_stored(model, guide)
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
             mark_not_mean_field(p, q)
@@ -113,10 +123,19 @@ class Programs(nn.Module):
         own = {name: parameter for name, parameter in named if parameter.requires_grad}
         return {**own, **self._stored}
 
+    def stored_names(self) -> list[str]:
+        """Return the names of the parameters in Pyro's store; known after `validate`."""
+        return list(self._stored)
+
     def named_tensors(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, those in Pyro's store too."""
+        """Return all parameters and buffers by name, those outside the graph too."""
         own = self.graph.state_dict() if isinstance(self.graph, nn.Module) else {}
-        return {**own, **{_PARAM + name: tensor for name, tensor in self._stored.items()}}
+        return {**own, **self._outside()}
+
+    def _outside(self) -> dict[str, Tensor]:
+        """Return parameters in Pyro's store, and buffers of networks that are no part."""
+        stored = {_PARAM + name: tensor for name, tensor in self._stored.items()}
+        return {**stored, **buffers_of(self._networks)}
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of `named_tensors`."""
@@ -128,18 +147,53 @@ class Programs(nn.Module):
         Raises:
             RuntimeError: if a tensor's name or shape does not fit the graph.
         """
+        outside = self._outside()
         if isinstance(self.graph, nn.Module):
-            own = {name: value for name, value in state.items() if not name.startswith(_PARAM)}
+            own = {name: value for name, value in state.items() if name not in outside}
             self.graph.load_state_dict(own)
         with torch.no_grad():
-            for name, tensor in self._stored.items():
-                tensor.copy_(state[_PARAM + name])
+            for name, tensor in outside.items():
+                tensor.copy_(state[name])
 
     def broken_parameter(self) -> str | None:
         """Return the name of the first tensor that is not finite, None if there is none."""
         tensors = self.named_tensors().items()
         floating = ((name, tensor) for name, tensor in tensors if tensor.is_floating_point())
         return next((name for name, t in floating if not torch.isfinite(t).all()), None)
+
+
+class _RefuseOthers(Messenger):
+    """Refuse distributions that are not Pyro's, which cannot be called."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not callable(msg["fn"]):
+            kind = type(msg["fn"])
+            raise TypeError(
+                f'site "{msg["name"]}": got a {kind.__module__}.{kind.__name__}, expected a '
+                "distribution of Pyro's. Wrap a part that returns torch or zuko distributions in "
+                "pyrovae.conditional.from_torch, or use the class of this name in "
+                "pyro.distributions"
+            )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Context in which Pyro's messages about a program's structure say what to do.
+
+    Its warning that a plate is in the guide only is left out: `data_plate` has no site of its own,
+    by which Pyro would find it.
+    """
+    with warnings.catch_warnings(), _RefuseOthers():
+        warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
+        try:
+            yield
+        except ValueError as error:
+            if "Shape mismatch inside plate" not in str(error):
+                raise
+            raise ValueError(
+                "a site's batch shape holds dimensions that are no plate. Declare those of one row "
+                f"as its event by .to_event(1), as in Normal(mu, sigma).to_event(1). Pyro: {error}"
+            ) from error
 
 
 def _sample_sites(trace: Any, rows: int) -> Trace:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.programs.plain import is_plain
 
-__all__ = ["DRAWS", "data_plate", "draws_plate"]
+__all__ = ["DRAWS", "check_callable", "data_plate", "draws_plate"]
 
 DRAWS = "_pyrovae_draws"  # the name of the plate over draws, which no program uses
 
@@ -37,6 +37,21 @@ def draws_plate(draws: int, depth: int) -> pyro.plate:
     return plate(DRAWS, draws, dim=-depth - 1)
 
 
+def check_callable(msg: Any) -> None:
+    """Refuse a sample site whose distribution is not Pyro's.
+
+    Raises:
+        TypeError: if it is of torch or zuko.
+    """
+    if msg["type"] == "sample" and not callable(msg["fn"]):
+        cls = type(msg["fn"])
+        raise TypeError(
+            f'site "{msg["name"]}": {cls.__module__}.{cls.__qualname__} is not a distribution of '
+            "Pyro. Return a class of pyro.distributions, or wrap it: "
+            "pyrovae.conditional.from_torch(p)"
+        )
+
+
 class _WholePlate(pyro.plate):
     """A plate without a subsample site; both methods override private ones of Pyro 1.9."""
 
@@ -45,6 +60,7 @@ class _WholePlate(pyro.plate):
         return size, size, None
 
     def _process_message(self, msg: Any) -> None:
+        check_callable(msg)
         # A subsample site, which a user's plate inside this one adds, has no batch shape.
         ready = getattr(msg["fn"], "batch_shape", None) == (self.size,)
         if ready and msg["type"] == "sample" and not msg["cond_indep_stack"]:

@@ -1,41 +1,181 @@
-"""The guide's distribution at a latent site, and the mean of a distribution."""
+"""The guide's distribution at a latent site, and the mean of a distribution.
 
+E_q[z | x]            where the site depends on x alone
+E_q[ E_q[z | y, x] ]  where its distribution depends on other latents y, drawn from q(y | x)
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrovae.programs.traces import latent, record
+from pyrovae.programs.draws import find_layout
+from pyrovae.programs.isolation import cuda_devices, random_stream
+from pyrovae.programs.terms import log_prob, unscaled
+from pyrovae.programs.traces import Site, Trace, latent, leaf, record
 
-__all__ = ["mean", "posterior"]
+__all__ = ["draws_given_latents", "given_latents", "is_categorical", "mean", "means", "posterior"]
 
 _DRAWS = 256  # for a mean without a formula
 _DRAWS_AT_ONCE = 4  # so that memory stays near that of the distribution's parameters
+_GROUPS = 16  # independent estimates of a mean, by which its Monte Carlo noise is known
+_FEW = 16  # rows on which the dependence of a site is looked at
+_TOLERANCE = 1e-4  # between the log densities of one value, in single precision
+Batch = tuple[Tensor, ...]
 
 
 def mean(fn: TorchDistribution, draws: int = _DRAWS) -> Tensor:
     """Return the mean of a distribution, shape (*batch, *event).
 
     Where no formula is known (a flow's) it is the mean of draws; where the mean does not exist (a
-    Cauchy's) it is the median of draws.
+    Cauchy's) it is that of medians of 16 draws.
     """
-    try:
-        value = fn.mean
-    except NotImplementedError:
-        parts = [min(_DRAWS_AT_ONCE, draws - start) for start in range(0, draws, _DRAWS_AT_ONCE)]
-        return torch.stack([fn.sample((n,)).sum(0) for n in parts]).sum(0) / draws
-    return fn.sample((draws,)).median(0).values if value.isnan().any() else value
+    return _means_of(fn, draws).mean(0)
 
 
-def posterior(graph: Any, batch: tuple[Tensor, ...], site: str) -> TorchDistribution:
+def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
     """Return the distribution q(z | x, c) of a latent site, from one run of the guide.
+
+    Where the site depends on other latents it is q(z | y, x, c) at one draw of them.
 
     Raises:
         ValueError: if the guide has no such latent site.
     """
+    return _site(record(graph.guide, *batch), site)["fn"]
+
+
+def means(graph: Any, batch: Batch, site: str) -> Tensor:
+    """Return estimates of E_q[z | x, c], independent given the batch, with shape (G, B, *event).
+
+    G is 1 where the mean has a formula, and else 16: then the average over G has the least noise,
+    and the spread over G tells how much. A categorical site has the probabilities of its classes
+    for a mean. Noise is that of a stream of its own, and common to all rows where the
+    distribution's draws allow it.
+
+    Raises:
+        ValueError: if the guide has no such latent site.
+    """
+    conditional = given_latents(graph, batch, site)
+    fn = None if conditional else posterior(graph, batch, site)
+    with random_stream(0, cuda_devices(graph)):  # the same noise in every batch
+        if fn is not None:
+            return _means_of(fn, _DRAWS)
+        pieces = [
+            trace.layout.by_row(_exact_mean(found["fn"]), found)
+            for trace, found in _runs(graph, batch, site, _DRAWS)
+        ]
+    return torch.stack([part.mean(0) for part in torch.cat(pieces).chunk(_GROUPS)])
+
+
+def draws_given_latents(graph: Any, batch: Batch, site: str, draws: int) -> Tensor:
+    """Return draws of a site, each with draws of the latents before it: shape (K, B, *event)."""
+    runs = _runs(graph, batch, site, draws)
+    return torch.cat([trace.layout.by_row(found["value"], found) for trace, found in runs])
+
+
+def given_latents(graph: Any, batch: Batch, site: str) -> bool:
+    """Return whether a latent's distribution depends on latents that the guide draws before it.
+
+    Two runs of the guide draw those before it with other noise: where nothing depends on them, the
+    site's densities of one value are equal.
+
+    Raises:
+        ValueError: if the guide has no such latent site.
+    """
+    batch = _few_rows(graph, batch) if len(batch[0]) > _FEW else batch
     trace = record(graph.guide, *batch)
+    value = _site(trace, site)
+    if latent(trace)[0]["name"] == site:
+        return False
+    given = Trace({site: {"value": value["value"]}})
+    again = record(graph.guide, *batch, given=given)[site]
+    a, b = log_prob(unscaled(value)), log_prob(unscaled(again))
+    return not torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+def is_categorical(fn: Any) -> bool:
+    """Return whether the values are labels of classes, numbers (which have no mean) or one-hot."""
+    kind = leaf(fn)
+    one_hot = isinstance(kind, torch.distributions.OneHotCategorical) and len(fn.event_shape) == 1
+    return one_hot or (isinstance(kind, torch.distributions.Categorical) and not fn.event_shape)
+
+
+def _few_rows(graph: Any, batch: Batch) -> Batch:
+    few = tuple(part[:_FEW] for part in batch)
+    try:
+        record(graph.guide, *few)
+    except Exception:  # of a guide of one number of rows
+        return batch
+    return few
+
+
+def _site(trace: Trace, site: str) -> Site:
     names = [each["name"] for each in latent(trace)]
     if site not in names:
         raise ValueError(f'the guide has no latent site "{site}", it has {names}')
-    return trace[site]["fn"]
+    return trace[site]
+
+
+def _runs(graph: Any, batch: Batch, site: str, draws: int) -> Iterator[tuple[Trace, Site]]:
+    """Yield runs of the guide that together make K draws for each row."""
+    layout = find_layout(graph.model, graph.guide, *batch, draws=_GROUPS, scaled=False)
+    at_once = 1 if layout.separate else _GROUPS
+    layout = layout._replace(draws=at_once, rows=len(batch[0]))
+    for _ in range(-(-draws // at_once)):
+        trace = record(graph.guide, *batch, layout=layout)
+        yield trace, _site(trace, site)
+
+
+def _exact_mean(fn: Any) -> Tensor:
+    """Return the mean by its formula, or one draw."""
+    if is_categorical(fn):
+        return leaf(fn).probs.expand(*fn.batch_shape, -1)
+    value = _formula(fn)
+    return fn(torch.Size()) if value is None or value.isnan().any() else value
+
+
+def _formula(fn: Any) -> Tensor | None:
+    try:
+        return fn.mean
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _means_of(fn: Any, draws: int) -> Tensor:
+    """Return independent estimates of a distribution's mean, shape (G, *batch, *event)."""
+    if is_categorical(fn):
+        return leaf(fn).probs.expand(*fn.batch_shape, -1).unsqueeze(0)
+    value = _formula(fn)
+    if value is not None and not value.isnan().any():
+        return value.unsqueeze(0)
+    size = -(-draws // _GROUPS)
+    return torch.stack([_centre(fn, size, median=value is not None) for _ in range(_GROUPS)])
+
+
+def _centre(fn: Any, draws: int, median: bool) -> Tensor:
+    if median:
+        return _common_draws(fn, draws).median(0).values
+    parts = [min(_DRAWS_AT_ONCE, draws - start) for start in range(0, draws, _DRAWS_AT_ONCE)]
+    return torch.stack([_common_draws(fn, n).sum(0) for n in parts]).sum(0) / draws
+
+
+def _common_draws(fn: Any, n: int) -> Tensor:
+    """Return n draws z = T(F^-1(u)) with the same uniform u for all rows, where F^-1 is known."""
+    base, transforms = fn, list[Any]()
+    while hasattr(base, "base_dist"):
+        transforms = [*getattr(base, "transforms", ()), *transforms]
+        base = base.base_dist
+    shape, rows = torch.Size(base.batch_shape) + base.event_shape, len(fn.batch_shape)
+    if shape[:rows] != fn.batch_shape:
+        return fn(torch.Size([n]))
+    like = base(torch.Size())
+    u = torch.rand(n, *[1] * rows, *shape[rows:], device=like.device, dtype=like.dtype)
+    try:
+        z = base.icdf(u.clamp(min=torch.finfo(u.dtype).tiny).expand(n, *shape))
+    except (NotImplementedError, AttributeError):
+        return fn(torch.Size([n]))
+    for transform in transforms:
+        z = transform(z)
+    return z

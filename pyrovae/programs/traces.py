@@ -6,24 +6,28 @@ Objectives, evaluation and tasks read everything else from the two traces, so th
 of Pyro programs, whoever wrote it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.plain import is_plain
+from pyrovae.programs.plates import check_callable
 
 __all__ = [
     "Program",
     "Site",
     "StopGradient",
     "Trace",
+    "is_deterministic",
     "latent",
     "latent_by_name",
     "leaf",
@@ -31,7 +35,7 @@ __all__ = [
     "observed",
     "record",
     "run",
-    "simulate",
+    "support_of",
     "total",
 ]
 
@@ -57,6 +61,7 @@ class _Recorder(Messenger):
         self.given, self.stop_gradient, self.trace = given or Trace(), stop_gradient, Trace()
 
     def _pyro_sample(self, msg: Site) -> None:
+        check_callable(msg)
         if not msg["is_observed"] and msg["name"] in self.given:
             msg["done"], msg["value"] = True, self.given[msg["name"]]["value"]
 
@@ -149,10 +154,11 @@ def latent_by_name(trace: Trace) -> dict[str, Site]:
 def observed(trace: Trace) -> list[Site]:
     """Return the observed sample sites of a trace in their order, without `pyro.deterministic`."""
     sites = [site for site in trace.values() if site["is_observed"]]
-    return [site for site in sites if not _is_deterministic(site)]
+    return [site for site in sites if not is_deterministic(site)]
 
 
-def _is_deterministic(site: Site) -> bool:
+def is_deterministic(site: Site) -> bool:
+    """Return whether the site is a `pyro.deterministic`, which has a value and no density."""
     return bool(site["infer"].get("_deterministic"))  # how Pyro 1.9 marks pyro.deterministic
 
 
@@ -168,35 +174,12 @@ def leaf(fn: Any) -> Any:
     return fn
 
 
-def simulate(
-    model: Program, *batch: Tensor, given: Mapping[str, Tensor] | None = None
-) -> tuple[Site, list[Site]]:
-    """Run the model with nothing observed; return the site of x, and the latent sites.
+def support_of(*fns: Any) -> Any:
+    """Return the support that the first of some distributions states, all of R^n if none does.
 
-    Args:
-        model: a program with one observed site.
-        batch: (x, *c); of x only the number of rows is used.
-        given: values of latents by name; the others are drawn.
-
-    Raises:
-        ValueError: if the model observes no site, or more than one, or has no latent of a given
-            name.
+    A distribution need not state one, such as a wrapped flow of zuko's.
     """
-    values = Trace({name: {"value": value} for name, value in (given or {}).items()})
-    trace = record(poutine.uncondition(model), *batch, given=values)
-    sites = [site for site in latent(trace) if not _is_deterministic(site)]
-    x = [site for site in sites if site["infer"].get("was_observed")]
-    if len(x) != 1:
-        names = [site["name"] for site in x]
-        raise ValueError(
-            f"the model observes {names}, expected one site, the guide's first argument, "
-            "to simulate x from"
-        )
-    latents = {site["name"]: site for site in sites if site is not x[0]}
-    unknown = [name for name in values if name not in latents]
-    if unknown:
-        raise ValueError(
-            f'the model has no latent site "{unknown[0]}", it has {list(latents)}: name one of '
-            "them by site="
-        )
-    return x[0], list(latents.values())
+    for fn in fns:
+        with suppress(NotImplementedError, AttributeError):
+            return fn.support
+    return constraints.real

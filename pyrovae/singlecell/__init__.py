@@ -2,6 +2,7 @@
 
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.counts import read
+from pyrovae.singlecell.labels import CellLabels
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.simulation import Simulation, simulate
@@ -9,6 +10,7 @@ from pyrovae.singlecell.training import WARM_UP, default_epochs
 
 __all__ = [
     "WARM_UP",
+    "CellLabels",
     "Simulation",
     "SingleCellVAE",
     "default_epochs",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import COUNTS, SparseRows, as_source, is_sparse
+from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.singlecell.messages import listed
 
 __all__ = ["counts", "empty_cells_and_genes", "read"]
@@ -83,9 +83,10 @@ def _columns(adata: Any, genes: Sequence[str] | None) -> np.ndarray | None:
             f"{len(repeated)} gene names occur more than once: {listed(repeated)}. Call "
             "adata.var_names_make_unique(), or sum their counts"
         )
-    if genes is None or list(adata.var_names) == list(genes):
+    names = adata.var_names.astype(str)
+    if genes is None or list(names) == list(genes):
         return None
-    columns = adata.var_names.get_indexer(list(genes))
+    columns = names.get_indexer(list(genes))
     missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
     if missing:
         raise ValueError(
@@ -129,7 +130,11 @@ def _chunks(adata: Any, layer: str | None) -> Iterator[Any]:
 
 
 def _matrix(adata: Any, layer: str | None) -> Any:
-    """Return the counts as AnnData holds them; sparse ones in SciPy's CSR format."""
+    """Return the counts as AnnData holds them; sparse ones in SciPy's CSR format.
+
+    Raises:
+        ValueError: if there are none, or a sparse matrix is damaged.
+    """
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         layers = (
@@ -138,6 +143,10 @@ def _matrix(adata: Any, layer: str | None) -> Any:
             else "but adata has no layers: put the counts into adata.X"
         )
         raise ValueError(f"adata.X is empty. Name the layer of raw counts: layer=, {layers}")
+    for read in ("compute", "to_memory"):  # of dask, and of a matrix that lies in a file
+        if hasattr(x, read):
+            x = getattr(x, read)()
+    check_indices(x)
     return x.tocsr() if hasattr(x, "tocsr") else x
 
 
@@ -145,7 +154,10 @@ def _dense(x: Any) -> Tensor:
     """Return a copy of a dense matrix, in double precision if it is in that, else in single."""
     x = np.asarray(x)
     if x.dtype.kind not in "biuf":
-        raise TypeError(f"the counts have dtype {x.dtype}, expected real numbers")
+        raise TypeError(
+            f"the counts have dtype {x.dtype}, expected real numbers in a NumPy array or a sparse "
+            "matrix of SciPy's"
+        )
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     return torch.from_numpy(np.array(x, dtype, order="C"))
 

@@ -1,69 +1,48 @@
 """Differential expression of genes between two groups of cells.
 
-For pairs of cells a, b of the two groups, z_a ~ q(z | x_a) and z_b ~ q(z | x_b),
-
-lfc_g = log2 rho_g(z_a) - log2 rho_g(z_b)        the log2 fold change of gene g
-
-change          p_g = P(|lfc_g| > delta)
-vanilla         p_g = max( P(lfc_g > 0), P(lfc_g <= 0) ), of the group that lfc_median favours
-bayes factor    log p_g / (1 - p_g)
-
-(Lopez et al. 2018, section 2.3; Boyeau et al. 2019)
+Pairs of cells a, b of the two groups are drawn at random, z_a ~ q(z | x_a) and z_b ~ q(z | x_b),
+and the expression rho(z_a) compared with rho(z_b): see `change`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import as_sources, device_and_dtype, take
+from pyrovae.data import Source, as_sources, device_and_dtype, take, to_scipy
 from pyrovae.graphs import CountVAE
 from pyrovae.singlecell import decoding
-from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.change import Rule, TestMode, compared, estimated_pseudocount
 from pyrovae.singlecell.expression import check_samples
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.groups import Pair, pairs_by_column, pairs_by_rows
 from pyrovae.singlecell.state import Model, selected
 
-__all__ = ["Change", "compared", "differential_expression", "discoveries"]
+__all__ = ["differential_expression", "discoveries"]
 
-_GENES = 2048  # compared at once
 _CELLS = 512  # encoded and decoded at once
-_LEAST = 1e-8  # keeps the Bayes factor finite at a probability of 0 or 1
-
-
-class Change(NamedTuple):
-    """Change of each gene, every field with shape (G,).
-
-    Attributes:
-        proba_de: p_g.
-        bayes_factor: log p_g / (1 - p_g).
-        lfc_mean: mean of lfc_g over the pairs.
-        lfc_median: median of lfc_g.
-        lfc_std: standard deviation of lfc_g.
-    """
-
-    proba_de: Tensor
-    bayes_factor: Tensor
-    lfc_mean: Tensor
-    lfc_median: Tensor
-    lfc_std: Tensor
+_PER = 1e4  # transcripts to which raw counts are normalized
 
 
 def differential_expression(
     model: Model,
-    groupby: str,
-    group1: str | None = None,
+    groupby: str | None = None,
+    group1: str | Sequence[str] | None = None,
     group2: str | None = None,
     adata: Any = None,
     mode: Literal["change", "vanilla"] = "change",
-    delta: float = 0.25,
+    delta: float | None = 0.25,
     batch_correction: bool = False,
     fdr_target: float = 0.05,
     n_samples: int = 5000,
-    pseudocounts: float = 1e-6,
+    pseudocounts: float | None = None,
     seed: int = 0,
+    *,
+    test_mode: TestMode = "three",
+    idx1: Any = None,
+    idx2: Any = None,
 ) -> Any:
     """Compare gene expression between two groups of cells.
 
@@ -71,65 +50,68 @@ def differential_expression(
         model: the model.
         groupby: column of `adata.obs`; cells in which it is missing belong to no group, also not to
             the remaining cells.
-        group1: a group in that column; None compares every group, one after the other.
+        group1: a group in that column, or several, compared one after the other; None for all.
         group2: another group; None for all remaining cells.
         adata: see `SingleCellVAE`.
-        mode: "change" gives the probability that the log2 fold change exceeds delta in either
-            direction, "vanilla" that one group expresses the gene more than the other.
-        delta: smallest log2 fold change that counts as a change.
+        mode: "change" gives the probability that the log2 fold change exceeds delta, "vanilla" that
+            one group expresses the gene more than the other.
+        delta: smallest log2 fold change that counts as a change; None estimates it from the genes.
         batch_correction: decode every cell in each batch and average; for groups that are
             confounded with batches.
         fdr_target: largest probability of no change in a gene that is called changed, and so the
             largest expected fraction of false discoveries.
         n_samples: number of pairs of cells, drawn at random with replacement.
-        pseudocounts: added to the proportions. The default is one transcript in a million, which
-            a thousand cells with a thousand transcripts each cannot tell from zero.
+        pseudocounts: added to the proportions; None takes what the network decodes of genes that a
+            group does not express (`change.estimated_pseudocount`).
         seed: of the draws.
+        test_mode: whether "change" asks for the two directions apart ("three", the larger of the
+            two probabilities) or for either ("two"). Against mixed cells "two" calls genes that are
+            higher than in some of them and lower than in others.
+        idx1: instead of `groupby`, the cells of the first group: a mask, row numbers, or a query of
+            `adata.obs`.
+        idx2: those of the second group; None for all remaining cells.
 
     Returns:
-        A DataFrame by gene, the largest probability first: comparison, proba_de, bayes_factor,
-        lfc_mean, lfc_median, lfc_std (log2 of group1 over group2), raw_mean1, raw_mean2,
-        is_de_fdr_<target>.
+        A DataFrame by gene, the largest probability first: comparison, group1, group2; the columns
+        of `change.Change`; and of the counts, for both groups, raw_mean, non_zeros_proportion,
+        raw_normalized_mean (at 10,000 transcripts per cell); is_de_fdr_<target>.
+
+    Raises:
+        ValueError: if an argument is out of range, or a group unknown or empty.
     """
     import pandas as pd
 
-    _check(mode, delta, fdr_target, n_samples, pseudocounts)
+    _check(mode, test_mode, delta, fdr_target, n_samples, pseudocounts)
+    if (groupby is None) == (idx1 is None):
+        raise ValueError(
+            "differential_expression: give either groupby, a column of adata.obs, or the cells of "
+            "the first group by idx1"
+        )
     selection = selected(model, "differential_expression", adata, None)
     data = as_sources(selection.data)  # checked once for all draws of all comparisons
-    groups = _groups(model.cells.own() if adata is None else adata, groupby)
+    cells = model.cells.own() if adata is None else adata
+    if groupby is None:
+        pairs = pairs_by_rows(cells, idx1, idx2)
+    else:
+        pairs = pairs_by_column(cells, groupby, group1, group2)
     n_batches = len(model.cells.encoding.batches)
     batches = list(range(n_batches)) if batch_correction else [None]
-    first = sorted(set(groups.dropna()) - {str(group2)}) if group1 is None else [str(group1)]
+    rule, genes = Rule(mode, delta, test_mode), model.cells.encoding.genes
     frames = []
-    for group in first:
-        pair = _rows_of_groups(groups, group, None if group2 is None else str(group2))
+    for pair in pairs:
+        counts = [_of_counts(data[0], rows) for rows in (pair.rows1, pair.rows2)]
         with programs.evaluation(model.graph, seed):
             rho1, rho2 = (
                 _drawn_proportions(model.graph, data, rows, n_samples, batches, n_batches)
-                for rows in pair
+                for rows in (pair.rows1, pair.rows2)
             )
-        change = compared(rho1, rho2, delta if mode == "change" else None, pseudocounts)
-        frame = _frame(change, model.cells.encoding.genes, data[0], pair, fdr_target)
-        frame.insert(0, "comparison", f"{group} vs {'Rest' if group2 is None else group2}")
-        frames.append(frame)
+        change = compared(rho1, rho2, rule, _pseudocount(pseudocounts, (rho1, rho2), counts))
+        columns = {name: value.numpy() for name, value in change._asdict().items()}
+        for i, of_group in enumerate(counts, 1):
+            columns |= {f"{name}{i}": values for name, values in of_group.items()}
+        called = discoveries(change.proba_de, fdr_target)
+        frames.append(_frame(columns, called.numpy(), genes, pair, fdr_target))
     return pd.concat(frames)
-
-
-def compared(rho1: Tensor, rho2: Tensor, delta: float | None, pseudocounts: float) -> Change:
-    """Compare pairs of draws of the expression of two groups.
-
-    Args:
-        rho1: proportions of P cells of the first group, with shape (P, G).
-        rho2: proportions of the cells of the second group that they are paired with.
-        delta: log2 fold change above which a change counts; None compares signs only.
-        pseudocounts: added to both before the logarithm, so that a gene that neither group
-            expresses does not change.
-    """
-    parts = [
-        _compared(a, b, delta, pseudocounts)
-        for a, b in zip(rho1.split(_GENES, 1), rho2.split(_GENES, 1), strict=True)
-    ]
-    return Change(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def discoveries(proba: Tensor, fdr: float) -> Tensor:
@@ -137,33 +119,47 @@ def discoveries(proba: Tensor, fdr: float) -> Tensor:
 
     scvi-tools selects the largest set of genes whose mean posterior error is below the target, so
     that confident genes make room for uncertain ones. But p_g is a probability over pairs of cells,
-    above 0.5 for many unchanged genes, and in simulations that rule calls more of them than the
-    target allows. The false calls of this rule are bounded by a test,
-    `test_genes_that_are_called_changed_are_so`.
+    and in simulations that rule calls more unchanged genes than the target allows. The false calls
+    of this rule are bounded by a test, `test_genes_that_are_called_changed_are_so`.
     """
     return proba >= 1 - fdr
 
 
-def _compared(rho1: Tensor, rho2: Tensor, delta: float | None, pseudocounts: float) -> Change:
-    lfc = (rho1 + pseudocounts).log2_().sub_((rho2 + pseudocounts).log2_())
-    p = (lfc > 0 if delta is None else lfc.abs() > delta).mean(0, dtype=torch.double)
-    if delta is None:
-        p = torch.maximum(p, 1 - p)
-    bayes_factor = (p + _LEAST).log() - (1 - p + _LEAST).log()
-    return Change(p, bayes_factor, lfc.mean(0), lfc.median(0).values, lfc.std(0, correction=0))
+def _pseudocount(
+    given: float | None, rho: tuple[Tensor, Tensor], counts: list[dict[str, np.ndarray]]
+) -> float:
+    if given is not None:
+        return given
+    unseen = [torch.from_numpy(of_group["non_zeros_proportion"] == 0) for of_group in counts]
+    return max(map(estimated_pseudocount, rho, unseen))
+
+
+def _of_counts(x: Source, rows: Tensor) -> dict[str, np.ndarray]:
+    """Return mean, fraction of non-zeros and normalized mean of each gene, with shape (G,)."""
+    table = to_scipy(x.select(rows)).astype(np.float64)
+    totals = np.asarray(table.sum(1)).ravel()
+    weights = np.divide(_PER, totals, out=np.zeros_like(totals), where=totals > 0)
+    n = len(rows)
+    return {
+        "raw_mean": np.asarray(table.sum(0)).ravel() / n,
+        "non_zeros_proportion": np.asarray((table > 0).sum(0)).ravel() / n,
+        "raw_normalized_mean": table.T @ weights / n,
+    }
 
 
 def _frame(
-    change: Change, genes: Sequence[str], x: Any, pair: tuple[Tensor, Tensor], fdr_target: float
+    columns: dict[str, np.ndarray],
+    called: np.ndarray,
+    genes: Sequence[str],
+    pair: Pair,
+    fdr_target: float,
 ) -> Any:
     """Return the change of each gene as a DataFrame, the largest probability first."""
     import pandas as pd
 
-    columns = {name: value.numpy() for name, value in change._asdict().items()}
-    for i, rows in enumerate(pair, 1):
-        columns[f"raw_mean{i}"] = (rows_in(x, rows).sum(0) / len(rows)).numpy()
-    columns[f"is_de_fdr_{fdr_target}"] = discoveries(change.proba_de, fdr_target).numpy()
-    frame = pd.DataFrame(columns, index=genes)
+    frame = pd.DataFrame({**columns, f"is_de_fdr_{fdr_target}": called}, index=genes)
+    frame.insert(0, "comparison", f"{pair.name1} vs {pair.name2}")
+    frame["group1"], frame["group2"] = pair.name1, pair.name2
     return frame.sort_values("proba_de", ascending=False, kind="stable")
 
 
@@ -184,45 +180,24 @@ def _drawn_proportions(
     return torch.cat(chunks)
 
 
-def _groups(adata: Any, key: str) -> Any:
-    """Return the group of each cell as a Series of strings; None where it is missing."""
-    if key not in adata.obs:
+def _check(
+    mode: str,
+    test_mode: str,
+    delta: float | None,
+    fdr_target: float,
+    n_samples: int,
+    pseudocounts: float | None,
+) -> None:
+    if mode not in ("change", "vanilla") or test_mode not in ("three", "two"):
         raise ValueError(
-            f"groupby: key {key!r} is not in adata.obs, which has {list(adata.obs.columns)}"
+            f"mode is {mode!r} and test_mode {test_mode!r}, expected 'change' or 'vanilla', and "
+            "'three' or 'two'"
         )
-    column = adata.obs[key]
-    return column.astype(str).astype(object).where(column.notna(), None)
-
-
-def _rows_of_groups(groups: Any, one: str, two: str | None) -> tuple[Tensor, Tensor]:
-    """Return the rows of group `one`, and of group `two` or of all other groups.
-
-    Raises:
-        ValueError: if there is no cell of either; lists the groups.
-    """
-    known = sorted(set(groups.dropna()))
-    for group in (one, two):
-        if group is not None and group not in known:
-            raise ValueError(
-                f"{group!r} is no group of adata.obs[{groups.name!r}], which has "
-                f"{listed(known, most=50)}"
-            )
-    first = (groups == one).to_numpy()
-    second = groups.notna().to_numpy() & ~first if two is None else (groups == two).to_numpy()
-    if not second.any():
-        raise ValueError(
-            f"every cell is in group {one!r} of adata.obs[{groups.name!r}]: there is nothing to "
-            "compare it with"
-        )
-    return torch.from_numpy(first.nonzero()[0]), torch.from_numpy(second.nonzero()[0])
-
-
-def _check(mode: str, delta: float, fdr_target: float, n_samples: int, pseudocounts: float) -> None:
-    if mode not in ("change", "vanilla"):
-        raise ValueError(f"mode is {mode!r}, expected 'change' or 'vanilla'")
     check_samples("differential_expression", n_samples)
-    if not 0 < fdr_target < 1 or not delta >= 0 or not pseudocounts > 0:
+    bad_delta = delta is not None and not delta >= 0
+    if not 0 < fdr_target < 1 or bad_delta or not (pseudocounts is None or pseudocounts > 0):
         raise ValueError(
             f"differential_expression: fdr_target is {fdr_target}, delta {delta} and pseudocounts "
-            f"{pseudocounts}, expected a fraction in (0, 1), at least 0, and above 0"
+            f"{pseudocounts}, expected a fraction in (0, 1), at least 0, and above 0 (None "
+            "estimates delta or pseudocounts)"
         )

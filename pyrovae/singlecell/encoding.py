@@ -4,10 +4,10 @@ What the columns were at training is stored, so that new cells are encoded as th
 were. Categories that were not seen then raise an error.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -127,21 +127,40 @@ class Encoding:
             )
         return self.batches.index(str(name))
 
-    def gene_columns(self, names: Sequence[str] | None) -> Tensor:
+    def gene_columns(self, names: Any) -> Tensor:
         """Return the columns of the genes; None for all.
 
+        Args:
+            names: a list, Index, array or Series of names, or a mask over the model's genes.
+
         Raises:
-            ValueError: if the model does not know a gene.
+            ValueError: if there is none, or the model does not know one.
         """
         if names is None:
             return torch.arange(len(self.genes))
         if isinstance(names, str):
             raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
+        given = np.asarray(names)
+        if given.dtype == bool and given.shape == (len(self.genes),):
+            return torch.from_numpy(given.nonzero()[0])
         column = {gene: i for i, gene in enumerate(self.genes)}
-        unknown = [name for name in names if name not in column]
+        wanted = [str(name) for name in names]
+        unknown = [name for name in wanted if name not in column]
         if unknown:
             raise ValueError(f"gene_list: {listed(unknown)} are not among the model's genes")
-        return torch.tensor([column[name] for name in names], dtype=torch.long)
+        if not wanted:
+            raise ValueError("gene_list is empty; leave it out for all genes")
+        return torch.tensor([column[name] for name in wanted], dtype=torch.long)
+
+    def described(self) -> str:
+        """Return the layer, the keys and their categories in a few lines."""
+        keys, several = self.setup, {"batch": self.batches, "label": self.labels, **self.categories}
+        lines = [f"counts: {'adata.X' if keys.layer is None else f'layer {keys.layer!r}'}"]
+        lines += [f"genes: {len(self.genes)}, {listed(self.genes)}"]
+        lines += [f"batch_key: {keys.batch_key}", f"labels_key: {keys.labels_key}"]
+        lines += [f"{name}: {len(v)}, {listed(v, 20)}" for name, v in several.items() if any(v)]
+        lines += [f"{name}: mean {m:.4g}, sd {sd:.4g}" for name, (m, sd) in self.scales.items()]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding as plain values."""

@@ -31,7 +31,7 @@ def get_normalized_expression(
     adata: Any = None,
     indices: Any = None,
     transform_batch: str | Sequence[str] | None = None,
-    gene_list: Sequence[str] | None = None,
+    gene_list: Any = None,
     library_size: LibrarySize = 1,
     n_samples: int = 1,
     return_mean: bool = True,
@@ -50,7 +50,8 @@ def get_normalized_expression(
         indices: see `SingleCellVAE`.
         transform_batch: the batch to decode all cells in, or several, which are averaged; None
             decodes each cell in its own batch.
-        gene_list: names of the genes to return; None for all.
+        gene_list: names of the genes to return, as a list, Index, array or Series, or a mask over
+            the model's genes; None for all.
         library_size: a number to scale rho by, or "latent" for the cell's inferred library size,
             which gives mu.
         n_samples: 1 decodes the posterior mean of z; more decode that number of draws of z (and l).
@@ -94,7 +95,7 @@ def normalized_expression_chunks(
     adata: Any = None,
     indices: Any = None,
     transform_batch: str | Sequence[str] | None = None,
-    gene_list: Sequence[str] | None = None,
+    gene_list: Any = None,
     library_size: LibrarySize = 1,
     n_samples: int = 1,
     batch_size: int = 128,
@@ -149,7 +150,7 @@ def posterior_predictive_sample(
     adata: Any = None,
     indices: Any = None,
     n_samples: int = 1,
-    gene_list: Sequence[str] | None = None,
+    gene_list: Any = None,
     batch_size: int = 128,
     seed: int | None = 0,
 ) -> Any:

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import torch
 from torch import nn
 
 from pyrovae import evaluation, graphs, tasks
 from pyrovae.files import History
 from pyrovae.likelihoods import Dispersion
-from pyrovae.singlecell import decoding, differential, expression, saving, setup, training
+from pyrovae.singlecell import (
+    decoding,
+    differential,
+    expression,
+    populations,
+    query,
+    saving,
+    scverse,
+    setup,
+    training,
+)
 from pyrovae.singlecell.building import new_state
 from pyrovae.singlecell.state import State, fit_of, selected
 
@@ -65,6 +76,7 @@ class SingleCellVAE:
         graph: the model and guide, a `CountVAE`: everything in pyrovae that takes a graph takes it.
         seed: see `Args`.
         fit_result: history and split of the last fit; None before.
+        query: which weights are trained, of a model that `load_query_data` made; else None.
 
     Raises:
         ValueError: if a value is not a count, or an argument does not fit; names the cell, gene or
@@ -105,16 +117,20 @@ class SingleCellVAE:
                 seed=seed,
             )
         self.cells, self.graph = state.cells, state.graph
-        self.seed, self.fit_result = state.seed, state.fit_result
+        self.seed, self.fit_result, self.query = state.seed, state.fit_result, state.query
 
     # Methods in other files: functions whose first argument is the model (but `setup_anndata`).
     setup_anndata = staticmethod(setup.setup_anndata)
+    prepare_query_anndata = staticmethod(query.prepare_query_anndata)
     train = training.train
     get_normalized_expression = expression.get_normalized_expression
     normalized_expression_chunks = expression.normalized_expression_chunks
     get_likelihood_parameters = expression.get_likelihood_parameters
     posterior_predictive_sample = expression.posterior_predictive_sample
     differential_expression = differential.differential_expression
+    differential_abundance = populations.differential_abundance
+    get_aggregated_posterior = populations.get_aggregated_posterior
+    get_feature_correlation_matrix = populations.get_feature_correlation_matrix
 
     # ------------------------------------------------------------------------------------- the fit
     @property
@@ -129,8 +145,11 @@ class SingleCellVAE:
 
     @property
     def history(self) -> dict[str, Any]:
-        """The history of the fit: a DataFrame by epoch for each of `History`'s lists."""
-        return training.history_frames(fit_of(self, "history").history)
+        """The history of the fit: a DataFrame by epoch for each of `History`'s lists.
+
+        scvi-tools' keys are there too, such as "elbo_train" (a loss: lower is better).
+        """
+        return scverse.history_frames(fit_of(self, "history").history)
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -141,6 +160,39 @@ class SingleCellVAE:
     def validation_indices(self) -> np.ndarray:
         """Rows of the cells that the fit was validated on."""
         return fit_of(self, "validation_indices").validation.numpy()
+
+    @property
+    def test_indices(self) -> np.ndarray:
+        """Rows of the cells that the model was neither trained nor validated on."""
+        used = np.concatenate([self.train_indices, self.validation_indices])
+        return np.setdiff1d(np.arange(self.cells.own().n_obs), used)
+
+    # -------------------------------------------------------------------------- cells and device
+    def __repr__(self) -> str:
+        return scverse.described(self)
+
+    @property
+    def adata(self) -> Any:
+        """The model's own cells."""
+        return self.cells.own()
+
+    @property
+    def registry(self) -> dict[str, Any]:
+        """What `setup_anndata` and the cells fixed, as plain values."""
+        return self.cells.encoding.to_dict()
+
+    def view_anndata_setup(self) -> None:
+        """Print the layer, the keys and their categories."""
+        print(self.cells.encoding.described())
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.graph.parameters()).device
+
+    def to_device(self, device: str | int | torch.device) -> None:
+        """Move the model to a device, such as "cuda:0" or the number of a GPU."""
+        self.graph.to(device)
 
     # ----------------------------------------------------------------------------------- inference
     def get_latent_representation(
@@ -190,6 +242,31 @@ class SingleCellVAE:
         data = selected(self, "get_marginal_ll", adata, indices).data
         log_p = evaluation.log_evidence(self.graph, *data, samples=n_mc_samples).log_p
         return log_p.mean().item() if return_mean else log_p.numpy()
+
+    # ----------------------------------------------------------------------------------- reference
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: Any,
+        reference_model: "SingleCellVAE | str | Path",
+        *,
+        unfrozen: bool = False,
+    ) -> "SingleCellVAE":
+        """Return a reference with new cells as its own, and with their batches (scArches).
+
+        z of the new cells is there at once, since by default the encoders do not see the batch.
+        `train` then fits the decoder's weights of the new batches (and the encoders', with
+        `encode_covariates`), and holds all others constant.
+
+        Args:
+            adata: new cells, as `prepare_query_anndata` returns them.
+            reference_model: a trained model, or the folder of one. It is left unchanged.
+            unfrozen: train all weights.
+
+        Raises:
+            ValueError: if the cells do not fit the reference.
+        """
+        return cls(query.query_state(adata, reference_model, unfrozen))
 
     # --------------------------------------------------------------------------------------- files
     def save(

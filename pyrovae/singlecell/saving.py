@@ -6,22 +6,53 @@ The data are not written.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pyrovae import files
-from pyrovae.files import History, write_atomically
+from pyrovae import files, programs
+from pyrovae.files import FileError, History, kinds, write_atomically
+from pyrovae.graphs import CountVAE
+from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.state import FitResult, Model, State, fit_of
 
 __all__ = ["read", "write"]
 
-FORMAT = "pyrovae-cells-1"
+FORMATS = "pyrovae-cells-2", "pyrovae-cells-1"  # the earlier has no digest
+_AGAIN = "Save the model again"
+_LIBRARY = "expression.LibraryNormal"  # as model.json names it
+_OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
+_NAMES = kinds.list_of(kinds.text)
+_CONTENT = {
+    "weights": kinds.mapping_of(kinds.text),
+    "encoding": _OBJECT,
+    "seed": kinds.whole(-(2**63), 2**63 - 1),
+    "training": kinds.list_of(kinds.whole(0, 2**62)),
+    "held_out": kinds.list_of(kinds.whole(0, 2**62)),
+}
+_ENCODING = {
+    "setup": _OBJECT,
+    "genes": _NAMES,
+    "batches": _NAMES,
+    "labels": _NAMES,
+    "categories": kinds.mapping_of(_NAMES),
+    "scales": kinds.mapping_of(kinds.list_of(kinds.number, 2)),
+    "labelled": kinds.boolean,
+}
+_SETUP = {
+    "layer": kinds.optional(kinds.text),
+    "batch_key": kinds.optional(kinds.text),
+    "labels_key": kinds.optional(kinds.text),
+    "categorical_covariate_keys": _NAMES,
+    "continuous_covariate_keys": _NAMES,
+}
 
 
 def write(
@@ -35,46 +66,120 @@ def write(
         )
     files.save(model.graph, folder, history=fit.history, metrics=metrics)
     content = {
-        "format": FORMAT,
         "weights": files.inspect(folder)["weights"],  # the model that this file belongs to
         "encoding": model.cells.encoding.to_dict(),
         "seed": model.seed,
         "training": fit.training.tolist(),
         "held_out": fit.validation.tolist(),
     }
-    write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(content)))
+    whole = files.sealed(FORMATS[0], content)
+    write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(whole)))
     return folder
 
 
 def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
     """Read what `write` wrote; see `SingleCellVAE.load`."""
     path = Path(folder) / "cells.json"
-    graph: Any = files.load(folder, into)
-    content, saved = _content(path), files.inspect(folder)
+    saved, content = files.inspect(folder), _content(path)
     if content["weights"] != saved["weights"]:
-        raise ValueError(
+        raise FileError(
             f"{path}: belongs to another model than model.json beside it. Save the model again"
         )
+    with _library_of(saved["graph"], into):
+        graph: Any = files.load(folder, into)
+    encoding = _encoding(path, content["encoding"], graph)
     training, validation = (
         torch.tensor(content[name], dtype=torch.long) for name in ("training", "held_out")
     )
-    fit = FitResult(History.from_dict(saved["history"]), training, validation)
-    cells = Cells(Encoding.from_dict(content["encoding"]), adata)
-    return State(cells, graph, content["seed"], fit)
+    fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
+    return State(Cells(encoding, adata), graph, content["seed"], fit)
+
+
+@contextmanager
+def _library_of(description: dict[str, Any], into: Any) -> Iterator[None]:
+    """Context in which a graph to be filled has the saved prior of the library size.
+
+    It was learned from the training cells, and is no choice of whoever builds the graph. If the
+    graph is refused, it gets its own back.
+    """
+    part = description.get("arguments", {}).get("library_prior") or {}
+    own = getattr(into, "library_prior", None)
+    if into is None or not isinstance(own, LibraryNormal) or part.get("class") != _LIBRARY:
+        yield
+        return
+    with suppress(TypeError, ValueError):  # of an edited file, which `load` refuses by name
+        into.library_prior = LibraryNormal(**part["arguments"])
+    try:
+        yield
+    except FileError:
+        into.library_prior = own
+        raise
 
 
 def _content(path: Path) -> dict[str, Any]:
+    """Return what cells.json holds, with its types checked."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not there. Expected a folder as SingleCellVAE.save writes it; pyrovae.load "
             "reads a plain model"
         )
+    content = files.opened(path, FORMATS, _AGAIN)
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, this version reads {FORMAT!r}")
-        return content
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: truncated, or not of this library ({error}). Save the model again"
+        kinds.check(content, _CONTENT)
+        kinds.check(content["encoding"], _ENCODING, "encoding")
+        kinds.check(content["encoding"]["setup"], _SETUP, "setup")
+        _check_split(content["training"], content["held_out"])
+    except ValueError as error:
+        raise FileError(f"{path}: not of this version ({error}). {_AGAIN}") from error
+    return content
+
+
+def _check_split(training: list[int], held_out: list[int]) -> None:
+    """Refuse rows that are not rising, or in both parts."""
+    for name, rows in (("training", training), ("held_out", held_out)):
+        if any(a >= b for a, b in pairwise(rows)):
+            raise ValueError(f"{name}: expected rising rows")
+    if set(training).intersection(held_out):
+        raise ValueError("a row is in training and held_out")
+
+
+def _encoding(path: Path, content: dict[str, Any], graph: CountVAE) -> Encoding:
+    """Return the encoding, if its parts fit each other and the graph."""
+    encoding = Encoding.from_dict(content)
+    setup = encoding.setup
+    names = [encoding.genes, encoding.batches, encoding.labels, *encoding.categories.values()]
+    facts = {
+        "its names occur twice": all(len(set(some)) == len(some) for some in names),
+        "its categories are not those of setup": (
+            set(encoding.categories) == set(setup.categorical_covariate_keys)
+        ),
+        "its scales are not those of setup": (
+            set(encoding.scales) == set(setup.continuous_covariate_keys)
+        ),
+        "its scales are not above 0": all(sd > 0 for _, sd in encoding.scales.values()),
+        "it names batches without a batch_key": (
+            setup.batch_key is not None or encoding.batches == [""]
+        ),
+    }
+    wrong = next((words for words, holds in facts.items() if not holds), None)
+    if wrong:
+        raise FileError(f"{path}: encoding: {wrong}. {_AGAIN}")
+    _check_runs(path, encoding, graph)
+    return encoding
+
+
+def _check_runs(path: Path, encoding: Encoding, graph: CountVAE) -> None:
+    """Run the programs on two cells without counts; refuse an encoding of another width."""
+    batches = len(encoding.batches) if len(encoding.batches) > 1 else 0
+    columns = batches + encoding.covariates + (len(encoding.labels) if encoding.labelled else 0)
+    like = next(graph.parameters())
+    x, c = like.new_ones(2, len(encoding.genes)), like.new_zeros(2, columns)
+    try:
+        with programs.evaluation(graph):
+            programs.run(graph.model, graph.guide, *((x, c) if columns else (x,)))
+    except Exception as error:  # a network may raise anything for input of another shape
+        words = " ".join(str(error).split())
+        raise FileError(
+            f"{path}: {len(encoding.genes)} genes and {columns} columns of context do not fit the "
+            f"graph in model.json ({words}). {_AGAIN}"
         ) from error

@@ -101,5 +101,12 @@ def setup_anndata(
             "size_factor_key: the library size is inferred here, or is the total count with "
             "use_observed_lib_size=True. Leave size_factor_key out"
         )
-    covariates = tuple(categorical_covariate_keys or ()), tuple(continuous_covariate_keys or ())
-    Setup(layer, batch_key, labels_key, *covariates).write(adata)
+    categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
+    continuous = _several("continuous_covariate_keys", continuous_covariate_keys)
+    Setup(layer, batch_key, labels_key, categorical, continuous).write(adata)
+
+
+def _several(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise ValueError(f"{name} is {keys!r}, expected a list of columns: [{keys!r}]")
+    return tuple(keys or ())

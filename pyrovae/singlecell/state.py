@@ -9,7 +9,7 @@ from pyrovae.files import History
 from pyrovae.graphs import CountVAE
 from pyrovae.singlecell.cells import Cells, Selection
 
-__all__ = ["FitResult", "Model", "State", "fit_of", "selected"]
+__all__ = ["FitResult", "Model", "Query", "State", "fit_of", "selected"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class FitResult:
 
 
 @dataclass(frozen=True)
+class Query:
+    """Which weights of a reference are trained on the cells of a query.
+
+    Attributes:
+        trained: by the parameter's name: 1 for the entries of the new batches, 0 for those that are
+            held constant. All other parameters are.
+    """
+
+    trained: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class State:
     """All that a model of cells holds, as it is built or read from a folder.
 
@@ -36,12 +48,14 @@ class State:
         graph: the pair of Pyro programs with its networks.
         seed: of the first weights and of the split.
         fit_result: None before training.
+        query: for cells that were mapped to a reference: what of its weights is trained.
     """
 
     cells: Cells
     graph: CountVAE
     seed: int
     fit_result: FitResult | None = None
+    query: Query | None = None
 
 
 class Model(Protocol):
@@ -51,6 +65,7 @@ class Model(Protocol):
     graph: CountVAE
     seed: int
     fit_result: FitResult | None
+    query: Query | None
 
 
 def fit_of(model: Model, method: str) -> FitResult:

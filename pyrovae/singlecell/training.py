@@ -6,7 +6,8 @@ The prior of the library size and the scales of the covariates are those of the 
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,32 @@ from pyrovae.files import History
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.messages import warn_user
+from pyrovae.singlecell.query import only_new_weights
+from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
-from pyrovae.training import TrainingError, fit
+from pyrovae.training import ClipNorm, TrainingError, fit
+from pyrovae.training.hooks import Hook
 
-__all__ = ["WARM_UP", "default_epochs", "history_frames", "train"]
+__all__ = ["WARM_UP", "default_epochs", "train"]
 
 WARM_UP = 0.25  # fraction of the planned steps over which the weight of z's KL rises to 1
 _MAX_EPOCHS, _MAX_VISITS = 400, 8_000_000  # scvi-tools' rule: visits of cells, over all epochs
+_LEAST_STEPS = 4_000  # optimizer steps, which few cells take in more epochs
 
 
-def default_epochs(cells: int) -> int:
-    """Return the number of epochs for N cells, scvi-tools' rule: 8e6 / N, at least 1, at most 400.
+def default_epochs(cells: int, batch_size: int = 128) -> int:
+    """Return the number of epochs for N cells: scvi-tools' rule, and at least 4,000 steps.
+
+    scvi-tools' is 8e6 / N, at least 1, at most 400. Fewer than 1,281 cells need more epochs for
+    these steps.
 
     Example:
-        >>> default_epochs(3_000), default_epochs(80_000)
-        (400, 100)
+        >>> default_epochs(3_000), default_epochs(80_000), default_epochs(500)
+        (400, 100, 1000)
     """
-    return max(1, min(_MAX_EPOCHS, round(_MAX_VISITS / max(1, cells))))
+    by_visits = max(1, min(_MAX_EPOCHS, round(_MAX_VISITS / max(1, cells))))
+    steps = max(1, math.ceil(cells / batch_size))
+    return max(by_visits, math.ceil(_LEAST_STEPS / steps))
 
 
 def train(
@@ -55,6 +65,13 @@ def train(
     resume: str | Path | None = None,
     progress: bool = True,
     callback: Callable[[History], bool | None] | None = None,
+    *,
+    clip_norm: ClipNorm = None,
+    hooks: Hook | Sequence[Hook] = (),
+    accelerator: str = "auto",
+    devices: Any = "auto",
+    plan_kwargs: Mapping[str, Any] | None = None,
+    early_stopping_monitor: str = "elbo_validation",
 ) -> History:
     """Train the model with `pyrovae.fit` and return the history.
 
@@ -80,58 +97,74 @@ def train(
         resume: file that an earlier fit wrote as its `checkpoint`.
         progress: show a progress bar.
         callback: called with the history after each epoch; the fit ends if it returns true.
+        clip_norm: bound on the gradient's norm, a number or "auto", see `pyrovae.fit`.
+        hooks: called after each step and epoch, see `pyrovae.hooks`.
+        accelerator: "auto" (a GPU if there is one), "cpu", "gpu" or "mps": where the model is moved
+            to; it stays there.
+        devices: "auto", or the number of one device in a list.
+        plan_kwargs: scvi-tools' place for lr, weight_decay, eps and n_epochs_kl_warmup.
+        early_stopping_monitor: "elbo_validation", the only one.
+
+    A second call continues from the present weights, and its epochs are added to the history.
 
     Raises:
         ValueError: if an argument is out of range.
         TrainingError: if the loss becomes NaN; the last good weights are restored.
     """
+    plan: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "eps": eps}
+    plan |= {"n_epochs_kl_warmup": n_epochs_kl_warmup} | plan_arguments(plan_kwargs)
+    n_epochs_kl_warmup = plan.pop("n_epochs_kl_warmup")
+    if early_stopping_monitor != "elbo_validation":
+        raise ValueError(
+            f"train: early_stopping_monitor is {early_stopping_monitor!r}, expected "
+            "'elbo_validation'; stop by another figure through callback= or hooks="
+        )
     n = model.cells.own().n_obs
-    epochs = default_epochs(n) if max_epochs is None else max_epochs
+    epochs = default_epochs(n, max(1, batch_size)) if max_epochs is None else max_epochs
     training, validation = _split(n, train_size, validation_size, model.seed)
-    _check(len(training), len(validation), batch_size, epochs, lr, early_stopping)
+    _check(len(training), len(validation), batch_size, epochs, plan["lr"], early_stopping)
+    model.graph.to(device_of(accelerator, devices))
     _learn_from(model, training)
     beta = _warm_up(n_epochs_kl_warmup, epochs)
-    adam = functools.partial(
-        torch.optim.Adam, lr=lr, eps=eps, weight_decay=weight_decay, fused=True
-    )
+    if model.query is not None:
+        plan["weight_decay"] = 0.0  # it would move weights that get no gradient
+    adam = functools.partial(torch.optim.Adam, **plan, fused=True)
+    before = None if model.fit_result is None or resume else model.fit_result.history
+    keep = functools.partial(_keep, model, before, training, validation)
     try:
-        history = fit(
-            model.graph,
-            _data(model, training),
-            validation=_data(model, validation) if len(validation) else None,
-            objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
-            optimizer=adam,
-            epochs=int(epochs),
-            batch_size=batch_size,
-            patience=early_stopping_patience if early_stopping else None,
-            seed=model.seed if seed is None else seed,
-            checkpoint=checkpoint,
-            resume=resume,
-            callback=callback,
-            progress=progress,
-        )
+        with only_new_weights(model) as constant:
+            history = fit(
+                model.graph,
+                _data(model, training),
+                validation=_data(model, validation) if len(validation) else None,
+                objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
+                optimizer=adam,
+                freeze=constant,
+                epochs=int(epochs),
+                batch_size=batch_size,
+                patience=early_stopping_patience if early_stopping else None,
+                seed=model.seed if seed is None else seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                callback=callback,
+                clip_norm=clip_norm,
+                hooks=hooks,
+                progress=progress,
+            )
     except TrainingError as error:  # with the last good weights the model is usable
-        _keep(model, FitResult(error.history, training, validation))
+        keep(error.history)
         raise
-    _keep(model, FitResult(history, training, validation))
-    return history
+    return keep(history)
 
 
-def history_frames(history: History) -> dict[str, Any]:
-    """Return a DataFrame by epoch for each list of a history that is not empty."""
-    import pandas as pd
-
-    frames = {}
-    for name, values in history.to_dict().items():
-        if isinstance(values, list) and values:
-            epoch = pd.RangeIndex(len(values), name="epoch")
-            frames[name] = pd.DataFrame({name: values}, index=epoch)
-    return frames
-
-
-def _keep(model: Model, result: FitResult) -> None:
-    model.fit_result = result
+def _keep(
+    model: Model, before: History | None, training: Tensor, validation: Tensor, history: History
+) -> History:
+    """Keep the result of a fit in the model; return the history, that of earlier fits included."""
+    whole = history if before is None else joined(before, history)
+    model.fit_result = FitResult(whole, training, validation)
     model.graph.eval()
+    return whole
 
 
 def _check(
@@ -157,7 +190,12 @@ def _check(
 
 
 def _learn_from(model: Model, training: Tensor) -> None:
-    """Set what is learned from the training cells alone: covariates' scales, the library prior."""
+    """Set what is learned from the training cells alone: covariates' scales, the library prior.
+
+    A query has those of its reference.
+    """
+    if model.query is not None:
+        return
     model.cells.rescale(training)
     if model.graph.library_prior is None:
         return

@@ -1,211 +1,248 @@
-"""Generate, embed, reconstruct, interpolate, and decode a grid over the latent space.
+"""From latents to data: generate, decode, reconstruct.
 
-x ~ p(x | z), z ~ p(z);      z = E_q[z | x];      x^ = E[x | z]
+x ~ p(x | z), z ~ p(z);      x^ = E[x | z];      z = E_q[z | x]
+
+The model runs forwards with an x that holds no values, since most models only count its rows. One
+that reads more, such as the number of time steps, is given rows of data by `like`.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
+from math import prod
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order, empty_batch
+from pyrovae.data import Array, as_sources, batches_in_order, slices
+from pyrovae.tasks.embedding import expectation, points_of_latents
+from pyrovae.tasks.inputs import Inputs, inputs_of
 
-__all__ = [
-    "decode",
-    "embed",
-    "generate",
-    "interpolate",
-    "linear",
-    "manifold",
-    "reconstruct",
-    "spherical",
-]
+__all__ = ["decode", "generate", "latent_site", "reconstruct"]
 
-Curve = Callable[[Tensor, Tensor, Tensor], Tensor]
+_ROWS = 1024
+
+Sites = dict[str, programs.Site]
+Values = dict[str, Tensor]
 
 
-def generate(graph: Any, n: int, *c: Array, mean: bool = True, seed: int | None = None) -> Tensor:
+def generate(
+    graph: Any,
+    n: int,
+    *c: Array,
+    mean: bool = True,
+    seed: int | None = None,
+    observed: str | None = None,
+    like: Array | None = None,
+    from_guide: Collection[str] = (),
+) -> Any:
     """Return n generated x: z ~ p(z | c), then E[x | z, c] or a draw x ~ p(x | z, c).
 
+    A latent that all rows share, such as the weights of a `BayesianVAE`, is drawn from its prior as
+    the others are, unless `from_guide` names it: then it is drawn from its posterior.
+
     Args:
-        graph: any graph whose observed site is "x".
+        graph: any graph.
         n: number of observations.
-        c: context, n rows each.
-        mean: return E[x | z, c], as papers show, instead of a draw.
+        c: context, n rows each. A site that observes a context itself, such as the label of a
+            semi-supervised model, keeps it and is not returned.
+        mean: return E[x | z, c], as papers show, instead of a draw. For a site of class numbers
+            (`Categorical`) these are the probabilities of the K classes, with shape (n, K).
         seed: seed of the random draws; None continues the global random stream.
+        observed: name of the observed site to return; by default the only one, or all of them.
+        like: rows of data with shape (B, *event), for a model that reads x: row i for observation
+            i, and again from the first where B < n.
+        from_guide: names of latents to draw from the guide, which is given `like` as x.
 
     Returns:
-        A tensor with shape (n, *event).
+        A tensor with shape (n, *event); a dict of them by name where several sites are observed and
+        none is named.
 
     Raises:
-        ValueError: if the prior cannot be sampled, such as an autoencoder's flat one.
+        ValueError: if the prior cannot be sampled, such as an autoencoder's flat one; the model
+            reads x and `like` is not given; or a name is not that of a site.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
+        >>> pv.generate(vae, 16).shape
+        torch.Size([16, 6])
     """
-    with programs.evaluation(graph, seed):
+    inputs = inputs_of(graph, n, c, like, "generate")
+    with programs.evaluation(graph, seed), inputs.hint("generate"):
+        batch = inputs.at(torch.arange(n))
+        given = _drawn_by_guide(graph, batch, from_guide)
         try:
-            p = _likelihood(graph, n, {}, *c)
+            x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
             raise ValueError(
                 "generate: the prior is flat (improper) and cannot be sampled. Use a VAE, whose "
                 "prior is a distribution"
             ) from error
-        return programs.mean(p) if mean else p.sample()
+        values = {name: _value(site, mean) for name, site in x.items()}
+        inputs.check_drawn("generate", list(values.values()))
+        return _alone(values)
 
 
-def embed(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return the embedding E_q[z | x, c] of each row with shape (B, D), the same at each call.
+def decode(
+    graph: Any,
+    z: Array | Mapping[str, Array],
+    *c: Array,
+    site: str | None = None,
+    observed: str | None = None,
+    like: Array | None = None,
+) -> Any:
+    """Return E[x | z, c] with shape (B, *event); latents of other sites are drawn from the model.
+
+    Args:
+        graph: a fitted graph.
+        z: values of one latent site, with shape (B, D), or (K, B, D) for K draws of each row;
+            values of several sites by name.
+        c: context, B rows each.
+        site: name of that latent site; by default the only one, or "z" among several.
+        observed: name of the observed site to return, as in `generate`.
+        like: rows of data for a model that reads x, as in `generate`.
+
+    Returns:
+        A tensor with shape (B, *event) or (K, B, *event), or a dict of them, as from `generate`.
+
+    Raises:
+        ValueError: if the model has no such site, z has not its shape, or the model reads x and
+            `like` is not given.
+    """
+    inputs = inputs_of(graph, len(c[0]) if c else 1, c, like, "decode")
+    with programs.evaluation(graph), inputs.hint("decode"):
+        latents = programs.look(graph.model, *inputs.at(torch.zeros(1, dtype=torch.long))).latent
+        inputs.check_drawn("decode", [site["value"] for site in latents.values()])
+        of_sites = z if isinstance(z, Mapping) else {latent_site(latents, site): z}
+        given = {name: _fitting(name, value, latents, graph) for name, value in of_sites.items()}
+        lead = _batch_shape(given, latents, rows=len(c[0]) if c else None)
+        flat = {name: value.flatten(0, len(lead) - 1) for name, value in given.items()}
+        x = _decoded(graph, flat, inputs, torch.arange(prod(lead)), lead[-1], observed)
+        inputs.check_drawn("decode", list(x.values()))
+        return _alone({name: value.unflatten(0, lead) for name, value in x.items()})
+
+
+def reconstruct(
+    graph: Any, x: Array, *c: Array, site: str | None = None, observed: str | None = None
+) -> Any:
+    """Return E[x | z = E_q[z | x, c], c], with the shape of x; it denoises a noisy x.
 
     Args:
         graph: a fitted graph.
         x: data with shape (B, *event).
         c: context, B rows each.
-        site: name of the latent site.
-    """
-    data = as_sources((x, *c))
-    with programs.evaluation(graph):
-        batches = batches_in_order(graph, data)
-        means = [programs.mean(programs.posterior(graph, batch, site)) for batch in batches]
-    return torch.cat(means)
-
-
-def decode(graph: Any, z: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return E[x | z, c] with shape (B, *event); latents of other sites are drawn from the model.
-
-    Args:
-        graph: a fitted graph whose observed site is "x".
-        z: values of one latent site, with shape (B, D).
-        c: context, B rows each.
-        site: name of that latent site.
-
-    Raises:
-        ValueError: if the model has no such site.
-    """
-    data = as_sources((z, *c), "decode")
-    with programs.evaluation(graph):
-        means = [
-            programs.mean(_likelihood(graph, len(values), {site: values}, *context))
-            for values, *context in batches_in_order(graph, data)
-        ]
-    return torch.cat(means)
-
-
-def reconstruct(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
-    """Return E[x | z = E_q[z | x, c], c], with the shape of x; it denoises a noisy x.
-
-    Args:
-        graph: a fitted graph whose observed site is "x".
-        x: data with shape (B, *event).
-        c: context, B rows each.
-        site: the latent site on which x depends, such as "z1" of a `HierarchicalVAE`.
-    """
-    return decode(graph, embed(graph, x, *c, site=site), *c, site=site)
-
-
-def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the straight line (1 - t) a + t b, with shape (T, D) for a, b with shape (D,)."""
-    return torch.lerp(a, b, t.unsqueeze(-1))
-
-
-def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the arc (sin((1 - t) w) a + sin(t w) b) / sin(w), w the angle between a and b.
-
-    Points of N(0, I) in many dimensions lie near a sphere, which a straight line leaves (Shoemake
-    1985; White 2016). Parallel vectors are interpolated linearly.
-    """
-    w = torch.arccos(torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1))
-    if w.sin().abs() < 1e-6:
-        return linear(a, b, t)
-    t = t.unsqueeze(-1)
-    return (torch.sin((1 - t) * w) * a + torch.sin(t * w) * b) / torch.sin(w)
-
-
-def interpolate(
-    graph: Any,
-    a: Array,
-    b: Array,
-    *c: Array,
-    steps: int = 10,
-    path: Curve = linear,
-    site: str = "z",
-) -> Tensor:
-    """Return the decoded points of a path from a to b through the latent space, both ends included.
-
-    Args:
-        graph: a fitted graph whose observed site is "x".
-        a: one observation with shape (*event).
-        b: another.
-        c: context of all points, with shape (C,) each.
-        steps: number of points, at least 2.
-        path: `linear`, `spherical`, or your own function (a, b, t) -> (T, D).
-        site: name of the latent site.
+        site: a latent site to set to its embedding (class numbers to the most probable class), the
+            other sites drawn from the model; by default all latents of the guide are set.
+        observed: name of the observed site to return, as in `generate`.
 
     Returns:
-        A tensor with shape (steps, *event).
+        A tensor with the shape of x, or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if `steps` is below 2.
+        ValueError: if there is no such site.
     """
-    if steps < 2:
-        raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
-    ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
-    z = embed(graph, ends, *_repeated(c, 2), site=site)
-    points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
-    return decode(graph, points, *_repeated(c, steps), site=site)
-
-
-def manifold(
-    graph: Any, *c: Array, steps: int = 20, low: float = 0.01, high: float = 0.99
-) -> Tensor:
-    """Return the decoded grid over a two-dimensional latent space (Kingma & Welling 2014, fig. 4).
-
-    Neighbouring points of a side enclose equal probabilities of the standard normal prior.
-
-    Args:
-        graph: a fitted graph whose latent site is "z" with two dimensions, and whose observed site
-            is "x".
-        c: context of the whole grid, with shape (C,) each.
-        steps: number of points along each side.
-        low: quantile of the first point of a side.
-        high: quantile of the last.
-
-    Returns:
-        A tensor with shape (steps, steps, *event). As in a picture, z_2 decreases along the first
-        dimension and z_1 increases along the second.
-
-    Raises:
-        ValueError: if the latent space is not two-dimensional, or the prior is flat.
-    """
-    _check_plane(graph, *c)
-    side = torch.special.ndtri(torch.linspace(low, high, steps))
-    z = torch.cartesian_prod(-side, side).flip(-1)  # (steps^2, 2) of (z_1, z_2)
-    return decode(graph, z, *_repeated(c, len(z))).unflatten(0, (steps, steps))
-
-
-def _check_plane(graph: Any, *c: Array) -> None:
-    """Raise a ValueError if the site "z" has not two dimensions."""
+    pieces: list[Values] = []
+    latents = None  # of the model: the guide may have auxiliary ones
     with programs.evaluation(graph):
-        try:
-            _, latent = programs.simulate(graph.model, *empty_batch(graph, 1, *_repeated(c, 1)))
-        except NotImplementedError as error:
-            raise ValueError(
-                "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
-                "a grid of your own"
-            ) from error
-    z = next(site["value"] for site in latent if site["name"] == "z")
-    if z.shape[1:] != (2,):
+        for batch in batches_in_order(graph, as_sources((x, *c))):
+            latents = latents or programs.look(graph.model, *batch).latent
+            points = points_of_latents(graph, batch, site)
+            given = {name: z for name, z in points.items() if site or name in latents}
+            sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
+            pieces.append({name: expectation(each["fn"]) for name, each in sites.items()})
+    return _alone(_joined(pieces))
+
+
+def latent_site(latents: Sites, site: str | None) -> str:
+    """Return the latent site that is meant: the one named, the only one, or "z" among several.
+
+    Raises:
+        ValueError: if several are there, none is named, and none is "z".
+    """
+    if site is not None:
+        return site
+    if len(latents) == 1:
+        return next(iter(latents))
+    if "z" in latents:
+        return "z"
+    raise ValueError(f"the model has the latent sites {list(latents)}: name one of them by site=")
+
+
+def _drawn_by_guide(graph: Any, batch: tuple[Tensor, ...], names: Collection[str]) -> Values:
+    if not names:
+        return {}
+    drawn = programs.latent_by_name(programs.record(graph.guide, *batch))
+    unknown = sorted(set(names) - set(drawn))
+    if unknown:
         raise ValueError(
-            f"manifold: z has shape {tuple(z.shape[1:])} per observation, expected (2,). Fit a "
-            "graph with two latents, or decode points of your own"
+            f"generate: from_guide names {unknown}, but the guide has the latents {list(drawn)}"
         )
+    return {name: drawn[name]["value"] for name in names}
 
 
-def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
-    """Return each context, with shape (C,), as n equal rows."""
-    return [torch.as_tensor(part).expand(n, *part.shape) for part in c]
+def _value(site: programs.Site, mean: bool) -> Tensor:
+    return expectation(site["fn"]) if mean else site["value"]
 
 
-def _likelihood(graph: Any, n: int, given: dict[str, Tensor], *c: Array) -> TorchDistribution:
-    """Return p(x | z, c) of n rows, latents at the `given` values or drawn from the model."""
-    return programs.simulate(graph.model, *empty_batch(graph, n, *c), given=given)[0]["fn"]
+def _fitting(name: str, z: Array, latents: Sites, graph: Any) -> Tensor:
+    """Return values of a latent site as a tensor like the site's own.
+
+    Raises:
+        ValueError: if there is no such site, or the values have not its shape.
+    """
+    if name not in latents:
+        raise ValueError(
+            f'decode: the model has no latent site "{name}", it has {list(latents)}: name one of '
+            "them by site="
+        )
+    like, event = latents[name]["value"], tuple(latents[name]["fn"].event_shape)
+    value = as_sources(z, "decode")[0][:]
+    lead, whole = value.dim() - len(event), like.is_floating_point() or not _has_fractions(value)
+    if lead < 1 or tuple(value.shape[lead:]) != event or not whole:
+        expected = ", ".join(["B", *map(str, event)])
+        raise ValueError(
+            f"decode: z has shape {tuple(value.shape)} and type {value.dtype}, expected "
+            f'({expected}) and {like.dtype} for the latent site "{name}"'
+        )
+    return value.to(like.device, like.dtype)
+
+
+def _has_fractions(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(value.frac().any())
+
+
+def _batch_shape(given: Values, latents: Sites, rows: int | None) -> tuple[int, ...]:
+    """Return the batch dimensions (*, B) that the values of all sites share."""
+    shapes = {
+        name: tuple(z.shape[: z.dim() - len(latents[name]["fn"].event_shape)])
+        for name, z in given.items()
+    }
+    lead = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or rows not in (None, lead[-1]):
+        context = "" if rows is None else f", the context has {rows}"
+        raise ValueError(f"decode: the latents have rows {shapes}{context}: expected the same")
+    return lead
+
+
+def _decoded(
+    graph: Any, given: Values, inputs: Inputs, every: Tensor, rows: int, observed: str | None
+) -> Values:
+    """Return the expected value of each observed site at all the given rows."""
+    pieces = []
+    for part in slices(len(every), _ROWS):
+        batch = inputs.at(every[part] % rows)
+        values = {name: z[part] for name, z in given.items()}
+        sites = programs.simulated(graph.model, *batch, given=values, observed=observed).observed
+        pieces.append({name: expectation(site["fn"]) for name, site in sites.items()})
+    return _joined(pieces)
+
+
+def _joined(pieces: list[Values]) -> Values:
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _alone(values: Values) -> Any:
+    """Return the tensor of the only site, or the dict of several."""
+    return next(iter(values.values())) if len(values) == 1 else values

@@ -7,7 +7,7 @@ The running statistics of training lag behind the weights, by a hundred steps at
 0.01: on real counts the held-out ELBO under eval() then jumps by tens of nats between epochs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ _LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def recompute_batchnorm(
-    programs: Programs, batches: Callable[[], Iterable[tuple[Tensor, ...]]]
+    programs: Programs,
+    batches: Callable[[], Iterable[tuple[Tensor, ...]]],
+    constant: Collection[nn.Module] = (),
 ) -> None:
     """Recompute the statistics of every batch normalization in a graph.
 
@@ -30,21 +32,35 @@ def recompute_batchnorm(
     Args:
         programs: of the graph; only a graph that is an `nn.Module` shows its layers.
         batches: returns the minibatches (x, *c) to average over.
+        constant: modules that keep their statistics and stay in eval() mode.
     """
-    if not any(isinstance(module, _LAYERS) for module in programs.modules()):
+    on_batch = _OnBatch(programs, constant)
+    if not any(isinstance(module, _LAYERS) for module in on_batch.modules()):
         return
     graph = programs.graph
     with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
         whole = ([batch] for batch in batches() if len(batch[0]) > 1)  # update_bn takes item 0
-        update_bn(whole, _OnBatch(programs))
+        update_bn(whole, on_batch)
 
 
 class _OnBatch(nn.Module):
-    """Programs as a module of one argument, a minibatch (x, *c)."""
+    """Programs as a module of one argument, a minibatch (x, *c); constant modules are hidden."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, constant: Collection[nn.Module]) -> None:
         super().__init__()
         self.programs = programs
+        self._constant = {part: None for module in constant for part in module.modules()}
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the modules whose statistics `update_bn` resets."""
+        yield from (part for part in super().modules() if part not in self._constant)
+
+    def train(self, mode: bool = True) -> "_OnBatch":
+        """Set the mode of all modules but the constant ones."""
+        super().train(mode)
+        for part in self._constant:
+            part.training = False
+        return self
 
     def forward(self, batch: tuple[Tensor, ...]) -> None:
         self.programs(*batch)

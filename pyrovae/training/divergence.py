@@ -1,5 +1,7 @@
 """Diagnosis of a fit that diverges."""
 
+from typing import Any
+
 from torch import Tensor
 
 from pyrovae import programs
@@ -25,6 +27,10 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
+def _name(objective: Any) -> str:
+    return type(getattr(objective, "elbo", objective)).__name__
+
+
 def diagnose(
     svi: FusedSVI, batch: tuple[Tensor, ...], rows: Tensor | None, data: str = "data"
 ) -> str:
@@ -41,7 +47,10 @@ def diagnose(
         return f"parameter {name} is not finite since the step before"
     found = programs.not_finite(svi.graph, *batch)
     if found is None:
-        return "every site's density is finite, but a closed-form KL is not"
+        return (
+            "every site's density is finite at fresh draws, so the loss itself overflowed: a "
+            f"closed-form KL, or what {_name(svi.objective)} computes of the densities"
+        )
     site, bad = found
     listed = bad[:_LISTED].tolist()
     words = f"{site} has no finite density in {len(bad)} rows of the batch: {listed}"

@@ -24,15 +24,15 @@ from pyrovae.data import (
     TransformedRows,
     as_minibatches,
 )
-from pyrovae.files import History
-from pyrovae.files import checkpoint as checkpoints
+from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.events import Hook
 from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler, adam
-from pyrovae.training.state import Arguments, restore
+from pyrovae.training.resuming import read, restore, store_kept_on_refusal
+from pyrovae.training.state import Arguments
 from pyrovae.training.svi import FusedSVI, Optimization
 from pyrovae.training.validation import warn_of_idle_patience
 
@@ -91,8 +91,8 @@ def fit(
             `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
         learning_rate: instead of the optimizer's own, for all parameters, or by part:
             `{"likelihood": 1e-4}`. A part is named by the beginning of its parameters' names.
-        freeze: parts that are held constant: `["posterior"]`. Their batch normalizations still
-            follow the data.
+        freeze: parts that are held constant: `["posterior"]`. Modules among them are in eval()
+            mode, so that dropout is off and batch normalization keeps its statistics.
         scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
             validation loss).
         scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".
@@ -117,8 +117,10 @@ def fit(
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
-        resume: file written by `checkpoint=`; on the CPU the fit then continues bit for bit as if
-            it had never stopped (with a `DataLoader` too, if it has no generator of its own).
+        resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
+            arguments (a transform cannot be compared; `epochs` may differ where the weight of the
+            KL does not jump); on the CPU the fit then continues bit for bit as if it had never
+            stopped (with a `DataLoader` too, if it has no generator of its own).
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
@@ -126,6 +128,7 @@ def fit(
 
     Raises:
         ValueError: if an argument, the data or the programs do not fit; nothing has been trained.
+        FileError: if `resume` is damaged, or of another fit; a ValueError, and nothing has changed.
         TypeError: if the graph lacks a program, or objective or optimizer is none.
         TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
             weights are put back.
@@ -168,22 +171,24 @@ def fit(
         held_out = as_minibatches(validation, graph, batch_size=batch_size, name="validation")
     estimator = as_objective(objective)
     _check_data_size(estimator, training.rows)
-    state = checkpoints.read(Path(resume)) if resume is not None else None
-    seed = _seed(seed, state)
+    saved = read(resume) if resume is not None else None
+    seed = _seed(seed if saved is None else saved.seed)
     history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
     listeners = [hooks] if isinstance(hooks, Hook) else list(hooks)
-    with programs.random_stream(seed, programs.cuda_devices(graph)):
+    devices = programs.cuda_devices(graph)
+    with programs.random_stream(seed, devices), store_kept_on_refusal():
         example = arguments.transformed(*training.first())
         _check_data(graph, training, held_out, arguments, example)
         how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
         svi = FusedSVI(graph, estimator, how, example, measure=bool(listeners))
+        claim_parameters(graph, svi.programs.stored_names())
         if progress:
             listeners = [*listeners, ProgressBar()]
         schedule = scheduler(svi.optimizer) if scheduler else None
         loop = Loop(arguments, svi, training, held_out, history, schedule, listeners)
         warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
-        if state:
-            restore(loop, state)
+        if saved:
+            restore(loop, saved)
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
             loop.run(interrupted)
     return loop.history
@@ -193,9 +198,7 @@ def _no_check(*batch: object) -> None:
     """Accept any data: what a graph without `check` does."""
 
 
-def _seed(seed: int | None, state: dict[str, Any] | None) -> int:
-    if state:
-        return state["history"]["seed"]
+def _seed(seed: int | None) -> int:
     return int(torch.randint(2**53, ())) if seed is None else seed
 
 

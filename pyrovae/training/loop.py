@@ -18,7 +18,8 @@ from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import TrainingError, diagnose
 from pyrovae.training.events import Epoch, Hook, Start, Step
 from pyrovae.training.optimization import Scheduler, scheduled_by_step
-from pyrovae.training.state import Arguments, Totals, save
+from pyrovae.training.resuming import save
+from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI, Result
 from pyrovae.training.validation import judged_since, validate
 
@@ -62,8 +63,7 @@ class Loop:
     # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
-        done = len(self.history.loss) >= self.arguments.epochs
-        self.history.stopped = "all epochs ran" if done else ""
+        self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
         with programs.modes_restored(self.programs), self.svi.frozen():
@@ -95,6 +95,8 @@ class Loop:
         """Run the remaining steps of one epoch."""
         started = time.perf_counter()
         self.programs.train()
+        for module in self.svi.constant:
+            module.eval()
         for group in self.groups():
             self.step(group)
             if interrupted.is_set():
@@ -130,7 +132,7 @@ class Loop:
             first = islice(self.training.epoch(seed), _BATCHES_FOR_BATCHNORM)
             return map(self.transformed, first)
 
-        recompute_batchnorm(self.programs, batches)
+        recompute_batchnorm(self.programs, batches, self.svi.constant)
 
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""
@@ -248,17 +250,21 @@ class Loop:
 
     def decide(self) -> None:
         """Write into the history why the fit ends here, if it does."""
-        history, patience = self.history, self.arguments.patience
-        since = judged_since(history, self.objective.target)
+        self.history.stopped = self.ended()
         ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
-        if self.arguments.callback is not None and self.arguments.callback(history):
-            history.stopped = "the callback ended it"
+        if self.arguments.callback is not None and self.arguments.callback(self.history):
+            self.history.stopped = "the callback ended it"
         elif ended:
-            history.stopped = f"the hook {type(ended[0]).__name__} ended it"
-        elif len(history.loss) >= self.arguments.epochs:
-            history.stopped = "all epochs ran"
-        elif patience is not None and since >= patience:
-            history.stopped = f"no better validation ELBO for {patience} epochs"
+            self.history.stopped = f"the hook {type(ended[0]).__name__} ended it"
+
+    def ended(self) -> str:
+        """Return why the fit ends after this epoch, empty if it goes on."""
+        history, patience = self.history, self.arguments.patience
+        if len(history.loss) >= self.arguments.epochs:
+            return "all epochs ran"
+        if patience is not None and judged_since(history, self.objective.target) >= patience:
+            return f"no better validation ELBO for {patience} epochs"
+        return ""
 
     def epoch_record(self) -> Epoch:
         """Return what hooks get after an epoch."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -21,6 +21,7 @@ __all__ = [
     "adam",
     "frozen",
     "make_optimizer",
+    "modules_named",
     "named_by",
     "scheduled_by_step",
 ]
@@ -50,7 +51,7 @@ def make_optimizer(
             optimizer's own.
 
     Raises:
-        TypeError: if `make` gives no torch optimizer.
+        TypeError: if `make` gives no torch optimizer, or LBFGS.
         ValueError: if a part is unknown, a learning rate is not positive, or the optimizer does not
             hold exactly these parameters.
     """
@@ -67,9 +68,10 @@ def make_optimizer(
             "optimizer, e.g. torch.optim.Adagrad or functools.partial(torch.optim.SGD, lr=0.1)"
         )
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError(
-            "optimizer: LBFGS evaluates the loss several times per step, which fit does not; take "
-            "a first-order optimizer, or write the loop with objective.differentiable_loss"
+        raise TypeError(
+            "optimizer: LBFGS evaluates the loss several times a step and expects the same value "
+            "each time, which draws and minibatches do not give. Use a first-order optimizer such "
+            "as torch.optim.Adam, or a loop of your own with objective.differentiable_loss"
         )
     _check_holds(optimizer, named)
     return optimizer
@@ -88,6 +90,12 @@ def named_by(part: str, named: Mapping[str, Tensor], argument: str) -> list[str]
             f"fit: {argument} names {part!r}, but the parameters begin with {', '.join(parts)}"
         )
     return names
+
+
+def modules_named(graph: object, names: Collection[str]) -> list[nn.Module]:
+    """Return the modules of a graph among some names of parts."""
+    modules = dict(graph.named_modules()) if isinstance(graph, nn.Module) else {}
+    return [modules[name] for name in names if name in modules]
 
 
 @contextmanager

@@ -1,19 +1,25 @@
-"""The state of a fit: its arguments, the totals of an epoch, and what a checkpoint keeps."""
+"""The state of a fit: its arguments, the totals of an epoch, and what a checkpoint keeps.
+
+A checkpoint is the table `PARTS`: what of a fit is kept under which name, how it is checked, and
+how a fit continues from it. All of a checkpoint is checked before any of it is used.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyrovae.data import Transform
-from pyrovae.files import History, checkpoint
+from pyrovae.files import History, checkpoint, kinds
+from pyrovae.training import matching
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
-__all__ = ["Arguments", "Totals", "restore", "save"]
+__all__ = ["PARTS", "Arguments", "Totals"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Totals:
     reconstruction: float = 0.0
     kl: float = 0.0
     seconds: float = 0.0
-    rows: int = 0
+    rows: float = 0
 
     def add(self, loss: float, reconstruction: float, kl: float, rows: int) -> None:
         """Add a step."""
@@ -65,65 +71,224 @@ class Totals:
         return {name: value / self.rows for name, value in {**sums, "kl": kl}.items()}
 
 
-def save(loop: "Loop") -> None:
-    """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted."""
-    if loop.arguments.checkpoint is None:
-        return
-    state: dict[str, Any] = {
-        "history": loop.history.to_dict(),
-        "batch_size": loop.arguments.batch_size,
-        "position": loop.position,
-        "sums": list(asdict(loop.totals).values()),
-        "random": checkpoint.random_state(loop.devices),
-        "weights": loop.programs.state(),
-        "best": loop.best,
-        "kind of optimizer": type(loop.svi.optimizer).__name__,
-        "optimizer": loop.svi.optimizer.state_dict(),
-        "clipping": loop.svi.clipping.state_dict(),
-        "average": loop.average.state_dict() if loop.average else None,
-        "scheduler": loop.scheduler.state_dict() if loop.scheduler else None,
-        "objective": loop.objective.state_dict(),
-    }
-    checkpoint.write(Path(loop.arguments.checkpoint), state)
+class Part(NamedTuple):
+    """One entry of a checkpoint.
 
-
-def restore(loop: "Loop", state: dict[str, Any]) -> None:
-    """Continue a fit from what `save` wrote.
-
-    Raises:
-        ValueError: if it belongs to other data or another batch size, or its weights do not fit the
-            graph.
+    Attributes:
+        kind: what its value must be, whatever is fitted.
+        of: a fit -> the value that a checkpoint keeps.
+        put: lets a fit continue from a value.
+        check: raises a ValueError if a value does not belong to a fit.
+        later: whether earlier versions wrote none; such a checkpoint leaves the fit as it is.
     """
-    history = History.from_dict(state["history"])
-    optimizer = loop.svi.optimizer
-    for name, was, now in (
-        ("data", history.data, loop.history.data),
-        ("batch_size", state["batch_size"], loop.arguments.batch_size),
-        ("optimizer", state["kind of optimizer"], type(optimizer).__name__),
-    ):
-        if was != now:
-            raise ValueError(
-                f"resume: the checkpoint is of a fit with another {name} ({was}, here {now}). Pass "
-                "the same, or start a new fit without resume="
-            )
-    try:
-        loop.programs.put(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError) as error:
+
+    kind: kinds.Kind
+    of: Callable[[Any], Any]
+    put: Callable[[Any, Any], None]
+    check: Callable[[Any, Any], None] = lambda loop, value: None
+    later: bool = False
+
+
+# ------------------------------------------------------------------------------ the fit's settings
+def _settings(loop: "Loop") -> dict[str, Any]:
+    """Return what must be the same in a fit that continues, by name."""
+    objective, held_out = loop.objective, loop.held_out
+    options = loop.svi.optimizer.defaults.items()
+    return {
+        "optimizer's options": {
+            name: matching.plain(value) for name, value in options if name not in matching.HOW
+        },
+        "scheduler": type(loop.scheduler).__name__,
+        "objective": type(getattr(objective, "elbo", objective)).__name__,
+        "objective's samples": objective.samples,
+        "objective's data_size": objective.data_size,
+        "objective's beta": objective.target,
+        "objective's annealed": sorted(objective.annealed or ()),
+        "clip_norm": loop.svi.clipping.clip_norm,
+        "accumulate": loop.arguments.accumulate,
+        "ema": None if loop.average is None else loop.average.decay,
+        "frozen": sorted(loop.svi.frozen_names),
+        "number of minibatches": len(loop.training),
+        "number of validation rows": None if held_out is None else held_out.rows,
+    }
+
+
+def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
+    now = _settings(loop)
+    matching.names("settings", was, now)
+    for name in now:
+        matching.same(name, was[name], now[name])
+
+
+# ----------------------------------------------------------------------------- checks of the parts
+def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
+    history = History.from_dict(state)
+    matching.same("data", history.data, loop.history.data)
+    matching.same("bound", history.bound_name, loop.history.bound_name)
+
+
+def _check_position(loop: "Loop", position: int) -> None:
+    if position > loop.steps_per_epoch:
         raise ValueError(
-            "resume: the checkpoint is of a fit with another graph or optimizer "
-            f"({error}). Build the same ones"
-        ) from error
-    if loop.scheduler and state["scheduler"]:
-        loop.scheduler.load_state_dict(state["scheduler"])
-    loop.objective.load_state_dict(state.get("objective", {}))
-    if "clipping" in state:
-        loop.svi.clipping.load_state_dict(state["clipping"])
-    if loop.average is not None:
-        loop.average.load_state_dict(state["average"])
-    loop.history, loop.position = history, state["position"]
-    loop.totals = Totals(*state["sums"])
-    if len(state["sums"]) < len(asdict(Totals())):  # of version 0.2.0, without the rows
+            f"resume: position is {position}, but an epoch has {loop.steps_per_epoch} steps. Start "
+            "a new fit without resume="
+        )
+
+
+def _check_best(loop: "Loop", best: dict[str, Tensor]) -> None:
+    if best:
+        matching.tensors("graph", best, loop.programs.named_tensors())
+
+
+def _check_scheduler(loop: "Loop", state: dict[str, Any] | None) -> None:
+    matching.same("scheduler", state is not None, loop.scheduler is not None)
+    if loop.scheduler is not None and state is not None:
+        matching.scheduler(loop.scheduler, state)
+
+
+def _check_random(loop: "Loop", state: dict[str, Any]) -> None:
+    devices = ["cpu", *(f"cuda:{index}" for index in loop.devices)]
+    for device, stream in zip(devices, [state["cpu"], *state["cuda"]], strict=False):
+        try:
+            torch.Generator(device).set_state(stream)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"resume: the random stream of {device} cannot be restored ({error}). Start a new "
+                "fit without resume="
+            ) from error
+
+
+def _is_random_state(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"cpu", "cuda"}
+        and kinds.tensor.holds(value["cpu"])
+        and kinds.list_of(kinds.tensor).holds(value["cuda"])
+    )
+
+
+def _check_average(loop: "Loop", state: dict[str, Any] | None) -> None:
+    matching.same("ema", state is not None, loop.average is not None)
+    if loop.average is not None and state is not None:
+        numbers = {"updates": kinds.whole(0), "averages": kinds.list_of(kinds.tensor)}
+        kinds.check(state, numbers, "average")
+        now = {str(i): tensor for i, tensor in enumerate(loop.average.averages)}
+        was = {str(i): tensor for i, tensor in enumerate(state["averages"])}
+        matching.tensors("average", was, now)
+
+
+def _put_average(loop: "Loop", state: dict[str, Any] | None) -> None:
+    if loop.average is not None and state is not None:
+        loop.average.load_state_dict(state)
+
+
+def _put_totals(loop: "Loop", sums: list[float]) -> None:
+    loop.totals = Totals(*sums)
+    if len(sums) < len(asdict(loop.totals)):  # of version 0.2.0, without the rows
         loop.totals.rows = loop.position * loop.arguments.batch_size
-    loop.good, loop.best = loop.programs.state(), state["best"]
-    checkpoint.set_random_state(state["random"], loop.devices)
+
+
+def _put_scheduler(loop: "Loop", state: dict[str, Any] | None) -> None:
+    if loop.scheduler is not None and state is not None:
+        loop.scheduler.load_state_dict(state)
+
+
+def _put_nothing(loop: "Loop", value: Any) -> None:
+    """Leave the fit as it is: the value is only compared."""
+
+
+_TENSORS = kinds.mapping_of(kinds.tensor)
+_STATE = kinds.Kind("an object", lambda value: isinstance(value, dict))
+_LEARNED = kinds.mapping_of(
+    kinds.Kind(
+        "a number, a tensor or null",
+        lambda value: kinds.optional(kinds.number).holds(value) or kinds.tensor.holds(value),
+    )
+)
+PARTS: dict[str, Part] = {
+    "epochs": Part(kinds.whole(1), lambda loop: loop.arguments.epochs, _put_nothing, later=True),
+    "history": Part(
+        _STATE,
+        lambda loop: loop.history.to_dict(),
+        lambda loop, value: setattr(loop, "history", History.from_dict(value)),
+        _check_history,
+    ),
+    "batch_size": Part(
+        kinds.whole(1),
+        lambda loop: loop.arguments.batch_size,
+        _put_nothing,
+        lambda loop, value: matching.same("batch_size", value, loop.arguments.batch_size),
+    ),
+    "position": Part(
+        kinds.whole(0),
+        lambda loop: loop.position,
+        lambda loop, value: setattr(loop, "position", value),
+        _check_position,
+    ),
+    "sums": Part(
+        kinds.Kind(
+            "a list of 5 numbers",
+            lambda value: any(kinds.list_of(kinds.number, n).holds(value) for n in (4, 5)),
+        ),
+        lambda loop: list(asdict(loop.totals).values()),
+        _put_totals,
+    ),
+    "random": Part(
+        kinds.Kind("the states of random streams", _is_random_state),
+        lambda loop: checkpoint.random_state(loop.devices),
+        lambda loop, value: checkpoint.set_random_state(value, loop.devices),
+        _check_random,
+    ),
+    "weights": Part(
+        _TENSORS,
+        lambda loop: loop.programs.state(),
+        lambda loop, value: loop.programs.put(value),
+        lambda loop, value: matching.tensors("graph", value, loop.programs.named_tensors()),
+    ),
+    "best": Part(
+        _TENSORS,
+        lambda loop: loop.best,
+        lambda loop, value: setattr(loop, "best", value),
+        _check_best,
+    ),
+    "kind of optimizer": Part(
+        kinds.text,
+        lambda loop: type(loop.svi.optimizer).__name__,
+        _put_nothing,
+        lambda loop, value: matching.same("optimizer", value, type(loop.svi.optimizer).__name__),
+    ),
+    "settings": Part(_STATE, _settings, _put_nothing, _check_settings, later=True),
+    "optimizer": Part(
+        _STATE,
+        lambda loop: loop.svi.optimizer.state_dict(),
+        lambda loop, value: loop.svi.optimizer.load_state_dict(value),
+        lambda loop, value: matching.optimizer(loop.svi.optimizer, value),
+    ),
+    "clipping": Part(
+        kinds.mapping_of(kinds.number),
+        lambda loop: loop.svi.clipping.state_dict(),
+        lambda loop, value: loop.svi.clipping.load_state_dict(value),
+        lambda loop, value: matching.names("clipping", value, loop.svi.clipping.state_dict()),
+        later=True,
+    ),
+    "average": Part(
+        kinds.optional(_STATE),
+        lambda loop: None if loop.average is None else loop.average.state_dict(),
+        _put_average,
+        _check_average,
+        later=True,
+    ),
+    "scheduler": Part(
+        kinds.optional(_STATE),
+        lambda loop: loop.scheduler.state_dict() if loop.scheduler else None,
+        _put_scheduler,
+        _check_scheduler,
+    ),
+    "objective": Part(
+        _LEARNED,
+        lambda loop: loop.objective.state_dict(),
+        lambda loop, value: loop.objective.load_state_dict(value),
+        lambda loop, value: matching.names("objective", value, loop.objective.state_dict()),
+        later=True,
+    ),
+}

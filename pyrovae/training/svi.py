@@ -24,6 +24,7 @@ from pyrovae.training.optimization import (
     MakeOptimizer,
     frozen,
     make_optimizer,
+    modules_named,
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products
@@ -72,6 +73,8 @@ class FusedSVI:
 
     Attributes:
         parameters: the tensors that are trained.
+        constant: the modules that are held constant.
+        frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
 
     Raises:
@@ -94,7 +97,8 @@ class FusedSVI:
         moved = {name: value for name, value in named.items() if name not in held}
         if not moved:
             raise ValueError(f"fit: freeze={optimization.freeze} leaves no parameter to train")
-        self._named, self._frozen = named, held
+        self._named, self.frozen_names = named, held
+        self.constant = modules_named(graph, optimization.freeze)
         self.parameters = objective.parameters = list(moved.values())
         self.optimizer = make_optimizer(optimization.optimizer, moved, optimization.learning_rate)
         self.clipping = Clipping(optimization.clip_norm)
@@ -107,7 +111,7 @@ class FusedSVI:
 
     def frozen(self) -> AbstractContextManager:
         """Return the context in which the parameters that are held constant get no gradient."""
-        return frozen(self._named, self._frozen)
+        return frozen(self._named, self.frozen_names)
 
     def step(self, *batches: Tensors) -> Result:
         """Take one step on one or more minibatches; the gradient is the mean over all their rows.

@@ -79,5 +79,5 @@ def warn_of_idle_patience(
             f"fit: patience={patience} can never end this fit: only {judged} of its {epochs} "
             f"epochs end with beta at its target {objective.target:g}, and the others are not "
             "judged. Let the schedule end earlier, or lower patience",
-            stacklevel=4,
+            stacklevel=3,
         )

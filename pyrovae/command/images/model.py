@@ -33,9 +33,15 @@ class ImageModel:
         """Read the model of a run.
 
         Raises:
-            FileNotFoundError, ValueError: It is not there, or truncated.
+            FileNotFoundError, FileError: It is not there, or truncated.
         """
-        preparation = Preparation.from_dict(run.details.get("preparation", {}))
+        try:
+            preparation = Preparation.from_dict(run.details.get("preparation", {}))
+        except ValueError as error:
+            path = run.folder / "run.json"
+            raise files.FileError(
+                f"{path} is truncated or not of this version ({error}). Run `pyrovae fit` again"
+            ) from error
         return cls(preparation, files.load(run.model))
 
     def generate(

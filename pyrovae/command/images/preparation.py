@@ -4,7 +4,8 @@ x = (stored - shift) / scale        c = one-hot of the label
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import inf, isfinite
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pyrovae import programs
 from pyrovae.command.choices import Likelihood
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.data import Dataset, Kind, batches
+from pyrovae.files import kinds
 
 __all__ = ["REAL_LIKELIHOODS", "UNIT_LIKELIHOODS", "Preparation", "prepare"]
 
@@ -128,15 +130,19 @@ class Preparation:
         Raises:
             ValueError: The content is of something else.
         """
-        tuples: dict[str, Any] = {
-            name: tuple(value) for name, value in content.items() if isinstance(value, list)
-        }
-        try:
-            return cls(**content | tuples)
-        except TypeError as error:
-            raise ValueError(
-                f"run.json is truncated or not of this version ({error}); run `pyrovae fit` again"
-            ) from error
+        known = {name: kinds.typed(hint) for name, hint in get_type_hints(cls).items()}
+        given = {name: known[name] for name in ("shape", *content) if name in known}
+        kinds.check(content, given, "preparation")
+        features = content["shape"][-1:] if len(content["shape"]) == 1 else ()
+        for name in ("shift", "scale"):
+            if len(content.get(name, (0.0,))) not in (1, *features):
+                raise ValueError(f"preparation.{name} has not one number, nor one per feature")
+        if not all(0 < scale < inf for scale in content.get("scale", ())):
+            raise ValueError("preparation.scale is not positive, expected numbers to divide by")
+        if not all(map(isfinite, content.get("shift", ()))):
+            raise ValueError("preparation.shift is not finite")
+        tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        return cls(**content | tuples)
 
 
 def prepare(settings: ImageSettings, data: Dataset) -> Preparation:

@@ -63,7 +63,7 @@ def read_data(data: str, data_dir: Path | None = None) -> Dataset:
     path = Path(data)
     if path.is_dir():
         return datasets.image_folder(path)
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz"):
         return datasets.array(path)
     raise FileNotFoundError(
         f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz or .h5ad "

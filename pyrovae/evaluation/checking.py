@@ -1,0 +1,59 @@
+"""What every evaluation checks first: the support of the data, and the programs on one batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae import programs
+from pyrovae.data import Array, Sources, as_sources
+from pyrovae.programs import Trace
+
+__all__ = ["check_densities", "check_pair", "check_programs", "check_rows", "checked_sources"]
+
+Check = Callable[[Trace, Trace], None]
+
+
+def checked_sources(graph: Any, x: Array, *c: Array) -> Sources:
+    """Return (x, *c) as sources, once `graph.check(x, *c)` accepts them, if the graph has it.
+
+    Raises:
+        ValueError: if a value is not finite, or outside the support of the observed site.
+    """
+    data = as_sources((x, *c))
+    check = getattr(graph, "check", None)
+    if check is not None:
+        check(*data)
+    return data
+
+
+def check_programs(graph: Any, batch: tuple[Tensor, ...], check: Check) -> None:
+    """Run both programs once under Pyro's validation, and call `check` with their traces.
+
+    Raises:
+        ValueError: if a value is outside a support, or shapes need a plate or `to_event`.
+        TypeError: if the graph lacks a program, or a site has no distribution of Pyro's.
+    """
+    programs.Programs(graph).validate(check, *batch)
+
+
+def check_pair(p: Trace, q: Trace) -> None:
+    """Refuse a model and a guide between which there is no bound."""
+    programs.check_sites(p, q, needs_rsample=False)
+    programs.check_measures(p, q)
+    programs.check_auxiliary(p, q)
+
+
+def check_densities(p: Trace, q: Trace) -> None:
+    """Refuse what `check_pair` does, and latents without a density or shared by the rows."""
+    check_pair(p, q)
+    check_rows(p, q)
+    for site in programs.latent(p) + programs.latent(q):
+        programs.check_density(site)
+
+
+def check_rows(p: Trace, q: Trace) -> None:
+    """Refuse latents that the rows share: a row has no evidence of its own then."""
+    for trace in (p, q):
+        for site in programs.latent(trace):
+            trace.layout.check_rows(site)

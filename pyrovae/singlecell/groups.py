@@ -1,0 +1,129 @@
+"""Two groups of cells to compare: of a column of `adata.obs`, by masks, row numbers or queries."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.singlecell.messages import listed
+
+__all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
+
+_MOST_GROUPS = {"f": 20, "i": 100, "u": 100}  # of a column of numbers: more are continuous
+
+
+class Pair(NamedTuple):
+    """Two groups of cells.
+
+    Attributes:
+        name1, name2: what they are called.
+        rows1, rows2: their row numbers.
+    """
+
+    name1: str
+    name2: str
+    rows1: Tensor
+    rows2: Tensor
+
+
+def pairs_by_column(
+    adata: Any, key: str, group1: str | Sequence[str] | None, group2: str | None
+) -> list[Pair]:
+    """Return the comparisons of groups in a column.
+
+    Args:
+        adata: the cells.
+        key: column of `adata.obs`; cells in which it is missing belong to no group.
+        group1: a group or several, each of which is compared; None for all.
+        group2: another group; None for all remaining cells.
+
+    Raises:
+        ValueError: if the column does not exist or is continuous, or a group has no cell; lists the
+            groups.
+    """
+    groups = _groups(adata, key)
+    known = sorted(set(groups.dropna()))
+    two = None if group2 is None else str(group2)
+    if group1 is None:
+        first = [group for group in known if group != two]
+    else:
+        first = [str(group1)] if np.isscalar(group1) else [str(group) for group in group1]
+    for group in (*first, *([] if two is None else [two])):
+        if group not in known:
+            raise ValueError(
+                f"{group!r} is no group of adata.obs[{key!r}], which has {listed(known, most=50)}"
+            )
+    return [_pair(groups, one, two) for one in first]
+
+
+def pairs_by_rows(adata: Any, idx1: Any, idx2: Any) -> list[Pair]:
+    """Return one comparison, of cells given by a mask, row numbers, or a query of `adata.obs`.
+
+    Args:
+        adata: the cells.
+        idx1: the first group.
+        idx2: the second group; None for all remaining cells.
+
+    Raises:
+        ValueError: if a group is empty, or rows do not exist.
+    """
+    one = _mask(adata, idx1, "idx1")
+    two = ~one if idx2 is None else _mask(adata, idx2, "idx2")
+    if not two.any():
+        raise ValueError("idx1 holds every cell: there is nothing to compare it with")
+    name2 = "Rest" if idx2 is None else "group 2"
+    return [Pair("group 1", name2, _rows(one), _rows(two))]
+
+
+def _pair(groups: Any, one: str, two: str | None) -> Pair:
+    if one == two:
+        raise ValueError(f"group1 and group2 are both {one!r}: name two different groups")
+    first = (groups == one).to_numpy()
+    second = groups.notna().to_numpy() & ~first if two is None else (groups == two).to_numpy()
+    if not second.any():
+        raise ValueError(
+            f"every cell is in group {one!r} of adata.obs[{groups.name!r}]: there is nothing to "
+            "compare it with"
+        )
+    return Pair(one, "Rest" if two is None else two, _rows(first), _rows(second))
+
+
+def _groups(adata: Any, key: str) -> Any:
+    """Return the group of each cell as a Series of strings; None where it is missing."""
+    if key not in adata.obs:
+        raise ValueError(
+            f"groupby: key {key!r} is not in adata.obs, which has {list(adata.obs.columns)}"
+        )
+    column = adata.obs[key]
+    if column.nunique() > _MOST_GROUPS.get(column.dtype.kind, len(column)):
+        raise ValueError(
+            f"groupby: adata.obs[{key!r}] holds {column.nunique()} different numbers, expected "
+            "groups. Cut it into intervals by pandas.cut, or compare masks by idx1= and idx2="
+        )
+    return column.astype(str).astype(object).where(column.notna(), None)
+
+
+def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
+    n = adata.n_obs
+    query = isinstance(cells, str)
+    rows = adata.obs.eval(cells).to_numpy(bool) if query else np.asarray(cells)
+    if rows.dtype == bool and rows.shape == (n,):
+        mask = rows.copy()
+    else:
+        numbers = rows.ndim == 1 and rows.dtype.kind in "iu" and len(rows) > 0
+        if not numbers or rows.min() < -n or rows.max() >= n:
+            raise ValueError(
+                f"{name}: expected a mask of {n} cells, row numbers below {n} or a query of "
+                f"adata.obs, got {rows.dtype} with shape {rows.shape}"
+            )
+        mask = np.zeros(n, bool)
+        mask[rows] = True
+    if not mask.any():
+        raise ValueError(f"{name} holds no cell")
+    return mask
+
+
+def _rows(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask.nonzero()[0])

@@ -1,0 +1,233 @@
+"""Cell types from a few labelled cells: `graphs.LabelledCountVAE` for AnnData (scANVI).
+
+    model = SingleCellVAE(adata); model.train()
+    labels = CellLabels.from_model(model, "cell_type", unlabeled_category="Unknown")
+    labels.train()
+    adata.obs["predicted"] = labels.predict()
+
+The classifier q(y | z) is trained with the model of the counts. Its probabilities are calibrated on
+labelled cells that were held out: softmax(logits / T), T by maximum likelihood (Guo et al. 2017).
+"""
+
+import copy
+import functools
+import math
+from typing import Any, final
+
+import numpy as np
+import torch
+from pyro.infer import TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyrovae import programs
+from pyrovae.data import as_sources, batches_in_order, split
+from pyrovae.files import History
+from pyrovae.graphs import LabelledCountVAE
+from pyrovae.nets import MLP
+from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.counts import counts
+from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.model import SingleCellVAE
+from pyrovae.singlecell.state import fit_of
+from pyrovae.training import fit
+
+__all__ = ["CellLabels"]
+
+_LEAST_STEPS = 600  # of training from a fitted model
+_HELD_OUT = 0.1  # fraction of the labelled cells on which probabilities are calibrated
+_TEMPERATURES = (-3.0, 3.0)  # log T
+
+
+@final
+class CellLabels:
+    """A classifier of cells on the latent state of a count model, trained with it.
+
+    Use `from_model`.
+
+    Attributes:
+        model: the count model whose cells these are; it is left unchanged.
+        graph: the graph that is trained, which begins with the model's weights.
+        names: the labels, sorted.
+        temperature: T of the calibrated probabilities; 1 before training.
+        history: of the last fit; None before.
+    """
+
+    def __init__(self, model: SingleCellVAE, graph: LabelledCountVAE, names: list[str]) -> None:
+        self.model, self.graph, self.names = model, graph, names
+        self.known = torch.empty(0, dtype=torch.long)
+        self.temperature = 1.0
+        self.history: History | None = None
+
+    @classmethod
+    def from_model(
+        cls,
+        model: SingleCellVAE,
+        labels_key: str,
+        unlabeled_category: str = "Unknown",
+        *,
+        n_hidden: int = 128,
+        alpha: float = 50.0,
+        seed: int | None = None,
+    ) -> "CellLabels":
+        """Return an untrained classifier of a trained model's own cells.
+
+        Args:
+            model: a trained model.
+            labels_key: column of `adata.obs` with the labels.
+            unlabeled_category: the label of cells whose type is not known; missing values are
+                unknown too.
+            n_hidden: units of the networks between the two latent levels.
+            alpha: weight of the classifier's log probability, in nats per labelled cell.
+            seed: of the first weights; the model's if None.
+
+        Raises:
+            RuntimeError: if the model is not trained.
+            ValueError: if the column does not exist, or fewer than two labels are known.
+        """
+        fit_of(model, "CellLabels.from_model")
+        names, known = _labels(model.cells.own(), labels_key, unlabeled_category)
+        with programs.random_stream(model.seed if seed is None else seed, []):
+            graph = _graph(model, len(names), n_hidden, alpha)
+        labels = cls(model, graph.to(model.device), names)
+        labels.known = known
+        return labels
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> History:
+        """Train model and classifier together, then calibrate; return the history.
+
+        Args:
+            max_epochs: passes over the cells; None takes at least 10 and 600 steps.
+            batch_size: cells per step.
+            lr: learning rate of Adam.
+            seed: of the fit and of the cells held out for calibration; the model's if None.
+            progress: show a progress bar.
+        """
+        seed = self.model.seed if seed is None else seed
+        x, *c = self.model.cells.data
+        steps = math.ceil(len(x) / batch_size)
+        epochs = max(10, math.ceil(_LEAST_STEPS / steps)) if max_epochs is None else max_epochs
+        held_out = self._held_out(seed)
+        visible = self.known.clone()
+        visible[held_out] = -1
+        history = self.history = fit(
+            self.graph,
+            (x, visible, *c),
+            objective=TraceEnum_ELBO(max_plate_nesting=1),
+            optimizer=functools.partial(torch.optim.Adam, lr=lr, eps=0.01, fused=True),
+            epochs=epochs,
+            batch_size=batch_size,
+            clip_norm="auto",
+            seed=seed,
+            progress=progress,
+        )
+        self.graph.eval()
+        if len(held_out):
+            data = tuple(rows_in(part, held_out) for part in (x, *c))
+            self.temperature = _temperature(self._logits(data), self.known[held_out])
+        return history
+
+    def predict(
+        self, adata: Any = None, indices: Any = None, soft: bool = False, calibrated: bool = True
+    ) -> Any:
+        """Return the most probable label of each cell, an array; or if `soft` the probabilities.
+
+        Args:
+            adata: cells with the model's genes; None for the model's own. Their batch may be
+                unknown to the model, unless its encoders see it.
+            indices: rows or a mask of the cells to take; None for all.
+            soft: return a DataFrame of cells by labels.
+            calibrated: divide the logits by the temperature.
+        """
+        import pandas as pd
+
+        data, cells = self._cells(adata, indices)
+        logits = self._logits(data)
+        if not soft:
+            return np.array(self.names)[logits.argmax(1).numpy()]
+        temperature = self.temperature if calibrated else 1.0
+        probabilities = torch.softmax(logits / temperature, 1).numpy()
+        return pd.DataFrame(probabilities, index=cells, columns=self.names)
+
+    def get_latent_representation(self, adata: Any = None, indices: Any = None) -> np.ndarray:
+        """Return E_q[z | x] under the weights that the labels have trained, with shape (N, D)."""
+        data, _ = self._cells(adata, indices)
+        with programs.evaluation(self.graph):
+            means = [
+                programs.mean(self.graph.cells.posterior(x.log1p(), *c))
+                for x, *c in batches_in_order(self.graph, as_sources(data))
+            ]
+        return torch.cat(means).cpu().numpy()
+
+    def _cells(self, adata: Any, indices: Any) -> tuple[tuple[Any, ...], Any]:
+        cells, encoding = self.model.cells, self.model.cells.encoding
+        if adata is None or self._encoder_sees_context():
+            return cells.select(adata, indices)
+        some = adata if indices is None else adata[indices]
+        encoding.setup.check_layer(some)
+        return (counts(some, encoding.setup.layer, encoding.genes),), some.obs_names
+
+    def _encoder_sees_context(self) -> bool:
+        net = getattr(self.graph.cells.posterior, "net", None)
+        return bool(getattr(net, "keep", getattr(net, "context", 1)))
+
+    def _logits(self, data: tuple[Any, ...]) -> Tensor:
+        with programs.evaluation(self.graph):
+            logits = [
+                self.graph.predicted(*batch)
+                for batch in batches_in_order(self.graph, as_sources(data))
+            ]
+        return torch.cat(logits).float().cpu()
+
+    def _held_out(self, seed: int) -> Tensor:
+        """Return labelled cells for the calibration; none where there are few."""
+        labelled = (self.known >= 0).nonzero().flatten()
+        if len(labelled) * _HELD_OUT < 2 * len(self.names):
+            return labelled[:0]
+        return labelled[split(len(labelled), _HELD_OUT, seed)[1]]
+
+
+def _labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
+    """Return the known labels, sorted, and the number of each cell's; -1 for none."""
+    import pandas as pd
+
+    if key not in adata.obs:
+        raise ValueError(f"labels_key {key!r} is not in adata.obs: {listed(adata.obs.columns)}")
+    column = adata.obs[key].astype(object)
+    text = column.astype(str).where(column.notna(), unknown)
+    names = sorted(set(text) - {unknown})
+    if len(names) < 2:
+        raise ValueError(
+            f"adata.obs[{key!r}] has the labels {names} beside {unknown!r}: a classifier needs at "
+            "least two"
+        )
+    numbers = pd.Categorical(text, categories=names).codes.astype(np.int64)
+    return names, torch.from_numpy(numbers)
+
+
+def _graph(model: SingleCellVAE, labels: int, hidden: int, alpha: float) -> LabelledCountVAE:
+    own: Any = copy.deepcopy(model.graph)
+    x, *c = (part[:2] for part in model.cells.data)
+    with programs.evaluation(own):
+        shape = own.posterior(x.float().log1p().to(model.device), *(p.to(model.device) for p in c))
+    latents = shape.event_shape[0]
+    classifier = nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, labels))
+    upper = MLP(latents + labels, [hidden], 2 * latents)
+    lower = MLP(latents + labels, [hidden], 2 * latents)
+    return LabelledCountVAE(own, classifier, upper, lower, labels, latents, alpha)
+
+
+def _temperature(logits: Tensor, y: Tensor) -> float:
+    """Return T that maximizes the mean log softmax(logits / T) at the labels."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_t: float) -> float:
+        return nn.functional.cross_entropy(logits.double() / math.exp(log_t), y).item()
+
+    return math.exp(minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded").x)

@@ -1,0 +1,188 @@
+"""New cells in a trained model: a reference, and a query with batches that it does not know.
+
+    query = SingleCellVAE.prepare_query_anndata(adata, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    model.train(max_epochs=100)
+
+Genes are matched by name, and those that the query lacks are zeros. The reference's weights are
+held constant; only those of the new batches are trained (Lotfollahi et al. 2022).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from pyrovae.singlecell import saving
+from pyrovae.singlecell.cells import Cells
+from pyrovae.singlecell.columns import category_names
+from pyrovae.singlecell.messages import listed, warn_user
+from pyrovae.singlecell.setup import KEY, Setup
+from pyrovae.singlecell.state import FitResult, Model, Query, State, fit_of
+from pyrovae.singlecell.widening import widened
+
+__all__ = ["only_new_weights", "prepare_query_anndata", "query_state"]
+
+_FEW = 0.8  # fraction of the reference's genes below which a query is warned of
+
+
+def prepare_query_anndata(adata: Any, reference: Any) -> Any:
+    """Return the cells with the genes of a reference, in its order; nothing is written to `adata`.
+
+    Args:
+        adata: new cells, with the layer and columns that the reference was set up with.
+        reference: a trained model, or the folder of one.
+
+    Returns:
+        An AnnData with the counts in X (or the reference's layer), zeros for genes that `adata`
+        lacks, its `obs`, and the setup of the reference.
+
+    Raises:
+        ValueError: if no gene is shared, or a layer or column is missing.
+    """
+    import anndata
+    import pandas as pd
+
+    encoding = _reference(reference).cells.encoding
+    names = adata.var_names.astype(str)
+    if not names.is_unique:
+        raise ValueError(
+            "the query's gene names are not unique: call adata.var_names_make_unique()"
+        )
+    columns = names.get_indexer(encoding.genes)
+    there = columns >= 0
+    missing = [gene for gene, found in zip(encoding.genes, there, strict=True) if not found]
+    if not there.any():
+        raise ValueError(
+            f"the query has none of the reference's genes, which are {listed(encoding.genes)}; use "
+            "names of the same kind (symbols or identifiers)"
+        )
+    if there.mean() < _FEW:
+        warn_user(
+            f"the query lacks {len(missing)} of the reference's {len(encoding.genes)} genes, which "
+            f"are taken for zeros: {listed(missing)}"
+        )
+    setup = encoding.setup
+    setup.check(adata)
+    x = adata.X if setup.layer is None else adata.layers[setup.layer]
+    known = sparse.csr_matrix(x[:, columns[there]])
+    place = sparse.csr_matrix(
+        (np.ones(there.sum()), (np.arange(there.sum()), np.flatnonzero(there))),
+        shape=(int(there.sum()), len(encoding.genes)),
+        dtype=known.dtype,
+    )
+    table = sparse.csr_matrix(known @ place)
+    layers = {} if setup.layer is None else {setup.layer: table}
+    var = pd.DataFrame(index=encoding.genes)
+    query = anndata.AnnData(table, obs=adata.obs.copy(), var=var, layers=layers)
+    setup.write(query)
+    return query
+
+
+def query_state(adata: Any, reference: Any, unfrozen: bool = False) -> State:
+    """Return a reference with the cells of a query as its own, and with their batches.
+
+    Args:
+        adata: the query, as `prepare_query_anndata` returns it.
+        reference: a trained model, or the folder of one.
+        unfrozen: train all weights.
+
+    Raises:
+        ValueError: if a gene, column or category does not fit; see `prepare_query_anndata`.
+    """
+    base = _reference(reference)
+    encoding, fit = base.cells.encoding, fit_of(base, "load_query_data")
+    if KEY in adata.uns and Setup.read(adata) != encoding.setup:
+        raise ValueError(
+            f"the query is set up as {Setup.read(adata)}, the reference as {encoding.setup}. Call "
+            "prepare_query_anndata, which sets it up as the reference"
+        )
+    new = _new_batches(adata, base)
+    known = encoding.batches
+    wide = replace(encoding, batches=[*known, *new])
+    cells = Cells(wide, adata)
+    graph: Any = base.graph
+    trained: dict[str, Tensor] = {}
+    if new:
+        library = _library(base, cells) if graph.library_prior is not None else None
+        graph, trained = widened(graph, len(known), len(new), library)
+    else:
+        graph = copy.deepcopy(graph)
+    result = FitResult(fit.history, torch.arange(0), torch.arange(0))
+    return State(cells, graph.eval(), base.seed, result, None if unfrozen else Query(trained))
+
+
+@contextmanager
+def only_new_weights(model: Model) -> Iterator[list[str]]:
+    """Context in which only the entries of new batches get gradients; yields what to freeze.
+
+    For a model that is no query it does nothing.
+
+    Raises:
+        ValueError: if the query has no batch that the reference does not know.
+    """
+    if model.query is None:
+        yield []
+        return
+    trained = model.query.trained
+    if not trained:
+        raise ValueError(
+            "train: the reference knows all batches of these cells, so that no weight is new; use "
+            "the model as it is, or load_query_data(..., unfrozen=True)"
+        )
+    parameters = dict(model.graph.named_parameters())
+    hooks = [parameters[name].register_hook(_masking(mask)) for name, mask in trained.items()]
+    try:
+        yield _constant_parts(model.graph, set(trained))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _masking(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient * mask.to(gradient)
+
+
+def _constant_parts(graph: nn.Module, trained: set[str]) -> list[str]:
+    """Return the largest modules without a trained parameter, and further constant parameters."""
+    parts: list[str] = []
+    for name, module in graph.named_modules():
+        own = [f"{name}.{inner}" for inner, _ in module.named_parameters()]
+        inside = any(name.startswith(f"{part}.") for part in parts)
+        if name and own and not inside and not trained.intersection(own):
+            parts.append(name)
+    left = (name for name, _ in graph.named_parameters() if name not in trained)
+    return parts + [n for n in left if not any(n.startswith(f"{part}.") for part in parts)]
+
+
+def _new_batches(adata: Any, reference: Model) -> list[str]:
+    """Return the batches of new cells that a model does not know, sorted."""
+    encoding = reference.cells.encoding
+    if encoding.setup.batch_key is None:
+        return []
+    return [b for b in category_names(adata, encoding.setup.batch_key) if b not in encoding.batches]
+
+
+def _library(base: Any, cells: Cells) -> tuple[list[float], list[float]]:
+    """Return the library sizes by batch: the reference's, and for new batches the query's."""
+    prior, known = base.graph.library_prior, len(base.cells.encoding.batches)
+    query = cells.library_sizes()
+    for message in query.messages:
+        if not any(repr(name) in message for name in base.cells.encoding.batches):
+            warn_user(message)
+    return [*prior.mean, *query.means[known:]], [*prior.deviation, *query.sds[known:]]
+
+
+def _reference(reference: Any) -> Any:
+    """Return a trained model from a model or its folder."""
+    if isinstance(reference, str | Path):
+        return saving.read(reference, None, None)
+    fit_of(reference, "the reference")
+    return reference

@@ -1,0 +1,180 @@
+"""Where an observation lies in the latent space: the mean of q(z | x) at a latent site.
+
+z = E_q[z | x, c]
+q(z2 | x) = E_q(z1 | x)[ q(z2 | z1) ]     a site that the guide draws given others
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Categorical
+
+from pyrovae import programs
+from pyrovae.data import Array, as_sources, batches_in_order
+from pyrovae.programs import Trace
+
+__all__ = ["embed", "expectation", "points_of_latents"]
+
+_DRAWS = 256  # for a mean without a formula
+_DRAWS_AT_ONCE = 4  # so that memory stays near that of the distribution's parameters
+
+Batch = tuple[Tensor, ...]
+OfRows = Callable[..., Tensor]  # from rows of (x, *c) to one tensor each
+
+
+def embed(graph: Any, x: Array, *c: Array, site: str | None = None) -> Tensor:
+    """Return the embedding E_q[z | x, c] of each row with shape (B, D), the same at each call.
+
+    Where the mean has no formula, as that of a flow, it is the mean of 256 draws; where the guide
+    draws the site given other latents, these are averaged over 256 draws from their root. All rows
+    share the noise of the draws, so equal rows have equal embeddings. (Not where the noise depends
+    on the parameters, as for a Gamma: its rows have noise of their own.)
+
+    Args:
+        graph: a fitted graph.
+        x: data with shape (B, *event).
+        c: context, B rows each.
+        site: name of the latent site; by default the only one, or "z" among several.
+
+    Returns:
+        The means; for a site of class numbers (`Categorical`) the probabilities of the K classes,
+        with shape (B, K).
+
+    Raises:
+        ValueError: if the guide has no such site, several and none is named, or one that all rows
+            share.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
+        >>> pv.embed(vae, torch.ones(3, 6)).shape
+        torch.Size([3, 2])
+    """
+    data = as_sources((x, *c))
+    with programs.evaluation(graph):
+        batches = batches_in_order(graph, data)
+        return torch.cat([_embedding(graph, batch, site) for batch in batches])
+
+
+def expectation(fn: TorchDistribution) -> Tensor:
+    """Return E[z], shape (*batch, *event); the probabilities of classes, (*batch, *event, K)."""
+    return programs.leaf(fn).probs if _is_class(fn) else programs.mean(fn)
+
+
+def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict[str, Tensor]:
+    """Return the guide's latents at their means, class numbers at the most probable class.
+
+    Args:
+        graph: a fitted graph.
+        batch: (x, *c), B rows each.
+        site: the only latent to return; by default all are.
+    """
+    trace = programs.record(graph.guide, *batch)
+    names = list(programs.latent_by_name(trace)) if site is None else [site]
+    return {name: _point(graph, batch, trace, name) for name in names}
+
+
+def _point(graph: Any, batch: Batch, trace: Trace, name: str) -> Tensor:
+    site = trace.get(name)
+    if site is not None and not trace.layout.has_rows(site):  # shared by all rows
+        return expectation(site["fn"])
+    z = _embedding(graph, batch, name)
+    return z.argmax(-1) if _is_class(trace[name]["fn"]) else z
+
+
+def _is_class(fn: TorchDistribution) -> bool:
+    """Return whether the values are numbers of classes, which have no mean; levels have one."""
+    kind = programs.leaf(fn)
+    return isinstance(kind, Categorical) and type(kind).mean is Categorical.mean
+
+
+def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
+    """Return E_q[z | x, c] of a minibatch."""
+    trace = programs.record(graph.guide, *batch)
+    name = _site_of(trace, site)
+    value = _formula(trace[name]["fn"])
+    if _is_root(graph, batch, trace, name, value):
+        if value is not None and not value.isnan().any():
+            return value
+        runs, of_fn = 1, _mean_of_draws if value is None else _median_of_draws
+    else:
+        runs, of_fn = _DRAWS, _draw if value is None else _formula
+
+    def mean(*rows: Tensor) -> Tensor:
+        posteriors = (programs.posterior(graph, rows, name) for _ in range(runs))
+        return programs.total(map(of_fn, posteriors)) / runs
+
+    return _with_common_noise(mean, batch)
+
+
+def _site_of(trace: Trace, site: str | None) -> str:
+    """Return the latent site of the guide that is meant, one with a value per row."""
+    latents = programs.latent_by_name(trace)
+    per_row = [name for name, each in latents.items() if trace.layout.has_rows(each)]
+    if site is None and len(per_row) == 1:
+        return per_row[0]
+    site = "z" if site is None and "z" in per_row else site
+    if site in per_row:
+        return site
+    if site in latents:
+        raise ValueError(
+            f'site "{site}" is shared by all rows, so no row has an embedding there. Name one of '
+            f"{per_row} by site="
+        )
+    words = "none is named" if site is None else f'has no latent site "{site}"'
+    raise ValueError(f"embed: the guide has the latents {per_row}, {words}; name one by site=")
+
+
+def _formula(fn: Any) -> Any:
+    """Return the mean by its formula, None if there is no formula."""
+    try:
+        return programs.leaf(fn).probs if _is_class(fn) else fn.mean
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _is_root(graph: Any, batch: Batch, trace: Trace, name: str, value: Tensor | None) -> bool:
+    """Return whether q of the site does not depend on other draws of the guide."""
+    if next(iter(programs.latent_by_name(trace))) == name:
+        return True
+    if value is None:
+        return False
+    again = _formula(programs.posterior(graph, batch, name))
+    return again is not None and torch.allclose(again, value, rtol=0, atol=0, equal_nan=True)
+
+
+def _draw(fn: Any) -> Tensor:
+    return fn()
+
+
+def _mean_of_draws(fn: Any) -> Tensor:
+    pieces = [fn((_DRAWS_AT_ONCE,)).sum(0) for _ in range(_DRAWS // _DRAWS_AT_ONCE)]
+    return torch.stack(pieces).sum(0) / _DRAWS
+
+
+def _median_of_draws(fn: Any) -> Tensor:
+    return fn((_DRAWS,)).median(0).values  # where there is no mean, as of a Cauchy
+
+
+def _with_common_noise(f: OfRows, batch: Batch) -> Tensor:
+    """Return f of a minibatch, row by row with the same random numbers for each.
+
+    Rows get noise of their own where torch cannot map over them: through a recurrent network, or
+    draws whose noise depends on the parameters.
+    """
+
+    def of_row(*row: Tensor) -> Tensor:
+        return f(*(part.unsqueeze(0) for part in row)).squeeze(0)
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of torch: slow, or a prototype
+            return torch.vmap(of_row, randomness="same")(*batch)
+    except (
+        Exception
+    ):  # whatever a user's guide raises inside vmap; if it is not that, it comes back
+        return f(*batch)

@@ -1,0 +1,148 @@
+"""Paths and grids through the latent space, decoded.
+
+z(t) = (1 - t) a + t b                                     a line
+z(t) = (sin((1 - t) w) a + sin(t w) b) / sin(w)            an arc, w the angle between a and b
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import programs
+from pyrovae.data import Array
+from pyrovae.tasks.decoding import decode, latent_site
+from pyrovae.tasks.embedding import embed
+from pyrovae.tasks.inputs import inputs_of
+
+__all__ = ["interpolate", "linear", "manifold", "spherical"]
+
+Curve = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the straight line (1 - t) a + t b, with shape (T, D) for a, b with shape (D,)."""
+    return torch.lerp(a, b, t.unsqueeze(-1))
+
+
+def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the arc (sin((1 - t) w) a + sin(t w) b) / sin(w), w the angle between a and b.
+
+    Points of N(0, I) in many dimensions lie near a sphere, which a straight line leaves (Shoemake
+    1985; White 2016). Parallel vectors are interpolated linearly.
+    """
+    w = torch.arccos(torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1))
+    if w.sin().abs() < 1e-6:
+        return linear(a, b, t)
+    t = t.unsqueeze(-1)
+    return (torch.sin((1 - t) * w) * a + torch.sin(t * w) * b) / torch.sin(w)
+
+
+def interpolate(
+    graph: Any,
+    a: Array,
+    b: Array,
+    *c: Array,
+    steps: int = 10,
+    path: Curve = linear,
+    site: str | None = None,
+    observed: str | None = None,
+) -> Any:
+    """Return the decoded points of a path from a to b through the latent space, both ends included.
+
+    Args:
+        graph: a fitted graph.
+        a: one observation with shape (*event).
+        b: another.
+        c: context of all points, with shape (C,) each.
+        steps: number of points, at least 2.
+        path: `linear`, `spherical`, or your own function (a, b, t) -> (T, D).
+        site: name of the latent site; by default the only one, or "z" among several.
+        observed: name of the observed site to return, as in `generate`.
+
+    Returns:
+        A tensor with shape (steps, *event), or a dict of them, as from `generate`.
+
+    Raises:
+        ValueError: if `steps` is below 2.
+    """
+    if steps < 2:
+        raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
+    ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
+    z = embed(graph, ends, *_repeated(c, 2), site=site)
+    points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
+    of_points = _repeated(c, steps)
+    return decode(graph, points, *of_points, site=site, observed=observed, like=ends[:1])
+
+
+def manifold(
+    graph: Any,
+    *c: Array,
+    steps: int = 20,
+    low: float = 0.01,
+    high: float = 0.99,
+    site: str | None = None,
+    observed: str | None = None,
+    like: Array | None = None,
+) -> Any:
+    """Return the decoded grid over a two-dimensional latent space (Kingma & Welling 2014, fig. 4).
+
+    Neighbouring points of a side enclose equal probabilities of the standard normal prior.
+
+    Args:
+        graph: a fitted graph.
+        c: context of the whole grid, with shape (C,) each.
+        steps: number of points along each side.
+        low: quantile of the first point of a side.
+        high: quantile of the last.
+        site: name of the latent site with two dimensions; by default the only one, or "z" among
+            several.
+        observed: name of the observed site to return, as in `generate`.
+        like: rows of data for a model that reads x, as in `generate`; one is enough.
+
+    Returns:
+        A tensor with shape (steps, steps, *event), or a dict of them, as from `generate`. As in a
+        picture, z_2 decreases along the first dimension and z_1 increases along the second.
+
+    Raises:
+        ValueError: if the latent space is not two-dimensional, or the prior is flat.
+    """
+    name = _plane(graph, c, site, like)
+    side = torch.special.ndtri(torch.linspace(low, high, steps))
+    z = torch.cartesian_prod(-side, side).flip(-1)  # (steps^2, 2) of (z_1, z_2)
+    x = decode(graph, z, *_repeated(c, len(z)), site=name, observed=observed, like=like)
+    if isinstance(x, dict):
+        return {name: value.unflatten(0, (steps, steps)) for name, value in x.items()}
+    return x.unflatten(0, (steps, steps))
+
+
+def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | None) -> str:
+    """Return the name of the latent site.
+
+    Raises:
+        ValueError: if it has not two dimensions, or its prior is flat.
+    """
+    inputs = inputs_of(graph, 1, _repeated(c, 1), like, "manifold")
+    with programs.evaluation(graph), inputs.hint("manifold"):
+        try:
+            one = inputs.at(torch.zeros(1, dtype=torch.long))
+            latents = programs.simulated(graph.model, *one).latent
+        except NotImplementedError as error:
+            raise ValueError(
+                "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
+                "a grid of your own"
+            ) from error
+    name = latent_site(latents, site)
+    shape = tuple(latents[name]["value"].shape[1:]) if name in latents else "no value"
+    if shape != (2,):
+        raise ValueError(
+            f"manifold: {name} has shape {shape} per observation, expected (2,). Fit a graph with "
+            "two latents, or decode points of your own"
+        )
+    return name
+
+
+def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
+    """Return each context, with shape (C,), as n equal rows."""
+    return [torch.as_tensor(part).expand(n, *part.shape) for part in c]

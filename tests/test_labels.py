@@ -1,0 +1,157 @@
+"""Labels: the bound is the sum over y by hand, and hidden labels are found and calibrated."""
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.graphs import LabelledCountVAE
+from pyrovae.singlecell import simulate
+
+anndata = pytest.importorskip("anndata")
+from pyrovae.singlecell import CellLabels, SingleCellVAE  # noqa: E402
+
+L, D = 3, 2
+
+
+def graph(alpha=50.0):
+    cells = pv.graphs.count_vae(6, library=([3.0], [0.5]), hidden=8, latents=D, dropout=0.0)
+    nets = [pv.nets.MLP(D + L, [8], 2 * D) for _ in range(2)]
+    return LabelledCountVAE(cells, nn.Linear(D, L), *nets, labels=L, latents=D, alpha=alpha)
+
+
+def by_hand(g, x, y, z, u, log_library):
+    """Return the ELBO of each cell at given draws: u has a draw for each label, shape (L, B, D)."""
+    q_z, q_l = g.cells.posterior(x.log1p()), g.cells.library_posterior(x.log1p())
+    log_q_y = torch.log_softmax(g.classifier(z), -1)
+    weights = torch.where(
+        (y >= 0)[:, None], nn.functional.one_hot(y.clamp(min=0), L), log_q_y.exp()
+    )
+    entropy = torch.where(y >= 0, 0.0, -(log_q_y.exp() * log_q_y).sum(-1))
+    bound = g.cells.likelihood(z, log_library).log_prob(x) - q_z.log_prob(z) + entropy - np.log(L)
+    bound = bound + g.cells.library_prior().log_prob(log_library) - q_l.log_prob(log_library)
+    for k in range(L):
+        code = nn.functional.one_hot(torch.full((len(x),), k), L).float()
+        normals = []
+        for net, value in ((g.upper, z), (g.lower, u[k])):
+            mean, log_sd = net(torch.cat([value, code], -1)).chunk(2, -1)
+            normals.append(torch.distributions.Normal(mean, log_sd.exp()))
+        q_u, p_z = normals
+        prior = torch.distributions.Normal(0.0, 1.0).log_prob(u[k]).sum(-1)
+        term = p_z.log_prob(z).sum(-1) + prior - q_u.log_prob(u[k]).sum(-1)
+        bound = bound + weights[:, k] * term
+    return bound
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_enumerated_bound_is_the_sum_over_labels_by_hand(known):
+    """Averages of both over many draws agree within their noise."""
+    torch.manual_seed(0)
+    g = graph().eval()
+    x = torch.poisson(torch.full((4, 6), 5.0))
+    y = torch.tensor([0, 1, 2, 1]) if known else torch.full((4,), -1)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    with torch.no_grad():
+        ours = torch.tensor([-elbo.loss(g.model, g.guide, x, y) for _ in range(800)])
+        hand = []
+        for _ in range(800):
+            z = g.cells.posterior(x.log1p()).rsample()
+            l = g.cells.library_posterior(x.log1p()).rsample()  # noqa: E741 (the paper's symbol)
+            us = []
+            for k in range(L):
+                code = nn.functional.one_hot(torch.full((4,), k), L).float()
+                mean, log_sd = g.upper(torch.cat([z, code], -1)).chunk(2, -1)
+                us.append(mean + log_sd.exp() * torch.randn_like(mean))
+            hand.append(by_hand(g, x, y, z, torch.stack(us), l).sum())
+    hand = torch.stack(hand)
+    error = (ours.var() / 800 + hand.var() / 800).sqrt()
+    assert abs(ours.mean() - hand.mean()) < 4 * error
+
+
+def test_known_labels_train_the_classifier_only_in_training():
+    g = graph(alpha=10.0)
+    x, y = torch.ones(5, 6), torch.tensor([0, -1, 1, -1, 2])
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    for mode, expected in ((True, 3), (False, 0)):
+        g.train(mode)
+        g.cells.eval()
+        torch.manual_seed(0)
+        plain = elbo.loss(g.model, g.guide, x, y)
+        g.alpha = 20.0
+        torch.manual_seed(0)
+        doubled = elbo.loss(g.model, g.guide, x, y)
+        g.alpha = 10.0
+        torch.manual_seed(0)
+        z = g.cells.posterior(x.log1p()).rsample()
+        log_q = torch.log_softmax(g.classifier(z), -1)
+        known = log_q[[0, 2, 4], [0, 1, 2]].sum().item() if expected else 0.0
+        assert doubled - plain == pytest.approx(-10 * known, abs=1e-2)
+
+
+def oracle(adata):
+    """Return the accuracy of the multinomial likelihood at the true proportions."""
+    rho, types = adata.layers["rho"], adata.obs["cell_type"].to_numpy()
+    batches, x, right = adata.obs["batch"].to_numpy(), adata.X.toarray(), 0
+    for batch in np.unique(batches):
+        rows = batches == batch
+        names = np.unique(types[rows])
+        means = np.stack([rho[rows & (types == name)][0] for name in names])
+        right += (names[(x[rows] @ np.log(means).T).argmax(1)] == types[rows]).sum()
+    return right / len(types)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    adata = simulate(cells=900, genes=80, types=4, batches=3, seed=3).to_anndata()
+    truth = adata.obs["cell_type"].to_numpy().copy()
+    hidden = np.random.default_rng(0).random(len(truth)) > 0.4
+    best = oracle(adata)
+    adata.obs["partial"] = np.where(hidden, "Unknown", truth)
+    new = (adata.obs["batch"] == "batch 2").to_numpy()
+    known = adata[~new].copy()
+    SingleCellVAE.setup_anndata(known, batch_key="batch")
+    model = SingleCellVAE(known, n_hidden=64)
+    model.train(max_epochs=40, progress=False)
+    labels = CellLabels.from_model(model, "partial")
+    labels.train(progress=False)
+    return labels, adata[new].copy(), truth[~new], hidden[~new], truth[new], best
+
+
+def test_hidden_labels_and_those_of_a_new_batch_are_found(labelled):
+    labels, new, truth, hidden, truth_of_new, best = labelled
+    predicted = labels.predict()
+    assert best < 1
+    assert (predicted == truth)[hidden].mean() > best - 0.05
+    assert (labels.predict(new) == truth_of_new).mean() > best - 0.1
+    soft = labels.predict(soft=True)
+    assert list(soft) == labels.names
+    np.testing.assert_allclose(soft.sum(1), 1, atol=1e-5)
+    assert (soft.idxmax(axis=1).to_numpy() == predicted).all()
+    assert labels.get_latent_representation(new).shape == (new.n_obs, 10)
+
+
+def test_calibration_is_the_best_temperature_on_the_cells_held_out(labelled):
+    labels, *_ = labelled
+    held_out = labels._held_out(labels.model.seed)
+    assert 5 < len(held_out) < 0.2 * len(labels.known)
+    data = tuple(part[held_out] for part in labels.model.cells.data)
+    logits, y = labels._logits(data), labels.known[held_out]
+
+    def loss(temperature):
+        return nn.functional.cross_entropy(logits / temperature, y).item()
+
+    best = loss(labels.temperature)
+    assert all(best <= loss(labels.temperature * f) + 1e-5 for f in (0.5, 0.8, 1.25, 2.0))
+
+
+def test_labels_that_cannot_be_learned_are_refused(labelled):
+    model = labelled[0].model
+    with pytest.raises(ValueError, match="is not in adata"):
+        CellLabels.from_model(model, "nothing")
+    model.adata.obs["one"] = "B cell"
+    with pytest.raises(ValueError, match="at least two"):
+        CellLabels.from_model(model, "one")
+    with pytest.raises(RuntimeError, match="not trained"):
+        CellLabels.from_model(SingleCellVAE(model.adata), "partial")
