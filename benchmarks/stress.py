@@ -231,6 +231,8 @@ def run(kind: str, seed: int, folder: Path) -> dict[str, Any]:
     figures = json.loads((folder / "run" / "metrics.json").read_text())
     settings = json.loads((folder / "run" / "run.json").read_text())["settings"]
     status = "ok" if outcome.code == 0 else f"diverged: {outcome.message}"
+    if status == "ok" and figures.get("log_p", {}).get("mean") is None:
+        status = "failed: log p(x) of the test rows is not finite"
     return {
         "status": status,
         "seconds": seconds,

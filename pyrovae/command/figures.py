@@ -77,7 +77,7 @@ def _elbo(graph: nn.Module, batch: Batch) -> Any:
         sizes = batch[0].flatten(1).abs().amax(1)
         row = int(sizes.argmax())
         raise ValueError(
-            f"the model breaks down on these rows; evaluation row {row} holds the largest value, "
+            f"the ELBO is not finite: evaluation row {row} holds the largest value, "
             f"{sizes[row].item():g} as the model sees it. Remove such rows if they are errors, or "
             "fit a model to data with such rows"
         ) from error
@@ -89,10 +89,10 @@ def _refuse_infinite(elbo: Tensor, batch: Batch) -> None:
     if bad:
         largest = batch[0][bad[0]].abs().max().item()
         raise ValueError(
-            f"evaluation row {bad[0]} has an ELBO of {elbo[bad[0]].item()}, and {len(bad)} of "
-            f"{len(elbo)} rows have none that is finite; its largest value, as the model sees it, "
-            f"is {largest:g}. Remove such rows if they are errors, or fit a model to data with "
-            "such rows"
+            f"the ELBO is not finite: that of evaluation row {bad[0]} is {elbo[bad[0]].item()}, "
+            f"and {len(bad)} of {len(elbo)} rows have none; the largest value of that row is "
+            f"{largest:g} as the model sees it. Remove such rows if they are errors, or fit a "
+            "model to data with such rows"
         )
 
 

@@ -74,9 +74,7 @@ class Preparation:
             return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
         shift, scale = self._shift_and_scale()
         rows = np.empty(x.shape, np.float32)
-        with np.errstate(
-            over="ignore"
-        ):  # infinite values are refused by name when they are checked
+        with np.errstate(over="ignore"):  # the check of the data refuses infinite values by name
             for i in range(0, len(x), _AT_ONCE):
                 rows[i : i + _AT_ONCE] = (x[i : i + _AT_ONCE] - shift) / scale
         return torch.from_numpy(rows)
