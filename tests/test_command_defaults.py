@@ -230,9 +230,9 @@ def test_exhausted_memory_is_one_line(tmp_path, monkeypatch):
 
 
 def test_evaluation_refuses_rows_without_a_finite_density(tmp_path):
-    x = np.random.default_rng(0).normal(size=(60, 4))
+    x = np.random.default_rng(0).normal(size=(60, 8))
     call("fit", stored(x, tmp_path), "--output", tmp_path / "run", *SHORT)
-    x[7, 2] = 1.8e19  # what is larger is refused when it is read
+    x[7] = 1.8e19  # what is larger is refused when it is read
     np.save(tmp_path / "far.npy", x)
     output = call("evaluate", tmp_path / "run", tmp_path / "far.npy", "--samples", 5, code=2)
     assert "evaluation row 7" in output
