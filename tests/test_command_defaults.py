@@ -170,6 +170,12 @@ def test_a_worse_model_is_called_so_with_what_to_try():
         assert bool(found["what_to_try"]) == (expected == "worse")
     assert "--likelihood gaussian" in judge(settings, np.full(9, -5.0), 50, (3,))["what_to_try"]
     assert judge(settings, np.array([float("nan")]), 50, (3,))["verdict"] == "worse"
+    outlier = np.append(rng.normal(0.5, 1, 199), -1e5)  # as large an error as the loss
+    found = judge(settings, outlier, rows=5000, shape=(3,))
+    assert found["verdict"] == "worse"
+    assert "4 of 200 test rows make most of the difference" in found["what_to_try"]
+    without = np.sort(outlier)[4:].mean()
+    assert f"{without:+.2f} nats without them" in found["what_to_try"]
 
 
 # ----------------------------------------------------------------------------------- bad arguments

@@ -19,6 +19,8 @@ BETTER, MATCHES, WORSE = "better", "matches", "worse"
 STANDARD_ERRORS = 2  # within which two figures match
 PER_VALUE = 0.01  # nats per value of x that are no difference worth a word
 FEW_ROWS = 1_000
+FEW = 0.02  # fraction of the test rows that a sentence calls a few
+FAR = 10.0  # standard deviations of the others at which a few rows are far off
 
 
 def judge(
@@ -36,8 +38,29 @@ def judge(
     error = float(differences.std(ddof=1)) / sqrt(n) if n > 1 else float("nan")
     margin = max(STANDARD_ERRORS * error if n > 1 else 0.0, PER_VALUE * prod(shape))
     verdict = WORSE if not mean >= -margin else BETTER if mean > margin else MATCHES
-    text = "" if verdict != WORSE else " ".join(_reasons(settings, rows, shape))
+    reasons = _reasons(settings, rows, shape) if verdict == WORSE else []
+    outliers = _lost_rows(differences, PER_VALUE * prod(shape))
+    if outliers and verdict != BETTER:  # their error is as large as the loss, and hides it
+        verdict, reasons = WORSE, [outliers]
+    text = " ".join(reasons)
     return {"difference": mean, "standard_error": error, "verdict": verdict, "what_to_try": text}
+
+
+def _lost_rows(differences: np.ndarray, margin: float) -> str:
+    """Return what to say if the model loses by a few rows alone; empty if it does not."""
+    n = len(differences)
+    few = max(1, round(FEW * n))
+    if n <= few or not differences.mean() < -margin:
+        return ""
+    worst, others = np.split(np.sort(differences), [few])
+    far = worst.mean() < others.mean() - FAR * others.std()
+    if not far or worst.sum() > differences.sum() / 2:
+        return ""
+    return (
+        f"{few} of {n} test rows make most of the difference, which is {others.mean():+.2f} nats "
+        "without them: they lie far from the training rows, where a network extrapolates. Look at "
+        "these rows, transform heavy tails (for example by arcsinh), or give more training rows."
+    )
 
 
 def _reasons(settings: ImageSettings, rows: int, shape: tuple[int, ...]) -> list[str]:
