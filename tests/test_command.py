@@ -763,3 +763,14 @@ def test_module_and_version_and_traceback():
         "--data-dir",
     ):
         assert option in help_text
+
+
+def test_tensorboard_holds_the_steps_of_a_run(tmp_path):
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    call("fit", "digits", "--output", tmp_path / "run", "--tensorboard", *QUICK)
+    events = loading.EventAccumulator(str(tmp_path / "run" / "events"))
+    events.Reload()
+    history = files.inspect(tmp_path / "run" / "model")["history"]
+    steps = events.Scalars("train/elbo")
+    assert len(events.Scalars("validation/elbo")) == len(history["validation_elbo"])
+    assert [event.step for event in steps] == list(range(1, len(steps) + 1))

@@ -190,6 +190,15 @@ class Settings(ABC):
     ]
     test_images: TestRows = 1000
     report: Annotated[bool, option("Write report.html.", panel=RUN)] = True
+    tensorboard: Annotated[
+        bool,
+        option(
+            "Write every step for TensorBoard into events/ of the output folder (needs the package "
+            "tensorboard).",
+            "--tensorboard",
+            panel=RUN,
+        ),
+    ] = False
     device: Annotated[str, option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
     threads: Annotated[
         int | None,

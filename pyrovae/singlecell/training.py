@@ -24,8 +24,7 @@ from pyrovae.singlecell.query import only_new_weights
 from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
 from pyrovae.singlecell.threads import threads_for
-from pyrovae.training import ClipNorm, TrainingError, fit
-from pyrovae.training.hooks import Hook
+from pyrovae.training import ClipNorm, Hook, TrainingError, fit
 
 __all__ = ["WARM_UP", "default_epochs", "train"]
 

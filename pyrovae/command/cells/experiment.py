@@ -131,6 +131,7 @@ class CellExperiment(Experiment):
             resume=self.run.resume,
             progress=not s.quiet,
             callback=callback,
+            hooks=self.run.hooks,
         )
 
     def save(self, history: History, figures: dict[str, Any] | None = None) -> None:

@@ -173,6 +173,7 @@ class ImageExperiment(Experiment):
             batch_size=s.batch_size,
             transform=batches.binarize if s.binarize else None,
             clip_norm=clip_norm(s),
+            hooks=self.run.hooks,
             learning_rate=learning_rates(s, self.model.graph),
             patience=s.patience,
             seed=s.seed,
