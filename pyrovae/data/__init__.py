@@ -19,12 +19,8 @@ from pyrovae.data.batches import (
 )
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
-from pyrovae.data.minibatches import (
-    ArrayMinibatches,
-    Minibatch,
-    Minibatches,
-    as_minibatches,
-)
+from pyrovae.data.loading import as_minibatches
+from pyrovae.data.minibatches import ArrayMinibatches, Minibatch, Minibatches
 from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
 from pyrovae.data.sparse import SparseRows, check_indices, is_sparse, to_scipy

@@ -114,11 +114,7 @@ def train(
     plan: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "eps": eps}
     plan |= {"n_epochs_kl_warmup": n_epochs_kl_warmup} | plan_arguments(plan_kwargs)
     n_epochs_kl_warmup = plan.pop("n_epochs_kl_warmup")
-    if early_stopping_monitor != "elbo_validation":
-        raise ValueError(
-            f"train: early_stopping_monitor is {early_stopping_monitor!r}, expected "
-            "'elbo_validation'; stop by another figure through callback= or hooks="
-        )
+    _check_monitor(early_stopping_monitor)
     n = model.cells.own().n_obs
     epochs = default_epochs(n, max(1, batch_size)) if max_epochs is None else max_epochs
     training, validation = _split(n, train_size, validation_size, model.seed)
@@ -188,6 +184,14 @@ def _check(
         )
     if early_stopping and not validation:
         raise ValueError("train: early_stopping needs validation cells: lower train_size")
+
+
+def _check_monitor(name: str) -> None:
+    if name != "elbo_validation":
+        raise ValueError(
+            f"train: early_stopping_monitor is {name!r}, expected 'elbo_validation'; stop by "
+            "another figure through callback= or hooks="
+        )
 
 
 def _learn_from(model: Model, training: Tensor) -> None:

@@ -1,0 +1,179 @@
+"""Minibatches of what torch users bring: a `Dataset`, a `DataLoader`, any iterable of minibatches.
+
+A data set is shuffled here, as a function of seed and epoch; an iterable keeps its own order. Their
+values are not known before training, so each minibatch is checked when it comes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyrovae.data.batches import as_sources, device_and_dtype, take
+from pyrovae.data.minibatches import Minibatch, Minibatches, epoch_order, number_of_batches
+
+__all__ = ["DatasetMinibatches", "IterableMinibatches"]
+
+_SEEDS_APART = 1_000_003  # of two passes over an iterable within an epoch
+_END = object()
+
+
+class DatasetMinibatches(Minibatches):
+    """Minibatches of a map-style torch `Dataset`, whose items are x or tuples (x, *c).
+
+    Items are read when they are used, so that the data set may transform them at random.
+
+    Args:
+        dataset: with a length.
+        graph: whose device and type the minibatches get.
+        batch_size: rows of a minibatch.
+        drop_last: leave out the last minibatch of an epoch if it has fewer rows.
+        name: what errors call the data.
+    """
+
+    def __init__(
+        self, dataset: Any, graph: object, batch_size: int, drop_last: bool, name: str
+    ) -> None:
+        self.rows = len(dataset)
+        self.dataset, self.graph, self.name = dataset, graph, name
+        self.batch_size, self.drop_last = batch_size, drop_last
+
+    def __len__(self) -> int:
+        return number_of_batches(len(self.dataset), self.batch_size, self.drop_last)
+
+    def first(self) -> tuple[Tensor, ...]:
+        """Return the first rows."""
+        with torch.random.fork_rng(devices=[]):
+            return next(self._read([range(min(self.batch_size, len(self.dataset)))])).batch
+
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
+        """Yield shuffled minibatches."""
+        order = epoch_order(len(self.dataset), self.batch_size, self.drop_last, seed)
+        return self._read([rows.tolist() for rows in order[start:]])
+
+    def in_order(self) -> Iterator[Minibatch]:
+        """Yield the rows in order."""
+        rows = torch.arange(len(self.dataset)).split(self.batch_size)
+        return self._read([part.tolist() for part in rows])
+
+    def _read(self, order: list[Any]) -> Iterator[Minibatch]:
+        own = torch.Generator()  # a loader draws a seed for its workers, which are none
+        loader = DataLoader(self.dataset, batch_sampler=order, generator=own)
+        for i, (rows, content) in enumerate(zip(order, loader, strict=True)):
+            batch = _placed(content, self.graph, f"{self.name}: minibatch {i + 1}")
+            yield Minibatch(batch, torch.tensor(list(rows)))
+
+
+class IterableMinibatches(Minibatches):
+    """Minibatches that a `DataLoader` or another iterable yields: x, or a tuple or list (x, *c).
+
+    An iterator that can be read once only, such as a generator, continues from epoch to epoch.
+
+    Args:
+        iterable: yields minibatches.
+        graph: whose device and type they get.
+        steps: minibatches of an epoch; None takes the iterable's length. With more than the
+            iterable has, it is read again from its beginning.
+        name: what errors call the data.
+
+    Raises:
+        ValueError: if neither a length nor `steps` is given, or the iterable yields nothing.
+    """
+
+    def __init__(
+        self, iterable: Iterable[Any], graph: object, steps: int | None, name: str
+    ) -> None:
+        self.iterable, self.graph, self.name = iterable, graph, name
+        self.steps = _length(iterable) if steps is None else steps
+        if self.steps is None:
+            raise ValueError(
+                f"{name}: a {type(iterable).__name__} without a length: pass steps_per_epoch=, the "
+                "number of minibatches that count as one epoch"
+            )
+        if steps is None:
+            self.rows = _rows_of(iterable)
+        self._once = iter(iterable) is iterable
+        self._rest: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return self.steps or 0
+
+    def first(self) -> tuple[Tensor, ...]:
+        """Return the first minibatch; an iterator still yields it in the first epoch."""
+        with torch.random.fork_rng(devices=[]):
+            iterator = iter(self.iterable)
+            content = next(iterator, None)
+        if content is None:
+            raise ValueError(f"{self.name}: the {type(self.iterable).__name__} yields no minibatch")
+        if self._once:
+            self._rest = chain([content], iterator)
+        return _placed(content, self.graph, f"{self.name}: minibatch 1")
+
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
+        """Yield an epoch; a loader that shuffles by torch's random stream follows `seed`."""
+        contents = islice(self._contents(seed, start), len(self) - start)
+        for i, content in enumerate(contents, start + 1):
+            yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
+
+    def in_order(self) -> Iterator[Minibatch]:
+        """Yield what one pass over the iterable yields.
+
+        Raises:
+            ValueError: if it can be read once only.
+        """
+        if self._once:
+            raise ValueError(
+                f"{self.name}: a {type(self.iterable).__name__} can be read once only, but these "
+                "data are read after every epoch: pass a list of arrays, a Dataset or a DataLoader"
+            )
+        for i, content in enumerate(islice(iter(self.iterable), len(self)), 1):
+            yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
+
+    def _contents(self, seed: int, start: int) -> Iterator[Any]:
+        if self._once:
+            yield from self._rest or iter(())
+            return
+        passes, skipped = divmod(start, _length(self.iterable) or (start + 1))
+        for i in count(passes):
+            found = False
+            for content in self._one_pass(seed + i * _SEEDS_APART, skipped):
+                found = True
+                yield content
+            if not found:
+                return
+            skipped = 0
+
+    def _one_pass(self, seed: int, skipped: int) -> Iterator[Any]:
+        with torch.random.fork_rng(devices=[]):  # a loader draws its order with the first item
+            torch.default_generator.manual_seed(seed)
+            iterator = islice(iter(self.iterable), skipped, None)
+            first = next(iterator, _END)
+        if first is not _END:
+            yield first
+            yield from iterator
+
+
+def _length(iterable: Any) -> int | None:
+    try:
+        return len(iterable)
+    except TypeError:
+        return None
+
+
+def _rows_of(iterable: Any) -> int | None:
+    """Return the number of rows behind a `DataLoader`, if it is known."""
+    return _length(iterable.sampler) if isinstance(iterable, DataLoader) else None
+
+
+def _placed(content: Any, graph: object, name: str) -> tuple[Tensor, ...]:
+    """Return a minibatch as tensors on the graph's device, checked for values not finite."""
+    if isinstance(content, Mapping):
+        raise TypeError(
+            f"{name} is a dictionary with the keys {sorted(map(str, content))}, expected x or a "
+            "tuple (x, *c): choose its members in the data set or by collate_fn="
+        )
+    sources = as_sources(content, name)
+    return take(sources, slice(None), *device_and_dtype(graph, sources))
