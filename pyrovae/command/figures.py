@@ -100,7 +100,28 @@ def training_figures(history: History) -> Figures:
         "seconds": sum(history.seconds),
         "elbo": history.elbo[last] if history.elbo else None,
         "validation_elbo": history.validation_elbo[last] if history.validation_elbo else None,
+        "warning": _still_rising(history),
     }
+
+
+def _still_rising(history: History) -> str | None:
+    """Say that the validation ELBO rose until the last epoch, if it did.
+
+    Then the last epoch is the best, and the mean slope over the last tenth of the epochs is
+    positive.
+    """
+    values = history.validation_elbo
+    if history.stopped != "all epochs ran" or len(values) < 2 or history.best_epoch != len(values):
+        return None
+    epochs = max(1, len(values) // 10)
+    slope = (values[-1] - values[-1 - epochs]) / epochs
+    if not slope > 0:
+        return None
+    over = "the last epoch" if epochs == 1 else f"the last {epochs} epochs"
+    return (
+        f"The validation {history.bound_name} was still rising when training ended, by {slope:.3g} "
+        f"nats per epoch over {over}: these are figures of an unfinished fit. Give more --epochs."
+    )
 
 
 # --------------------------------------------------------------------------------- as table rows
