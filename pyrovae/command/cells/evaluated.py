@@ -58,7 +58,7 @@ def describe_data(model: SingleCellVAE) -> dict[str, Any]:
     x, adata, setup = as_source(model.cells.data[0]), model.cells.own(), model.cells.encoding.setup
     totals = x.sum(1)
     keys = {"batches": setup.batch_key, "labels": setup.labels_key}
-    groups = {name: _named(adata.obs[key]) for name, key in keys.items() if key is not None}
+    groups = {name: _named(adata.obs[key]) for name, key in keys.items() if key in adata.obs}
     return {
         "cells": adata.n_obs,
         "genes": len(model.cells.encoding.genes),

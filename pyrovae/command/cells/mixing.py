@@ -3,8 +3,8 @@
     ASW batch   mean over labels of  mean over the label's cells of  1 - |s|
     iLISI       median over cells of  1 / sum_b p_b^2
 
-s is the silhouette of a cell by batch among the cells of its label (Luecken et al. 2022, scIB): 0 if
-the cell is as near to the nearest other batch as to its own, and near 1 if that is far. p_b is the
+s is the silhouette of a cell by batch among the cells of its label (Luecken et al. 2022, scIB): 0
+if the cell is as near to the nearest other batch as to its own, near 1 if that is far. p_b is the
 fraction of batch b among the nearest neighbours of a cell (Korsunsky et al. 2019, here with equal
 weights): the index is 1 if all are of one batch, and the number of batches if they are equally
 many. It needs no labels, and takes all batches into account.
@@ -108,8 +108,8 @@ def rows(found: dict[str, Any] | None) -> list[Row]:
         f"scaled to [0, 1] {z['ilisi_scaled']:.2f}; {z['ilisi_shuffled']:.2f} with shuffled batches"
     )
     asw = (
-        "1 - |silhouette of batches| within each label, mean over labels: 1 if cells are as near to "
-        "another batch as to their own, towards 0 the farther batches are apart"
+        "1 - |silhouette of batches| within each label, mean over labels: 1 if cells are as near "
+        "to another batch as to their own, towards 0 the farther batches are apart"
     )
     table = []
     for key, name, note in (("asw_batch", "batches in labels", asw), ("ilisi", "iLISI", ilisi)):
