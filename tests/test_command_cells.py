@@ -986,6 +986,8 @@ def test_mixing_leaves_out_what_has_none():
     assert mixing.rows(mixing.scores({"latents": z}, np.full(90, "s"), labels, 0)) == []
     few = mixing.scores({"latents": z[~one][:9]}, batches[~one][:9], None, 0)
     assert few["neighbours"] == 8
+    each = mixing.scores({"latents": z}, np.arange(90).astype(str), None, 0)
+    assert each["latents"]["ilisi_scaled"] == pytest.approx(1)  # 50 neighbours, of 50 batches
     assert [row.name for row in mixing.rows(few)] == ["iLISI"]
 
 

@@ -102,9 +102,17 @@ def _groups(cells: EvaluatedCells) -> Figures:
         spaces["pca"] = components
     mixed = None
     if batches is not None:
-        labelled = None if labels is None else np.where(labels == UNLABELLED, None, labels)
-        mixed = mixing.scores(spaces, batches.names, labelled, cells.seed)
+        mixed = mixing.scores(spaces, batches.names, _known(labels), cells.seed)
     return {"clusters": _clusters(cells, spaces, labels), "mixing": mixed}
+
+
+def _known(labels: np.ndarray | None) -> np.ndarray | None:
+    """Return labels with None for cells that have none."""
+    if labels is None:
+        return None
+    known = labels.astype(object)
+    known[labels == UNLABELLED] = None
+    return known
 
 
 def _clusters(

@@ -39,8 +39,9 @@ def scores(
         seed: of the shuffled batches.
     """
     number, k = len(set(batches)), min(_NEIGHBOURS, len(batches) - 1)
+    most = min(number, k)
     figures: dict[str, Any] = {"cells": len(batches), "batches": number, "neighbours": k}
-    if number < 2 or k < 2:
+    if most < 2:
         return figures
     shuffled = np.random.default_rng(seed).permutation(batches)
     for name, space in spaces.items():
@@ -48,7 +49,7 @@ def scores(
         ilisi = float(np.median(inverse_simpson(near, batches)))
         figures[name] = {
             "ilisi": ilisi,
-            "ilisi_scaled": (ilisi - 1) / (number - 1),
+            "ilisi_scaled": (ilisi - 1) / (most - 1),
             "ilisi_shuffled": float(np.median(inverse_simpson(near, shuffled))),
             "asw_batch": None if labels is None else within_labels(space, batches, labels),
         }
@@ -101,10 +102,11 @@ def rows(found: dict[str, Any] | None) -> list[Row]:
     """Return the scores as rows of a table; none without several batches."""
     if not found or "latents" not in found:
         return []
-    z, pca, number = found["latents"], found.get("pca", {}), found["batches"]
+    z, pca = found["latents"], found.get("pca", {})
+    most = min(found["batches"], found["neighbours"])
     ilisi = (
         f"inverse Simpson index of batches among {found['neighbours']} neighbours, median over "
-        f"{found['cells']:,} cells, from 1 (one batch) to {number} (equally many of each); "
+        f"{found['cells']:,} cells, from 1 (one batch) to {most} (equally many of each); "
         f"scaled to [0, 1] {z['ilisi_scaled']:.2f}; {z['ilisi_shuffled']:.2f} with shuffled batches"
     )
     asw = (

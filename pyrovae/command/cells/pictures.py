@@ -73,7 +73,7 @@ def _of_groups(figures: dict[str, Any]) -> list[str]:
     """Say in sentences how far labels are apart and how well batches mix, by the figures."""
     labels = figures["clusters"].get("latents", {}).get("silhouette")
     mixing = figures["mixing"] or {}
-    batches, number = mixing.get("latents", {}), mixing.get("batches")
+    batches = mixing.get("latents", {})
     words = []
     if labels is not None:
         words.append(f"Silhouette of labels {labels:.2f} (1: far apart; 0: they overlap).")
@@ -82,7 +82,8 @@ def _of_groups(figures: dict[str, Any]) -> list[str]:
         words.append(f"{inside} (1: as near to another batch as to one's own; 0: far apart).")
     if batches:
         shuffled = f"{batches['ilisi_shuffled']:.2f} with shuffled batches"
-        words.append(f"iLISI {batches['ilisi']:.2f} (from 1 to {number}; {shuffled}).")
+        most = min(mixing["batches"], mixing["neighbours"])
+        words.append(f"iLISI {batches['ilisi']:.2f} (from 1 to {most}; {shuffled}).")
     return [*words, "These are figures of all latents, not of the plane."] if words else words
 
 

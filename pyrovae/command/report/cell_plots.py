@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyrovae.command.report import plots
-from pyrovae.command.report.names import legend_columns, shortened, write_names
+from pyrovae.command.report.groups import SHOWN, SIZE, UNLABELLED, Groups, looks_of, scatter
+from pyrovae.command.report.names import legend_columns, write_names
 from pyrovae.command.report.planes import Plane
-from pyrovae.command.report.style import (
-    BATCHES,
-    BLUE,
-    GREY,
-    MARKERS,
-    ORANGE,
-    TYPES,
-    hide_frame,
-    new_figure,
-)
+from pyrovae.command.report.style import BLUE, ORANGE, hide_frame, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,29 +36,9 @@ __all__ = [
     "predictive",
 ]
 
-_SHOWN = len(TYPES)  # groups in a legend; the smaller ones are grey together
-_SIZE = 8  # of a cell's mark, in square points
 _LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
 _WIDE = 5  # ratios that span more have a logarithmic axis
-UNLABELLED = "unlabelled"
 COLLAPSED = 0.01  # nats per cell, below which a unit of z carries next to nothing
-
-
-class Groups(NamedTuple):
-    """Groups of cells. Cells named `UNLABELLED` are in no group.
-
-    Attributes:
-        title: what the groups are.
-        names: name of each cell's group, with shape (N,).
-        ranked: all groups there are, the largest first: each has one colour in every picture.
-        batches: whether they are batches: these have colours of their own, and as they should mix,
-            their names are not written among the cells.
-    """
-
-    title: str
-    names: np.ndarray
-    ranked: tuple[str, ...] = ()
-    batches: bool = False
 
 
 class Moments(NamedTuple):
@@ -117,17 +89,17 @@ def latent_map(plane: Plane, groups: Sequence[Groups]) -> Figure:
     """
     figure, axes = _panels(groups)
     for axis, group in zip(axes, groups, strict=False):
-        _scatter(axis, plane.points, group)
+        scatter(axis, plane.points, group)
         axis.set_title(f"by {group.title}")
     if not groups:
-        axes[0].scatter(plane.points[:, 0], plane.points[:, 1], s=_SIZE, c=BLUE, alpha=0.6, lw=0)
+        axes[0].scatter(plane.points[:, 0], plane.points[:, 1], s=SIZE, c=BLUE, alpha=0.6, lw=0)
         hide_frame(axes[0])
     for axis in axes:
         axis.set(xlabel=plane.axes[0], ylabel=plane.axes[1])
         axis.label_outer()
     for axis, group in zip(axes, groups, strict=False):
         if not group.batches:
-            write_names(axis, plane.points, group.names, list(_looks(group)))
+            write_names(axis, plane.points, group.names, list(looks_of(group)))
     return figure
 
 
@@ -138,7 +110,7 @@ def _panels(groups: Sequence[Groups]) -> tuple[Figure, Any]:
     figure would be made small on the page.
     """
     panels = max(1, len(groups))
-    entries = [min(_SHOWN + 2, len(set(group.names))) for group in groups]
+    entries = [min(SHOWN + 2, len(set(group.names))) for group in groups]
     columns = max(map(legend_columns, entries), default=0)
     if columns > 1:
         figure = new_figure(6.0 + 1.8 * columns, 5.2 * panels)
@@ -162,11 +134,11 @@ def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> 
     left, right = figure.subplots(1, 2)
     for axis, y in ((left, sizes), (right, ratios)):
         if batches is None:
-            axis.scatter(totals, y, s=_SIZE, c=BLUE, alpha=0.6, lw=0)
+            axis.scatter(totals, y, s=SIZE, c=BLUE, alpha=0.6, lw=0)
             hide_frame(axis)
         else:
             groups = batches._replace(names=batches.names[seen])
-            _scatter(axis, np.stack([totals, y], 1), groups, legend=axis is right)
+            scatter(axis, np.stack([totals, y], 1), groups, legend=axis is right)
     ends = [totals.min(), totals.max()]
     left.plot(ends, ends, color="black", lw=0.8)
     right.axhline(1, color="black", lw=0.8)
@@ -243,58 +215,6 @@ def kl_per_unit(kl: np.ndarray) -> Figure:
     axis.set(title="KL of z, by unit", ylabel="nats per cell (logarithmic)")
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _looks(groups: Groups) -> dict[str, Any]:
-    """Return colour and marker of each group that is not grey; one of cells as such is blue."""
-    names = groups.names
-    found, sizes = np.unique(names[names != UNLABELLED], return_counts=True)
-    ranked = groups.ranked or tuple(found[np.argsort(-sizes, kind="stable")])
-    colours = BATCHES if groups.batches else TYPES
-    return {
-        name: {"c": colours[i % len(colours)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, name in enumerate(sorted(ranked[:_SHOWN]))
-    }
-
-
-def _scatter(axis: Axes, points: np.ndarray, groups: Groups, *, legend: bool = True) -> None:
-    """Draw each group in its own colour and marker, in interleaved layers."""
-    names, looks = groups.names, _looks(groups)
-    others = ~np.isin(names, list(looks))
-    layers = np.arange(len(points)) * 7919 % _LAYERS  # neighbours in the file in different layers
-    x, y = points.T
-    axis.scatter(x[others], y[others], s=_SIZE, c=GREY, alpha=0.4, lw=0)
-    for layer in range(_LAYERS):
-        for name, look in looks.items():
-            mask = (names == name) & (layers == layer)
-            axis.scatter(x[mask], y[mask], s=_SIZE, alpha=0.75, lw=0, **look)
-    hide_frame(axis)
-    if legend:
-        smaller = len(set(names) - set(looks) - {UNLABELLED})
-        _name_groups(axis, looks, smaller, bool((names == UNLABELLED).any()))
-
-
-def _name_groups(axis: Axes, looks: dict[str, Any], smaller: int, unlabelled: bool) -> None:
-    """Name the groups beside the panel."""
-    from matplotlib.lines import Line2D
-
-    marks = {name: (look["marker"], look["c"]) for name, look in looks.items()}
-    if smaller:
-        marks[f"{smaller} smaller groups"] = ("o", GREY)
-    if unlabelled:
-        marks[UNLABELLED] = ("o", GREY)
-    handles = [
-        Line2D([], [], ls="", marker=marker, color=colour, label=shortened(name))
-        for name, (marker, colour) in marks.items()
-    ]
-    axis.legend(
-        handles=handles,
-        frameon=False,
-        fontsize=8,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        ncols=legend_columns(len(handles)),
-    )
 
 
 def _make_logarithmic(axis: Axes, *names: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,9 +80,8 @@ def _write(axis: Axes, name: str, at: np.ndarray) -> Text:
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=2.5, foreground="white")]
-    text = axis.text(
-        *at, name, ha="center", va="center", fontsize=8, path_effects=outline, zorder=5
-    )
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "zorder": 5}
+    text = axis.text(at[0], at[1], name, path_effects=outline, **look)
     text.set_in_layout(False)
     return text
 
