@@ -250,6 +250,14 @@ LIKELIHOODS = [
         **REAL,
     ),
     LikelihoodCase(
+        "Gaussian, one sigma for each value",
+        lambda: likelihoods.Gaussian(mlp(2, 6), learned=True, separate=True, floor=0.1),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.Gaussian(nets.MLP(2, [], 1), learned=True, separate=True),
+        **REAL,
+    ),
+    LikelihoodCase(
         "HeteroscedasticGaussian, images",
         lambda: likelihoods.HeteroscedasticGaussian(conv_decoder((4, 5, 3))),
         ((2,),),
@@ -273,6 +281,15 @@ LIKELIHOODS = [
         (6,),
         single=lambda: likelihoods.Poisson(nn.Linear(2, 1)),
         grid=torch.arange(200.0),
+        off=(-1, 0.5, float("inf")),
+    ),
+    LikelihoodCase(
+        "NegativeBinomial",
+        lambda: likelihoods.NegativeBinomial(mlp(2, 6)),
+        ((2,),),
+        (6,),
+        single=lambda: likelihoods.NegativeBinomial(nets.MLP(2, [], 1)),
+        grid=torch.arange(400.0),
         off=(-1, 0.5, float("inf")),
     ),
     LikelihoodCase(
@@ -353,6 +370,7 @@ NETS = [
     Case("MLP", lambda: mlp(5, 3), ((5,),), (3,)),
     Case("MLP, linear", lambda: nets.MLP(5, [], 3), ((5,),), (3,)),
     Case("MLP, images, c", lambda: mlp((2, 3, 4), (1, 2, 3), 3), ((2, 3, 4), (3,)), (1, 2, 3)),
+    Case("PlusLinear, c", lambda: nets.PlusLinear(mlp((1, 5), (3, 1), 2)), ((1, 5), (2,)), (3, 1)),
     Case("ResidualMLP", lambda: nets.ResidualMLP(5, 4, 3, activation=nn.Tanh), ((5,),), (3,)),
     Case("ResidualMLP, c", lambda: nets.ResidualMLP(5, 4, (1, 3), context=2), ((5,), (2,)), (1, 3)),
     Case(

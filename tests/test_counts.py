@@ -301,3 +301,11 @@ def test_bfloat16_products_are_of_training_alone():
     torch.testing.assert_close(layer.train()(x), plain, rtol=0.02, atol=0.02)
     assert layer(x).dtype == torch.float32
     assert distributions.NegativeBinomial is NegativeBinomial
+
+
+def test_a_dispersion_that_runs_away_keeps_its_density():
+    x, *_ = simulated(cells=20)
+    graph = graph_for(x, dispersion=pv.expression.PER_CELL).eval()
+    with torch.no_grad():
+        graph.likelihood.theta_head.bias -= 1000
+    assert torch.isfinite(pv.elbo(graph, x).elbo).all()

@@ -547,6 +547,7 @@ def test_deterministic_sites_are_neither_data_nor_latents():
     assert math.isfinite(pv.bidirectional_bounds(graph, rows=4, samples=5, temperatures=5).gap)
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few draws, on purpose
 def test_a_plate_inside_a_row_gives_the_evidence_of_one_event():
     torch.manual_seed(0)
     x = torch.randn(5, 6)

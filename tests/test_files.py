@@ -570,3 +570,17 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
         path.write_text("of the user")
     files.remove_temporary(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_history_is_shown_in_one_line():
+    empty = History()
+    assert repr(empty) == "History(0 epochs, not started)"
+    full = History(stopped="all epochs ran")
+    for i in range(400):
+        full.append(
+            loss=float(i), elbo=-1.0, reconstruction=0.0, kl=1.0, beta=1.0, learning_rate=0.1,
+            seconds=0.1, validation_elbo=-2.0 - i, validation_reconstruction=0.0, validation_kl=2.0,
+        )  # fmt: skip
+    full.best_epoch = 1
+    assert len(repr(full)) < 120
+    assert "best -2.00 at epoch 1" in repr(full)

@@ -83,7 +83,7 @@ def test_the_mean_of_a_latent_given_another_is_over_both():
     off = means - 3 * X[:300, :2]
     error = 3 / math.sqrt(256)  # of a mean of 256 draws of z1
     assert off.abs().max() < 5 * error
-    assert off.std().item() == pytest.approx(error, rel=0.2)
+    assert (off.std(0) < 0.01 * error).all()  # the noise is common to the rows
     assert torch.equal(means, pv.embed(graph, X[:300], site="z2"))
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae import likelihoods
+from pyrovae import likelihoods, nets
 from pyrovae.data import supports
+from pyrovae.files import construction
 
 all_likelihoods = pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
 
@@ -195,6 +196,12 @@ def test_check_names_a_shape_that_the_network_does_not_put_out():
     [
         (lambda net: likelihoods.Gaussian(net, sigma=0.0), "sigma > 0, got 0.0"),
         (lambda net: likelihoods.HeteroscedasticGaussian(net, floor=-1.0), "floor >= 0, got -1.0"),
+        (lambda net: likelihoods.DiscretizedLogistic(net, floor=-1.0), "floor >= 0, got -1.0"),
+        (lambda net: likelihoods.ContinuousBernoulli(net, floor=2.0), "got 2.0"),
+        (lambda net: likelihoods.Gaussian(net, learned=True, floor=-1.0), "floor >= 0, got -1.0"),
+        (lambda net: likelihoods.Gaussian(net, separate=True), "needs learned=True"),
+        (lambda net: likelihoods.Gaussian(net, learned=True, floor=(1, 2)), "got 2 floors"),
+        (lambda net: likelihoods.NegativeBinomial(nn.Linear(2, 3)), "tells its shape_out"),
         (
             lambda net: likelihoods.Categorical(net, levels=5),
             r"shape \(6,\), expected a multiple of 5",
@@ -204,3 +211,68 @@ def test_check_names_a_shape_that_the_network_does_not_put_out():
 def test_constructor_errors(make, text):
     with pytest.raises(ValueError, match=text):
         make(LIKELIHOODS[0].make().net)
+
+
+# ------------------------------------------------------------------------------------------ floors
+def collapsed(make, outputs):
+    """Return the likelihood of constant data whose network asks for no scale at all."""
+    net = nets.MLP(1, [], outputs)
+    with torch.no_grad():
+        net.layers[0].weight.zero_()
+        net.layers[0].bias.fill_(-200.0)
+    return make(net)
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "bound"),
+    [
+        (lambda net: likelihoods.DiscretizedLogistic(net), 2, 0.0),  # a mass
+        (lambda net: likelihoods.ContinuousBernoulli(net), 1, np.log(255)),
+        (lambda net: likelihoods.HeteroscedasticGaussian(net), 2, np.log(1e3)),
+        (lambda net: likelihoods.Gaussian(net, 1.0, learned=True), 1, np.log(1e3)),
+        (lambda net: likelihoods.Gaussian(net, learned=True, separate=True), 1, np.log(1e3)),
+    ],
+)
+def test_a_floor_bounds_the_density_and_keeps_gradients_finite(make, outputs, bound):
+    part = collapsed(make, outputs)
+    if isinstance(part, likelihoods.Gaussian):
+        with torch.no_grad():
+            part.log_sigma.fill_(-200.0)
+    p = part(torch.zeros(1, 1))
+    x = torch.zeros(1, 1) if part.support.high < torch.inf else p.mean.detach()
+    log_p = p.log_prob(x)
+    assert log_p.item() <= bound
+    log_p.sum().backward()
+    assert all(q.grad is None or q.grad.isfinite().all() for q in part.parameters())
+
+
+def test_a_floor_limits_what_one_surprising_pixel_costs():
+    """At a scale of one sixth of a level, a pixel 255 levels off costs about 255 * 2 pi nats."""
+    net = nets.MLP(1, [], 2)
+    with torch.no_grad():
+        net.layers[0].weight.zero_()
+        net.layers[0].bias.copy_(torch.tensor([-1.0, -200.0]))  # at level 0, without any scale
+    x = torch.tensor([[255.0]])
+    bounded, free = (
+        likelihoods.DiscretizedLogistic(net, **given)(torch.zeros(1, 1)).log_prob(x).item()
+        for given in ({}, {"floor": 0.0})
+    )
+    assert bounded == pytest.approx(-2 * np.pi * 254.5, rel=1e-3)
+    assert free < -1e6
+
+
+def test_one_floor_for_each_value_is_held_by_each():
+    part = likelihoods.Gaussian(nets.MLP(2, [], 3), learned=True, separate=True, floor=(0.1, 1, 2))
+    with torch.no_grad():
+        part.log_sigma.fill_(-50.0)
+    torch.testing.assert_close(part.scale, torch.tensor([0.1, 1.0, 2.0]))
+
+
+def test_a_model_saved_before_there_were_floors_has_none():
+    for name, outputs in (("Gaussian", 3), ("DiscretizedLogistic", 6), ("ContinuousBernoulli", 3)):
+        net = nets.MLP(2, [], outputs)
+        described = construction.describe(getattr(likelihoods, name)(net))
+        assert described["arguments"]["floor"] != 0
+        for added in ("floor", "separate"):
+            described["arguments"].pop(added, None)
+        assert construction.build(described, numbers=100).floor == 0

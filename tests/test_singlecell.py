@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import pyrovae as pv
 from pyrovae import files, posteriors, priors, programs
 from pyrovae.files import FileError
 from pyrovae.singlecell import counts, simulate
@@ -304,7 +305,7 @@ def test_a_loaded_model_holds_what_the_saved_one_held(model, tmp_path):
     assert loaded.fit_history.to_dict() == model.fit_history.to_dict()
     np.testing.assert_array_equal(loaded.train_indices, model.train_indices)
     loaded.train(max_epochs=1, progress=False)
-    assert len(loaded.history["elbo"]) == 1
+    assert len(loaded.history["elbo"]) == len(model.history["elbo"]) + 1
     with pytest.raises(ValueError, match="loaded without cells"):
         SingleCellVAE.load(tmp_path / "model").get_elbo()
 
@@ -1140,3 +1141,26 @@ def test_every_method_of_scvi_tools_is_there_or_in_the_docs():
         if line.endswith("| the same |") or "| the same;" in line or "| the same:" in line:
             for name in re.findall(r"`(\w+)`", line.split("|")[1]):
                 assert hasattr(SingleCellVAE, name), name
+
+
+def test_a_small_step_uses_one_thread_and_the_setting_is_put_back():
+    before = torch.get_num_threads()
+    seen = []
+
+    class Look(pv.hooks.Hook):
+        def on_step(self, step):
+            seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        model = SingleCellVAE(setup(cells_like()), n_hidden=8, n_latent=3)
+        model.train(max_epochs=1, progress=False, hooks=Look())
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_density_of_real_numbers_is_refused_with_what_to_use():
+    with pytest.raises(ValueError, match=r"likelihoods\.Gaussian"):
+        SingleCellVAE(setup(cells_like()), gene_likelihood="normal")

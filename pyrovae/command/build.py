@@ -12,6 +12,7 @@ from pyrovae.command.settings import Settings
 
 __all__ = ["build_objective", "build_posterior", "build_prior", "random_rows", "usable_device"]
 
+_LEAST_VARIANCE = 1e-8  # of a latent: for a row far off, e^(2 log sigma) may be 0 in float32
 _COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}
 _IAF_CONTEXT = 40  # features of x that every step of an inverse autoregressive flow sees
 _IAF_WIDTH = 320  # of its hidden layer
@@ -34,7 +35,9 @@ def build_posterior(settings: Settings, encoder: Callable[[int], nn.Module]) -> 
     """
     d = settings.latents
     makers: dict[Posterior, Callable[[], nn.Module]] = {
-        Posterior.DIAGONAL_NORMAL: lambda: posteriors.DiagonalNormal(encoder(2 * d)),
+        Posterior.DIAGONAL_NORMAL: lambda: posteriors.DiagonalNormal(
+            encoder(2 * d), _LEAST_VARIANCE
+        ),
         Posterior.FULL_RANK_NORMAL: lambda: posteriors.FullRankNormal(encoder(d * (d + 3) // 2)),
         Posterior.IAF: lambda: posteriors.IAF(
             encoder(2 * d + _IAF_CONTEXT), d, context=_IAF_CONTEXT, hidden=(max(_IAF_WIDTH, d),)
@@ -91,8 +94,8 @@ def usable_device(name: str) -> torch.device:
         ValueError: It cannot be used here.
     """
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"--device {name} cannot be used ({reason}); choose cpu, cuda or cuda:0"

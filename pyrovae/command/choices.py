@@ -24,6 +24,7 @@ class Network(StrEnum):
     """Encoder and decoder."""
 
     MLP = "mlp"
+    LINEAR_MLP = "linear-mlp"
     CONV = "conv"
     RESIDUAL = "residual"
 
@@ -69,6 +70,7 @@ class Likelihood(StrEnum):
     DISCRETIZED_LOGISTIC = "discretized-logistic"
     CATEGORICAL = "categorical"
     POISSON = "poisson"
+    NEGATIVE_BINOMIAL = "negative-binomial"
     ZINB = "zinb"
     NB = "nb"
 

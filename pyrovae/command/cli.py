@@ -30,14 +30,29 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:  # `| head` has seen enough: click ends the process quietly
             raise
-        except (ValueError, OSError, ImportError) as error:
-            if ctx.params["traceback"]:
+        except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+            exhausted = _out_of_memory(error)
+            if ctx.params["traceback"] or (isinstance(error, RuntimeError) and not exhausted):
                 raise
-            typer.echo(f"pyrovae: {error}", err=True)
+            typer.echo(f"pyrovae: {exhausted or error}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("pyrovae: interrupted", err=True)
             raise typer.Exit(130) from None
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Return in words that memory is exhausted, if that is the error, by NumPy or by torch."""
+    told = str(error).lower()
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and ("allocate memory" in told or "out of memory" in told)
+    ):
+        return ""
+    first = str(error).splitlines()[0] if str(error) else "no more to be had"
+    return (
+        f"there is not enough memory ({first}); give fewer rows, or smaller --hidden, --latents, "
+        "--batch-size or --samples"
+    )
 
 
 app = typer.Typer(

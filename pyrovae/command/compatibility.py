@@ -1,5 +1,7 @@
 """Refuse, before any work, options that do not apply to the data or that contradict each other."""
 
+from importlib.util import find_spec
+
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Objective, Posterior, Prior
 from pyrovae.command.options import DEFAULTS, KINDS, Options, settings_of
@@ -37,6 +39,10 @@ def refuse_contradictions(options: Options) -> None:
     Raises:
         ValueError: Names the options and the remedy.
     """
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            "--tensorboard needs the package tensorboard: pip install 'pyrovae[tensorboard]'"
+        )
     point, flat = options.posterior is Posterior.POINT, options.prior is Prior.FLAT
     if (point or flat) and settings_of(options.data) is CellSettings:
         raise ValueError(

@@ -40,6 +40,7 @@ def measure(
     samples: int,
     evidence_rows: int,
     autoencoder: bool = False,
+    keep_values: bool = False,
 ) -> Figures:
     """Return the ELBO with its terms, log p(x), and how much of x the latents hold.
 
@@ -49,24 +50,60 @@ def measure(
         samples: Importance samples for log p(x); 0 leaves it out.
         evidence_rows: Number of rows on which log p(x) is estimated.
         autoencoder: Whether prior or posterior has no density: then the ELBO is all there is.
+        keep_values: Whether log p(x) of each row is kept too, as "values".
+
+    Raises:
+        ValueError: The ELBO of a row is not finite; the message names the row.
     """
-    terms = evaluation.elbo(graph, *rows(ELBO_ROWS))
+    batch = rows(ELBO_ROWS)
+    terms = _elbo(graph, batch)
+    _refuse_infinite(terms.elbo, batch)
     means = {name: value.mean().item() for name, value in terms._asdict().items()}
     figures: Figures = {"unit": "nats per observation", "test": {"rows": len(terms.elbo), **means}}
     if autoencoder:
         return figures
     if samples:
-        figures["log_p"] = _evidence(graph, rows(evidence_rows), samples)
+        figures["log_p"] = _evidence(graph, rows(evidence_rows), samples, keep_values)
     return {**figures, "latents": _latents(graph, rows(LATENT_ROWS))}
 
 
-def _evidence(graph: nn.Module, batch: Batch, samples: int) -> Figures:
+def _elbo(graph: nn.Module, batch: Batch) -> Any:
+    """Return the ELBO of each row; where the programs break down, name the most extreme row."""
+    try:
+        return evaluation.elbo(graph, *batch)
+    except ValueError as error:
+        if "Expected parameter" not in str(error):  # torch's words for NaN in a distribution
+            raise
+        sizes = batch[0].flatten(1).abs().amax(1)
+        row = int(sizes.argmax())
+        raise ValueError(
+            f"the ELBO is not finite: evaluation row {row} holds the largest value, "
+            f"{sizes[row].item():g} as the model sees it. Remove such rows if they are errors, or "
+            "fit a model to data with such rows"
+        ) from error
+
+
+def _refuse_infinite(elbo: Tensor, batch: Batch) -> None:
+    """Refuse rows to which the model gives no finite density: their mean would say nothing."""
+    bad = (~elbo.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        largest = batch[0][bad[0]].abs().max().item()
+        raise ValueError(
+            f"the ELBO is not finite: that of evaluation row {bad[0]} is {elbo[bad[0]].item()}, "
+            f"and {len(bad)} of {len(elbo)} rows have none; the largest value of that row is "
+            f"{largest:g} as the model sees it. Remove such rows if they are errors, or fit a "
+            "model to data with such rows"
+        )
+
+
+def _evidence(graph: nn.Module, batch: Batch, samples: int, keep_values: bool) -> Figures:
     """Return the mean of log p(x), and its errors over rows and by importance sampling."""
     with warnings.catch_warnings():  # the report says it in words, by the sample size
         warnings.simplefilter("ignore", evaluation.EvidenceWarning)
         evidence = evaluation.log_evidence(graph, *batch, samples=samples)
     log_p = evidence.log_p
-    return {
+    values = {"values": log_p.tolist()} if keep_values else {}
+    return values | {
         "rows": len(log_p),
         "samples": samples,
         "mean": evidence.mean,

@@ -5,6 +5,7 @@ run.json                    settings, facts about the data; for images how their
 metrics.json                figures; strict JSON, null where a figure does not exist
 report.html                 figures and pictures
 checkpoint.safetensors      only while training, and after Ctrl-C
+events/                     for TensorBoard, with --tensorboard
 """
 
 import shutil
@@ -20,6 +21,7 @@ from pyrovae.command.options import DEFAULTS, Options, given
 from pyrovae.command.settings import Settings
 from pyrovae.command.writing import as_plain, write_json
 from pyrovae.files import FileError, kinds
+from pyrovae.training import Hook, hooks
 
 __all__ = ["CELLS", "Run", "claim", "resumed"]
 
@@ -55,6 +57,11 @@ class Run(Generic[S]):
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def hooks(self) -> list[Hook]:
+        """The loggers that the settings ask for."""
+        return [hooks.TensorBoard(self.folder / "events")] if self.settings.tensorboard else []
+
+    @property
     def model(self) -> Path:
         """Folder of the model."""
         return self.folder / "model"
@@ -72,7 +79,8 @@ class Run(Generic[S]):
     def begin(self) -> None:
         """Write run.json, after removing the results of an earlier run in the folder."""
         if not self.settings.resume:
-            shutil.rmtree(self.model, ignore_errors=True)
+            for folder in (self.model, self.folder / "events"):
+                shutil.rmtree(folder, ignore_errors=True)
             for file in (
                 self.checkpoint,
                 self.folder / "metrics.json",
@@ -229,6 +237,7 @@ MAY_CHANGE = frozenset(
         "samples",
         "test_images",
         "report",
+        "tensorboard",
         "device",
         "threads",
         "data_dir",

@@ -9,6 +9,7 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,9 @@ from pyrovae.command.choices import Likelihood, Posterior, Prior
 
 __all__ = ["BY_DATA", "DATA_HELP", "DataDir", "Settings", "TestRows", "option"]
 
+LARGEST = 2**31 - 1  # of whole numbers, such as seeds and rows
+MOST_FEATURES = 1_000_000  # of a layer
+MOST_SAMPLES = 1_000_000  # importance samples for a row
 DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "The run"
 BY_DATA = "default: depends on the data"
 DATA_HELP = (
@@ -35,7 +39,15 @@ def option(help_text: str, *names: str, panel: str, **more: Any) -> Any:
         panel: Heading of the help page that it stands under.
         more: As for `typer.Option`: bounds, an environment variable, a callback.
     """
+    more.setdefault("callback", _finite)
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+def _finite(given: Any) -> Any:
+    """Refuse NaN and infinity, which no bound excludes."""
+    if isinstance(given, float) and not isfinite(given):
+        raise typer.BadParameter(f"{given} is no finite number")
+    return given
 
 
 def _widths(given: list[str] | None) -> list[int] | None:
@@ -50,6 +62,8 @@ def _widths(given: list[str] | None) -> list[int] | None:
         ) from None
     if min(widths) < 1:
         raise typer.BadParameter(f"{min(widths)} is no width; expected at least 1")
+    if max(widths) > MOST_FEATURES:
+        raise typer.BadParameter(f"{max(widths)} is no width; expected at most {MOST_FEATURES}")
     return widths
 
 
@@ -66,6 +80,7 @@ TestRows = Annotated[
         "--test-rows",
         "--test-images",
         min=1,
+        max=LARGEST,
         panel=RUN,
     ),
 ]
@@ -110,7 +125,9 @@ class Settings(ABC):
             panel=DATA,
         ),
     ]
-    latents: Annotated[int, option(f"Dimensions of z ({BY_DATA}).", min=1, panel=MODEL)]
+    latents: Annotated[
+        int, option(f"Dimensions of z ({BY_DATA}).", min=1, max=MOST_FEATURES, panel=MODEL)
+    ]
     hidden: Annotated[
         tuple[int, ...],
         option(
@@ -125,6 +142,7 @@ class Settings(ABC):
         option(
             "Components of --prior mixture, or pseudo-inputs of --prior vamp (default: 50, 500).",
             min=1,
+            max=MOST_FEATURES,
             panel=MODEL,
         ),
     ] = None
@@ -141,32 +159,50 @@ class Settings(ABC):
         ),
     ]
     epochs: Annotated[
-        int, option(f"Passes over the training rows ({BY_DATA}).", min=1, panel=TRAINING)
+        int,
+        option(f"Passes over the training rows ({BY_DATA}).", min=1, max=LARGEST, panel=TRAINING),
     ]
-    batch_size: Annotated[int, option(f"Rows per step ({BY_DATA}).", min=1, panel=TRAINING)]
+    batch_size: Annotated[
+        int, option(f"Rows per step ({BY_DATA}).", min=1, max=LARGEST, panel=TRAINING)
+    ]
     learning_rate: Annotated[float, option("Step size.", min=1e-9, panel=TRAINING)] = 1e-3
     patience: Annotated[
         int | None,
         option(
-            "Stop after this many epochs without a better validation ELBO.", min=1, panel=TRAINING
+            f"Stop after this many epochs without a better validation ELBO ({BY_DATA}; none if "
+            "--epochs is given).",
+            min=1,
+            max=LARGEST,
+            panel=TRAINING,
         ),
     ] = None
     seed: Annotated[
-        int, option("Seed of splits, initial weights and training.", min=0, panel=RUN)
+        int, option("Seed of splits, initial weights and training.", min=0, max=LARGEST, panel=RUN)
     ] = 0
     samples: Annotated[
         int,
         option(
             "Importance samples for log p(x); 0 leaves it out (default: 1000, for cells 200).",
             min=0,
+            max=MOST_SAMPLES,
             panel=RUN,
         ),
     ]
     test_images: TestRows = 1000
     report: Annotated[bool, option("Write report.html.", panel=RUN)] = True
+    tensorboard: Annotated[
+        bool,
+        option(
+            "Write every step for TensorBoard into events/ of the output folder (needs the package "
+            "tensorboard).",
+            "--tensorboard",
+            panel=RUN,
+        ),
+    ] = False
     device: Annotated[str, option("Where to train: cpu, cuda, cuda:1, ...", panel=RUN)] = "cpu"
     threads: Annotated[
-        int | None, option("Threads (default: one for small steps, else all).", min=1, panel=RUN)
+        int | None,
+        option("Threads (default: one for small steps, else all).", min=1, max=1024, panel=RUN),
     ] = None
     resume: Annotated[
         bool, option("Continue the interrupted run in the output folder.", "--resume", panel=RUN)

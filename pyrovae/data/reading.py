@@ -96,7 +96,10 @@ def _rows(x: np.ndarray, place: str) -> np.ndarray:
         raise ValueError(f"{place}: the array is empty, its shape is {x.shape}")
     if x.dtype.kind == "f":
         _check_range(x, place)
-        return _channels_first(x.astype(np.float32, copy=False))
+        # Beyond [-1, 1] a column may vary by less than single precision tells apart.
+        wide = x.dtype.itemsize >= 8 and np.abs(x).max() > 1
+        kept_type = np.float64 if wide else np.float32
+        return _channels_first(x.astype(kept_type, copy=False))
     kept = {"b": np.uint8, "u": np.uint8 if x.dtype == np.uint8 else np.int64, "i": np.int64}
     return _channels_first(x.astype(kept[x.dtype.kind], copy=False))
 

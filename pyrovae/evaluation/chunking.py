@@ -59,10 +59,17 @@ def _width(graph: Any, one: Tensors) -> int:
     with programs.random_stream(0, []):  # the random stream stays where it was
         p, q = programs.run(graph.model, graph.guide, *one)
     leaves = [programs.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
-    names = [(leaf, name) for leaf in leaves for name in getattr(leaf, "arg_constraints", {})]
-    parameters = [getattr(leaf, name) for leaf, name in names]
+    parameters = [value for leaf in leaves for value in _parameters(leaf)]
     sizes = (value.numel() for value in parameters if isinstance(value, Tensor))
     return max(_LEAST_WIDTH, *sizes, 0)
+
+
+def _parameters(leaf: Any) -> list[Any]:
+    """Return the parameters of a distribution; none of one that does not name them."""
+    try:
+        return [getattr(leaf, name) for name in leaf.arg_constraints]
+    except (NotImplementedError, AttributeError):
+        return []
 
 
 def log_prob(trace: programs.Trace, site: programs.Site) -> Tensor:

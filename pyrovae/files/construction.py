@@ -199,7 +199,9 @@ class _Builder:
         given = description.get("arguments")
         if not isinstance(given, dict):
             raise ValueError(f"{path}: the arguments of {description['class']} are not there")
-        arguments = {key: self.build(value, f"{path}.{key}") for key, value in given.items()}
+        arguments = getattr(cls, "BEFORE", {}) | {
+            key: self.build(value, f"{path}.{key}") for key, value in given.items()
+        }
         check_arguments(cls, arguments, path, self.budget.numbers)
         try:
             return cls(**arguments)

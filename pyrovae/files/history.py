@@ -23,7 +23,7 @@ def in_words(bound_name: str, reconstruction: float, kl: float) -> str:
     return f"{bound_name} {reconstruction - kl:.2f}{terms}"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The record of a `pyrovae.fit`: lists with one entry per epoch, in nats per observation.
 
@@ -66,6 +66,17 @@ class History:
     def epoch(self) -> list[int]:
         """The numbers of the finished epochs, from 1."""
         return list(range(1, len(self.loss) + 1))
+
+    def __repr__(self) -> str:
+        words = [f"{len(self.loss)} epochs"]
+        if self.elbo:
+            words.append(f"{self.bound_name} {self.elbo[-1]:.2f}")
+        if self.validation_elbo:
+            words.append(f"validation {self.validation_elbo[-1]:.2f}")
+        if self.best_epoch is not None:
+            best = self.validation_elbo[self.best_epoch - 1]
+            words.append(f"best {best:.2f} at epoch {self.best_epoch}")
+        return f"History({', '.join([*words, self.stopped])})"
 
     def append(self, **row: float) -> None:
         """Add one epoch."""

@@ -6,6 +6,7 @@ Gaussian                   x real                  mean mu
 HeteroscedasticGaussian    x real                  mean mu, log sigma
 Binomial                   x in {0, ..., n}        logit l
 Poisson                    x in {0, 1, 2, ...}     log rate r
+NegativeBinomial           x in {0, 1, 2, ...}     log mean r
 DiscretizedLogistic        x in {0, ..., L - 1}    location m, log scale s
 Categorical                x in {0, ..., L - 1}    L logits
 
@@ -22,6 +23,7 @@ from pyrovae.likelihoods.discrete import (
     Binomial,
     Categorical,
     DiscretizedLogistic,
+    NegativeBinomial,
     Poisson,
 )
 from pyrovae.likelihoods.expression import Dispersion, Expression
@@ -37,6 +39,7 @@ __all__ = [
     "Gaussian",
     "HeteroscedasticGaussian",
     "Likelihood",
+    "NegativeBinomial",
     "Poisson",
     "expression",
     "suggest_likelihoods",

@@ -1,5 +1,7 @@
 """What the likelihoods p(x | z, c) share: the shape of an event, and the check of data."""
 
+from typing import Any, ClassVar
+
 from torch import nn
 
 from pyrovae.data import Array, Source, Support, as_source, suggest_likelihoods, supports
@@ -24,9 +26,12 @@ class Likelihood(Conditional):
         support: the values of x that have a density.
         event_ndim: number of event dimensions.
         parameters_per_value: P.
+        BEFORE: values of arguments that the class did not have at first; `load` gives them to a
+            model that was saved without, so that it computes what it did.
     """
 
     support: Support
+    BEFORE: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
         super().__init__()

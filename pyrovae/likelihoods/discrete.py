@@ -1,6 +1,11 @@
 """Likelihoods of binary values, counts and levels: p(x | z) = prod_j p(x_j | net(z)_j)."""
 
+from math import log, pi
+from typing import Any, ClassVar
+
 import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
@@ -8,7 +13,18 @@ from pyrovae import distributions
 from pyrovae.data import supports
 from pyrovae.likelihoods.base import Likelihood
 
-__all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "DiscretizedLogistic",
+    "NegativeBinomial",
+    "Poisson",
+]
+
+# In widths of a level: there the logistic's standard deviation, pi s / sqrt(3), is that of a value
+# uniform on one level, 1 / sqrt(12).
+LEAST_SCALE = 1 / (2 * pi)
 
 
 class Bernoulli(Likelihood):
@@ -80,16 +96,62 @@ class Poisson(Likelihood):
         return distributions.LogPoisson(self.net(z, *c)).to_event(self.event_ndim)
 
 
+class NegativeBinomial(Likelihood):
+    """p(x | z) = prod_j NB(x_j; mu_j, theta_j), mu = e^r, for counts x in {0, 1, 2, ...}.
+
+    Var x = mu + mu^2 / theta. Each value of x has an inverse dispersion theta of its own, learned;
+    for a large theta it is a Poisson distribution. For counts of genes see
+    `pyrovae.expression.NegativeBinomial`.
+
+    Args:
+        net: maps z (and c) to the logarithms r of the means, with shape (*, *event). It must have a
+            `shape_out`, as `pyrovae.nets.MLP` does.
+        event_dim: as for `Likelihood`.
+
+    Raises:
+        ValueError: if the network does not tell its shape.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nets import MLP
+        >>> NegativeBinomial(MLP(2, [8], 64))(torch.zeros(5, 2)).mean.shape
+        torch.Size([5, 64])
+    """
+
+    support = supports.COUNTS
+
+    def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
+        super().__init__(net, event_dim)
+        if self.event_shape is None:
+            raise ValueError(
+                "likelihoods.NegativeBinomial: expected a network that tells its shape_out, since "
+                "each value has a parameter; use pyrovae.nets.MLP, or set net.shape_out"
+            )
+        self.log_theta = nn.Parameter(torch.zeros(self.event_shape))
+
+    def forward(self, z: Tensor, *c: Tensor) -> Distribution:
+        """Return p(x | z, c), batch shape (*)."""
+        p = distributions.NegativeBinomial.from_logs(self.net(z, *c), self.log_theta)
+        return p.to_event(self.event_ndim)
+
+
 class DiscretizedLogistic(Likelihood):
     """p(x | z) = prod_j mass of a logistic density in the bin of x_j, for x in {0, ..., L - 1}.
 
     Levels are mapped to [-1, 1], in whose units locations and scales are given: see
-    `pyrovae.distributions.DiscretizedLogistic`.
+    `pyrovae.distributions.DiscretizedLogistic`. The scale is that of the network plus the floor.
+    Without a floor it goes to zero at pixels that always have the same level; one pixel of another
+    level then has a log probability of -10^6 and less, and training diverges.
 
     Args:
         net: maps z (and c) to locations and log scales, stacked along the first event dimension.
         levels: L, the number of grey levels.
         event_dim: as for `Likelihood`.
+        floor: lower bound of the scale, in widths of a level; 0 is none. At the default a level
+            between the first and the last has a probability of at most 0.92.
+
+    Raises:
+        ValueError: if the floor is negative, or the first dimension of the network's output is odd.
 
     Example:
         >>> import torch
@@ -97,14 +159,29 @@ class DiscretizedLogistic(Likelihood):
         torch.Size([784])
     """
 
-    def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
+    BEFORE: ClassVar[dict[str, Any]] = {"floor": 0.0}
+
+    def __init__(
+        self,
+        net: nn.Module,
+        levels: int = 256,
+        event_dim: int | None = None,
+        floor: float = LEAST_SCALE,
+    ) -> None:
         super().__init__(net, event_dim)
         self.set_parameters_per_value(2)
-        self.levels, self.support = levels, supports.levels(levels - 1)
+        if not 0 <= floor < float("inf"):
+            raise ValueError(
+                f"likelihoods.DiscretizedLogistic: expected floor >= 0, got {floor}; 0 is none"
+            )
+        self.levels, self.support, self.floor = levels, supports.levels(levels - 1), floor
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
         loc, log_scale = self.net(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
+        if self.floor:
+            least = log(2 * self.floor / (self.levels - 1))  # levels are mapped to [-1, 1]
+            log_scale = least + F.softplus(log_scale - least)
         p = distributions.DiscretizedLogistic(loc, log_scale, self.levels)
         return p.to_event(self.event_ndim)
 

@@ -33,6 +33,8 @@ __all__ = [
     "ZeroInflated",
 ]
 
+_LARGEST_LOG_THETA = 25.0  # either way; theta itself then stays in the range of single precision
+
 
 class Dispersion(StrEnum):
     """What theta depends on, beside the gene; the values are scverse's names."""
@@ -129,7 +131,10 @@ class Expression(Likelihood):
             self.log_theta = nn.Parameter(torch.randn(*rows[self.dispersion], self.genes))
 
     def _log_theta(self, h: Tensor, c: Tensor | None) -> Tensor:
-        """Return log theta, with shape (G,) or (*, G)."""
+        """Return log theta, with shape (G,) or (*, G), within bounds that no data call for."""
+        return self._unbounded_log_theta(h, c).clamp(-_LARGEST_LOG_THETA, _LARGEST_LOG_THETA)
+
+    def _unbounded_log_theta(self, h: Tensor, c: Tensor | None) -> Tensor:
         if self.dispersion is PER_CELL:
             return self.theta_head(h)
         if self.log_theta.dim() == 1 or c is None:

@@ -5,6 +5,7 @@ With h = h_(l-1), the output of layer l - 1, and a the activation:
 MLP           h_0 = (x, c),            h_l = a(W_l h + b_l),            f = W h_L + b
 ResidualMLP   h_0 = W_0 (x, c) + b_0,  h_l = h + V_l a(U_l a(norm h)),  f = W a(norm h_L) + b
 Blocks        h_0 = x,                 h_l = dropout(relu(BN(W_l (h, c) + b_l))),  f = W h_L + b
+PlusLinear    f = W x + b + g(x, c), g another network
 ConvEncoder   a convolution, a and a pooling per scale; a convolution; a linear map of (maps, c)
 ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling per scale; two convolutions
 
@@ -18,6 +19,7 @@ from pyrovae.nets.batching import concatenated, over_leading_axes
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.counts import Blocks, WideLinear
 from pyrovae.nets.dense import MLP, ResidualMLP
+from pyrovae.nets.linear import PlusLinear
 
 __all__ = [
     "MLP",
@@ -25,6 +27,7 @@ __all__ = [
     "Blocks",
     "ConvDecoder",
     "ConvEncoder",
+    "PlusLinear",
     "ResidualMLP",
     "WideLinear",
     "WithoutContext",

@@ -1,6 +1,7 @@
 """The count model for AnnData: `SingleCellVAE` under scverse's names, and simulated cells."""
 
 from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.comparison import compare
 from pyrovae.singlecell.counts import read
 from pyrovae.singlecell.labels import CellLabels
 from pyrovae.singlecell.messages import listed
@@ -14,6 +15,7 @@ __all__ = [
     "CellLabels",
     "Simulation",
     "SingleCellVAE",
+    "compare",
     "default_epochs",
     "listed",
     "read",

@@ -42,6 +42,12 @@ def new_state(
 
     The library prior is that of all cells; training replaces it by that of the training cells.
     """
+    if gene_likelihood == "normal":
+        raise ValueError(
+            "gene_likelihood is 'normal', which is no density of counts. For proteins or "
+            "log-normalised values build pyrovae.VAE(..., pyrovae.likelihoods.Gaussian(net)) and "
+            "train it by pyrovae.fit; counts of proteins are 'nb'"
+        )
     _check_one_of("gene_likelihood", gene_likelihood, list(_LIKELIHOODS))
     _check_one_of("dispersion", dispersion, [kind.value for kind in Dispersion])
     _check_sizes(n_hidden, n_latent, n_layers, dropout_rate)

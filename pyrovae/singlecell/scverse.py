@@ -103,15 +103,22 @@ def history_frames(history: History) -> dict[str, Any]:
 
 
 def joined(before: History, after: History) -> History:
-    """Return two fits, one after the other, as one history."""
+    """Return two fits, one after the other, as one history.
+
+    The terms on validation cells are kept if both have them.
+    """
     first, second = before.to_dict(), after.to_dict()
+    epochs = len(before.epoch), len(after.epoch)
     both = {
-        name: [*first[name], *value] if isinstance(value, list) else value
+        name: [*first[name], *value] if (len(first[name]), len(value)) == epochs else []
         for name, value in second.items()
+        if isinstance(value, list)
     }
-    if after.best_epoch is not None:
-        both["best_epoch"] = len(before.epoch) + after.best_epoch
-    return History.from_dict(both)
+    if after.best_epoch is not None and both["validation_elbo"]:
+        second["best_epoch"] = epochs[0] + after.best_epoch
+    else:
+        second["best_epoch"] = None
+    return History.from_dict({**second, **both})
 
 
 def described(model: Model) -> str:

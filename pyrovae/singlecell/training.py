@@ -23,8 +23,8 @@ from pyrovae.singlecell.messages import warn_user
 from pyrovae.singlecell.query import only_new_weights
 from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
-from pyrovae.training import ClipNorm, TrainingError, fit
-from pyrovae.training.hooks import Hook
+from pyrovae.singlecell.threads import threads_for
+from pyrovae.training import ClipNorm, Hook, TrainingError, fit
 
 __all__ = ["WARM_UP", "default_epochs", "train"]
 
@@ -132,7 +132,8 @@ def train(
     before = None if model.fit_result is None or resume else model.fit_result.history
     keep = functools.partial(_keep, model, before, training, validation)
     try:
-        with only_new_weights(model) as constant:
+        weights = sum(parameter.numel() for parameter in model.graph.parameters())
+        with only_new_weights(model) as constant, threads_for(batch_size, weights):
             history = fit(
                 model.graph,
                 _data(model, training),

@@ -3,6 +3,7 @@
 from pyrovae.training import hooks
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.divergence import TrainingError
+from pyrovae.training.events import Hook
 from pyrovae.training.fitting import fit
 from pyrovae.training.optimization import MakeOptimizer, adam
 from pyrovae.training.svi import FusedSVI, Optimization, check_programs
@@ -10,6 +11,7 @@ from pyrovae.training.svi import FusedSVI, Optimization, check_programs
 __all__ = [
     "ClipNorm",
     "FusedSVI",
+    "Hook",
     "MakeOptimizer",
     "Optimization",
     "TrainingError",

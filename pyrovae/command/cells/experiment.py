@@ -133,6 +133,7 @@ class CellExperiment(Experiment):
             resume=self.run.resume,
             progress=not s.quiet,
             callback=callback,
+            hooks=self.run.hooks,
             **placement(self.model.device),
         )
 

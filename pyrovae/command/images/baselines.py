@@ -13,43 +13,40 @@ variational autoencoder, so that all figures are nats of one kind.
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from pyrovae.command.images.components import Components
+
 __all__ = ["Baseline", "gaussian_mixture", "probabilistic_pca"]
 
-LATENTS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+LATENTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
 FULL_UP_TO = 100  # dimensions; a full covariance of more has too many parameters for few rows
+MIXTURE_UP_TO = 2_000_000  # values times components of a mixture, for time
 ROWS = 10_000  # to fit on, for time
 
 
 class Baseline(NamedTuple):
-    """A density chosen on validation data and evaluated on test data.
+    """A density evaluated on test data.
 
     Attributes:
-        log_p: Mean log p(x) of the test rows, in nats.
+        values: log p(x) of each test row, in nats, with shape (T,).
         what: What was chosen.
     """
 
-    log_p: float
+    values: np.ndarray
     what: str
 
-
-class Density(Protocol):
-    """A density of scikit-learn's."""
-
-    def fit(self, x: np.ndarray, /) -> "Density":
-        """Fit to rows."""
-        ...
-
-    def score_samples(self, x: np.ndarray, /) -> np.ndarray:
-        """Return log p of each row."""
-        ...
+    @property
+    def log_p(self) -> float:
+        """Mean log p(x) of the test rows, in nats."""
+        return float(self.values.mean())
 
 
-Named = tuple[str, Density]  # what was chosen, and the density
+LogP = Callable[[np.ndarray], np.ndarray]  # rows with shape (N, D) -> log p of each, (N,)
+Named = tuple[str, LogP]  # what was chosen, and the density
 
 
 def probabilistic_pca(
@@ -59,18 +56,30 @@ def probabilistic_pca(
     whole: bool,
     draws: int = 50,
     seed: int = 0,
+    components: int | None = None,
+    floor: float = 0.0,
 ) -> Baseline:
-    """Fit probabilistic PCA (Tipping & Bishop 1999); validation rows choose its size.
+    """Fit probabilistic PCA (Tipping & Bishop 1999).
 
     Args:
         train: Rows to fit on, with shape (N, D).
-        validation: Rows to choose by, with shape (V, D).
+        validation: Rows to choose the number of components by, with shape (V, D).
         test: Rows to evaluate on, with shape (T, D).
         whole: Whether values are whole numbers, each standing for its unit cell.
         draws: S, draws of u per row for whole values.
         seed: Of the draws and of the fits.
+        components: Their number; None chooses it by the validation rows.
+        floor: Lower bound of the standard deviation of the noise.
     """
-    return _choose(_pcas, (train, validation, test), whole, draws, seed)
+    numbers = LATENTS if components is None else (components,)
+
+    def candidates(x: np.ndarray) -> Iterator[Named]:
+        found = Components(x)
+        for k in dict.fromkeys(found.rank(k) for k in numbers):
+            words = f"{k} component{'s' if k != 1 else ''}"
+            yield words, functools.partial(found.log_p, k=k, floor=floor)
+
+    return _choose(candidates, (train, validation, test), whole, draws, seed)
 
 
 def gaussian_mixture(
@@ -85,11 +94,15 @@ def gaussian_mixture(
 
     The arguments are those of `probabilistic_pca`.
     """
-    return _choose(_mixtures, (train, validation, test), whole, draws, seed)
+
+    def candidates(x: np.ndarray) -> Iterator[Named]:
+        return _mixtures(x, seed)
+
+    return _choose(candidates, (train, validation, test), whole, draws, seed)
 
 
 def _choose(
-    candidates: Callable[[int, int, int], Iterator[Named]],
+    candidates: Callable[[np.ndarray], Iterator[Named]],
     parts: tuple[np.ndarray, ...],
     whole: bool,
     draws: int,
@@ -102,41 +115,32 @@ def _choose(
     train, validation, test = (part.reshape(len(part), -1).astype(np.float64) for part in parts)
     train = train[np.sort(rng.permutation(len(train))[:ROWS])]
     train = train + rng.random(train.shape) if whole else train
-    log_p = functools.partial(_mean_log_p, whole=whole, rng=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # its log p decides all the same
-        fitted = [
-            (what, density.fit(train))
-            for what, density in candidates(len(train), train.shape[1], seed)
-        ]
-    scores = [log_p(density, validation, draws=1) for _, density in fitted]
-    what, density = fitted[int(np.argmax(scores))]
-    return Baseline(log_p(density, test, draws=draws), what)
+        fitted = list(candidates(train))
+    if len(fitted) == 1:
+        what, log_p = fitted[0]
+        return Baseline(_log_p(log_p, test, draws if whole else 0, rng), what)
+    scores = [_log_p(log_p, validation, 1 if whole else 0, rng).mean() for _, log_p in fitted]
+    what, log_p = fitted[int(np.argmax(scores))]
+    return Baseline(_log_p(log_p, test, draws if whole else 0, rng), what)
 
 
-def _mean_log_p(
-    density: Density, x: np.ndarray, whole: bool, draws: int, rng: np.random.Generator
-) -> float:
-    """Return the mean of log p over rows; over their unit cells if values are whole."""
-    if not whole:
-        return float(density.score_samples(x).mean())
-    log_p = [density.score_samples(x + rng.random(x.shape)) for _ in range(draws)]
-    return float((np.logaddexp.reduce(log_p) - np.log(draws)).mean())
+def _log_p(log_p: LogP, x: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Return log p of each row; over its unit cell if there are draws."""
+    if not draws:
+        return log_p(x)
+    values = [log_p(x + rng.random(x.shape)) for _ in range(draws)]
+    return np.logaddexp.reduce(values) - np.log(draws)
 
 
-def _pcas(n: int, d: int, seed: int) -> Iterator[Named]:
-    """Yield probabilistic PCAs of rising size, each smaller than the data's rank."""
-    from sklearn.decomposition import PCA
-
-    for k in (k for k in (1, *LATENTS) if k < min(n, d)):
-        yield f"{k} components", PCA(k, svd_solver="full", random_state=seed)
-
-
-def _mixtures(n: int, d: int, seed: int) -> Iterator[Named]:
+def _mixtures(x: np.ndarray, seed: int) -> Iterator[Named]:
     """Yield mixtures of rising size, with at least two rows for each component."""
     from sklearn.mixture import GaussianMixture
 
+    n, d = x.shape
     for shape in ("diag", "full") if d <= FULL_UP_TO else ("diag",):
-        for k in (k for k in COMPONENTS if 2 * k <= n):
+        for k in (k for k in COMPONENTS if 2 * k <= n and (k == 1 or k * n * d <= MIXTURE_UP_TO)):
             model = GaussianMixture(k, covariance_type=shape, reg_covar=0.01, random_state=seed)
-            yield f"{k} components, {shape} covariance", model
+            what = f"{k} component{'s' if k != 1 else ''}, {shape} covariance"
+            yield what, model.fit(x).score_samples

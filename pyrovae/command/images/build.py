@@ -1,4 +1,4 @@
-"""Images and arrays: build the model and the optimizer that the settings name.
+"""Images and arrays: build the model that the settings name.
 
 p(z | c), q(z | x, c), p(x | z, c): each network maps (x, c) or (z, c) to the parameters of a
 distribution.
@@ -6,30 +6,30 @@ distribution.
 
 import functools
 from collections.abc import Callable
+from math import pi
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae import likelihoods, nets, programs
 from pyrovae.command.build import build_posterior, build_prior, random_rows
-from pyrovae.command.choices import Activation, Likelihood, Network, Optimizer
+from pyrovae.command.choices import Activation, Likelihood, Network
+from pyrovae.command.images import floors
+from pyrovae.command.images.components import Components
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
+from pyrovae.command.images.schedule import starts_at_components
 from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.images.start import Line, start_at_components, start_at_marginals
 from pyrovae.distributions import Standardized
 from pyrovae.graphs import VAE, Denoising, GaussianNoise
 
-__all__ = ["build_graph", "build_optimizer"]
+__all__ = ["bounds_in_words", "build_graph"]
 
 Shape = int | tuple[int, ...]
+_ROWS_FOR_SIGMA = 1000  # looked at, for time
+_LEAST_START = 0.02  # standard deviation at which a learned sigma starts
 
-_OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
-    Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
-    Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),
-    Optimizer.ADAMAX: torch.optim.Adamax,
-    Optimizer.ADAGRAD: functools.partial(torch.optim.Adagrad, fused=True),
-    Optimizer.RMSPROP: torch.optim.RMSprop,
-    Optimizer.SGD: functools.partial(torch.optim.SGD, fused=True),
-}
 _ACTIVATIONS = {
     Activation.RELU: nn.ReLU,
     Activation.TANH: nn.Tanh,
@@ -38,11 +38,6 @@ _ACTIVATIONS = {
     Activation.SILU: nn.SiLU,
     Activation.SOFTPLUS: nn.Softplus,
 }
-
-
-def build_optimizer(settings: ImageSettings) -> Callable[..., torch.optim.Optimizer]:
-    """Return the function from parameters to their optimizer, fused where torch has it."""
-    return functools.partial(_OPTIMIZERS[settings.optimizer], lr=settings.learning_rate)
 
 
 def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) -> VAE | Denoising:
@@ -56,11 +51,16 @@ def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) ->
     """
     networks = _Networks(settings, preparation)
     with programs.random_stream(settings.seed, []):
-        posterior = build_posterior(settings, networks.encoder)
-        likelihood = _likelihood(settings, preparation, x, networks.decoder)
-        x = x.float()
+        posterior: Any = build_posterior(settings, networks.encoder)
+        x, seen = x.float(), Line()
+        likelihood: Any = _likelihood(settings, preparation, x, networks.decoder)
+        start_at_marginals(likelihood, x)
         if preparation.total_count not in (None, 1) and not preparation.is_scaled:
-            posterior = Standardized(posterior, x.mean().item(), x.std().item() or 1.0)
+            seen = Line(x.mean().item(), x.std().item() or 1.0)
+        if networks.plus_linear:
+            _start(posterior.net, likelihood, x, seen)
+        if seen != Line():
+            posterior = Standardized(posterior, *seen)
         rows = functools.partial(random_rows, x)
         prior = build_prior(settings, posterior, rows, *_bounds(settings, preparation))
     vae = VAE(prior, posterior, likelihood)
@@ -83,6 +83,13 @@ class _Networks:
         self.settings, self.shape = settings, preparation.shape
         self.activation = _ACTIVATIONS[settings.activation]
         self.context = len(preparation.classes)
+        self.plus_linear = settings.network is Network.LINEAR_MLP
+        if self.plus_linear and not starts_at_components(settings):
+            raise ValueError(
+                "--network linear-mlp starts at probabilistic PCA, which needs --posterior "
+                "diagonal-normal and a likelihood with a mean: gaussian, heteroscedastic-gaussian "
+                "or discretized-logistic; choose mlp"
+            )
         if settings.network is Network.CONV and len(self.shape) != 3:
             raise ValueError(
                 f"--network conv needs images (C, H, W), but a row has shape {self.shape}; "
@@ -115,8 +122,9 @@ class _Networks:
     def _dense(self, features_in: Shape, hidden: tuple[int, ...], features_out: Shape) -> nn.Module:
         """Build a fully connected network, plain or residual."""
         activation, context = self.activation, self.context
-        if self.settings.network is Network.MLP:
-            return nets.MLP(features_in, hidden, features_out, activation, context)
+        if self.settings.network in (Network.MLP, Network.LINEAR_MLP):
+            net = nets.MLP(features_in, hidden, features_out, activation, context)
+            return nets.PlusLinear(net) if self.plus_linear else net
         width, blocks = hidden[0], len(hidden)
         return nets.ResidualMLP(features_in, width, features_out, blocks, activation, context)
 
@@ -129,26 +137,71 @@ def _likelihood(
     makers: dict[Likelihood, Callable[[], nn.Module]] = {
         Likelihood.BERNOULLI: lambda: likelihoods.Bernoulli(net(1)),
         Likelihood.CONTINUOUS_BERNOULLI: lambda: likelihoods.ContinuousBernoulli(net(1)),
-        Likelihood.GAUSSIAN: lambda: likelihoods.Gaussian(
-            net(1),
-            settings.sigma or _residual_scale(x, settings.latents),
-            learned=settings.sigma is None,
-        ),
+        Likelihood.GAUSSIAN: lambda: _gaussian(settings, x, net(1)),
         Likelihood.HETEROSCEDASTIC_GAUSSIAN: lambda: likelihoods.HeteroscedasticGaussian(net(2)),
         Likelihood.BINOMIAL: lambda: likelihoods.Binomial(net(1), levels - 1),
         Likelihood.DISCRETIZED_LOGISTIC: lambda: likelihoods.DiscretizedLogistic(net(2), levels),
         Likelihood.CATEGORICAL: lambda: likelihoods.Categorical(net(levels), levels),
         Likelihood.POISSON: lambda: likelihoods.Poisson(net(1)),
+        Likelihood.NEGATIVE_BINOMIAL: lambda: likelihoods.NegativeBinomial(net(1)),
     }
     return makers[settings.likelihood]()
 
 
-def _residual_scale(x: Tensor, d: int) -> float:
-    """Return the standard deviation that d principal components leave unexplained in x.
+def _gaussian(settings: ImageSettings, x: Tensor, net: nn.Module) -> nn.Module:
+    """Build a Gaussian, with a learned sigma of its own for each value unless it is fixed."""
+    if settings.sigma is not None:
+        return likelihoods.Gaussian(net, settings.sigma)
+    rows = x[:: -(-len(x) // _ROWS_FOR_SIGMA)].flatten(1).double().numpy()
+    least = floors.of_columns(rows)
+    kept = min(settings.latents, rows.shape[1] // 2, len(rows) // 4)  # more would fit them exactly
+    unexplained = (rows - Components(rows).project(rows, kept)).std(0)
+    floor = tuple(least.tolist()) if len(set(least.tolist())) > 1 else float(least[0])
+    gaussian = likelihoods.Gaussian(net, learned=True, separate=True, floor=floor)
+    _set_sigma(gaussian, torch.from_numpy(unexplained), _LEAST_START)
+    return gaussian
 
-    A learned sigma starts there, since it changes slowly.
-    """
-    rows = x[:: max(1, len(x) // 1000)].float().flatten(1)
-    kept = min(d, rows.shape[1] // 2, len(rows) // 4)  # more would fit these rows exactly
-    variances = torch.linalg.svdvals(rows - rows.mean(0)).square()
-    return max(0.05, (variances[kept:].sum() / rows.numel()).sqrt().item())
+
+def _set_sigma(gaussian: likelihoods.Gaussian, sigma: Tensor, lowest: float) -> None:
+    """Let a learned sigma start there, since it changes slowly."""
+    if gaussian.log_sigma is not None:
+        wanted, least = sigma.reshape(gaussian.log_sigma.shape).square(), gaussian.least.square()
+        start = torch.maximum(wanted - least, least / 100)  # sigma^2 = least + e^(2 log_sigma)
+        with torch.no_grad():
+            gaussian.log_sigma.copy_(start.clamp_min(lowest**2).log() / 2)
+
+
+def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
+    """Let encoder and decoder start as probabilistic PCA."""
+    given = Line()
+    if isinstance(likelihood, likelihoods.DiscretizedLogistic):
+        given = Line((likelihood.levels - 1) / 2, (likelihood.levels - 1) / 2)
+    noise, sigma = start_at_components(encoder, likelihood.net, x, seen, given)
+    if isinstance(likelihood, likelihoods.Gaussian):
+        _set_sigma(likelihood, torch.full_like(sigma, noise), floors.LEAST)
+        return
+    free = likelihood.net.linear.bias[sigma.numel() :]
+    logistic = given != Line()
+    least, unit = (1.0, 3**0.5 / pi / given.scale) if logistic else (_LEAST_START, 1.0)
+    with torch.no_grad():
+        free.copy_((sigma.clamp_min(least) * unit).log())
+
+
+def bounds_in_words(graph: VAE | Denoising) -> list[str]:
+    """Return in a sentence how the scale of the likelihood is bounded from below, if it is."""
+    likelihood = graph.graph.likelihood if isinstance(graph, Denoising) else graph.likelihood
+    floor = getattr(likelihood, "floor", 0)
+    if isinstance(likelihood, likelihoods.DiscretizedLogistic):
+        return [f"the scale is at least {floor:.3g} levels"]
+    if isinstance(likelihood, likelihoods.ContinuousBernoulli):
+        return [f"the scale is at least {floor:.3g}, one level of 8 bits"]
+    if not isinstance(likelihood, likelihoods.Gaussian | likelihoods.HeteroscedasticGaussian):
+        return []
+    if isinstance(likelihood, likelihoods.Gaussian) and not likelihood.learned:
+        return []
+    floors = floor if isinstance(floor, tuple) else (floor,)
+    most = f" to {max(floors):.3g}" if len(set(floors)) > 1 else ""
+    return [
+        f"each sigma is at least {min(floors):.3g}{most} of the standard deviation: the precision "
+        "of values that recur, else a thousandth; that of constant columns is one"
+    ]

@@ -1,5 +1,6 @@
 """The experiment on images or arrays: x with shape (N, *event), and labels as context c."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,18 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
-from pyrovae import files
+from pyrovae import evaluation, files, programs
 from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
-from pyrovae.command.choices import Part
+from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.images import pictures
-from pyrovae.command.images.build import build_graph, build_optimizer
+from pyrovae.command.images.baselines import ROWS as MOST_ROWS
+from pyrovae.command.images.build import bounds_in_words, build_graph
 from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.preparation import prepare
-from pyrovae.command.images.resolve import TEST_FRACTION, read_data, resolve_settings
+from pyrovae.command.images.resolve import TEST_FRACTION, read_data, reasons, resolve_settings
 from pyrovae.command.images.rows import (
     Rows,
     Training,
@@ -25,6 +27,12 @@ from pyrovae.command.images.rows import (
     hold_out_test,
     prepare_rows,
     select,
+)
+from pyrovae.command.images.schedule import (
+    build_optimizer,
+    build_scheduler,
+    clip_norm,
+    learning_rates,
 )
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import Options
@@ -95,7 +103,8 @@ class ImageExperiment(Experiment):
         if not settings.binarize:
             graph.check(*training.rows)
         graph.check(*rows.batch)
-        run = Run(folder, settings, facts, {"preparation": preparation.to_dict()})
+        chosen = [*reasons(settings, stored), *preparation.in_words(), *bounds_in_words(graph)]
+        run = Run(folder, settings, facts, {"preparation": preparation.to_dict(), "chosen": chosen})
         model = ImageModel(preparation, graph.to(device))
         return cls(run, model, rows, training)
 
@@ -123,6 +132,7 @@ class ImageExperiment(Experiment):
             f"{s.latents} latents, {parameters:,} parameters\n"
             f"{s.epochs} epochs, {s.batch_size} rows per step, {s.objective.value}, "
             f"{s.optimizer.value} at {s.learning_rate:g}, seed {s.seed}"
+            + "".join(f"\nchosen: {text}" for text in self.run.details.get("chosen", []))
         )
 
     @property
@@ -132,7 +142,25 @@ class ImageExperiment(Experiment):
         return self.training
 
     def train(self, callback: Callable[[History], None]) -> History:
-        """Train the model by `pyrovae.fit`."""
+        """Train the model by `pyrovae.fit`; keep its start where no epoch is better."""
+        if self.run.settings.network is not Network.LINEAR_MLP:
+            return self._fit(callback)
+        graph, validation = self.model.graph, self._training.validation
+        start = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+        before = None if validation is None else evaluation.elbo(graph, *validation).elbo.mean()
+        history = self._fit(callback)
+        best = max(history.validation_elbo, default=None)
+        if before is not None and best is not None and best < before.item():
+            graph.load_state_dict(start)
+            history.best_epoch = None
+            warnings.warn(
+                "no epoch had a better validation ELBO than the weights that training started "
+                f"from ({before.item():.2f} against {best:.2f}): those are kept",
+                stacklevel=2,
+            )
+        return history
+
+    def _fit(self, callback: Callable[[History], None]) -> History:
         s = self.run.settings
         return fit(
             self.model.graph,
@@ -140,10 +168,13 @@ class ImageExperiment(Experiment):
             validation=self._training.validation,
             objective=build_objective(s),
             optimizer=build_optimizer(s),
+            scheduler=build_scheduler(s),
             epochs=s.epochs,
             batch_size=s.batch_size,
             transform=batches.binarize if s.binarize else None,
-            clip_norm=s.clip_norm,
+            clip_norm=clip_norm(s),
+            hooks=self.run.hooks,
+            learning_rate=learning_rates(s, self.model.graph),
             patience=s.patience,
             seed=s.seed,
             checkpoint=self.run.checkpoint,
@@ -167,14 +198,22 @@ class ImageExperiment(Experiment):
             samples=samples,
             evidence_rows=evidence_rows,
             autoencoder=settings.is_autoencoder,
+            keep_values=self.training is not None,
         )
         found["unit"] = unit(self.model.preparation)
         if "log_p" in found and self.training is not None:
-            (x, *_), validation = self.training
-            x_test = self.rows.some(evidence_rows)[0]
-            held_out = None if validation is None else validation[0]
-            found["baselines"] = compare(settings, x, held_out, x_test)
+            log_p = np.array(found["log_p"].pop("values"))
+            found["baselines"] = self._compare(evidence_rows, log_p)
         return found
+
+    def _compare(self, evidence_rows: int, log_p: np.ndarray) -> dict[str, Any]:
+        """Return the figures of simpler densities, fitted to the training rows."""
+        (x, *_), validation = self._training
+        if self.run.settings.binarize:
+            with programs.random_stream(self.run.settings.seed, []):
+                x = batches.binarize(x[:MOST_ROWS].float())
+        held_out = None if validation is None else validation[0]
+        return compare(self.run.settings, x, held_out, self.rows.some(evidence_rows)[0], log_p)
 
     def table(self, figures: dict[str, Any]) -> list[Row]:
         """Return figures as rows of a table."""
@@ -189,7 +228,11 @@ class ImageExperiment(Experiment):
         """Return what the data are."""
         facts = self.run.data
         count = f"{facts['rows']} + {facts['test_rows']} rows of {facts['shape']}"
-        return {"data": f"{facts['name']}, {count}, SHA-256 {facts['fingerprint'][:16]}"}
+        chosen = "; ".join(self.run.details.get("chosen", []))
+        return {
+            "data": f"{facts['name']}, {count}, SHA-256 {facts['fingerprint'][:16]}",
+            **({"chosen": chosen} if chosen else {}),
+        }
 
     def encode(self, output: Path) -> tuple[int, ...]:
         """Write posterior means of z, and the label of each row."""

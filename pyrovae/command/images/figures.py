@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from math import log
 from typing import Any
 
+import numpy as np
 import torch
 
 from pyrovae.command import figures as common
-from pyrovae.command.images import baselines
-from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
+from pyrovae.command.choices import Likelihood
+from pyrovae.command.images import baselines, floors
+from pyrovae.command.images.preparation import REAL_LIKELIHOODS, Preparation
 from pyrovae.command.images.settings import ImageSettings
+from pyrovae.command.images.verdict import judge
 from pyrovae.command.report.page import Row
 
 __all__ = ["compare", "table", "unit"]
@@ -20,7 +23,9 @@ DEQUANTIZED = (
     "densities of x + u, u uniform on the unit cell, averaged over 50 u: a lower bound on their "
     "log mass of the whole number x (Theis et al. 2016), as the VAE's figure is a lower bound too"
 )
-FEWEST_ROWS = 10  # that a density is fitted to
+DENSITIES = "densities of the same values, as the model sees them"
+FEWEST_ROWS = 2  # that a density is fitted to
+GREY_FLOOR = 1 / 255 / 12**0.5  # spread of a value uniform on one of the 256 levels in [0, 1]
 
 
 def unit(preparation: Preparation) -> str:
@@ -40,29 +45,67 @@ def compare(
     train: torch.Tensor,
     validation: torch.Tensor | None,
     test: torch.Tensor,
+    log_p: np.ndarray,
 ) -> Figures:
-    """Return what probabilistic PCA and a Gaussian mixture reach, or why they do not compare.
+    """Return what probabilistic PCA and a Gaussian mixture reach, and a verdict.
 
     Args:
         settings: Of the run.
-        train: Prepared rows to fit to, with shape (N, *event).
+        train: Prepared rows to fit to, with shape (N, *event); binarized if the model's are.
         validation: Rows to choose the number of components by; None for the training rows.
         test: Rows to evaluate on, those of the model's log p(x).
+        log_p: The model's log p(x) of those rows, with shape (T,).
     """
-    likelihood = settings.likelihood
-    if likelihood in UNIT_LIKELIHOODS:
-        name = likelihood.value
-        return {"why_not": f"densities of real vectors do not compare with a {name} likelihood"}
     if len(train) < FEWEST_ROWS:
         return {"why_not": f"there are fewer than {FEWEST_ROWS} training rows"}
-    whole = likelihood not in REAL_LIKELIHOODS
-    parts = train.numpy(), (train if validation is None else validation).numpy(), test.numpy()
-    fits = {
-        "probabilistic_pca": baselines.probabilistic_pca(*parts, whole=whole, seed=settings.seed),
-        "gaussian_mixture": baselines.gaussian_mixture(*parts, whole=whole, seed=settings.seed),
+    whole = settings.likelihood not in (*REAL_LIKELIHOODS, Likelihood.CONTINUOUS_BERNOULLI)
+    chosen_by = train if validation is None else validation
+    parts = tuple(rows.flatten(1).numpy() for rows in (train, chosen_by, test))
+    constant, floor = np.zeros(parts[0].shape[1], bool), 0.0 if whole else GREY_FLOOR
+    if settings.likelihood in REAL_LIKELIHOODS:
+        constant, floor = _constant_and_floor(parts[0])
+    fits = _fits(settings, tuple(part[:, ~constant] for part in parts), whole, floor)
+    rest = _log_unit_normal(parts[2], parts[0], constant)
+    found: Figures = {
+        name: {"log_p": float((fit.values + rest).mean()), "what": fit.what}
+        for name, fit in fits.items()
     }
-    found: Figures = {name: {"log_p": fit.log_p, "what": fit.what} for name, fit in fits.items()}
-    return found | {"how": DEQUANTIZED if whole else "densities of the same standardized values"}
+    differences = log_p - fits["probabilistic_pca_same"].values - rest
+    verdict = judge(settings, differences, len(train), tuple(train.shape[1:]))
+    return found | {"verdict": verdict, "how": DEQUANTIZED if whole else DENSITIES}
+
+
+def _fits(
+    settings: ImageSettings, parts: tuple[np.ndarray, ...], whole: bool, floor: float
+) -> dict[str, baselines.Baseline]:
+    """Return the simpler densities by name, fitted to columns that vary."""
+    train, validation, test = parts
+    if not train.shape[1]:
+        nothing = baselines.Baseline(np.zeros(len(test)), "no column varies")
+        return {"probabilistic_pca_same": nothing}
+    rows, seed, k = (train, validation, test, whole), settings.seed, settings.latents
+    pca, mixture = baselines.probabilistic_pca, baselines.gaussian_mixture
+    return {
+        "probabilistic_pca_same": pca(*rows, seed=seed, components=k, floor=floor),
+        "probabilistic_pca": pca(*rows, seed=seed, floor=floor),
+        "gaussian_mixture": mixture(*rows, seed=seed),
+    }
+
+
+def _constant_and_floor(train: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return which columns are constant, and the floor of PCA's noise: that of the others.
+
+    The noise is one for all columns, so that its floor is the root of their mean square.
+    """
+    least = floors.of_columns(train)
+    constant = train.min(0) == train.max(0)
+    return constant, 0.0 if constant.all() else float(np.sqrt(np.square(least[~constant]).mean()))
+
+
+def _log_unit_normal(test: np.ndarray, train: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """Return the log density that a constant column has under the model: a normal of scale one."""
+    off = test[:, constant] - train[0, constant]
+    return (-0.5 * np.square(off) - 0.5 * np.log(2 * np.pi)).sum(1)
 
 
 def table(figures: Figures) -> list[Row]:
@@ -70,21 +113,49 @@ def table(figures: Figures) -> list[Row]:
     return [
         common.elbo_row(figures, "test rows"),
         *common.evidence_rows(figures, "test rows"),
-        *_baseline_rows(figures.get("baselines")),
+        *_baseline_rows(figures.get("baselines"), figures.get("training", {})),
         *common.latent_rows(figures),
         *common.training_rows(figures),
     ]
 
 
-def _baseline_rows(baselines: Figures | None) -> Sequence[Row]:
+def _baseline_rows(baselines: Figures | None, training: Figures) -> Sequence[Row]:
     """Return the rows of simpler densities, or why there are none."""
     if baselines is None:
         return []
     if "why_not" in baselines:
         return [Row("PCA, Gaussian mixture", "left out", baselines["why_not"])]
-    names = {"probabilistic_pca": "probabilistic PCA", "gaussian_mixture": "Gaussian mixture"}
+    names = {
+        "probabilistic_pca_same": "probabilistic PCA",
+        "probabilistic_pca": "  its best size",
+        "gaussian_mixture": "Gaussian mixture",
+    }
     rows = [
         Row(f"  {name}", f"{baselines[key]['log_p']:.2f} nats", baselines[key]["what"])
         for key, name in names.items()
+        if key in baselines
     ]
-    return [*rows, Row("  how these compare", "", baselines["how"])]
+    return [
+        *rows,
+        *_verdict_rows(baselines, training),
+        Row("  how these compare", "", baselines["how"]),
+    ]
+
+
+def _verdict_rows(baselines: Figures, training: Figures) -> list[Row]:
+    """Return the row of the verdict; metrics.json of before this version has none."""
+    if "verdict" not in baselines:
+        return []
+    found = baselines["verdict"]
+    words = {
+        "better": "better than probabilistic PCA with as many components",
+        "matches": "as good as probabilistic PCA with as many components",
+        "worse": "worse than probabilistic PCA with as many components.",
+    }
+    error = found["standard_error"]
+    spread = "" if error is None or error != error else f" ± {error:.2f}"
+    note = f"{words[found['verdict']]} {found['what_to_try']}".strip()
+    best, epochs = training.get("best_epoch"), training.get("epochs", 0)
+    if found["verdict"] == "worse" and best and best > 0.9 * epochs:
+        note += " The validation ELBO still rose when training ended: give more --epochs."
+    return [Row("  model - PCA", f"{found['difference']:+.2f}{spread} nats", note)]

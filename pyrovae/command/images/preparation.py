@@ -20,6 +20,7 @@ from pyrovae.files import kinds
 __all__ = ["REAL_LIKELIHOODS", "UNIT_LIKELIHOODS", "Preparation", "prepare"]
 
 Batch = tuple[Tensor, ...]  # (x, *c)
+_AT_ONCE = 1024  # rows that are standardized in double precision
 UNIT_LIKELIHOODS = (Likelihood.BERNOULLI, Likelihood.CONTINUOUS_BERNOULLI)  # of values in [0, 1]
 REAL_LIKELIHOODS = (Likelihood.GAUSSIAN, Likelihood.HETEROSCEDASTIC_GAUSSIAN)  # of real values
 
@@ -51,6 +52,17 @@ class Preparation:
         """Whether rows are divided by anything."""
         return set(self.scale) != {1.0}
 
+    def in_words(self) -> list[str]:
+        """Return in a sentence how rows are scaled, if they are."""
+        if not self.is_scaled and not any(self.shift):
+            return []
+        if len(self.scale) > 1:
+            return [
+                "each column is standardized: its mean is subtracted, and it is divided by its "
+                "standard deviation; samples and reconstructions come in the data's own unit"
+            ]
+        return [f"values are standardized: (x - {self.shift[0]:.6g}) / {self.scale[0]:.6g}"]
+
     def for_training(self, x: np.ndarray) -> Tensor:
         """Return rows for training, which binarizes them at each visit."""
         if x.shape[1:] != self.shape:
@@ -58,10 +70,14 @@ class Preparation:
                 f"the data's rows have shape {x.shape[1:]}, the model was fitted on {self.shape}; "
                 "give data of that shape"
             )
-        if set(self.shift) == {0.0} and not self.is_scaled:
-            return torch.from_numpy(x)
-        shift, scale = (np.array(part, dtype=np.float32) for part in (self.shift, self.scale))
-        return torch.from_numpy((x.astype(np.float32) - shift) / scale)
+        if not any(self.shift) and not self.is_scaled:
+            return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
+        shift, scale = self._shift_and_scale()
+        rows = np.empty(x.shape, np.float32)
+        with np.errstate(over="ignore"):  # the check of the data refuses infinite values by name
+            for i in range(0, len(x), _AT_ONCE):
+                rows[i : i + _AT_ONCE] = (x[i : i + _AT_ONCE] - shift) / scale
+        return torch.from_numpy(rows)
 
     def for_evaluation(self, x: np.ndarray) -> Tensor:
         """Return rows for evaluation: binarized once, with the same draw each time."""
@@ -72,9 +88,17 @@ class Preparation:
             return batches.binarize(rows.float())
 
     def undo(self, x: Tensor) -> np.ndarray:
-        """Return modelled rows in the unit of the stored ones."""
-        shift, scale = (np.array(part, dtype=np.float32) for part in (self.shift, self.scale))
-        return x.cpu().numpy() * scale + shift
+        """Return modelled rows in the unit of the stored ones, shifted in double precision."""
+        rows = x.cpu().numpy()
+        if not any(self.shift) and not self.is_scaled:
+            return rows
+        shift, scale = self._shift_and_scale()
+        stored = rows * scale + shift
+        return stored if any(self.shift) else stored.astype(np.float32)
+
+    def _shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return shift and scale in double precision: a value may be small beside its column's."""
+        return np.array(self.shift), np.array(self.scale)
 
     def context(self, labels: np.ndarray | None, names: tuple[str, ...]) -> Batch:
         """Return labels as one-hot context (c,), with shape (N, classes), or () without context."""
@@ -149,16 +173,17 @@ def _shift_and_scale(
     """Return shift and scale: to [0, 1], or to mean 0 and standard deviation 1, by the likelihood.
 
     The features of a vector may have different units and are standardized one by one; pixels have
-    one unit.
+    one unit. A feature that is constant keeps its unit.
     """
     if likelihood in UNIT_LIKELIHOODS and data.kind is Kind.LEVELS:
         return (0.0,), (255.0,)
     if likelihood not in REAL_LIKELIHOODS:
         return (0.0,), (1.0,)
     axis = 0 if len(data.shape) == 1 else None
-    shift = np.mean(data.x, axis, dtype=np.float64)
+    varies = data.x.max(axis) > data.x.min(axis)
+    shift = np.where(varies, np.mean(data.x, axis, dtype=np.float64), data.x.min(axis))
     scale = np.std(data.x, axis, dtype=np.float64)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(varies & (scale > 0), scale, 1.0)  # rounding: constants may have a spread
     return tuple(np.atleast_1d(shift).tolist()), tuple(np.atleast_1d(scale).tolist())
 
 

@@ -1,19 +1,22 @@
 """Images and arrays: read the data that DATA names, and choose the settings that were left open.
 
-The likelihood is the first that `Dataset.likelihoods` suggests, or Bernoulli for binarized data.
+`resolve_settings` tells what it chose, and `reasons` why.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from pyrovae.command.choices import Activation, Likelihood, Network
+from pyrovae.command.images.choosing import Chosen, choose_likelihood
+from pyrovae.command.images.schedule import patience_of_rate, starts_at_components
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
 from pyrovae.data import Dataset, datasets
 
-__all__ = ["TEST_FRACTION", "read_data", "resolve_settings"]
+__all__ = ["TEST_FRACTION", "read_data", "reasons", "resolve_settings"]
 
 EMBEDDED: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": lambda root: datasets.digits(),
@@ -36,7 +39,12 @@ BY_NAME: dict[str, dict[str, Any]] = {
 }
 TEST_FRACTION = 0.2
 VALUES_FOR_ONE_THREAD = 10_000  # per step: smaller steps are slower with two threads than with one
-LEAST_STEPS = 4000  # of a whole run, unless that takes more than 500 epochs: for small data
+LEAST_STEPS = 4000  # of a whole run, unless that takes more than MOST_EPOCHS: for small data
+MOST_EPOCHS = 1000
+PATIENCE_STEPS = 500  # without a better validation ELBO, in at least 10 and at most 50 epochs
+FEWEST_VALIDATION_ROWS = 10
+MOST_WEIGHTS = 4_000_000  # of the first layer: wide data get a narrower one
+ROWS_PER_LATENT = 10
 
 
 def read_data(data: str, data_dir: Path | None = None) -> Dataset:
@@ -78,14 +86,26 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
         recipe["binarize"] = False
     chosen = _by_data(data) | recipe | given(options)
     batch_size, values = chosen["batch_size"], prod(data.shape)
+    kept = len(data.x) * (1 - chosen["validation"])
+    steps = max(1.0, kept / batch_size)  # per epoch
     chosen = {
-        "likelihood": _likelihood(data, chosen["binarize"]),
         "threads": 1 if batch_size * values <= VALUES_FOR_ONE_THREAD else None,
-        "epochs": max(20, min(500, LEAST_STEPS * batch_size // len(data.x))),
+        "epochs": max(20, min(MOST_EPOCHS, round(LEAST_STEPS / steps))),
     } | chosen
+    if "likelihood" not in chosen:
+        chosen["likelihood"] = _likelihood(data, chosen).likelihood
+    if options.epochs is None and "epochs" not in recipe and chosen["validation"]:
+        patience = max(10, min(50, round(PATIENCE_STEPS / steps)))
+        chosen = {"patience": patience} | chosen
     if chosen["network"] is Network.CONV and options.hidden is None:
         chosen["hidden"] = (32, 64, 64)
     settings = ImageSettings.of(chosen)
+    if (
+        options.network is None
+        and settings.network is Network.MLP
+        and starts_at_components(settings)
+    ):
+        settings = replace(settings, network=Network.LINEAR_MLP)
     if settings.patience and settings.validation == 0:
         raise ValueError(
             "--patience needs validation rows, but --validation is 0; leave one of them out"
@@ -96,12 +116,14 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
 def _by_data(data: Dataset) -> dict[str, Any]:
     """Return the settings that depend on the number of rows and their shape alone."""
     large_images = len(data.shape) == 3 and prod(data.shape[1:]) > 32 * 32
+    n, d = len(data.x), prod(data.shape)
+    validation = min(max(0.1, FEWEST_VALIDATION_ROWS / n), 0.25, 5000 / n)
     return {
-        "validation": min(0.1, 5000 / len(data.x)),
+        "validation": validation,
         "test": TEST_FRACTION,
         "binarize": False,
-        "latents": max(2, min(16, prod(data.shape) // 2)),
-        "hidden": (400,),
+        "latents": max(2, min(16, d // 2, n // ROWS_PER_LATENT)),
+        "hidden": (max(32, min(400, MOST_WEIGHTS // d)),),
         "network": Network.CONV if large_images else Network.MLP,
         "activation": Activation.RELU,
         "warm_up": 0.0,
@@ -110,9 +132,35 @@ def _by_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _likelihood(data: Dataset, binarize: bool) -> Likelihood:
-    """Return the likelihood that fits the values of the data best."""
-    if binarize:
-        return Likelihood.BERNOULLI
-    names = {likelihood.class_name: likelihood for likelihood in Likelihood}
-    return names[data.likelihoods[0].name]
+def _likelihood(data: Dataset, settings: Mapping[str, Any]) -> Chosen:
+    """Return the likelihood that fits the values of the data best, and why."""
+    if settings["binarize"]:
+        return Chosen(Likelihood.BERNOULLI, "grey values are drawn as 0 or 1")
+    return choose_likelihood(data, settings["latents"])
+
+
+def reasons(settings: ImageSettings, data: Dataset) -> list[str]:
+    """Return in sentences what these data would choose, and why, where the settings follow it."""
+    chosen, usual = [], _by_data(data)
+    best = _likelihood(data, settings.to_dict())
+    if settings.likelihood is best.likelihood:
+        chosen.append(f"likelihood {best.likelihood.value}: {best.why}")
+    if settings.latents == usual["latents"]:
+        chosen.append(
+            f"{settings.latents} latents: at most 16, half of the {prod(data.shape)} values of a "
+            f"row, and one for every {ROWS_PER_LATENT} of {len(data.x)} rows, but at least 2"
+        )
+    if settings.network is Network.LINEAR_MLP:
+        chosen.append(
+            "encoder and decoder have a linear part beside the network, which starts at "
+            "probabilistic PCA; that start is kept if no epoch is better on validation rows"
+        )
+    if settings.patience:
+        chosen.append(
+            f"up to {settings.epochs} epochs; the learning rate falls to a third after "
+            f"{patience_of_rate(settings.patience)} without a better validation ELBO, and training "
+            f"ends after {settings.patience}"
+        )
+    if settings.clip_norm == "auto":
+        chosen.append("gradients are clipped at four times the geometric mean of their norms")
+    return chosen

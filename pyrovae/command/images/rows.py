@@ -87,7 +87,8 @@ def prepare_rows(
 
 def fingerprint(data: Dataset) -> str:
     """Return a SHA-256 of the rows as loaded, before any split."""
-    return batches.fingerprint((torch.from_numpy(data.x),))
+    x = data.x.astype(np.float32) if data.x.dtype == np.float64 else data.x
+    return batches.fingerprint((torch.from_numpy(x),))
 
 
 def select(

@@ -1,7 +1,11 @@
 """The settings of a run on images or arrays; each field carries the option that sets it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, final
+from math import inf
+from typing import Annotated, Any, ClassVar, Self, final
+
+import typer
 
 from pyrovae.command.choices import Activation, Likelihood, Network, Objective, Optimizer
 from pyrovae.command.settings import BY_DATA, Settings, option
@@ -9,6 +13,17 @@ from pyrovae.command.settings import BY_DATA, Settings, option
 __all__ = ["ImageSettings"]
 
 IMAGES = "Images and arrays"
+
+
+def _bound(given: str) -> str:
+    """Read a bound on the norm of the gradient."""
+    try:
+        known = given in ("auto", "none") or 0 < float(given) < inf
+    except ValueError:
+        known = False
+    if not known:
+        raise typer.BadParameter(f"{given} is no bound; write a positive number, auto or none")
+    return given
 
 
 @final
@@ -57,8 +72,24 @@ class ImageSettings(Settings):
         Objective.SGVB_B
     )
     beta: Annotated[float, option("Weight of the KL term.", min=0, panel=IMAGES)] = 1.0
-    draws: Annotated[int, option("Draws of z per row and step.", min=1, panel=IMAGES)] = 1
+    draws: Annotated[
+        int, option("Draws of z per row and step.", min=1, max=10_000, panel=IMAGES)
+    ] = 1
     optimizer: Annotated[Optimizer, option("Optimizer.", panel=IMAGES)] = Optimizer.ADAM
     clip_norm: Annotated[
-        float | None, option("Largest norm of the gradient.", min=1e-9, panel=IMAGES)
-    ] = None
+        str,
+        option(
+            "Largest norm of the gradient: a number, none, or auto, which is four times the "
+            "geometric mean of the norms of recent steps.",
+            callback=_bound,
+            panel=IMAGES,
+        ),
+    ] = "auto"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Make settings of values by name; runs of before `auto` hold a number or nothing."""
+        if "clip_norm" in values:
+            bound = values["clip_norm"]
+            values = {**values, "clip_norm": "none" if bound is None else str(bound)}
+        return super().of(values)
