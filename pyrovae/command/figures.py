@@ -202,4 +202,5 @@ def training_rows(figures: Figures) -> list[Row]:
     fit = figures["training"]
     best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
     length = f"{fit['epochs']} epochs, {fit['seconds']:.1f} s"
-    return [Row("training", length, f"{fit['stopped']}{best}")]
+    rising = "; the validation bound was still rising" if fit.get("warning") else ""
+    return [Row("training", length, f"{fit['stopped']}{best}{rising}")]
