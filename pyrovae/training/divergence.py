@@ -8,8 +8,9 @@ from pyrovae import programs
 from pyrovae.files import History
 from pyrovae.training.svi import FusedSVI
 
-__all__ = ["TrainingError", "diagnose"]
+__all__ = ["NOTHING_FOUND", "TrainingError", "diagnose"]
 
+NOTHING_FOUND = "every site's density is finite"
 _LISTED = 5  # rows that an error lists
 
 
@@ -48,7 +49,7 @@ def diagnose(
     found = programs.not_finite(svi.graph, *batch)
     if found is None:
         return (
-            "every site's density is finite at fresh draws, so the loss itself overflowed: a "
+            f"{NOTHING_FOUND} at fresh draws, so the loss itself overflowed: a "
             f"closed-form KL, or what {_name(svi.objective)} computes of the densities"
         )
     site, bad = found

@@ -146,26 +146,12 @@ def fit(
     _check_counts(patience=1 if patience is None else patience)
     _check_choices(patience, validation, scheduler_interval, precision, ema)
     check = getattr(graph, "check", _no_check)
-    arguments = Arguments(
-        epochs,
-        batch_size,
-        check,
-        transform,
-        batch_transform,
-        patience,
-        accumulate,
-        scheduler_interval,
-        checkpoint,
-        callback,
-    )
-    training = as_minibatches(
-        data,
-        graph,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        steps=steps_per_epoch,
-        digest=True,
-    )
+    transforms: dict[str, Any] = {"transform": transform, "batch_transform": batch_transform}
+    steps: dict[str, Any] = {"accumulate": accumulate, "scheduler_interval": scheduler_interval}
+    ends: dict[str, Any] = {"patience": patience, "checkpoint": checkpoint, "callback": callback}
+    arguments = Arguments(epochs, batch_size, check, **transforms, **steps, **ends)
+    reading: dict[str, Any] = {"drop_last": drop_last, "steps": steps_per_epoch, "digest": True}
+    training = as_minibatches(data, graph, batch_size=batch_size, **reading)
     held_out = None
     if validation is not None:
         held_out = as_minibatches(validation, graph, batch_size=batch_size, name="validation")

@@ -15,7 +15,7 @@ from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
 from pyrovae.training.batchnorm import recompute_batchnorm
-from pyrovae.training.divergence import TrainingError, diagnose
+from pyrovae.training.divergence import NOTHING_FOUND, TrainingError, diagnose
 from pyrovae.training.events import Epoch, Hook, Start, Step
 from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
@@ -147,8 +147,8 @@ class Loop:
         if not math.isfinite(result.loss):
             checkpoint.set_random_state(before, self.devices)
             self.fail(f"the loss is {result.loss}: {self.where(batches, group)}")
-        if math.isinf(result.gradient_norm):
-            self.fail("the norm of the gradient is infinite")
+        if self.svi.measures and not math.isfinite(result.gradient_norm):
+            self.fail(f"the norm of the gradient is {result.gradient_norm}")
         rows = sum(len(batch[0]) for batch in batches)
         self.totals.add(result.loss * rows, result.reconstruction, sum(result.kl.values()), rows)
         if self.by_step and self.scheduler is not None:
@@ -158,9 +158,10 @@ class Loop:
 
     def where(self, batches: list[tuple[Tensor, ...]], group: list[Minibatch]) -> str:
         """Return what is not finite in the first minibatch where something is."""
-        words = ""
         for batch, minibatch in zip(batches, group, strict=True):
             words = diagnose(self.svi, batch, minibatch.rows)
+            if not words.startswith(NOTHING_FOUND):
+                break
         return words
 
     def set_beta(self, step: int) -> float:

@@ -73,6 +73,7 @@ class FusedSVI:
 
     Attributes:
         parameters: the tensors that are trained.
+        measures: whether the gradient's norm is measured at every step.
         constant: the modules that are held constant.
         frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
@@ -102,7 +103,7 @@ class FusedSVI:
         self.parameters = objective.parameters = list(moved.values())
         self.optimizer = make_optimizer(optimization.optimizer, moved, optimization.learning_rate)
         self.clipping = Clipping(optimization.clip_norm)
-        self._measure = measure or optimization.clip_norm is not None
+        self.measures = measure or optimization.clip_norm is not None
         ema = optimization.ema
         self.average = None if ema is None else WeightAverage(self.parameters, ema)
         low = optimization.precision == "bf16"
@@ -122,8 +123,8 @@ class FusedSVI:
             result = self._accumulated(batches) if len(batches) > 1 else self._one(batches[0])
         norm = math.nan
         if math.isfinite(result.loss):
-            norm = self.clipping.clip(self.parameters) if self._measure else norm
-            if math.isfinite(norm) or not self._measure:
+            norm = self.clipping.clip(self.parameters) if self.measures else norm
+            if math.isfinite(norm) or not self.measures:
                 self._move()
         for parameter in self.parameters:
             parameter.grad = None
