@@ -1,5 +1,6 @@
 """The command line on single cells, from end to end on tiny data: files, commands, messages."""
 
+import html
 import json
 import re
 import signal
@@ -12,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from test_command import call, given, strict
 
-from pyrovae.command.report import cell_plots, planes
+from pyrovae.command.report import cell_plots, planes, style
 
 anndata = pytest.importorskip("anndata")
 from pyrovae.command import fit as pipeline  # noqa: E402
 from pyrovae.command import runs  # noqa: E402
-from pyrovae.command.cells import clusters, figures, resolve  # noqa: E402
+from pyrovae.command.cells import clusters, figures, mixing, resolve  # noqa: E402
+from pyrovae.command.cells.experiment import placement  # noqa: E402
 from pyrovae.command.cells.settings import CellSettings  # noqa: E402
 from pyrovae.command.choices import Dispersion, Likelihood  # noqa: E402
 from pyrovae.files import History  # noqa: E402
@@ -180,10 +182,44 @@ def test_figures_are_those_of_the_face(fitted, stored):
     )
     assert figures["data"]["zeros"] == pytest.approx((adata.X.toarray() == 0).mean())
     z = model.get_latent_representation()
-    for key, column in (("silhouette", "cell_type"), ("batch_silhouette", "batch")):
-        assert figures["clusters"]["latents"][key] == pytest.approx(
-            silhouette_score(z, adata.obs[column]), rel=1e-4
-        )
+    types, batches = (adata.obs[key].to_numpy().astype(str) for key in ("cell_type", "batch"))
+    mixing = figures["mixing"]["latents"]
+    assert figures["clusters"]["latents"]["silhouette"] == pytest.approx(
+        silhouette_score(z, types), rel=1e-4
+    )
+    assert mixing["asw_batch"] == pytest.approx(direct_asw(z, batches, types), rel=1e-4)
+    assert mixing["ilisi"] == pytest.approx(np.median(direct_lisi(z, batches, 50)), rel=1e-4)
+    assert mixing["ilisi_scaled"] == pytest.approx(mixing["ilisi"] - 1)  # of 2 batches
+
+
+def direct_asw(z, batches, labels):
+    """scIB's batch mixing from its definition, by all distances between cells of a label."""
+    means = []
+    for label in set(labels):
+        x, own = z[labels == label].astype(float), batches[labels == label]
+        distance = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+        values = []
+        for i in range(len(x)):
+            far = {b: distance[i, (own == b) & (np.arange(len(x)) != i)] for b in set(own)}
+            if not len(far[own[i]]):
+                values.append(0.0)  # of a cell alone, by Rousseeuw's convention
+                continue
+            a = far[own[i]].mean()
+            nearest = min(far[b].mean() for b in far if b != own[i])
+            values.append((nearest - a) / max(a, nearest))
+        means.append(1 - np.abs(values).mean())
+    return np.mean(means)
+
+
+def direct_lisi(z, batches, k):
+    """The inverse Simpson index of each cell's k nearest others, cell by cell."""
+    found = []
+    for i, cell in enumerate(z.astype(float)):
+        distance = ((z - cell) ** 2).sum(1)
+        distance[i] = np.inf
+        near = batches[np.argsort(distance)[:k]]
+        found.append(1 / sum((near == b).mean() ** 2 for b in set(batches)))
+    return np.array(found)
 
 
 def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
@@ -200,7 +236,7 @@ def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
         tmp_path / "figures.json",
     )
     again, first = strict(tmp_path / "figures.json"), strict(folder / "metrics.json")
-    for key in ("test", "log_p", "clusters", "predictive", "library"):
+    for key in ("test", "log_p", "clusters", "mixing", "predictive", "library"):
         assert again[key] == first[key], key
     assert "12 test cells" in output
     output = call("evaluate", folder / "model", stored / "others.h5ad", "--samples", 0)
@@ -245,6 +281,11 @@ def test_inspect_shows_parts_and_figures(fitted):
         "library_prior: LibraryNormal",
         "2 epochs",
         "zeros_drawn",
+        "counts: adata.X",
+        "genes: 30, 'gene 0'",
+        "batch_key: batch",
+        "labels_key: cell_type",
+        "batch: 2, 'batch 0', 'batch 1'",
     ):
         assert text in output, text
 
@@ -344,6 +385,8 @@ def test_every_option(name, arguments, expected, stored, tmp_path):
     output = call("fit", file, "--output", tmp_path / "run", *TERSE, *arguments)
     assert "test ELBO" in output
     assert ("clusters, ARI" in output) == ("--labels-key" in arguments)
+    assert ("iLISI" in output) == ("--batch-key" in arguments)
+    assert ("batches in labels" in output) == ("--labels-key" in arguments)
     assert expected in " ".join(call("inspect", tmp_path / "run").split())
     call("encode", tmp_path / "run", file, "--output", tmp_path / "z.npy")
     assert np.isfinite(np.load(tmp_path / "z.npy")).all()
@@ -367,6 +410,49 @@ def test_what_is_survived_is_said_in_a_line_and_in_the_report(stored, tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "5 cells have no counts" in page
     assert "UserWarning" not in output
+
+
+def test_evaluate_without_labels_names_no_option_that_it_lacks(fitted, stored, tmp_path):
+    cells = anndata.read_h5ad(stored / "cells.h5ad")
+    del cells.obs["cell_type"]
+    cells.write_h5ad(tmp_path / "unlabelled.h5ad")
+    output = call("evaluate", fitted[0], tmp_path / "unlabelled.h5ad", "--samples", 0)
+    assert "these cells have no column 'cell_type' of obs" in output
+    assert "iLISI" in output
+    call("fit", stored / "cells.h5ad", "--output", tmp_path / "run", *TERSE)
+    output = call("evaluate", tmp_path / "run", stored / "cells.h5ad", "--samples", 0)
+    assert "`pyrovae fit` takes the name of their column" in output
+
+
+def test_the_fit_stays_on_the_device_of_the_command_line(stored, tmp_path, monkeypatch):
+    """`SingleCellVAE.train` would move the model to a GPU if there is one."""
+    asked, train = [], SingleCellVAE.train
+
+    def recorded(self, *args, **options):
+        asked.append((options["accelerator"], options["devices"]))
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(SingleCellVAE, "train", recorded)
+    call("fit", stored / "cells.h5ad", "--output", tmp_path / "run", *TERSE, "--device", "cpu")
+    assert asked == [("cpu", "auto")]
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
+def test_devices_of_the_command_line_are_those_of_training(name, monkeypatch):
+    from pyrovae.singlecell import scverse
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = placement(torch.device(name))
+    assert scverse.device_of(**words) == torch.device(name)
+
+
+def test_a_fit_that_still_rises_is_called_unfinished(fitted):
+    page = (fitted[0] / "report.html").read_text(encoding="utf-8")
+    fit = strict(fitted[0] / "metrics.json")["training"]
+    assert fit["best_epoch"] == 2
+    assert "was still rising when training ended" in fit["warning"]
+    assert fit["warning"] in html.unescape(page)
+    assert "still rising" in fitted[1]
 
 
 def test_quiet_prints_nothing(stored, tmp_path):
@@ -689,8 +775,122 @@ def test_the_map_draws_every_cell_once(groups, names):
     ]
     if groups:
         entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        assert len(entries) == min(names, 21)
-        assert ("20 smaller groups" in entries) == (names == 40)
+        assert len(entries) == min(names, 29)
+        assert ("12 smaller groups" in entries) == (names == 40)
+
+
+def many_types(spread, types=28, n=2000):
+    """A map by batch and by type of 28 types, the names of some long, as far apart as `spread`."""
+    rng = np.random.default_rng(0)
+    number = rng.integers(0, types, n)
+    points = spread * rng.standard_normal((types, 2))[number] + rng.standard_normal((n, 2))
+    kinds = np.array([f"regulatory cells, cluster {i} of {types}" for i in range(types)])
+    label, batch = kinds[number], np.array([f"batch {i}" for i in rng.integers(0, 9, n)])
+    groups = [cell_plots.Groups("batch", batch, (), True), cell_plots.Groups("cell_type", label)]
+    return cell_plots.latent_map(planes.Plane(points, ("a", "b"), ""), groups)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2, 5.0])
+def test_names_of_28_types_do_not_overlap(spread):
+    figure = many_types(spread)
+    figure.draw_without_rendering()
+    by_batch, by_type = figure.axes
+    assert not by_batch.texts
+    boxes = [text.get_window_extent() for text in by_type.texts]
+    assert len({text.get_text() for text in by_type.texts}) == 28
+    frame = by_type.get_window_extent().padded(1)
+    for i, box in enumerate(boxes):
+        assert frame.contains(*box.p0)
+        assert frame.contains(*box.p1)
+        for other in boxes[:i]:
+            common = np.minimum(box.p1, other.p1) - np.maximum(box.p0, other.p0)
+            assert common.min() < 1  # pixel, in one direction at least
+
+
+def test_legends_of_28_types_fit():
+    figure = many_types(5.0)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        legend = axis.get_legend().get_window_extent()
+        page = figure.bbox.padded(1)
+        assert page.contains(*legend.p0)
+        assert page.contains(*legend.p1)
+        assert not axis.get_window_extent().overlaps(legend)
+
+
+def test_one_colour_means_one_thing():
+    by_batch, by_type = (
+        {tuple(part.get_facecolor()[0][:3]) for part in axis.collections if len(part.get_offsets())}
+        for axis in many_types(5.0).axes
+    )
+    assert len(by_type) == 28
+    assert not by_batch & by_type
+
+
+def oklab(colour):
+    """Coordinates in OKLab (Ottosson 2020), where distances are as large as they look."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    opponent = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    return np.array(opponent) @ np.cbrt(np.array(cones) @ linear)
+
+
+def least_distance(colours):
+    points = np.array([oklab(colour) for colour in colours])
+    distance = np.linalg.norm(points[:, None] - points, axis=-1)
+    return distance[~np.eye(len(points), dtype=bool)].min()
+
+
+def test_colours_of_types_and_batches_stay_apart():
+    """A distance of 0.02 in OKLab is just noticeable between large patches; marks are small."""
+    page = (style.BLUE, style.ORANGE, style.GREY)
+    assert (len(style.TYPES), len(style.BATCHES)) == (28, 8)
+    assert least_distance([*style.TYPES, *style.BATCHES, *page]) > 0.06
+    assert least_distance(style.TYPES[:8]) > 0.12
+    assert least_distance(style.BATCHES[:4]) > 0.12
+
+
+@pytest.mark.parametrize("kl", [[1.98, 0.5], [20.0, 0.0001, 0.02], [0.0, 0.0]])
+def test_the_line_of_collapsed_units_is_seen(kl):
+    axis = cell_plots.kl_per_unit(np.array(kl)).axes[0]
+    line = next(line for line in axis.get_lines() if line.get_label() == "0.01 nats")
+    height = axis.transAxes.inverted().transform(
+        axis.transData.transform((0, line.get_ydata()[0]))
+    )[1]
+    assert 0.05 < height < 0.95
+
+
+def test_captions_say_what_the_figures_say(fitted):
+    page = html.unescape((fitted[0] / "report.html").read_text(encoding="utf-8"))
+    found = strict(fitted[0] / "metrics.json")
+    mixing, kl = found["mixing"]["latents"], np.array(found["latents"]["kl_per_unit"])
+    for words in (
+        f"Silhouette of labels {found['clusters']['latents']['silhouette']:.2f}",
+        f"Batches within labels {mixing['asw_batch']:.2f}",
+        f"iLISI {mixing['ilisi']:.2f} (from 1 to 2",
+        "12 held-out cells",
+        f"median ratio {found['library']['median_ratio']:.2f}",
+        f"The draws have {found['predictive']['zeros_drawn']:.1%} zeros",
+        f"{(kl < 0.01).sum() or 'All'} ",
+    ):
+        assert words in page, words
+    assert "should" not in " ".join(re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL))
+
+
+def test_captions_of_cells_in_no_group(stored, tmp_path):
+    call("fit", stored / "cells.h5ad", "--test", "0.001", "--output", tmp_path, *QUICK)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for words in ("Silhouette", "iLISI", "held-out", "Each name"):
+        assert words not in page, words
 
 
 def test_pictures_of_odd_cells():
@@ -717,27 +917,90 @@ def test_scores_of_clusters_that_are_known():
     from scipy.sparse import csr_matrix
 
     rng = np.random.default_rng(0)
-    labels, batches = np.repeat(["a", "b", "c"], 30), np.tile(["s", "t"], 45)
+    labels = np.repeat(["a", "b", "c"], 30)
     z = np.repeat(10.0 * np.eye(3), 30, 0) + 0.1 * rng.standard_normal((90, 3))
-    counts = csr_matrix(rng.poisson(2.0, (90, 12)))
-    found = clusters.scores(z, counts, labels, batches, seed=0)
+    components = clusters.components(csr_matrix(rng.poisson(2.0, (90, 12))), 3, seed=0)
+    found = clusters.scores({"latents": z, "pca": components}, labels, seed=0)
     assert (found["latents"]["ari"], found["latents"]["nmi"]) == pytest.approx((1.0, 1.0))
     assert found["latents"]["silhouette"] > 0.95
-    assert abs(found["latents"]["batch_silhouette"]) < 0.05
     assert abs(found["pca"]["ari"]) < 0.1  # the counts hold nothing of the labels
-    assert "why_not" in clusters.scores(z, counts, None, None, 0)
-    assert "1 labels" in clusters.scores(z, counts, np.repeat("a", 90), None, 0)["why_not"]
-    assert len(clusters.rows(found)) == 4
+    assert "1 labels" in clusters.scores({"latents": z}, np.repeat("a", 90), 0)["why_not"]
+    assert len(clusters.rows(found)) == 3
+
+
+def mixed_cells(shift, n=900, seed=0):
+    """Three types far apart, two batches that lie `shift` apart in each."""
+    rng = np.random.default_rng(seed)
+    labels, batches = np.arange(n) % 3, rng.integers(0, 2, n)
+    z = 100.0 * np.eye(3)[labels] + rng.standard_normal((n, 3))
+    z[:, 0] += shift * batches
+    return z, np.array(["s", "t"])[batches], np.array(["a", "b", "c"], dtype=object)[labels]
+
+
+def test_mixing_of_batches_that_are_mixed():
+    z, batches, labels = mixed_cells(shift=0)
+    found = mixing.scores({"latents": z}, batches, labels, seed=0)
+    mixed = found["latents"]
+    # of k draws, E sum p^2 = 1/2 + 1/(2k): the index is about 2 / (1 + 1/k)
+    assert mixed["ilisi"] == pytest.approx(2 / (1 + 1 / 50), abs=0.05)
+    assert mixed["ilisi_shuffled"] == pytest.approx(2 / (1 + 1 / 50), abs=0.05)
+    assert mixed["asw_batch"] > 0.95
+    assert [row.name for row in mixing.rows(found)] == ["batches in labels", "iLISI"]
+
+
+def test_mixing_of_batches_that_are_apart():
+    z, batches, labels = mixed_cells(shift=50)
+    apart = mixing.scores({"latents": z}, batches, labels, seed=0)["latents"]
+    assert (apart["ilisi"], apart["ilisi_scaled"]) == (1.0, 0.0)
+    assert apart["asw_batch"] < 0.1
+    assert apart["ilisi_shuffled"] > 1.9
+
+
+def test_batches_far_apart_within_types_are_not_called_mixed():
+    """Over all cells the silhouette of batches is near 0 though they lie apart in each type."""
+    from sklearn.metrics import silhouette_score
+
+    z, batches, labels = mixed_cells(shift=6)
+    assert abs(silhouette_score(z, batches)) < 0.05
+    assert mixing.within_labels(z, batches, labels) < 0.5
+
+
+def test_mixing_is_what_its_definitions_give():
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((150, 4))
+    batches, labels = rng.choice(["r", "s", "t"], 150), rng.choice(["a", "b"], 150)
+    z[batches == "t"] += 0.7
+    found = mixing.scores({"latents": z}, batches, labels.astype(object), seed=0)["latents"]
+    assert found["asw_batch"] == pytest.approx(direct_asw(z, batches, labels))
+    assert found["ilisi"] == pytest.approx(np.median(direct_lisi(z, batches, 50)))
+    assert found["ilisi_scaled"] == pytest.approx((found["ilisi"] - 1) / 2)
+
+
+def test_mixing_leaves_out_what_has_none():
+    z, batches, labels = mixed_cells(shift=0, n=90)
+    one = labels == "a"
+    batches[one] = "s"  # a label of one batch does not count
+    with_a = mixing.within_labels(z, batches, labels)
+    assert with_a == mixing.within_labels(z[~one], batches[~one], labels[~one])
+    assert mixing.within_labels(z, batches, np.full(90, None)) is None
+    assert mixing.within_labels(z[one], batches[one], labels[one]) is None
+    assert mixing.rows(mixing.scores({"latents": z}, np.full(90, "s"), labels, 0)) == []
+    few = mixing.scores({"latents": z[~one][:9]}, batches[~one][:9], None, 0)
+    assert few["neighbours"] == 8
+    each = mixing.scores({"latents": z}, np.arange(90).astype(str), None, 0)
+    assert each["latents"]["ilisi_scaled"] == pytest.approx(1)  # 50 neighbours, of 50 batches
+    assert [row.name for row in mixing.rows(few)] == ["iLISI"]
 
 
 def test_figures_without_scores_have_rows(fitted):
     found = strict(fitted[0] / "metrics.json")
     found["library"]["correlation"] = found["predictive"]["variance_ratio"] = None
-    found["clusters"]["latents"]["batch_silhouette"] = None
+    found["mixing"]["latents"]["asw_batch"] = None
     names = [row.name for row in figures.table(found)]
     assert "library size" not in names
     assert names[0] == "test ELBO"
     assert names[-1] == "training"
+    assert "batches in labels" not in names
 
 
 def test_run_json_says_that_it_is_of_cells(fitted):

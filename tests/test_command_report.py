@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyrovae.command import exports, writing
+from pyrovae.command.figures import training_figures
 from pyrovae.command.images import baselines
 from pyrovae.command.report import page as pages
 from pyrovae.command.report import plots
@@ -110,6 +111,35 @@ def test_kl_per_unit_is_sorted_and_counts_the_collapsed():
         "2 units above",
         "1 units below",
     ]
+
+
+def stopped(elbo, best_epoch, why="all epochs ran"):
+    run = history(len(elbo))
+    run.validation_elbo, run.best_epoch, run.stopped = list(elbo), best_epoch, why
+    return run
+
+
+def test_a_bound_that_still_rises_is_warned_of():
+    rising = -100 + 2.0 * np.arange(40)
+    found = training_figures(stopped(rising, 40))["warning"]
+    assert "by 2 nats per epoch over the last 4 epochs" in found
+    assert "over the last epoch:" in training_figures(stopped(rising[:5], 5))["warning"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        stopped([-3.0, -1.0, -2.0], 2),  # the best epoch is an earlier one
+        stopped([-3.0, -2.0, -2.0], 3),  # the slope is 0
+        stopped([-3.0, -2.0, -1.0], 3, "interrupted"),  # which has a warning of its own
+        stopped([-3.0, -2.0, -1.0], 3, "no better validation ELBO for 5 epochs"),
+        stopped([-3.0], 1),
+        history(5, validation=False),
+        history(0),
+    ],
+)
+def test_a_bound_that_does_not_rise_is_not_warned_of(run):
+    assert training_figures(run)["warning"] is None
 
 
 def test_nothing_global_moves():

@@ -137,7 +137,28 @@ def training_figures(history: History) -> Figures:
         "seconds": sum(history.seconds),
         "elbo": history.elbo[last] if history.elbo else None,
         "validation_elbo": history.validation_elbo[last] if history.validation_elbo else None,
+        "warning": _still_rising(history),
     }
+
+
+def _still_rising(history: History) -> str | None:
+    """Say that the validation ELBO rose until the last epoch, if it did.
+
+    Then the last epoch is the best, and the mean slope over the last tenth of the epochs is
+    positive.
+    """
+    values = history.validation_elbo
+    if history.stopped != "all epochs ran" or len(values) < 2 or history.best_epoch != len(values):
+        return None
+    epochs = max(1, len(values) // 10)
+    slope = (values[-1] - values[-1 - epochs]) / epochs
+    if not slope > 0:
+        return None
+    over = "the last epoch" if epochs == 1 else f"the last {epochs} epochs"
+    return (
+        f"The validation {history.bound_name} was still rising when training ended, by {slope:.3g} "
+        f"nats per epoch over {over}: these are figures of an unfinished fit. Give more --epochs."
+    )
 
 
 # --------------------------------------------------------------------------------- as table rows
@@ -181,4 +202,5 @@ def training_rows(figures: Figures) -> list[Row]:
     fit = figures["training"]
     best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
     length = f"{fit['epochs']} epochs, {fit['seconds']:.1f} s"
-    return [Row("training", length, f"{fit['stopped']}{best}")]
+    rising = "; the validation bound was still rising" if fit.get("warning") else ""
+    return [Row("training", length, f"{fit['stopped']}{best}{rising}")]

@@ -134,7 +134,8 @@ def report(
 ) -> Report:
     """Return the content of report.html."""
     run, history = experiment.run, trained.history
-    warnings = [trained.failure, *warned, figures.get("latents", {}).get("warning")]
+    warned_of = [figures.get(part, {}).get("warning") for part in ("training", "latents")]
+    warnings = [trained.failure, *warned, *warned_of]
     if history.stopped == "interrupted":
         warnings.append("Training was interrupted: these are the weights at that point.")
     parts = parts_of(run.model).items()

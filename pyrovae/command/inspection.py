@@ -29,12 +29,14 @@ def as_call(part: object) -> str:
 
 def describe(folder: Path) -> list[str]:
     """Return lines about the model in a run's folder, or in its own, without building it."""
-    content = files.inspect(folder / "model" if (folder / "model").is_dir() else folder)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    content = files.inspect(folder)
     history = content["history"] or {}
     tensors = [_tensor(name, facts) for name, facts in content["tensors"].items()]
     versions = [f"{name} {version}" for name, version in content["versions"].items()]
     return [
         *_tree(content["graph"]),
+        *_cells(folder),
         f"{content['parameters']:,} numbers in {len(tensors)} tensors",
         *tensors,
         f"versions: {', '.join(versions)}",
@@ -42,6 +44,15 @@ def describe(folder: Path) -> list[str]:
         f"training: {len(history.get('loss', []))} epochs, {history.get('stopped', 'unknown')}",
         *_tree(content["metrics"], "metrics"),
     ]
+
+
+def _cells(folder: Path) -> list[str]:
+    """Return lines about the cells that a model of cells takes; none for other models."""
+    if not (folder / "cells.json").is_file():
+        return []
+    from pyrovae.singlecell import saved_setup
+
+    return ["cells that it takes:", *(f"  {line}" for line in saved_setup(folder).splitlines())]
 
 
 def _tensor(name: str, facts: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pyrovae.singlecell.counts import read
 from pyrovae.singlecell.labels import CellLabels
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.model import SingleCellVAE
+from pyrovae.singlecell.saving import saved_setup
 from pyrovae.singlecell.simulation import Simulation, simulate
 from pyrovae.singlecell.training import WARM_UP, default_epochs
 
@@ -19,5 +20,6 @@ __all__ = [
     "listed",
     "read",
     "rows_in",
+    "saved_setup",
     "simulate",
 ]

@@ -23,7 +23,7 @@ from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.state import FitResult, Model, State, fit_of
 
-__all__ = ["read", "write"]
+__all__ = ["read", "saved_setup", "write"]
 
 FORMATS = "pyrovae-cells-2", "pyrovae-cells-1"  # the earlier has no digest
 _AGAIN = "Save the model again"
@@ -93,6 +93,16 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
     )
     fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
     return State(Cells(encoding, adata), graph, content["seed"], fit)
+
+
+def saved_setup(folder: str | Path) -> str:
+    """Return in a few lines what cells a saved model takes: layer, keys, genes and batches.
+
+    Raises:
+        FileError: cells.json is truncated or altered.
+    """
+    path = Path(folder) / "cells.json"
+    return Encoding.from_dict(_content(path)["encoding"]).described()
 
 
 @contextmanager

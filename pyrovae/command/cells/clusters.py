@@ -2,10 +2,10 @@
 
 k-means with as many clusters as labels is compared with the labels by ARI (Hubert & Arabie 1985)
 and NMI: 1 is perfect agreement, and an ARI of 0 that of random clusters. The silhouette (Rousseeuw
-1987), in [-1, 1], measures without clustering how far apart labels are; that of batches should be
-near 0 or below, where batches mix.
+1987), in [-1, 1], measures without clustering how far apart labels are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,48 +13,36 @@ import numpy as np
 from pyrovae.command.report.page import Row
 from pyrovae.data import spread
 
-__all__ = ["rows", "scores"]
+__all__ = ["components", "rows", "scores"]
 
 _SILHOUETTE_CELLS = 5_000  # its work grows with their square
 _COUNTS_PER_CELL = 1e4  # to which each cell is scaled before the logarithm
 
 
-def scores(
-    z: np.ndarray, counts: Any, labels: np.ndarray | None, batches: np.ndarray | None, seed: int
-) -> dict[str, Any]:
-    """Return ARI, NMI and silhouettes of z, and of principal components of log counts.
+def scores(spaces: Mapping[str, np.ndarray], labels: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return ARI, NMI and silhouette of the labels in each space.
 
     Args:
-        z: latent representations with shape (N, D).
-        counts: SciPy sparse matrix with shape (N, G).
+        spaces: coordinates of the cells in each space, by its name, with shape (N, D).
         labels: name of each cell's type, with shape (N,).
-        batches: name of its batch, with shape (N,).
-        seed: of k-means and PCA.
+        seed: of k-means.
     """
-    if labels is None:
-        return {"why_not": "no labels: name their column with --labels-key"}
     types = len(set(labels))
     if not 1 < types < len(labels):
         return {"why_not": f"{types} labels in {len(labels)} cells: no groups to separate"}
-    figures = {"cells": len(z), "clusters": types, "latents": _scores(z, labels, batches, seed)}
-    components = _components(counts, min(z.shape[1], min(counts.shape) - 1), seed)
-    if components is not None:
-        figures["pca"] = _scores(components, labels, batches, seed)
-    return figures
+    found = {name: _scores(space, labels, seed) for name, space in spaces.items()}
+    return {"cells": len(labels), "clusters": types, **found}
 
 
-def _scores(
-    z: np.ndarray, labels: np.ndarray, batches: np.ndarray | None, seed: int
-) -> dict[str, Any]:
+def _scores(space: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any]:
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    found = KMeans(len(set(labels)), n_init=10, random_state=seed).fit_predict(z)
+    found = KMeans(len(set(labels)), n_init=10, random_state=seed).fit_predict(space)
     return {
         "ari": float(adjusted_rand_score(labels, found)),
         "nmi": float(normalized_mutual_info_score(labels, found)),
-        "silhouette": _silhouette(z, labels),
-        "batch_silhouette": None if batches is None else _silhouette(z, batches),
+        "silhouette": _silhouette(space, labels),
     }
 
 
@@ -67,11 +55,18 @@ def _silhouette(z: np.ndarray, groups: np.ndarray) -> float | None:
     return float(silhouette_score(z[some], groups)) if 1 < len(set(groups)) < len(groups) else None
 
 
-def _components(counts: Any, d: int, seed: int) -> np.ndarray | None:
-    """Return d principal components of log(1 + 10^4 x / total); None if there are none."""
+def components(counts: Any, d: int, seed: int) -> np.ndarray | None:
+    """Return d principal components of log(1 + 10^4 x / total); None if there are none.
+
+    Args:
+        counts: SciPy sparse matrix with shape (N, G).
+        d: number of components; fewer if the counts have not as many.
+        seed: of the solver.
+    """
     from scipy.sparse import diags
     from sklearn.decomposition import PCA
 
+    d = min(d, min(counts.shape) - 1)
     totals = np.asarray(counts.sum(1)).ravel()
     scaled = diags(_COUNTS_PER_CELL / np.maximum(totals, 1)) @ counts.astype(np.float64)
     logs = scaled.log1p()  # sparse, as the counts are
@@ -88,8 +83,7 @@ def rows(found: dict[str, Any]) -> list[Row]:
     names = {
         "ari": ("clusters, ARI", f"k-means on z, {found['clusters']} clusters, {cells}"),
         "nmi": ("clusters, NMI", "the same clusters"),
-        "silhouette": ("silhouette of labels", "1: far apart"),
-        "batch_silhouette": ("silhouette of batches", "0 or below: mixed"),
+        "silhouette": ("silhouette of labels", "1: far apart; 0: they overlap"),
     }
     z, pca = found["latents"], found.get("pca", {})
     table = []

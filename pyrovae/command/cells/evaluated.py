@@ -58,7 +58,7 @@ def describe_data(model: SingleCellVAE) -> dict[str, Any]:
     x, adata, setup = as_source(model.cells.data[0]), model.cells.own(), model.cells.encoding.setup
     totals = x.sum(1)
     keys = {"batches": setup.batch_key, "labels": setup.labels_key}
-    groups = {name: _named(adata.obs[key]) for name, key in keys.items() if key is not None}
+    groups = {name: _named(adata.obs[key]) for name, key in keys.items() if key in adata.obs}
     return {
         "cells": adata.n_obs,
         "genes": len(model.cells.encoding.genes),
@@ -125,7 +125,7 @@ class EvaluatedCells:
         keys = (key for key in (setup.batch_key, setup.labels_key) if key is not None)
         columns = {key: _named(obs[key]) for key in keys if key in obs}
         return [
-            Groups(key, column.iloc[rows].to_numpy(), _ranked(column))
+            Groups(key, column.iloc[rows].to_numpy(), _ranked(column), key == setup.batch_key)
             for key, column in columns.items()
         ]
 
@@ -138,6 +138,20 @@ class EvaluatedCells:
         """Return the batches of the cells, None where all are of one."""
         key = self.model.cells.encoding.setup.batch_key
         return next((group for group in self.groups(rows) if group.title == key), None)
+
+    @property
+    def why_unlabelled(self) -> str:
+        """Why the cells have no labels, in words."""
+        key = self.model.cells.encoding.setup.labels_key
+        if key is not None:
+            return f"no labels: these cells have no column {key!r} of obs"
+        return "no labels: `pyrovae fit` takes the name of their column, as --labels-key"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the model was fitted on none of the evaluated cells, if these are its own."""
+        fitted = np.concatenate([self.model.train_indices, self.model.validation_indices])
+        return not np.isin(self.rows, fitted).any()
 
     @cached_property
     def libraries(self) -> Libraries:

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import torch
+
 from pyrovae.command import exports
 from pyrovae.command.build import usable_device
 from pyrovae.command.cells import figures as cell_figures
@@ -23,7 +25,7 @@ from pyrovae.command.writing import write
 from pyrovae.files import History
 from pyrovae.singlecell import SingleCellVAE
 
-__all__ = ["CellExperiment"]
+__all__ = ["CellExperiment", "placement"]
 
 LISTED_GROUPS = 20  # batches or labels that the report lists
 
@@ -132,6 +134,7 @@ class CellExperiment(Experiment):
             progress=not s.quiet,
             callback=callback,
             hooks=self.run.hooks,
+            **placement(self.model.device),
         )
 
     def save(self, history: History, figures: dict[str, Any] | None = None) -> None:
@@ -149,8 +152,7 @@ class CellExperiment(Experiment):
 
     def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:
         """Draw training, latent space, library sizes and the posterior predictive."""
-        kl = figures.get("latents", {}).get("kl_per_unit")
-        return pictures.draw(self.cells, history, kl, complete="why_not" not in figures)
+        return pictures.draw(self.cells, history, figures)
 
     def facts(self) -> dict[str, str]:
         """Return what the data are: sizes, zeros, split and groups."""
@@ -186,6 +188,12 @@ class CellExperiment(Experiment):
             names = cells.adata.obs_names[rows].astype(str).tolist()
             exports.write_embedding(z, cells.labels(rows), output, names)
         return z.shape
+
+
+def placement(device: torch.device) -> dict[str, Any]:
+    """Return the device as arguments of `SingleCellVAE.train`, which else takes a GPU itself."""
+    devices = "auto" if device.index is None else [device.index]
+    return {"accelerator": device.type, "devices": devices}
 
 
 def _sizes(groups: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyrovae import evaluation
 from pyrovae.command import figures as common
-from pyrovae.command.cells import clusters
+from pyrovae.command.cells import clusters, mixing
 from pyrovae.command.cells.evaluated import EvaluatedCells
 from pyrovae.command.report.cell_plots import UNLABELLED
 from pyrovae.command.report.page import Row
@@ -18,7 +18,7 @@ __all__ = ["measure", "table"]
 
 Figures = dict[str, Any]
 
-CLUSTERED_CELLS = 20_000
+GROUPED_CELLS = 20_000
 
 
 def measure(cells: EvaluatedCells, samples: int, evidence_rows: int) -> Figures:
@@ -44,7 +44,7 @@ def measure(cells: EvaluatedCells, samples: int, evidence_rows: int) -> Figures:
     figures["predictive"] = _predictive(cells)
     if cells.simulated:
         figures["truth"] = _truth(cells)
-    return {**figures, "clusters": _clusters(cells)}
+    return figures | _groups(cells)
 
 
 def _library(cells: EvaluatedCells) -> Figures:
@@ -90,15 +90,39 @@ def _truth(cells: EvaluatedCells) -> Figures:
     }
 
 
-def _clusters(cells: EvaluatedCells) -> Figures:
+def _groups(cells: EvaluatedCells) -> Figures:
+    """Return how far labels are apart and how well batches mix, in z and by PCA."""
+    rows = cells.some(cells.mapped, GROUPED_CELLS)
+    labels, batches = cells.labels(rows), cells.batches(rows)
+    if labels is None and batches is None:
+        return {"clusters": {"why_not": cells.why_unlabelled}, "mixing": None}
+    spaces = {"latents": cells.embed(rows)}
+    components = clusters.components(cells.counts(rows), spaces["latents"].shape[1], cells.seed)
+    if components is not None:
+        spaces["pca"] = components
+    mixed = None
+    if batches is not None:
+        mixed = mixing.scores(spaces, batches.names, _known(labels), cells.seed)
+    return {"clusters": _clusters(cells, spaces, labels), "mixing": mixed}
+
+
+def _known(labels: np.ndarray | None) -> np.ndarray | None:
+    """Return labels with None for cells that have none."""
+    if labels is None:
+        return None
+    known = labels.astype(object)
+    known[labels == UNLABELLED] = None
+    return known
+
+
+def _clusters(
+    cells: EvaluatedCells, spaces: dict[str, np.ndarray], labels: np.ndarray | None
+) -> Figures:
     """Return clustering scores of the labelled cells, or why there are none."""
-    rows = cells.some(cells.mapped, CLUSTERED_CELLS)
-    labels = cells.labels(rows)
-    if labels is not None and (labels != UNLABELLED).any():
-        rows, labels = rows[labels != UNLABELLED], labels[labels != UNLABELLED]
-    batches = cells.batches(rows)
-    names = None if batches is None else batches.names
-    return clusters.scores(cells.embed(rows), cells.counts(rows), labels, names, cells.seed)
+    if labels is None:
+        return {"why_not": cells.why_unlabelled}
+    kept = labels != UNLABELLED if (labels != UNLABELLED).any() else np.full(len(labels), True)
+    return clusters.scores({name: x[kept] for name, x in spaces.items()}, labels[kept], cells.seed)
 
 
 # --------------------------------------------------------------------------------- as table rows
@@ -116,6 +140,7 @@ def table(figures: Figures) -> list[Row]:
         *_predictive_rows(figures["predictive"]),
         *_truth_rows(figures.get("truth")),
         *clusters.rows(figures["clusters"]),
+        *mixing.rows(figures["mixing"]),
         *common.training_rows(figures),
     ]
 

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyrovae.command.report import plots
+from pyrovae.command.report.groups import SHOWN, SIZE, UNLABELLED, Groups, looks_of, scatter
+from pyrovae.command.report.names import legend_columns, write_names
 from pyrovae.command.report.planes import Plane
-from pyrovae.command.report.style import (
-    BLUE,
-    CLASSES,
-    GREY,
-    MARKERS,
-    ORANGE,
-    hide_frame,
-    new_figure,
-)
+from pyrovae.command.report.style import BLUE, ORANGE, hide_frame, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +24,7 @@ if TYPE_CHECKING:
     from pyrovae.files import History
 
 __all__ = [
+    "COLLAPSED",
     "UNLABELLED",
     "Groups",
     "Moments",
@@ -41,26 +36,9 @@ __all__ = [
     "predictive",
 ]
 
-_GREYS = ("#94a4a2", "#717581")  # of CLASSES; grey is for cells without a group of their own
-_COLOURS = tuple(colour for colour in CLASSES if colour not in _GREYS)
-_SHOWN = 20  # groups in a legend; the smaller ones are grey together
 _LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
 _WIDE = 5  # ratios that span more have a logarithmic axis
-UNLABELLED = "unlabelled"
-
-
-class Groups(NamedTuple):
-    """Groups of cells. Cells named `UNLABELLED` are in no group.
-
-    Attributes:
-        title: what the groups are.
-        names: name of each cell's group, with shape (N,).
-        ranked: all groups there are, the largest first: each has one colour in every picture.
-    """
-
-    title: str
-    names: np.ndarray
-    ranked: tuple[str, ...] = ()
+COLLAPSED = 0.01  # nats per cell, below which a unit of z carries next to nothing
 
 
 class Moments(NamedTuple):
@@ -109,18 +87,36 @@ def latent_map(plane: Plane, groups: Sequence[Groups]) -> Figure:
         plane: where they are.
         groups: such as the batches and the cell types.
     """
-    panels = max(1, len(groups))
-    figure = new_figure(6.4 if panels == 1 else 4.6 + 6.2 * (panels - 1), 4.4)
-    axes = np.atleast_1d(figure.subplots(1, panels, sharex=True, sharey=True))
+    figure, axes = _panels(groups)
     for axis, group in zip(axes, groups, strict=False):
-        _scatter(axis, plane.points, group)
+        scatter(axis, plane.points, group)
         axis.set_title(f"by {group.title}")
     if not groups:
-        axes[0].scatter(plane.points[:, 0], plane.points[:, 1], s=6, c=BLUE, alpha=0.6, lw=0)
+        axes[0].scatter(plane.points[:, 0], plane.points[:, 1], s=SIZE, c=BLUE, alpha=0.6, lw=0)
+        hide_frame(axes[0])
     for axis in axes:
-        axis.set_xlabel(plane.axes[0])
-    axes[0].set_ylabel(plane.axes[1])
+        axis.set(xlabel=plane.axes[0], ylabel=plane.axes[1])
+        axis.label_outer()
+    for axis, group in zip(axes, groups, strict=False):
+        if not group.batches:
+            write_names(axis, plane.points, group.names, list(looks_of(group)))
     return figure
+
+
+def _panels(groups: Sequence[Groups]) -> tuple[Figure, Any]:
+    """Return a figure with a panel for each way to group cells, with room for the legends.
+
+    The panels are beside each other, or one below the other if a legend has two columns: a wider
+    figure would be made small on the page.
+    """
+    panels = max(1, len(groups))
+    entries = [min(SHOWN + 2, len(set(group.names))) for group in groups]
+    columns = max(map(legend_columns, entries), default=0)
+    if columns > 1:
+        figure = new_figure(6.0 + 1.8 * columns, 5.2 * panels)
+        return figure, figure.subplots(panels, 1, sharex=True, sharey=True, squeeze=False).ravel()
+    figure = new_figure(panels * (4.6 + 1.6 * columns), 4.6)
+    return figure, figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False).ravel()
 
 
 def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> Figure:
@@ -134,14 +130,15 @@ def libraries(totals: np.ndarray, sizes: np.ndarray, batches: Groups | None) -> 
     seen = totals > 0
     totals, sizes = totals[seen], sizes[seen]
     ratios = sizes / totals
-    if batches is None:
-        groups = Groups("cells", np.full(len(totals), "cells"))
-    else:
-        groups = batches._replace(names=batches.names[seen])
     figure = new_figure(10.6, 4.2)
     left, right = figure.subplots(1, 2)
-    _scatter(left, np.stack([totals, sizes], 1), groups, legend=False)
-    _scatter(right, np.stack([totals, ratios], 1), groups, legend=batches is not None)
+    for axis, y in ((left, sizes), (right, ratios)):
+        if batches is None:
+            axis.scatter(totals, y, s=SIZE, c=BLUE, alpha=0.6, lw=0)
+            hide_frame(axis)
+        else:
+            groups = batches._replace(names=batches.names[seen])
+            scatter(axis, np.stack([totals, y], 1), groups, legend=axis is right)
     ends = [totals.min(), totals.max()]
     left.plot(ends, ends, color="black", lw=0.8)
     right.axhline(1, color="black", lw=0.8)
@@ -183,11 +180,13 @@ def predictive(data: Moments, drawn: Moments) -> Figure:
 
 
 def _draw_variances(axis: Axes, data: Moments, drawn: Moments) -> None:
-    """Draw the variance of each gene against its mean."""
-    for found, colour, label in ((data, BLUE, "data"), (drawn, ORANGE, "drawn")):
-        kept = (found.mean > 0) & (found.variance > 0)
-        mean, variance = found.mean[kept], found.variance[kept]
-        axis.scatter(mean, variance, s=6, c=colour, alpha=0.45, lw=0, label=label)
+    """Draw the variance of each gene against its mean, in layers: neither hides the other."""
+    for layer in range(_LAYERS):
+        for found, colour, label in ((data, BLUE, "data"), (drawn, ORANGE, "drawn")):
+            kept = (found.mean > 0) & (found.variance > 0)
+            mean, variance = (part[kept][layer::_LAYERS] for part in (found.mean, found.variance))
+            name = None if layer else label
+            axis.scatter(mean, variance, s=6, c=colour, alpha=0.45, lw=0, label=name)
     _make_logarithmic(axis, "x", "y")
     ends = np.array(axis.get_xlim())
     axis.plot(ends, ends, color="black", lw=0.8, label="Poisson: variance = mean")
@@ -204,52 +203,18 @@ def _draw_zeros(axis: Axes, data: np.ndarray, drawn: np.ndarray, what: str) -> N
 
 
 def kl_per_unit(kl: np.ndarray) -> Figure:
-    """Draw each latent's KL to the prior in nats per cell, with shape (D,), greatest first."""
-    figure = plots.kl_per_unit(kl)
-    figure.axes[0].set(title="KL of z, by unit", ylabel="nats per cell")
+    """Draw each latent's KL to the prior in nats per cell, with shape (D,), greatest first.
+
+    The axis is logarithmic, which shows the line at 0.01 nats also where the greatest is 10.
+    """
+    figure = plots.kl_per_unit(kl, COLLAPSED)
+    axis = figure.axes[0]
+    lowest = max(1e-4, min(COLLAPSED / 3, float(kl.min()) / 2))
+    axis.set_yscale("log")
+    axis.set_ylim(lowest, 2 * max(float(kl.max()), COLLAPSED))
+    axis.set(title="KL of z, by unit", ylabel="nats per cell (logarithmic)")
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _scatter(axis: Axes, points: np.ndarray, groups: Groups, *, legend: bool = True) -> None:
-    """Draw each group in its own colour and marker, in interleaved layers."""
-    names = groups.names
-    found, sizes = np.unique(names[names != UNLABELLED], return_counts=True)
-    ranked = groups.ranked or tuple(found[np.argsort(-sizes, kind="stable")])
-    looks: dict[str, Any] = {
-        name: {"c": _COLOURS[i % len(_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, name in enumerate(sorted(ranked[:_SHOWN]))
-    }
-    shown = list(looks)
-    others = ~np.isin(names, shown)
-    layers = np.arange(len(points)) * 7919 % _LAYERS  # neighbours in the file in different layers
-    x, y = points.T
-    axis.scatter(x[others], y[others], s=6, c=GREY, alpha=0.5, lw=0)
-    for layer in range(_LAYERS):
-        for name, look in looks.items():
-            mask = (names == name) & (layers == layer)
-            axis.scatter(x[mask], y[mask], s=6, alpha=0.6, lw=0, **look)
-    hide_frame(axis)
-    if legend:
-        smaller = int((~np.isin(found, shown)).sum())
-        _name_groups(axis, looks, smaller, bool((names == UNLABELLED).any()))
-
-
-def _name_groups(axis: Axes, looks: dict[str, Any], smaller: int, unlabelled: bool) -> None:
-    """Name the groups beside the panel."""
-    from matplotlib.lines import Line2D
-
-    marks = {name: (look["marker"], look["c"]) for name, look in looks.items()}
-    if smaller:
-        marks[f"{smaller} smaller groups"] = ("o", GREY)
-    if unlabelled:
-        marks[UNLABELLED] = ("o", GREY)
-    handles = [
-        Line2D([], [], ls="", marker=marker, color=colour, label=name)
-        for name, (marker, colour) in marks.items()
-    ]
-    axis.legend(
-        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
-    )
 
 
 def _make_logarithmic(axis: Axes, *names: str) -> None:

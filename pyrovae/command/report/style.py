@@ -1,7 +1,10 @@
 """Colours, markers and empty figures for all pictures.
 
 The colours are those of Okabe & Ito (2008) and Petroff (2021), which colour-blind readers can tell
-apart.
+apart. A page on cells needs more, so that one colour means one thing: 28 for types and 8 for
+batches. They were chosen one after the other, each as far as possible in OKLab (Ottosson 2020) from
+blue, orange, grey, white, black and all before it, also as dichromats see them (Machado et al.
+2009). Few groups have the clearest colours, since the first are the farthest apart.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "BATCHES",
     "BLUE",
     "CLASSES",
     "GREEN",
     "GREY",
     "MARKERS",
     "ORANGE",
+    "TYPES",
     "hide_frame",
     "new_figure",
 ]
@@ -36,7 +41,47 @@ CLASSES = (  # Petroff, 10 colours
     "#717581",
     "#92dadd",
 )
-MARKERS = "os^vDPX"  # 7 and 10 have no common factor: 70 classes differ in colour or marker
+TYPES = (  # of cells
+    "#0810c8",
+    "#f8b098",
+    "#980058",
+    "#30a0f0",
+    "#688800",
+    "#c06090",
+    "#6840f8",
+    "#b8a800",
+    "#60e800",
+    "#30b8c0",
+    "#d000a8",
+    "#005048",
+    "#900000",
+    "#985000",
+    "#7070e0",
+    "#78c0f8",
+    "#2050d0",
+    "#f06070",
+    "#9000a0",
+    "#a880c8",
+    "#307040",
+    "#e070f8",
+    "#b84048",
+    "#a0c838",
+    "#c048c8",
+    "#70a080",
+    "#d898d0",
+    "#c88830",
+)
+BATCHES = (  # of cells; more differ by marker
+    "#680080",
+    "#00e0f0",
+    "#309860",
+    "#504020",
+    "#805890",
+    "#48d070",
+    "#a0d0c0",
+    "#584878",
+)
+MARKERS = "os^vDPX"  # 7 has no factor in common with 8 or 10: 56 batches, 70 classes differ
 
 
 def new_figure(width: float, height: float) -> Figure:
