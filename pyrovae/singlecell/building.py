@@ -44,9 +44,9 @@ def new_state(
     """
     if gene_likelihood == "normal":
         raise ValueError(
-            "gene_likelihood is 'normal', which is no density of counts. For proteins or "
-            "log-normalised values build pyrovae.VAE(..., pyrovae.likelihoods.Gaussian(net)) and "
-            "train it by pyrovae.fit; counts of proteins are 'nb'"
+            "gene_likelihood is 'normal', which is no density of counts, expected 'zinb', 'nb' or "
+            "'poisson'. For log-normalised values build "
+            "pyrovae.VAE(..., pyrovae.likelihoods.Gaussian(net)) and train it by pyrovae.fit"
         )
     _check_one_of("gene_likelihood", gene_likelihood, list(_LIKELIHOODS))
     _check_one_of("dispersion", dispersion, [kind.value for kind in Dispersion])
