@@ -26,7 +26,7 @@ def models():
     found = {}
     for name, arguments in options.items():
         found[name] = SingleCellVAE(adata, n_hidden=32, n_latent=5, **arguments)
-        found[name].train(max_epochs=40, progress=False, train_size=0.8)
+        found[name].train(max_epochs=25, progress=False, train_size=0.8)
     return found
 
 
