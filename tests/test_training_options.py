@@ -564,3 +564,43 @@ def test_a_frozen_part_keeps_its_batch_statistics_and_drops_nothing():
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not any(modes)
     assert vae.likelihood.net[1].running_mean.abs().max() > 0
+
+
+def test_a_generator_loses_no_minibatch_to_the_checks():
+    """Batch normalization, whose statistics are recomputed elsewhere, reads no further one."""
+    seen = []
+
+    def look(x):
+        seen.extend(x[:, 0].tolist())
+        return (x > 25).float().expand(-1, 6)
+
+    batches = (torch.full((2, 1), float(i)) for i in range(12))
+    vae = small_vae(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
+    quiet(vae, batches, steps_per_epoch=4, epochs=3, transform=look)
+    assert seen[-24:] == [float(i) for i in range(12) for _ in range(2)]
+
+
+def test_validation_beside_a_generator_leaves_its_first_minibatch():
+    batches = (binary(8, seed=i) for i in range(4))
+    recorder = Recorder()
+    history = quiet(
+        small_vae(), batches, steps_per_epoch=2, epochs=2, hooks=recorder,
+        validation=binary(8, seed=9),
+    )  # fmt: skip
+    assert [step.rows for step in recorder.steps] == [8] * 4
+    assert history.stopped == "all epochs ran"
+
+
+def test_what_a_batch_transform_makes_is_checked_at_every_minibatch():
+    x = torch.zeros(40, 6)
+    x[31, 2] = 1.0
+
+    def tripled(x):
+        return 3 * x
+
+    graph = small_vae()
+    with pytest.raises(ValueError, match="got 3"):
+        quiet(graph, x, batch_size=10, epochs=1, batch_transform=tripled, seed=0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    with pytest.raises(ValueError, match="ReduceLROnPlateau"):
+        quiet(graph, binary(), scheduler=plateau, scheduler_interval="step")

@@ -38,11 +38,13 @@ class Minibatches(ABC):
         fingerprint: SHA-256 of the data; None where they are not read before training.
         scanned: whether all values were read and found finite; otherwise each minibatch is to be
             checked when it comes.
+        repeatable: whether an epoch can be read again.
     """
 
     rows: int | None = None
     fingerprint: str | None = None
     scanned = False
+    repeatable = True
 
     @abstractmethod
     def __len__(self) -> int:

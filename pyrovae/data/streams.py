@@ -95,7 +95,8 @@ class IterableMinibatches(Minibatches):
             )
         if steps is None:
             self.rows = _rows_of(iterable)
-        self._once = iter(iterable) is iterable
+        self.repeatable = iter(iterable) is not iterable
+        self._first: tuple[Tensor, ...] | None = None
         self._rest: Iterator[Any] | None = None
 
     def __len__(self) -> int:
@@ -103,12 +104,17 @@ class IterableMinibatches(Minibatches):
 
     def first(self) -> tuple[Tensor, ...]:
         """Return the first minibatch; an iterator still yields it in the first epoch."""
+        if self._first is None:
+            self._first = self._read_first()
+        return self._first
+
+    def _read_first(self) -> tuple[Tensor, ...]:
         with torch.random.fork_rng(devices=[]):
             iterator = iter(self.iterable)
             content = next(iterator, None)
         if content is None:
             raise ValueError(f"{self.name}: the {type(self.iterable).__name__} yields no minibatch")
-        if self._once:
+        if not self.repeatable:
             self._rest = chain([content], iterator)
         return _placed(content, self.graph, f"{self.name}: minibatch 1")
 
@@ -124,7 +130,7 @@ class IterableMinibatches(Minibatches):
         Raises:
             ValueError: if it can be read once only.
         """
-        if self._once:
+        if not self.repeatable:
             raise ValueError(
                 f"{self.name}: a {type(self.iterable).__name__} can be read once only, but these "
                 "data are read after every epoch: pass a list of arrays, a Dataset or a DataLoader"
@@ -133,7 +139,7 @@ class IterableMinibatches(Minibatches):
             yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
 
     def _contents(self, seed: int, start: int) -> Iterator[Any]:
-        if self._once:
+        if not self.repeatable:
             yield from self._rest or iter(())
             return
         passes, skipped = divmod(start, _length(self.iterable) or (start + 1))

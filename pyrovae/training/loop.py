@@ -125,7 +125,12 @@ class Loop:
         return self.arguments.transformed(*minibatch.batch)
 
     def recompute_batchnorm(self) -> None:
-        """Recompute the statistics of batch normalization at the current weights."""
+        """Recompute the statistics of batch normalization at the current weights.
+
+        Those of training stay where the data can be read once only.
+        """
+        if not self.training.repeatable:
+            return
 
         def batches() -> Iterator[tuple[Tensor, ...]]:
             seed = self.history.seed or 0
@@ -137,7 +142,7 @@ class Loop:
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""
         batches = [self.transformed(minibatch) for minibatch in group]
-        if not self.training.scanned:
+        if not self.training.scanned or self.arguments.batch_transform is not None:
             for batch in batches:
                 self.arguments.check(*batch)
         self.set_beta(self.steps_done())

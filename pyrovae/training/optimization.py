@@ -115,7 +115,15 @@ def scheduled_by_step(scheduler: Scheduler | None, interval: str | None) -> bool
     """Return whether a scheduler is stepped after each optimizer step, and not after each epoch.
 
     Without an interval, `OneCycleLR` and `CyclicLR` are, whose schedules are over steps.
+
+    Raises:
+        ValueError: for a `ReduceLROnPlateau` at each step.
     """
+    if interval == "step" and isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(
+            'fit: scheduler_interval is "step", but a ReduceLROnPlateau judges the validation '
+            "loss, which is known after an epoch; leave the interval out"
+        )
     if interval is None:
         return isinstance(scheduler, OneCycleLR | CyclicLR)
     return interval == "step"
