@@ -176,10 +176,22 @@ def check_uncertain_decoder(r):
     assert r["together"] > max(r["apart"], r["point"])
 
 
+def check_new_cells(r):
+    assert r["elbo_after"] > r["elbo_before"]
+    assert r["tensors_moved"] == 1  # the columns of the decoder's only hidden layer
+    assert r["reference_moved"] < 1e-2  # wider products, summed in another order
+    assert r["hidden"] > 0.85
+    assert r["new_batch"] > max(0.8, r["neighbours"] - 0.05)
+    assert abs(r["confidence"] - r["new_batch"]) < 0.1
+    assert r["poisson_loses"] > 3 * r["poisson_error"]
+    assert r["poisson_error"] < r["value_error"]
+
+
 CASES = {
     "00_bare_pyro": (check_bare_pyro, {"reparameterization", "elbo", "reconstructions", "samples"}),
     "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
     "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
+    "13_new_cells": (check_new_cells, {"query", "comparison"}),
     "12_uncertain_decoder": (check_uncertain_decoder, {"overfitting", "weights", "pictures"}),
     "04_estimators": (check_estimators, {"variance", "iwae", "em"}),
     "07_mixtures": (check_mixtures, {"latent_mixture", "samples", "pseudo_inputs"}),
