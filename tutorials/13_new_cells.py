@@ -165,7 +165,7 @@ result |= {
 }
 assert poisson["difference"] < -3 * poisson["difference_standard_error"]
 
-figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
+figure, axis = plt.subplots(figsize=(7, 2.4), layout="constrained")
 axis.errorbar(
     table["difference"],
     table.index,
@@ -174,7 +174,7 @@ axis.errorbar(
     capsize=4,
 )
 axis.axvline(0, color="0.7", zorder=0)
-axis.set(xlabel="log p(x) less that of the best model, nats per cell (± 2 paired standard errors)")
+axis.set(xlabel="log p(x) - that of the best, nats per cell (± 2 paired standard errors)")
 figure.savefig(options.output / "13_comparison.png")
 plt.show()
 
