@@ -1164,3 +1164,14 @@ def test_a_small_step_uses_one_thread_and_the_setting_is_put_back():
 def test_a_density_of_real_numbers_is_refused_with_what_to_use():
     with pytest.raises(ValueError, match=r"likelihoods\.Gaussian"):
         SingleCellVAE(setup(cells_like()), gene_likelihood="normal")
+
+
+def test_rows_of_a_view_of_a_file_are_refused_with_the_way_out(model, tmp_path):
+    cells_like().write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    view = backed[:40]
+    assert model.get_latent_representation(view).shape == (40, 3)
+    with pytest.raises(ValueError, match=r"to_memory\(\)"):
+        model.get_latent_representation(view, indices=[0, 1])
+    assert model.get_latent_representation(view.to_memory(), indices=[0, 1]).shape == (2, 3)
+    backed.file.close()

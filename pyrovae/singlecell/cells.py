@@ -83,7 +83,7 @@ class Cells:
             data = tuple(rows_in(part, rows) for part in self.data)
         else:  # a file is read in order, and each row once
             unique, places = np.unique(rows.numpy(), return_inverse=True)
-            data = self._encoded(given[unique])
+            data = self._encoded(_some_rows(given, unique))
             if not np.array_equal(unique, rows.numpy()):
                 data = tuple(rows_in(part, torch.from_numpy(places)) for part in data)
         return Selection(data, given.obs_names[rows.numpy()])
@@ -133,6 +133,20 @@ def rows_in(part: Any, rows: Tensor | None) -> Any:
     if rows is None:
         return part
     return part.select(rows) if isinstance(part, SparseRows) else part[rows]
+
+
+def _some_rows(adata: Any, rows: np.ndarray) -> Any:
+    """Return a view of some rows.
+
+    Raises:
+        ValueError: for a view of a file, of which AnnData takes no view.
+    """
+    if adata.isbacked and adata.is_view:
+        raise ValueError(
+            "indices: these cells are a view of a file, and AnnData takes no view of a view; call "
+            "adata.to_memory() first, or pass the whole AnnData with indices="
+        )
+    return adata[rows]
 
 
 def _row_numbers(n: int, indices: Any) -> Tensor | None:
