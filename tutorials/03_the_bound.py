@@ -233,7 +233,8 @@ class LinearNormal(nn.Module):
 
 def linear_vae(features, latents, sigma):
     """Return the linear-Gaussian VAE, in float64."""
-    decoder = pv.likelihoods.Gaussian(nn.Linear(latents, features), sigma=sigma, learned=True)
+    net = nn.Linear(latents, features)
+    decoder = pv.likelihoods.Gaussian(net, sigma=sigma, learned=True, floor=0.0)  # exact formulas
     encoder = LinearNormal(features, latents)
     return pv.VAE(pv.priors.StandardNormal(latents), encoder, decoder).double()
 
