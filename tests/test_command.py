@@ -774,3 +774,13 @@ def test_tensorboard_holds_the_steps_of_a_run(tmp_path):
     steps = events.Scalars("train/elbo")
     assert len(events.Scalars("validation/elbo")) == len(history["validation_elbo"])
     assert [event.step for event in steps] == list(range(1, len(steps) + 1))
+
+
+def test_a_run_whose_reasons_are_no_texts_is_refused(tmp_path):
+    call("fit", "digits", "--output", tmp_path / "run", "--no-report", *QUICK)
+    path = tmp_path / "run" / "run.json"
+    content = json.loads(path.read_text())
+    del content["format"], content["sha256"]
+    content["chosen"][1] = 7
+    path.write_text(json.dumps(files.sealed(runs.FORMATS[0], content)))
+    assert "run.json" in call("evaluate", tmp_path / "run", "digits", code=2)
