@@ -604,3 +604,29 @@ def test_what_a_batch_transform_makes_is_checked_at_every_minibatch():
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
     with pytest.raises(ValueError, match="ReduceLROnPlateau"):
         quiet(graph, binary(), scheduler=plateau, scheduler_interval="step")
+
+
+def test_what_does_not_fit_is_named_with_its_remedy():
+    vae = small_vae()
+
+    class OfOne:
+        def model(self, x):
+            return vae.model(x)
+
+        def guide(self, x):
+            return vae.guide(x)
+
+    with pytest.raises(TypeError, match=r"OfOne\.model does not take x and 1 contexts"):
+        quiet(OfOne(), (binary(), torch.ones(50)))
+    with pytest.raises(TypeError, match=r"pyrovae\.hooks\.Hook"):
+        quiet(vae, binary(), hooks=[lambda step: None])
+    with pytest.raises(ValueError, match="an iterable with a length"):
+        quiet(vae, binary(), validation=iter([binary()]))
+
+
+def test_one_part_to_freeze_is_a_string_and_nothing_warns():
+    vae, still = small_vae(), small_vae()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quiet(vae, binary(), epochs=1, freeze="posterior")
+    assert equal(vae.posterior, still.posterior)

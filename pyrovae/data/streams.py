@@ -90,8 +90,9 @@ class IterableMinibatches(Minibatches):
         self.steps = _length(iterable) if steps is None else steps
         if self.steps is None:
             raise ValueError(
-                f"{name}: a {type(iterable).__name__} without a length: pass steps_per_epoch=, the "
-                "number of minibatches that count as one epoch"
+                f"{name}: a {type(iterable).__name__} without a length: for training data pass "
+                "steps_per_epoch=, the number of minibatches that count as one epoch; validation "
+                "data must be arrays, a Dataset, or an iterable with a length"
             )
         if steps is None:
             self.rows = _rows_of(iterable)

@@ -1,5 +1,6 @@
 """A pair of Pyro programs as a protocol, and as one module whose forward runs both."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ class Programs(nn.Module):
                 shapes that need a plate or `to_event`.
             TypeError: if a site's distribution is not one of Pyro's.
         """
+        _check_arguments(self.graph, batch)
         with evaluation(self.graph), pyro.validation_enabled(True), _explained():
             with networks_called() as called:
                 guide = poutine.trace(self.graph.guide).get_trace(*batch)
@@ -188,6 +190,21 @@ def _explained() -> Iterator[None]:
                 "a site's batch shape holds dimensions that are no plate. Declare those of one row "
                 f"as its event by .to_event(1), as in Normal(mu, sigma).to_event(1). Pyro: {error}"
             ) from error
+
+
+def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:
+    """Raise a TypeError if a program does not take as many arguments as the data have members."""
+    for name in ("model", "guide"):
+        try:
+            inspect.signature(getattr(graph, name)).bind(*batch)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(graph).__name__}.{name} does not take x and {len(batch) - 1} contexts, as "
+                f"the data have them ({error}). Drop the context from the data, or add it to model "
+                "and guide; a list is (x, *c), a list of minibatches is passed as iter(batches)"
+            ) from error
+        except ValueError:  # a program without a signature
+            continue
 
 
 def _sample_sites(trace: Any, rows: int) -> Trace:

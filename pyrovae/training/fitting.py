@@ -160,7 +160,8 @@ def fit(
     saved = read(resume) if resume is not None else None
     seed = _seed(seed if saved is None else saved.seed)
     history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
-    listeners = [hooks] if isinstance(hooks, Hook) else list(hooks)
+    listeners = _listeners(hooks)
+    freeze = [freeze] if isinstance(freeze, str) else freeze
     devices = programs.cuda_devices(graph)
     with programs.random_stream(seed, devices), store_kept_on_refusal():
         example = arguments.transformed(*training.first())
@@ -178,6 +179,17 @@ def fit(
         with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
             loop.run(interrupted)
     return loop.history
+
+
+def _listeners(hooks: Hook | Sequence[Hook]) -> list[Hook]:
+    listeners = [hooks] if isinstance(hooks, Hook) else list(hooks)
+    for hook in listeners:
+        if not isinstance(hook, Hook):
+            raise TypeError(
+                f"fit: hooks has {hook!r}, expected objects of pyrovae.hooks.Hook, a class whose "
+                "on_step or on_epoch you override; a function of the history goes to callback="
+            )
+    return listeners
 
 
 def _no_check(*batch: object) -> None:

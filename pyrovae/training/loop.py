@@ -288,6 +288,7 @@ class Loop:
         raise TrainingError(
             f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. The graph holds "
             f"the weights {f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller "
-            'learning rate, clip_norm="auto", or a bounded scale in the likelihood or posterior',
+            'learning rate, clip_norm="auto", data of about unit size (conditional.Standardized), '
+            "or a bounded scale in the likelihood or posterior",
             self.history,
         )

@@ -4,6 +4,7 @@ Names are those of the graph's parameters: "likelihood.net.layers.0.weight", or 
 `pyro.param`. A part is named by the beginning of its names: "likelihood", "posterior.net".
 """
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -105,7 +106,9 @@ def frozen(named: Mapping[str, Tensor], names: Collection[str]) -> Iterator[None
     for parameter in held:
         parameter.requires_grad_(False)
     try:
-        yield
+        with warnings.catch_warnings():  # of Pyro, about each of them
+            warnings.filterwarnings("ignore", ".*was not registered in the param store")
+            yield
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
