@@ -141,9 +141,8 @@ def fit(
         >>> pv.fit(vae, x, epochs=2, seed=0).stopped
         'all epochs ran'
     """
-    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
-    _check_counts(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
-    _check_counts(patience=1 if patience is None else patience)
+    counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+    _check_counts(**counts, steps_per_epoch=steps_per_epoch, patience=patience)
     _check_choices(patience, validation, scheduler_interval, precision, ema)
     check = getattr(graph, "check", _no_check)
     transforms: dict[str, Any] = {"transform": transform, "batch_transform": batch_transform}
@@ -200,8 +199,11 @@ def _seed(seed: int | None) -> int:
     return int(torch.randint(2**53, ())) if seed is None else seed
 
 
-def _check_counts(**counts: int) -> None:
+def _check_counts(**counts: int | None) -> None:
+    optional = ("steps_per_epoch", "patience")
     for name, count in counts.items():
+        if count is None and name in optional:
+            continue
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"fit: {name} is {count!r}, expected a whole number of at least 1")
 
