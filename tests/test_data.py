@@ -24,6 +24,7 @@ from pyrovae.data import (
     Source,
     SparseRows,
     Support,
+    Support,
     TransformedRows,
     as_source,
     as_sources,
@@ -388,3 +389,30 @@ def test_a_sparse_table_whose_indices_leave_it_is_refused(kind, column):
 def test_sums_of_rows_are_not_disturbed_by_a_huge_neighbour():
     x = np.array([[1e30, 0], [1, 2], [0, 0], [0, 3]])
     assert SparseRows.of(sparse.csr_matrix(x)).sum(1).tolist() == [1e30, 3, 0, 3]
+
+
+@pytest.mark.parametrize("at_once", [3, 1 << 20])
+def test_a_view_of_a_sparse_table_is_the_table_of_those_rows(monkeypatch, at_once):
+    monkeypatch.setattr("pyrovae.data.sparse.AT_ONCE", at_once)
+    monkeypatch.setattr("pyrovae.data.sparse._ROWS_AT_ONCE", 4)
+    table = sparse.random(30, 7, 0.3, format="csr", dtype=np.float32, random_state=0)
+    table.data[:] = np.arange(1, table.nnz + 1)
+    rows = torch.tensor([28, 3, 3, 0, 17, 11])
+    whole = SparseRows.of(table)
+    view, copy = whole.view(rows), whole.select(rows)
+    assert torch.equal(view[:], copy[:])
+    assert torch.equal(view[torch.tensor([4, 1])], copy[torch.tensor([4, 1])])
+    assert view.scan() == copy.scan()
+    assert view.digest(hashlib.sha256()).digest() == copy.digest(hashlib.sha256()).digest()
+    for dim in (0, 1):
+        assert torch.allclose(view.sum(dim), copy.sum(dim))
+        assert np.allclose(whole.sum(dim), table.sum(dim, dtype=np.float64).ravel())
+    assert view.count_nonzero() == copy.count_nonzero()
+    no_zeros = Support("positive", 1, float("inf"), whole=True)
+    assert view.scan(no_zeros).off == copy.scan(no_zeros).off
+    place = (rows == 17).nonzero().item()
+    column = int(table[17].indices[-1])
+    table.data[table.indptr[18] - 1] = -5.0  # the memory is shared
+    off = whole.view(rows).scan(COUNTS).off
+    assert off == Off(-5.0, place, (column,), 1)
+    assert off == whole.select(rows).scan(COUNTS).off

@@ -1037,7 +1037,8 @@ def test_a_query_trains_the_new_batch_alone(options):
     after = model.graph.state_dict()
     moved = 0
     for name, value in after.items():
-        mask = model.query.trained.get(name)
+        new = model.query.trained.get(name)
+        mask = None if new is None else new.mask(value)
         if mask is None:
             assert torch.equal(value, before[name]), name
         else:
@@ -1068,6 +1069,29 @@ def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
         SingleCellVAE.prepare_query_anndata(fewer, reference)
     with pytest.warns(UserWarning, match="lacks 20 of"):
         SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
+
+
+def test_a_saved_query_trains_the_new_batch_alone_when_it_is_read(tmp_path):
+    reference, cells = reference_and_query()
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    model.train(max_epochs=1, progress=False)
+    model.save(tmp_path / "query")
+    again = SingleCellVAE.load(tmp_path / "query", query)
+    assert again.query == model.query
+    before = {name: value.clone() for name, value in again.graph.state_dict().items()}
+    again.train(max_epochs=2, progress=False)
+    for name, value in again.graph.state_dict().items():
+        new = again.query.trained.get(name)
+        assert torch.equal(value, before[name]) == (new is None), name
+    path = tmp_path / "query" / "cells.json"
+    content = json.loads(path.read_text())
+    name = next(iter(content["query"]))
+    content["query"][name][2] = 10_000
+    content.pop("sha256")
+    path.write_text(json.dumps(files.sealed(content.pop("format"), content)))
+    with pytest.raises(pv.FileError, match="is not in the graph"):
+        SingleCellVAE.load(tmp_path / "query", query)
 
 
 def test_a_query_of_known_batches_has_nothing_to_train():

@@ -8,6 +8,7 @@ A table of counts is mostly zeros. It is kept as its non-zeros; only a minibatch
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["SparseRows", "check_indices", "is_sparse", "to_scipy"]
+__all__ = ["SelectedSparse", "SparseRows", "check_indices", "is_sparse", "to_scipy"]
 
+_ROWS_AT_ONCE = 4096  # whose values are in double precision together
 _NOT_IN_SCIPY = (torch.float16, torch.bfloat16)
 
 
@@ -37,7 +39,18 @@ def is_sparse(x: object) -> bool:
     )
 
 
-class SparseRows(Rows):
+class _Stored(Rows):
+    """Rows of which only some values are stored; the others are zeros."""
+
+    def scan(self, support: Support | None = None) -> Scan:
+        """Return what one pass over the stored values and the zeros between them finds."""
+        if support is None or self.stored() == self.numel() or support.admits(0, 0, True):
+            return super().scan(support)
+        dense = Selected(self, torch.arange(len(self)))  # in which zeros have a place
+        return self.scan()._replace(off=dense.scan(support).off)
+
+
+class SparseRows(_Stored):
     """A sparse table that gives dense rows: `x[rows]` is a tensor with shape (len(rows), columns).
 
     Args:
@@ -110,6 +123,10 @@ class SparseRows(Rows):
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         return SparseRows(indptr, self.indices[places], self.values[places], self.shape[1])
 
+    def view(self, rows: Tensor) -> SelectedSparse:
+        """Return those rows without a copy; `select` copies them."""
+        return SelectedSparse(self, rows)
+
     def to(self, device: torch.device | str) -> SparseRows:
         """Return the table on a device, still sparse."""
         indptr, indices = self.indptr.to(device), self.indices.to(device)
@@ -121,17 +138,23 @@ class SparseRows(Rows):
 
     def sum(self, dim: int) -> Tensor:
         """Return the sums over the rows (0) or over the columns (1) in double precision."""
-        values = self.values.double()
         if dim == 0:
-            return torch.bincount(self.indices, values, minlength=self.shape[1])
-        return torch.segment_reduce(values, "sum", offsets=self.indptr, initial=0)
+            parts = slices(self.stored(), AT_ONCE)
+            return torch.stack([self._column_sums(part) for part in parts] or [self._none()]).sum(0)
+        ends = torch.arange(0, len(self) + _ROWS_AT_ONCE, _ROWS_AT_ONCE).clamp(max=len(self))
+        return torch.cat([self._row_sums(*some) for some in pairwise(ends.tolist())])
 
-    def scan(self, support: Support | None = None) -> Scan:
-        """Return what one pass over the stored values and the zeros between them finds."""
-        if support is None or self.stored() == self.numel() or support.admits(0, 0, True):
-            return super().scan(support)
-        dense = Selected(self, torch.arange(len(self)))  # in which zeros have a place
-        return self.scan()._replace(off=dense.scan(support).off)
+    def _none(self) -> Tensor:
+        return torch.zeros(self.shape[1], dtype=torch.double, device=self.device)
+
+    def _column_sums(self, part: slice) -> Tensor:
+        values = self.values[part].double()
+        return torch.bincount(self.indices[part], values, minlength=self.shape[1])
+
+    def _row_sums(self, first: int, end: int) -> Tensor:
+        offsets = self.indptr[first : end + 1]
+        values = self.values[offsets[0] : offsets[-1]].double()
+        return torch.segment_reduce(values, "sum", offsets=offsets - offsets[0], initial=0)
 
     def stored(self) -> int:
         """Return the number of stored values."""
@@ -165,6 +188,58 @@ class SparseRows(Rows):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out SciPy's view of the same memory."""
         return {**super().__getstate__(), "_scipy": None}
+
+
+class SelectedSparse(_Stored):
+    """Some rows of a sparse table, without a copy; their digest is that of a copy.
+
+    Args:
+        source: the whole table.
+        rows: numbers of the rows, in the order wanted.
+    """
+
+    def __init__(self, source: SparseRows, rows: Tensor) -> None:
+        super().__init__((len(rows), *source.shape[1:]), source.dtype, source.device)
+        self.source, self.rows = source, rows
+        self._lengths = source.indptr[rows + 1] - source.indptr[rows]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return rows of the selection, dense."""
+        return self.source[self.rows[rows]]
+
+    def to(self, device: torch.device | str) -> Rows:
+        """Return these rows on a device; on another device than the table's, as a copy."""
+        if torch.device(device) == self.device:
+            return self
+        return self.source.select(self.rows).to(device)
+
+    def stored(self) -> int:
+        """Return the number of stored values."""
+        return int(self._lengths.sum())
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number of the first row, the stored values of some rows)."""
+        for part in self._parts():
+            yield part.start, self.source.select(self.rows[part]).values
+
+    def place(self, first: int, index: list[int]) -> tuple[int, tuple[int, ...]]:
+        """Return row and position of a stored value."""
+        ends = self._lengths[first:].cumsum(0)
+        row = first + int(torch.searchsorted(ends, index[0], right=True))
+        before = int(ends[row - first - 1]) if row > first else 0
+        k = int(self.source.indptr[self.rows[row]]) + index[0] - before
+        return row, (int(self.source.indices[k]),)
+
+    def structure(self) -> Iterator[Tensor]:
+        """Yield `indptr` and `indices` as int64."""
+        yield torch.cat([self._lengths.new_zeros(1), self._lengths.cumsum(0)])
+        for part in self._parts():
+            yield self.source.select(self.rows[part]).indices.long()
+
+    def _parts(self) -> Iterator[slice]:
+        """Yield rows in parts of about `AT_ONCE` stored values."""
+        mean = self.stored() / max(1, len(self))
+        return slices(len(self), max(1, int(AT_ONCE / max(1.0, mean))))
 
 
 def check_indices(x: Any) -> None:

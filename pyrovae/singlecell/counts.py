@@ -99,10 +99,16 @@ def _columns(adata: Any, genes: Sequence[str] | None) -> np.ndarray | None:
 
 def _in_memory(adata: Any, layer: str | None, columns: np.ndarray | None) -> Tensor | SparseRows:
     """Return a copy: what is later done to the AnnData in place must not reach the model."""
+    from scipy.sparse import csr_matrix
+
     x = _matrix(adata, layer)
     if not is_sparse(x):
         return _dense(x if columns is None else np.asarray(x)[:, columns])
-    return SparseRows.of(x.copy() if columns is None else x[:, columns])
+    if columns is not None:
+        return SparseRows.of(x[:, columns])
+    # The values are copied as they become floats: one copy of them in memory, not two.
+    values = np.array(x.data, _float_type(x.dtype))
+    return SparseRows.of(csr_matrix((values, x.indices.copy(), x.indptr.copy()), x.shape))
 
 
 def _from_file(adata: Any, layer: str | None, columns: np.ndarray | None) -> Tensor | SparseRows:
@@ -153,13 +159,21 @@ def _matrix(adata: Any, layer: str | None) -> Any:
 def _dense(x: Any) -> Tensor:
     """Return a copy of a dense matrix, in double precision if it is in that, else in single."""
     x = np.asarray(x)
-    if x.dtype.kind not in "biuf":
+    return torch.from_numpy(np.array(x, _float_type(x.dtype), order="C"))
+
+
+def _float_type(dtype: np.dtype) -> type[np.floating]:
+    """Return the type in which counts are kept: double precision if they are in that.
+
+    Raises:
+        TypeError: if they are not real numbers.
+    """
+    if dtype.kind not in "biuf":
         raise TypeError(
-            f"the counts have dtype {x.dtype}, expected real numbers in a NumPy array or a sparse "
+            f"the counts have dtype {dtype}, expected real numbers in a NumPy array or a sparse "
             "matrix of SciPy's"
         )
-    dtype = np.float64 if x.dtype == np.float64 else np.float32
-    return torch.from_numpy(np.array(x, dtype, order="C"))
+    return np.float64 if dtype == np.float64 else np.float32
 
 
 def _first_invalid(x: Tensor | SparseRows) -> tuple[int, int, float] | None:

@@ -164,13 +164,14 @@ def posterior_predictive_sample(
     data = selected(model, "posterior_predictive_sample", adata, indices).data
     genes = model.cells.encoding.gene_columns(gene_list)
 
-    def draw(batch: Batch) -> np.ndarray:
-        return decoding.counts_drawn(model.graph, batch, n_samples)[..., genes].cpu().numpy()
+    def draw(batch: Batch) -> Any:
+        x = decoding.counts_drawn(model.graph, batch, n_samples)[..., genes].cpu().numpy()
+        return x if n_samples > 1 else sparse.csr_matrix(x[0])  # dense for one minibatch only
 
     drawn = [x for _, x in decoding.mapped(model.graph, data, batch_size, seed, draw)]
     if n_samples > 1:
         return np.concatenate(drawn, 1).transpose(1, 2, 0)
-    return sparse.vstack([sparse.csr_matrix(x[0]) for x in drawn], format="csr")
+    return sparse.vstack(drawn, format="csr")
 
 
 def check_samples(method: str, n: int) -> None:

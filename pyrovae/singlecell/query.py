@@ -25,7 +25,7 @@ from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.columns import category_names
 from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.setup import KEY, Setup
-from pyrovae.singlecell.state import FitResult, Model, Query, State, fit_of
+from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 from pyrovae.singlecell.widening import widened
 
 __all__ = ["only_new_weights", "prepare_query_anndata", "query_state"]
@@ -109,7 +109,7 @@ def query_state(adata: Any, reference: Any, unfrozen: bool = False) -> State:
     wide = replace(encoding, batches=[*known, *new])
     cells = Cells(wide, adata)
     graph: Any = base.graph
-    trained: dict[str, Tensor] = {}
+    trained: dict[str, Entries] = {}
     if new:
         library = _library(base, cells) if graph.library_prior is not None else None
         graph, trained = widened(graph, len(known), len(new), library)
@@ -138,7 +138,10 @@ def only_new_weights(model: Model) -> Iterator[list[str]]:
             "the model as it is, or load_query_data(..., unfrozen=True)"
         )
     parameters = dict(model.graph.named_parameters())
-    hooks = [parameters[name].register_hook(_masking(mask)) for name, mask in trained.items()]
+    hooks = [
+        parameters[name].register_hook(_masking(new.mask(parameters[name])))
+        for name, new in trained.items()
+    ]
     try:
         yield _constant_parts(model.graph, set(trained))
     finally:

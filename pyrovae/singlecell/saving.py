@@ -21,7 +21,7 @@ from pyrovae.graphs import CountVAE
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
-from pyrovae.singlecell.state import FitResult, Model, State, fit_of
+from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 
 __all__ = ["read", "saved_setup", "write"]
 
@@ -36,6 +36,7 @@ _CONTENT = {
     "seed": kinds.whole(-(2**63), 2**63 - 1),
     "training": kinds.list_of(kinds.whole(0, 2**62)),
     "held_out": kinds.list_of(kinds.whole(0, 2**62)),
+    "query": kinds.optional(kinds.mapping_of(kinds.list_of(kinds.whole(0, 2**62), 3))),
 }
 _ENCODING = {
     "setup": _OBJECT,
@@ -72,6 +73,8 @@ def write(
         "training": fit.training.tolist(),
         "held_out": fit.validation.tolist(),
     }
+    if model.query is not None:
+        content["query"] = {name: list(new) for name, new in model.query.trained.items()}
     whole = files.sealed(FORMATS[0], content)
     write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(whole)))
     return folder
@@ -92,7 +95,8 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
         torch.tensor(content[name], dtype=torch.long) for name in ("training", "held_out")
     )
     fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
-    return State(Cells(encoding, adata), graph, content["seed"], fit)
+    query = _query(path, content["query"], graph)
+    return State(Cells(encoding, adata), graph, content["seed"], fit, query)
 
 
 def saved_setup(folder: str | Path) -> str:
@@ -134,6 +138,8 @@ def _content(path: Path) -> dict[str, Any]:
             "reads a plain model"
         )
     content = files.opened(path, FORMATS, _AGAIN)
+    if isinstance(content, dict):
+        content.setdefault("query", None)  # of a model that is no query, it is not written
     try:
         kinds.check(content, _CONTENT)
         kinds.check(content["encoding"], _ENCODING, "encoding")
@@ -151,6 +157,22 @@ def _check_split(training: list[int], held_out: list[int]) -> None:
             raise ValueError(f"{name}: expected rising rows")
     if set(training).intersection(held_out):
         raise ValueError("a row is in training and held_out")
+
+
+def _query(path: Path, content: dict[str, list[int]] | None, graph: CountVAE) -> Query | None:
+    """Return which weights a query trains, if the graph has them."""
+    if content is None:
+        return None
+    trained = {name: Entries(*numbers) for name, numbers in content.items()}
+    parameters = dict(graph.named_parameters())
+    for name, (axis, first, end) in trained.items():
+        shape = parameters[name].shape if name in parameters else ()
+        if axis >= len(shape) or not first < end <= shape[axis]:
+            raise FileError(
+                f"{path}: query: {name}, entries {first} to {end} of axis {axis}, is not in the "
+                f"graph of model.json. {_AGAIN}"
+            )
+    return Query(trained)
 
 
 def _encoding(path: Path, content: dict[str, Any], graph: CountVAE) -> Encoding:

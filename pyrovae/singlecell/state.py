@@ -1,15 +1,16 @@
 """What a model of cells consists of: cells, graph (model and guide), and the result of a fit."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from pyrovae.files import History
 from pyrovae.graphs import CountVAE
 from pyrovae.singlecell.cells import Cells, Selection
 
-__all__ = ["FitResult", "Model", "Query", "State", "fit_of", "selected"]
+__all__ = ["Entries", "FitResult", "Model", "Query", "State", "fit_of", "selected"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,30 @@ class FitResult:
     validation: Tensor
 
 
+class Entries(NamedTuple):
+    """The entries of a parameter whose number along an axis is in [first, end)."""
+
+    axis: int
+    first: int
+    end: int
+
+    def mask(self, parameter: Tensor) -> Tensor:
+        """Return 1 for these entries and 0 for the others, with the parameter's shape."""
+        mask = torch.zeros_like(parameter)
+        mask.narrow(self.axis, self.first, self.end - self.first).fill_(1.0)
+        return mask
+
+
 @dataclass(frozen=True)
 class Query:
     """Which weights of a reference are trained on the cells of a query.
 
     Attributes:
-        trained: by the parameter's name: 1 for the entries of the new batches, 0 for those that are
-            held constant. All other parameters are.
+        trained: the entries of the new batches, by the parameter's name. All others are held
+            constant.
     """
 
-    trained: dict[str, Tensor]
+    trained: dict[str, Entries]
 
 
 @dataclass(frozen=True)

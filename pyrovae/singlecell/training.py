@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import objectives
-from pyrovae.data import split
+from pyrovae.data import SparseRows, split
 from pyrovae.files import History
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import rows_in
@@ -212,7 +212,10 @@ def _learn_from(model: Model, training: Tensor) -> None:
 
 
 def _data(model: Model, rows: Tensor) -> tuple[Any, ...]:
-    return tuple(rows_in(part, rows) for part in model.cells.data)
+    """Return some of the model's own cells; sparse counts without a copy."""
+    x, *c = model.cells.data
+    some = x.view(rows) if isinstance(x, SparseRows) else x[rows]
+    return (some, *(rows_in(part, rows) for part in c))
 
 
 def _warm_up(epochs: int | None, planned: int) -> float | objectives.Schedule:

@@ -7,18 +7,20 @@ W_new is trained then.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.graphs import CountVAE
 from pyrovae.likelihoods import Expression
 from pyrovae.nets import Blocks, WithoutContext
 from pyrovae.priors import LibraryNormal
+from pyrovae.singlecell.state import Entries
 
 __all__ = ["Widened", "widened"]
+
+New = dict[int, Entries]  # by the parameter's id
 
 
 class Widened(NamedTuple):
@@ -26,11 +28,11 @@ class Widened(NamedTuple):
 
     Attributes:
         graph: the graph.
-        trained: for each parameter with new entries, by name: a mask of these, 1 where new.
+        trained: the new entries, by the name of the parameter.
     """
 
     graph: CountVAE
-    trained: dict[str, Tensor]
+    trained: dict[str, Entries]
 
 
 class _Columns(NamedTuple):
@@ -58,57 +60,55 @@ def widened(graph: CountVAE, batches: int, more: int, library: Any = None) -> Wi
         ValueError: if a part of the graph that reads the context is not one of scVI's networks.
     """
     columns = _Columns(batches if batches > 1 else 0, batches + more)
-    masks: dict[int, Tensor] = {}  # by the parameter's id
+    new: New = {}
     result = copy.deepcopy(graph)
-    result.likelihood = _likelihood(result.likelihood, columns, masks)
+    result.likelihood = _likelihood(result.likelihood, columns, new)
     for name in ("posterior", "library_posterior"):
         part = getattr(result, name)
         if part is not None and hasattr(part, "net"):
-            part.net = _encoder(part.net, columns, masks)
+            part.net = _encoder(part.net, columns, new)
     if library is not None:
         device = next(graph.parameters()).device
         result.library_prior = LibraryNormal(*library).to(device)
-    trained = {name: masks[id(p)] for name, p in result.named_parameters() if id(p) in masks}
+    trained = {name: new[id(p)] for name, p in result.named_parameters() if id(p) in new}
     return Widened(result, trained)
 
 
-def _likelihood(part: Any, columns: _Columns, masks: dict[int, Tensor]) -> Expression:
+def _likelihood(part: Any, columns: _Columns, new: New) -> Expression:
     """Return the likelihood with a wider network, and a dispersion for each batch."""
     if not isinstance(part, Expression) or not isinstance(part.net, Blocks):
         raise ValueError(
             f"new batches need scVI's decoder, and the likelihood is a {type(part).__name__} of a "
             f"{type(getattr(part, 'net', None)).__name__}: train a model with these cells instead"
         )
-    net = _blocks(part.net, columns, masks)
+    net = _blocks(part.net, columns, new)
     wide = type(part)(net, part.genes, part.dispersion, columns.after, part.labels, part.bf16)
     wide.to(next(part.parameters()).device)
     own = {name: value for name, value in part.state_dict().items() if not name.startswith("net.")}
     theta = own.get("log_theta")
     if theta is not None and theta.shape != wide.log_theta.shape:  # one row per batch
-        new = theta.mean(0).expand(columns.after - len(theta), -1)
-        own["log_theta"] = torch.cat([theta, new])
-        mask = torch.ones_like(wide.log_theta)
-        mask[: len(theta)] = 0
-        masks[id(wide.log_theta)] = mask
+        mean = theta.mean(0).expand(columns.after - len(theta), -1)
+        own["log_theta"] = torch.cat([theta, mean])
+        new[id(wide.log_theta)] = Entries(0, len(theta), columns.after)
     wide.load_state_dict({**own, **{f"net.{k}": v for k, v in net.state_dict().items()}})
     return wide
 
 
-def _encoder(net: nn.Module, columns: _Columns, masks: dict[int, Tensor]) -> nn.Module:
+def _encoder(net: nn.Module, columns: _Columns, new: New) -> nn.Module:
     """Return an encoder that reads the wider context, or drops it as before."""
     if isinstance(net, WithoutContext):
         if not net.keep:
             return net
-        return WithoutContext(_encoder(net.net, columns, masks), net.keep + columns.new)
+        return WithoutContext(_encoder(net.net, columns, new), net.keep + columns.new)
     if not isinstance(net, Blocks):
         raise ValueError(
             f"new batches need scVI's encoder, and there is a {type(net).__name__}: train a model "
             "with these cells instead"
         )
-    return _blocks(net, columns, masks) if net.context else net
+    return _blocks(net, columns, new) if net.context else net
 
 
-def _blocks(net: Blocks, columns: _Columns, masks: dict[int, Tensor]) -> Blocks:
+def _blocks(net: Blocks, columns: _Columns, new: New) -> Blocks:
     """Return the network with columns for the new batches, which are zero."""
     context = net.context + columns.new
     wide = Blocks(net.features_in, net.hidden, net.features_out, context, net.dropout, net.bf16)
@@ -117,20 +117,10 @@ def _blocks(net: Blocks, columns: _Columns, masks: dict[int, Tensor]) -> Blocks:
     widths = [net.features_in, *net.hidden]
     for i, width in enumerate(widths[:-1]):
         name, at = f"blocks.{i}.0.weight", width + columns.before
-        new = _inserted(columns.new, at)
-        mask = new(torch.zeros_like(state[name]), 1.0)
-        state[name] = new(state[name], 0.0)
-        masks[id(wide.get_parameter(name))] = mask
+        weight = state[name]
+        zeros = weight.new_zeros(len(weight), columns.new)
+        state[name] = torch.cat([weight[:, :at], zeros, weight[:, at:]], 1)
+        new[id(wide.get_parameter(name))] = Entries(1, at, at + columns.new)
     wide.load_state_dict(state)
     return wide
 
-
-def _inserted(n: int, at: int) -> Callable[[Tensor, float], Tensor]:
-    """Return a function that inserts n columns with a value before column `at`."""
-
-    def insert(weight: Tensor, value: float) -> Tensor:
-        return torch.cat(
-            [weight[:, :at], weight.new_full((len(weight), n), value), weight[:, at:]], 1
-        )
-
-    return insert
