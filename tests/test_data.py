@@ -24,7 +24,6 @@ from pyrovae.data import (
     Source,
     SparseRows,
     Support,
-    Support,
     TransformedRows,
     as_source,
     as_sources,

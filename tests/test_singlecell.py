@@ -1199,3 +1199,61 @@ def test_rows_of_a_view_of_a_file_are_refused_with_the_way_out(model, tmp_path):
         model.get_latent_representation(view, indices=[0, 1])
     assert model.get_latent_representation(view.to_memory(), indices=[0, 1]).shape == (2, 3)
     backed.file.close()
+
+
+# ---------------------------------------------------------------------------------- minified cells
+@pytest.mark.parametrize("options", [{}, {"use_observed_lib_size": True}], ids=str)
+def test_minified_cells_give_what_the_cells_gave(tmp_path, options):
+    adata = setup(simulate(cells=200, genes=30, types=2, batches=2, seed=1).to_anndata())
+    whole = fitted(adata, epochs=5, **options)
+    model = copy.deepcopy(whole)
+    model.minify_adata()
+    assert model.minified_data_type == "latent_posterior_parameters"
+    assert whole.minified_data_type is None
+    assert model.adata.X.nnz == 0
+    assert adata.X.nnz > 0
+    model.save(tmp_path / "model")
+    model.adata.write_h5ad(tmp_path / "cells.h5ad")
+    read = SingleCellVAE.load(tmp_path / "model", counts.read(tmp_path / "cells.h5ad"))
+    rows = np.array([7, 3, 150])
+    for small in (model, read):
+        for method in (
+            "get_latent_representation",
+            "get_latent_library_size",
+            "get_normalized_expression",
+            "get_likelihood_parameters",
+            "posterior_predictive_sample",
+            "get_feature_correlation_matrix",
+        ):
+            a, b = (getattr(some, method)(indices=rows) for some in (small, whole))
+            pairs = [(a[k], b[k]) for k in b] if isinstance(b, dict) else [(a, b)]
+            for one, other in pairs:
+                one, other = (x.toarray() if hasattr(x, "toarray") else x for x in (one, other))
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=method)
+        options = {"n_samples": 500, "pseudocounts": 1e-5}
+        table = small.differential_expression("cell_type", **options)
+        expected = whole.differential_expression("cell_type", **options)
+        np.testing.assert_allclose(
+            table["lfc_mean"].sort_index(), expected["lfc_mean"].sort_index(), atol=0.02
+        )
+        assert "raw_mean1" not in table
+        for call in (small.get_elbo, small.get_marginal_ll, small.train):
+            with pytest.raises(ValueError, match="needs the counts"):
+                call()
+        with pytest.raises(ValueError, match="have counts"):
+            small.get_latent_representation(adata)
+    again = SingleCellVAE.load(tmp_path / "model", adata)
+    assert again.get_elbo() == pytest.approx(whole.get_elbo(), abs=1e-3)
+
+
+def test_only_a_diagonal_normal_is_minified():
+    adata = setup(simulate(cells=100, genes=20, types=2, batches=2, seed=1).to_anndata())
+    model = SingleCellVAE(
+        adata,
+        n_latent=3,
+        posterior=lambda encoder: posteriors.IAF(encoder(9), 3, context=3, hidden=(8,)),
+    )
+    model.train(1, progress=False)
+    with pytest.raises(ValueError, match="diagonal normal"):
+        model.minify_adata()
+    assert model.minified_data_type is None

@@ -1,5 +1,6 @@
 """The cells that a model works on: its own, and those that a user passes later, encoded alike."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyrovae.singlecell.library import LibrarySizes, library_sizes
 __all__ = ["Cells", "Selection", "rows_in"]
 
 Data = tuple[Any, ...]  # x, or (x, c)
+Read = Callable[[Any, str | None, Any], Any]
 
 
 class Selection(NamedTuple):
@@ -34,13 +36,14 @@ class Cells:
     Args:
         encoding: how cells become counts and context.
         adata: the model's own cells; None for none.
+        read: returns x, given an AnnData, the layer and the genes; the checked counts.
 
     Attributes:
         data: x, or (x, c), of the model's own cells; empty without.
     """
 
-    def __init__(self, encoding: Encoding, adata: Any = None) -> None:
-        self.encoding, self.adata = encoding, adata
+    def __init__(self, encoding: Encoding, adata: Any = None, read: Read = counts) -> None:
+        self.encoding, self.adata, self.read = encoding, adata, read
         self.names: Any = None if adata is None else adata.obs_names
         self.data: Data = () if adata is None else self._encoded(adata)
 
@@ -123,7 +126,7 @@ class Cells:
 
     def _encoded(self, adata: Any) -> Data:
         self.encoding.setup.check_layer(adata)
-        x = counts(adata, self.encoding.setup.layer, self.encoding.genes)
+        x = self.read(adata, self.encoding.setup.layer, self.encoding.genes)
         c = self.encoding.context(adata)
         return (x,) if c is None else (x, c)
 

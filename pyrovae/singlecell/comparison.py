@@ -23,6 +23,7 @@ from pyrovae.data import as_sources, batches_in_order
 from pyrovae.programs import log_mean_exp
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.expression import check_samples
+from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.state import Model, selected
 
 __all__ = ["compare"]
@@ -115,6 +116,7 @@ def _values(
     model: Model, adata: Any, indices: Any, measure: Measure, draws: int, seed: int
 ) -> np.ndarray:
     """Return the measure of each cell, with shape (N,)."""
+    counts_of(model, "compare")
     data = selected(model, "compare", adata, indices).data
     if measure == "evidence":
         evidence = evaluation.log_evidence(model.graph, *data, samples=draws, seed=seed)

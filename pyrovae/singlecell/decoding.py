@@ -96,9 +96,10 @@ def library_sizes(graph: CountVAE, data: Any, mean: bool, seed: int | None) -> n
 
 def _library(graph: CountVAE, batch: Batch, mean: bool) -> Tensor:
     """Return E_q[e^l] or a draw of e^l, with shape (B, 1); the totals if those are the library."""
-    if graph.library_posterior is None:
+    trace = programs.record(graph.guide, *batch)
+    if "l" not in trace:
         return observed_library(batch[0]).exp()
-    q = programs.posterior(graph, batch, "l")
+    q = trace["l"]["fn"]
     if not mean:
         return q.sample().exp()
     if isinstance(programs.leaf(q), Normal):

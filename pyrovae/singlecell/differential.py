@@ -18,6 +18,7 @@ from pyrovae.singlecell import decoding
 from pyrovae.singlecell.change import Rule, TestMode, compared, estimated_pseudocount
 from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.groups import Pair, pairs_by_column, pairs_by_rows
+from pyrovae.singlecell.minified import StoredPosteriors
 from pyrovae.singlecell.state import Model, selected
 
 __all__ = ["differential_expression", "discoveries"]
@@ -74,7 +75,8 @@ def differential_expression(
     Returns:
         A DataFrame by gene, the largest probability first: comparison, group1, group2; the columns
         of `change.Change`; and of the counts, for both groups, raw_mean, non_zeros_proportion,
-        raw_normalized_mean (at 10,000 transcripts per cell); is_de_fdr_<target>.
+        raw_normalized_mean (at 10,000 transcripts per cell), which minified cells have not;
+        is_de_fdr_<target>.
 
     Raises:
         ValueError: if an argument is out of range, or a group unknown or empty.
@@ -90,6 +92,7 @@ def differential_expression(
     selection = selected(model, "differential_expression", adata, None)
     data = as_sources(selection.data)  # checked once for all draws of all comparisons
     cells = model.cells.own() if adata is None else adata
+    stored = isinstance(model.graph, StoredPosteriors)
     if groupby is None:
         pairs = pairs_by_rows(cells, idx1, idx2)
     else:
@@ -99,7 +102,8 @@ def differential_expression(
     rule, genes = Rule(mode, delta, test_mode), model.cells.encoding.genes
     frames = []
     for pair in pairs:
-        counts = [_of_counts(data[0], rows) for rows in (pair.rows1, pair.rows2)]
+        both = () if stored else (pair.rows1, pair.rows2)  # minified cells have no counts
+        counts = [_of_counts(data[0], rows) for rows in both]
         with programs.evaluation(model.graph, seed):
             rho1, rho2 = (
                 _drawn_proportions(model.graph, data, rows, n_samples, batches, n_batches)
@@ -131,6 +135,8 @@ def _pseudocount(
     if given is not None:
         return given
     unseen = [torch.from_numpy(of_group["non_zeros_proportion"] == 0) for of_group in counts]
+    if not unseen:
+        unseen = [torch.zeros(len(rho[0].T), dtype=torch.bool)] * 2
     return max(map(estimated_pseudocount, rho, unseen))
 
 

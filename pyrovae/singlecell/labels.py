@@ -29,6 +29,7 @@ from pyrovae.nets import MLP
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.state import fit_of
 from pyrovae.training import fit
@@ -274,7 +275,7 @@ def _labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
 
 
 def _graph(model: SingleCellVAE, labels: int, hidden: int, alpha: float) -> LabelledCountVAE:
-    own: Any = copy.deepcopy(model.graph)
+    own: Any = copy.deepcopy(counts_of(model, "CellLabels"))
     x, *c = (part[:2] for part in model.cells.data)
     with programs.evaluation(own):
         shape = own.posterior(x.float().log1p().to(model.device), *(p.to(model.device) for p in c))

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyrovae import evaluation, graphs, tasks
+from pyrovae import graphs, tasks
 from pyrovae.files import History
 from pyrovae.likelihoods import Dispersion
 from pyrovae.singlecell import (
+    bounds,
     decoding,
     differential,
     expression,
+    minified,
     populations,
     query,
     saving,
@@ -125,11 +127,15 @@ class SingleCellVAE:
     train = training.train
     get_normalized_expression = expression.get_normalized_expression
     normalized_expression_chunks = expression.normalized_expression_chunks
+    get_elbo = bounds.get_elbo
+    get_reconstruction_error = bounds.get_reconstruction_error
+    get_marginal_ll = bounds.get_marginal_ll
     get_likelihood_parameters = expression.get_likelihood_parameters
     posterior_predictive_sample = expression.posterior_predictive_sample
     differential_expression = differential.differential_expression
     differential_abundance = populations.differential_abundance
     get_aggregated_posterior = populations.get_aggregated_posterior
+    minify_adata = minified.minify_adata
     get_feature_correlation_matrix = populations.get_feature_correlation_matrix
 
     # ------------------------------------------------------------------------------------- the fit
@@ -214,34 +220,11 @@ class SingleCellVAE:
         data = selected(self, "get_latent_library_size", adata, indices).data
         return decoding.library_sizes(self.graph, data, give_mean, seed)
 
-    def get_elbo(self, adata: Any = None, indices: Any = None, return_mean: bool = True) -> Any:
-        """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,)."""
-        data = selected(self, "get_elbo", adata, indices).data
-        elbo = evaluation.elbo(self.graph, *data).elbo
-        return elbo.mean().item() if return_mean else elbo.cpu().numpy()
-
-    def get_reconstruction_error(
-        self, adata: Any = None, indices: Any = None, return_mean: bool = True
-    ) -> dict[str, Any]:
-        """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,)."""
-        data = selected(self, "get_reconstruction_error", adata, indices).data
-        loss = -evaluation.elbo(self.graph, *data).reconstruction
-        return {"reconstruction_loss": loss.mean().item() if return_mean else loss.cpu().numpy()}
-
-    def get_marginal_ll(
-        self,
-        adata: Any = None,
-        indices: Any = None,
-        n_mc_samples: int = 1000,
-        return_mean: bool = True,
-    ) -> Any:
-        """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
-
-        See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell.
-        """
-        data = selected(self, "get_marginal_ll", adata, indices).data
-        log_p = evaluation.log_evidence(self.graph, *data, samples=n_mc_samples).log_p
-        return log_p.mean().item() if return_mean else log_p.numpy()
+    # ------------------------------------------------------------------------------- minified cells
+    @property
+    def minified_data_type(self) -> str | None:
+        """How the model's own cells are minified: "latent_posterior_parameters", or None."""
+        return minified.KIND if isinstance(self.graph, minified.StoredPosteriors) else None
 
     # ----------------------------------------------------------------------------------- reference
     @classmethod

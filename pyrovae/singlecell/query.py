@@ -24,6 +24,7 @@ from pyrovae.singlecell import saving
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.columns import category_names
 from pyrovae.singlecell.messages import listed, warn_user
+from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.setup import KEY, Setup
 from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 from pyrovae.singlecell.widening import widened
@@ -188,4 +189,5 @@ def _reference(reference: Any) -> Any:
     if isinstance(reference, str | Path):
         return saving.read(reference, None, None)
     fit_of(reference, "the reference")
+    counts_of(reference, "a reference for new cells")
     return reference

@@ -21,6 +21,7 @@ from pyrovae.graphs import CountVAE
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.encoding import Encoding
+from pyrovae.singlecell.minified import StoredPosteriors, is_minified, read_minified
 from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 
 __all__ = ["read", "saved_setup", "write"]
@@ -65,7 +66,8 @@ def write(
         raise FileExistsError(
             f"{folder}: holds a model already. Pass overwrite=True, or another folder"
         )
-    files.save(model.graph, folder, history=fit.history, metrics=metrics)
+    graph = model.graph.whole if isinstance(model.graph, StoredPosteriors) else model.graph
+    files.save(graph, folder, history=fit.history, metrics=metrics)
     content = {
         "weights": files.inspect(folder)["weights"],  # the model that this file belongs to
         "encoding": model.cells.encoding.to_dict(),
@@ -96,6 +98,8 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
     )
     fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
     query = _query(path, content["query"], graph)
+    if is_minified(adata):
+        return read_minified(State(Cells(encoding), graph, content["seed"], fit, query), adata)
     return State(Cells(encoding, adata), graph, content["seed"], fit, query)
 
 

@@ -20,6 +20,7 @@ from pyrovae.files import History
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.messages import warn_user
+from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.query import only_new_weights
 from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
@@ -115,6 +116,7 @@ def train(
     plan |= {"n_epochs_kl_warmup": n_epochs_kl_warmup} | plan_arguments(plan_kwargs)
     n_epochs_kl_warmup = plan.pop("n_epochs_kl_warmup")
     _check_monitor(early_stopping_monitor)
+    counts_of(model, "train")
     n = model.cells.own().n_obs
     epochs = default_epochs(n, max(1, batch_size)) if max_epochs is None else max_epochs
     training, validation = _split(n, train_size, validation_size, model.seed)

@@ -123,4 +123,3 @@ def _blocks(net: Blocks, columns: _Columns, new: New) -> Blocks:
         new[id(wide.get_parameter(name))] = Entries(1, at, at + columns.new)
     wide.load_state_dict(state)
     return wide
-

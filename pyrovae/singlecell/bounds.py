@@ -1,0 +1,48 @@
+"""How well a trained model explains cells: methods of `SingleCellVAE`, as functions of it.
+
+log p(x) >= ELBO = E_q log p(x | z, l) - KL(q(z) || p(z)) - KL(q(l) || p(l))
+"""
+
+from typing import Any
+
+from pyrovae import evaluation
+from pyrovae.singlecell.minified import counts_of
+from pyrovae.singlecell.state import Model, selected
+
+__all__ = ["get_elbo", "get_marginal_ll", "get_reconstruction_error"]
+
+
+def get_elbo(model: Model, adata: Any = None, indices: Any = None, return_mean: bool = True) -> Any:
+    """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,)."""
+    elbo = _terms(model, "get_elbo", adata, indices).elbo
+    return elbo.mean().item() if return_mean else elbo.cpu().numpy()
+
+
+def get_reconstruction_error(
+    model: Model, adata: Any = None, indices: Any = None, return_mean: bool = True
+) -> dict[str, Any]:
+    """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,)."""
+    loss = -_terms(model, "get_reconstruction_error", adata, indices).reconstruction
+    return {"reconstruction_loss": loss.mean().item() if return_mean else loss.cpu().numpy()}
+
+
+def get_marginal_ll(
+    model: Model,
+    adata: Any = None,
+    indices: Any = None,
+    n_mc_samples: int = 1000,
+    return_mean: bool = True,
+) -> Any:
+    """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
+
+    See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell.
+    """
+    graph = counts_of(model, "get_marginal_ll")
+    data = selected(model, "get_marginal_ll", adata, indices).data
+    log_p = evaluation.log_evidence(graph, *data, samples=n_mc_samples).log_p
+    return log_p.mean().item() if return_mean else log_p.numpy()
+
+
+def _terms(model: Model, method: str, adata: Any, indices: Any) -> evaluation.Terms:
+    graph = counts_of(model, method)
+    return evaluation.elbo(graph, *selected(model, method, adata, indices).data)
