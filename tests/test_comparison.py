@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import pyrovae as pv
 from pyrovae.singlecell import simulate
 
 anndata = pytest.importorskip("anndata")
@@ -87,3 +88,15 @@ def test_cells_that_all_models_were_trained_on_are_refused(models):
         compare({})
     few = compare({"all": model}, adata=adata[:50].copy(), n_samples=5)
     assert isinstance(few, pd.DataFrame)
+
+
+def test_the_picture_of_a_comparison_shows_the_table():
+    columns = {"difference": [0.0, -3.0], "difference_standard_error": [0.0, 0.5]}
+    figure = pv.plots.comparison(pd.DataFrame(columns, index=["zinb", "poisson"]))
+    (axis,) = figure.axes
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["zinb", "poisson"]
+    (points,) = [line for line in axis.lines if list(line.get_xdata()) == [0.0, -3.0]]
+    assert points is not None
+    (bars,) = axis.collections
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[0, 0], [-4, -2]]

@@ -1246,6 +1246,16 @@ def test_minified_cells_give_what_the_cells_gave(tmp_path, options):
     assert again.get_elbo() == pytest.approx(whole.get_elbo(), abs=1e-3)
 
 
+def test_moments_of_z_and_what_is_no_anndata(model):
+    mean, variance = model.get_latent_representation(return_dist=True, batch_size=32)
+    np.testing.assert_allclose(mean, model.get_latent_representation(), atol=1e-6)
+    draws = [model.get_latent_representation(give_mean=False, seed=i) for i in range(400)]
+    z = (np.var(draws, 0) / variance - 1) / np.sqrt(2 / 399)
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    with pytest.raises(TypeError, match="expected an AnnData, got a ndarray"):
+        SingleCellVAE(np.ones((3, 3)))
+
+
 def test_only_a_diagonal_normal_is_minified():
     adata = setup(simulate(cells=100, genes=20, types=2, batches=2, seed=1).to_anndata())
     model = SingleCellVAE(

@@ -12,14 +12,29 @@ from pyrovae.singlecell.state import Model, selected
 __all__ = ["get_elbo", "get_marginal_ll", "get_reconstruction_error"]
 
 
-def get_elbo(model: Model, adata: Any = None, indices: Any = None, return_mean: bool = True) -> Any:
-    """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,)."""
+def get_elbo(
+    model: Model,
+    adata: Any = None,
+    indices: Any = None,
+    return_mean: bool = True,
+    *,
+    batch_size: int | None = None,
+) -> Any:
+    """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,).
+
+    `batch_size` is scvi-tools'; memory is bounded here without it, here and below.
+    """
     elbo = _terms(model, "get_elbo", adata, indices).elbo
     return elbo.mean().item() if return_mean else elbo.cpu().numpy()
 
 
 def get_reconstruction_error(
-    model: Model, adata: Any = None, indices: Any = None, return_mean: bool = True
+    model: Model,
+    adata: Any = None,
+    indices: Any = None,
+    return_mean: bool = True,
+    *,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,)."""
     loss = -_terms(model, "get_reconstruction_error", adata, indices).reconstruction
@@ -32,6 +47,8 @@ def get_marginal_ll(
     indices: Any = None,
     n_mc_samples: int = 1000,
     return_mean: bool = True,
+    *,
+    batch_size: int | None = None,
 ) -> Any:
     """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
 

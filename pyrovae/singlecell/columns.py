@@ -40,8 +40,9 @@ def category_numbers(adata: Any, key: str, known: Sequence[str]) -> Tensor:
         cell = adata.obs_names[(column == unknown[0]).to_numpy().argmax()]
         raise ValueError(
             f"adata.obs[{key!r}]: {listed(unknown)} was not there in training (first in cell "
-            f"{cell!r}). The model knows {listed(known, most=50)}. Train it with these cells, or "
-            "leave them out"
+            f"{cell!r}). The model knows {listed(known, most=50)}. Map cells of a new batch to "
+            "the model by SingleCellVAE.load_query_data, train again with these cells, or leave "
+            "them out"
         )
     return torch.from_numpy(numbers.astype(np.int64))
 

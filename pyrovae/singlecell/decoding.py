@@ -28,6 +28,7 @@ __all__ = [
     "latents",
     "library_sizes",
     "mapped",
+    "moments",
     "parameters",
     "proportions",
 ]
@@ -85,6 +86,25 @@ def latent_draws(graph: CountVAE, data: Any, seed: int | None) -> np.ndarray:
             for batch in batches_in_order(graph, data)
         ]
     return torch.cat(draws).cpu().numpy()
+
+
+def moments(graph: CountVAE, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and variances of q(z | x), each with shape (N, D).
+
+    Raises:
+        NotImplementedError: if they have no formula, as those of a flow.
+    """
+    with programs.evaluation(graph):
+        posteriors = [programs.posterior(graph, b, "z") for b in batches_in_order(graph, data)]
+        try:
+            both = [(q.mean, q.variance) for q in posteriors]
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                "return_dist: the moments of this q(z | x) have no formula; take draws by "
+                "give_mean=False"
+            ) from error
+    means, variances = zip(*both, strict=True)
+    return torch.cat(means).cpu().numpy(), torch.cat(variances).cpu().numpy()
 
 
 def library_sizes(graph: CountVAE, data: Any, mean: bool, seed: int | None) -> np.ndarray:

@@ -202,10 +202,23 @@ class SingleCellVAE:
 
     # ----------------------------------------------------------------------------------- inference
     def get_latent_representation(
-        self, adata: Any = None, indices: Any = None, give_mean: bool = True, seed: int | None = 0
-    ) -> np.ndarray:
-        """Return E_q[z | x], with shape (N, D), or one draw from q(z | x) if not `give_mean`."""
+        self,
+        adata: Any = None,
+        indices: Any = None,
+        give_mean: bool = True,
+        seed: int | None = 0,
+        *,
+        return_dist: bool = False,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Return E_q[z | x], with shape (N, D), or one draw from q(z | x) if not `give_mean`.
+
+        With `return_dist` means and variances of q(z | x), each with shape (N, D). `batch_size` is
+        scvi-tools'; memory is bounded here without it.
+        """
         data = selected(self, "get_latent_representation", adata, indices).data
+        if return_dist:
+            return decoding.moments(self.graph, data)
         if give_mean:
             return tasks.embed(self.graph, *data).cpu().numpy()
         return decoding.latent_draws(self.graph, data, seed)

@@ -28,6 +28,11 @@ class Setup:
         Raises:
             ValueError: if there is none.
         """
+        if not hasattr(adata, "uns"):
+            raise TypeError(
+                f"expected an AnnData, got a {type(adata).__name__}: anndata.AnnData(counts) makes "
+                "one of a matrix of cells by genes"
+            )
         if KEY not in adata.uns:
             raise ValueError(
                 "this AnnData is not set up: call "

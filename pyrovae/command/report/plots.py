@@ -7,7 +7,7 @@ which are drawn as lines.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,7 @@ __all__ = [
     "GREY",
     "MARKERS",
     "ORANGE",
+    "comparison",
     "curves",
     "images",
     "interpolations",
@@ -46,6 +47,23 @@ __all__ = [
     "pairs",
     "png",
 ]
+
+
+def comparison(table: Any) -> Figure:
+    """Draw how far each model is below the best, with two paired standard errors.
+
+    Args:
+        table: What `pyrovae.singlecell.compare` returns.
+    """
+    figure = new_figure(7, 0.8 + 0.45 * len(table))
+    axis = figure.subplots()
+    difference, error = table["difference"], 2 * table["difference_standard_error"]
+    names = [str(name) for name in table.index]
+    axis.errorbar(difference, names, xerr=error, fmt="o", capsize=4, color=BLUE)
+    axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axis.invert_yaxis()
+    axis.set_xlabel("log p - that of the best, nats per cell (± 2 paired standard errors)")
+    return figure
 
 
 def curves(history: History) -> Figure:
