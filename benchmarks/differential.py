@@ -101,10 +101,12 @@ def on_simulations(seeds: int, epochs: int) -> None:
 
 
 # --------------------------------------------------------------------------------------- real cells
-def trained(adata: anndata.AnnData, epochs: int, seed: int) -> SingleCellVAE:
-    """Return a fitted model."""
+def trained(
+    adata: anndata.AnnData, epochs: int, seed: int, observed: bool = False
+) -> SingleCellVAE:
+    """Return a fitted model, on request with scvi-tools' observed library size."""
     SingleCellVAE.setup_anndata(adata, batch_key="batch")
-    model = SingleCellVAE(adata, seed=seed)
+    model = SingleCellVAE(adata, seed=seed, use_observed_lib_size=observed)
     model.train(epochs, progress=False, accelerator="cpu")
     return model
 
@@ -177,6 +179,8 @@ def on_cells(path: Path, epochs: int, with_scvi: bool) -> None:
         found[f"pyrovae {seed}"] = tables(model, groups)
         if seed == 0:
             two = tables(model, groups, test_mode="two")
+        model = trained(adata.copy(), epochs, seed, observed=True)
+        found[f"pyrovae {seed}, observed library"] = tables(model, groups)
         if with_scvi:
             model = scvi_trained(adata.copy(), epochs, seed)
             found[f"scvi-tools {seed}"] = tables(model, groups, mode="change")
