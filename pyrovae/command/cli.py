@@ -1,4 +1,4 @@
-"""The command line: fit, evaluate, encode, sample, interpolate, inspect.
+"""The command line: fit, evaluate, encode, sample, interpolate, restore images, inspect.
 
 What is heavy is imported once a command runs.
 """
@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pyrovae.command.choices import Part
+from pyrovae.command.images import commands
 from pyrovae.command.options import Options, with_options
 from pyrovae.command.settings import DATA_HELP, DataDir, TestRows
 
@@ -247,6 +248,11 @@ def interpolate(
     limits = fitted.preparation.limits
     exports.write_data(walk, output, lambda: plots.interpolations(walk[None], limits))
     typer.echo(f"{output}: {steps} points from row {start} to row {end}")
+
+
+app.command()(commands.denoise)
+app.command()(commands.impute)
+app.command()(commands.super_resolve)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
 from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
-from pyrovae.command.images import pictures
+from pyrovae.command.images import pictures, restoration
 from pyrovae.command.images.baselines import ROWS as MOST_ROWS
 from pyrovae.command.images.build import bounds_in_words, build_graph
 from pyrovae.command.images.figures import compare, table, unit
@@ -222,7 +222,11 @@ class ImageExperiment(Experiment):
     def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:
         """Draw training, reconstructions, samples, interpolations and the latent space."""
         kl = figures.get("latents", {}).get("kl_per_unit")
-        return pictures.draw(self.model, self.run.settings, history, self.rows, kl)
+        drawn = pictures.draw(self.model, self.run.settings, history, self.rows, kl)
+        if self.training is None or self.run.settings.is_autoencoder:
+            return drawn
+        train, seed = self.training.rows[0], self.run.settings.seed
+        return [*drawn, *restoration.draw(self.model, self.rows, train, seed)]
 
     def facts(self) -> dict[str, str]:
         """Return what the data are."""

@@ -45,6 +45,7 @@ __all__ = [
     "manifold",
     "pairs",
     "png",
+    "restorations",
 ]
 
 
@@ -109,6 +110,19 @@ def pairs(
     limits = limits or (float(x.min()), float(x.max()))
     figure = draw_grid(both, columns, limits, "Test data and their reconstructions")
     name_rows(figure.axes[0], ["original", "reconstruction"] * len(bands))
+    return figure
+
+
+def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> Figure:
+    """Draw what was given, what was restored and further views of the same rows, in named bands.
+
+    Args:
+        bands: Data by name, each with shape (N, C, H, W) or (N, D), in the same order of rows.
+        limits: Values drawn black and white.
+    """
+    parts = list(bands.values())
+    figure = draw_grid(np.concatenate(parts), len(parts[0]), limits, "")
+    name_rows(figure.axes[0], list(bands))
     return figure
 
 
