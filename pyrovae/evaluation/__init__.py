@@ -1,6 +1,7 @@
 """Evidence of a fitted graph, and what its latents hold."""
 
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
+from pyrovae.evaluation.checking import check_densities
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
 from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.evaluation.latents import (
@@ -21,6 +22,7 @@ __all__ = [
     "active_units",
     "annealed_log_evidence",
     "bidirectional_bounds",
+    "check_densities",
     "elbo",
     "kl_per_dimension",
     "latent_summary",
