@@ -31,7 +31,20 @@ from pyrovae.files import FileError, History, inspect, load, save
 from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
-from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
+from pyrovae.tasks import (
+    Restored,
+    anomaly_score,
+    decode,
+    denoise,
+    embed,
+    generate,
+    hidden_log_prob,
+    impute,
+    interpolate,
+    manifold,
+    reconstruct,
+    super_resolve,
+)
 from pyrovae.training import TrainingError, fit, hooks
 
 __version__ = "0.2.0"
@@ -49,10 +62,12 @@ __all__ = [
     "History",
     "LatentSummary",
     "Missing",
+    "Restored",
     "Terms",
     "TrainingError",
     "active_units",
     "annealed_log_evidence",
+    "anomaly_score",
     "baselines",
     "batches",
     "bidirectional_bounds",
@@ -60,13 +75,16 @@ __all__ = [
     "conditional",
     "datasets",
     "decode",
+    "denoise",
     "elbo",
     "embed",
     "expression",
     "fit",
     "generate",
     "graphs",
+    "hidden_log_prob",
     "hooks",
+    "impute",
     "inspect",
     "interpolate",
     "kl_per_dimension",
@@ -86,5 +104,6 @@ __all__ = [
     "reconstruct",
     "save",
     "scores",
+    "super_resolve",
     "tasks",
 ]

@@ -2,6 +2,7 @@
 
 from pyrovae.evaluation import baselines, scores
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
+from pyrovae.evaluation.checking import check_densities
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
 from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.evaluation.latents import (
@@ -23,6 +24,7 @@ __all__ = [
     "annealed_log_evidence",
     "baselines",
     "bidirectional_bounds",
+    "check_densities",
     "elbo",
     "kl_per_dimension",
     "latent_summary",

@@ -217,8 +217,8 @@ class Pooling(Degradation):
         self, graph: Any, scale: Scale, given: Tensor, context: tuple[Tensor, ...], **options: Any
     ) -> Restored:
         """Return images of full size given the means of their squares."""
-        pooled = scale.to_model(given)
-        return tasks.super_resolve(graph, pooled, *context, factor=self.factor, **options)
+        factor, sums = self.factor, scale.sums(given, self.factor**2)
+        return tasks.super_resolve(graph, sums, *context, factor=factor, sums=True, **options)
 
     def baselines(self, given: Tensor, train: Tensor | None) -> Named:
         """Return repeated pixels, bilinear interpolation and the mean image."""

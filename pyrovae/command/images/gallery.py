@@ -72,6 +72,18 @@ class Scale:
         shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
         return torch.from_numpy(((stored - shift) / scale).astype(np.float32))
 
+    def sums(self, means: Tensor, n: int) -> Tensor:
+        """Return sums of n values as modelled, given their means with black as 0 and white as 1.
+
+        Sums of whole numbers are rounded to whole numbers, and so are those of binarized values.
+        """
+        stored = self.to_stored(means)
+        if self.preparation.total_count is not None:
+            stored = (stored * n).round() / n
+        shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
+        sums = (stored - shift) / scale * n
+        return torch.from_numpy((sums.round() if self.preparation.binarize else sums).astype("f4"))
+
     def from_model(self, x: Tensor) -> Tensor:
         """Return modelled values with black as 0 and white as 1."""
         return self.to_unit(self.preparation.undo(x))
