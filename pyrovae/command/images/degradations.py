@@ -49,7 +49,7 @@ class Degradation(ABC):
         """Return what the model makes of degraded images, as modelled."""
 
     @abstractmethod
-    def baselines(self, given: Tensor, train: Tensor | None) -> Named:
+    def simple(self, given: Tensor, train: Tensor | None) -> Named:
         """Return simple restorations by name, the degraded images first.
 
         Args:
@@ -132,7 +132,7 @@ class Noise(Degradation):
         noise = self.corruption and self.corruption.on_model(scale)
         return tasks.denoise(graph, y, *context, noise=noise, **options)
 
-    def baselines(self, given: Tensor, train: Tensor | None) -> Named:
+    def simple(self, given: Tensor, train: Tensor | None) -> Named:
         """Return the noisy images, mean image, PCA, median and bilinear filter."""
         found = {self.GIVEN: given}
         if train is not None:
@@ -173,7 +173,7 @@ class HiddenPixels(Degradation):
         x = scale.to_model(given, valid=True)
         return tasks.impute(graph, x, *context, hidden=self._hidden(x), **options)
 
-    def baselines(self, given: Tensor, train: Tensor | None) -> Named:
+    def simple(self, given: Tensor, train: Tensor | None) -> Named:
         """Return black, mean image, and PCA's mean given the observed pixels."""
         found = {self.GIVEN: self.degrade(given)}
         if train is not None:
@@ -220,7 +220,7 @@ class Pooling(Degradation):
         factor, sums = self.factor, scale.sums(given, self.factor**2)
         return tasks.super_resolve(graph, sums, *context, factor=factor, sums=True, **options)
 
-    def baselines(self, given: Tensor, train: Tensor | None) -> Named:
+    def simple(self, given: Tensor, train: Tensor | None) -> Named:
         """Return repeated pixels, bilinear interpolation and the mean image."""
         found = {
             self.GIVEN: self.shown(given),

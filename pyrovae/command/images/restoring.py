@@ -171,7 +171,7 @@ def score(
 ) -> list[dict[str, Any]]:
     """Return the scores of restored images and of baselines, the model's first."""
     with programs.random_stream(seed, []):
-        others = degradation.baselines(given, train)
+        others = degradation.simple(given, train)
     named = {"the model": found.mean, **others}
     interval = scores.interval(found.draws, LEVEL) if len(found.draws) > 1 else None
     return [standing.figures() for standing in standings(named, clean, degradation.where, interval)]
