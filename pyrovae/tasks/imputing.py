@@ -158,7 +158,7 @@ class _Holes:
     """Rows of x with their hidden values."""
 
     def __init__(self, task: str, graph: Any, x: Array, hidden: Array | None, fill: float) -> None:
-        self.task, self.graph, self.fill = task, graph, fill
+        self.task, self.graph, self.fill, self.inside = task, graph, fill, fill
         self.x = as_source(x, f"{task}: x")
         self.like = device_and_dtype(graph, (self.x,))
         self.hidden = None if hidden is None else torch.as_tensor(hidden)
@@ -173,12 +173,13 @@ class _Holes:
     def measurement(self, rows: slice, others: bool = False) -> Hidden:
         """Return the values of some rows that are not hidden, or the others."""
         x, hidden = self._rows(rows)
-        filled = x if others else x.masked_fill(hidden, self.fill)
-        return Hidden(filled, ~hidden if others else hidden)
+        if others:
+            return Hidden(x, ~hidden)
+        return Hidden(x.masked_fill(hidden, self.inside), hidden, self.fill)
 
     def check(self, c: tuple[Array, ...], whole: bool = False) -> None:
         """Raise a ValueError if nothing is hidden, or x is not what the model observes."""
-        some, inside = False, None
+        some, first = False, list[float]()
         for rows in slices(len(self.x), 4096):
             x, hidden = self._rows(rows)
             some = some or bool(hidden.any())
@@ -189,13 +190,23 @@ class _Holes:
                     f"{self.task}: x has a value in row {rows.start + row} that is not finite and "
                     "not hidden. Set hidden=None to hide every NaN, or hide it in the mask"
                 )
-            seen = x[~hidden]
-            inside = seen[0].item() if inside is None and len(seen) else inside
+            first = first or x[~hidden][:1].tolist()
         if not some:
             raise ValueError(
                 f"{self.task}: no value is hidden, expected a True in hidden, or with hidden=None "
                 "a NaN in x"
             )
+        self.inside = first[0] if first else self.fill
+        self._check_support(c)
+
+    def _check_support(self, c: tuple[Array, ...]) -> None:
+        """Let the graph check the values that are not hidden."""
+        check = getattr(self.graph, "check", None)
+        if check is None:
+            return
+        for rows in slices(len(self.x), 4096):
+            x, hidden = self._rows(rows)
+            check(x.masked_fill(hidden, self.inside), *(as_source(part)[rows] for part in c))
 
     def _rows(self, rows: slice) -> tuple[Tensor, Tensor]:
         x = self.x[rows].to(*self.like)

@@ -77,22 +77,21 @@ class Hidden(Measurement):
     """The values that are not hidden: p(x_o | z) = prod_{j in o} p(x_j | z).
 
     Args:
-        x: with shape (B, *event), any finite number where a value is hidden.
+        x: with shape (B, *event), any value of its support where it is hidden.
         hidden: True where it is, with the shape of x.
+        fill: what the guide sees first where it is hidden.
     """
 
-    def __init__(self, x: Tensor, hidden: Tensor) -> None:
-        self.x, self.hidden = x, hidden
+    def __init__(self, x: Tensor, hidden: Tensor, fill: float = 0.0) -> None:
+        self.x, self.hidden, self.fill = x, hidden, fill
 
     def start(self) -> Tensor:
-        """Return x, whatever stands at its hidden values."""
-        return self.x
+        """Return x with its hidden values filled in."""
+        return self.x.masked_fill(self.hidden, self.fill)
 
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(x_j | z), and 0 where x_j is hidden."""
-        hidden = place(self.hidden)
-        inside = torch.where(hidden, p.sample(), place(self.x))  # of the support, for its gradient
-        return p.log_prob(inside).masked_fill(hidden, 0.0)
+        return p.log_prob(place(self.x)).masked_fill(place(self.hidden), 0.0)
 
     def mean(self, p: Any, place: Place) -> Tensor:
         """Return x, and E[x_j | z] where it is hidden."""

@@ -105,8 +105,9 @@ def _hmc(target: Target, effort: Effort) -> Weighted:
     supports = target.supports()
     size = target.batch[0].new_full((target.rows,), _STEP_SIZE)
     given = {"leapfrog": _LEAPFROG, "supports": supports}
-    z, size = hmc.adapt(target.log_joint, start, steps=effort.steps, step_size=size, **given)
-    z, _ = hmc.sample(target.log_joint, z, steps=effort.steps, step_size=size, **given)
+    half = max(1, effort.steps // 2)
+    z, size = hmc.adapt(target.log_joint, start, steps=half, step_size=size, **given)
+    z, _ = hmc.sample(target.log_joint, z, steps=half, step_size=size, **given)
     return Weighted(target, z, size.new_zeros(effort.draws, target.rows))
 
 

@@ -52,7 +52,8 @@ class Target:
     ) -> None:
         self.graph, self.batch, self.measurement = graph, batch, measurement
         self.rows, self.layout = len(batch[0]), layout
-        self.site = _site_of(programs.record(graph.model, *batch), batch[0], observed, task)
+        p, _ = programs.run(graph.model, graph.guide, *batch)
+        self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[bool, dict[str, programs.Site]] = {}
         width = max(batch[0][0].numel(), 256)
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
@@ -86,13 +87,14 @@ class Target:
 
     def mean(self, z: Latents, weights: Tensor) -> Tensor:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
-        found, done = 0.0, 0
+        first, off, done = None, 0.0, 0
         for trace in self._traces(z):
             x = self._by_row(trace, self.measurement.mean)
+            first = x[0] if first is None else first  # so that what does not vary stays as it is
             w = weights[done : done + len(x)]
-            found = found + (w.reshape(*w.shape, *[1] * (x.dim() - 2)) * x).sum(0)
+            off = off + (w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0)
             done += len(x)
-        return torch.as_tensor(found)
+        return torch.as_tensor(first + off)
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
