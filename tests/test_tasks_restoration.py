@@ -181,7 +181,7 @@ def test_a_discrete_latent_by_enumeration():
     score = pv.hidden_log_prob(graph, x, samples=20_000, **given)
     z = (score.log_p - wanted) / score.standard_error.clamp(min=1e-6)
     assert z.abs().max() < 4.5
-    with pytest.raises(ValueError, match='"k" is discrete.*method="importance"'):
+    with pytest.raises(ValueError, match=r'"k" is discrete.*method="importance"'):
         pv.impute(graph, x, hidden=hidden)
 
 
@@ -282,8 +282,10 @@ def test_hidden_genes_of_a_cell(latent_size):
     )
     assert error < 0.75 * of_naive
     assert error < 0.75 * of_mean
-    total, wanted = refined.mean.sum(-1), test.sum(-1)
-    assert (total / wanted).log().abs().mean() < 0.25
+    off, of_zeros = (
+        (found.mean.sum(-1) / test.sum(-1)).log().abs().mean() for found in (refined, naive)
+    )
+    assert off < 0.35 * of_zeros
     assert (refined.draws[:, :, hidden] % 1 == 0).all()
     score = pv.hidden_log_prob(graph, test, hidden=hidden, samples=300)
     of_zeros = pv.hidden_log_prob(graph, test, hidden=hidden, samples=300, method="encoder")
@@ -402,14 +404,18 @@ def test_what_does_not_fit_is_refused():
         pv.super_resolve(graph, torch.ones(4, 3))
     with pytest.raises(ValueError, match="noise is None"):
         pv.denoise(graph, x, method="refine")
-    with pytest.raises(ValueError, match="Dropout.*GaussianNoise"):
+    with pytest.raises(ValueError, match=r"Dropout.*GaussianNoise"):
         pv.denoise(graph, x, noise=nn.Dropout(0.1))
+    y = torch.zeros(4, 2, 2).index_fill(0, torch.tensor(3), 0.1)
+    with pytest.raises(ValueError, match=r"row 3 has probability zero.*binarize"):
+        pv.super_resolve(pixels(pv.likelihoods.Bernoulli), y)
     with pytest.raises(ValueError, match="level is 2"):
         pv.impute(graph, x, hidden=some, steps=1).interval(2)
     counted = pixels(pv.likelihoods.Bernoulli)
     with pytest.raises(ValueError, match=r"0.5 at row 1"):
-        pv.impute(counted, torch.full((4, FEATURES), 1.0).index_fill(0, torch.tensor(1), 0.5),
-                  hidden=some)
+        pv.impute(
+            counted, torch.full((4, FEATURES), 1.0).index_fill(0, torch.tensor(1), 0.5), hidden=some
+        )
 
 
 def test_a_likelihood_that_is_not_independent_is_refused():
@@ -419,7 +425,7 @@ def test_a_likelihood_that_is_not_independent_is_refused():
 
     q = pv.posteriors.DiagonalNormal(nn.Linear(2, 4))
     graph = pv.VAE(pv.priors.StandardNormal(2), q, Full())
-    with pytest.raises(ValueError, match="MultivariateNormal.*not independent"):
+    with pytest.raises(ValueError, match=r"MultivariateNormal.*not independent"):
         pv.impute(graph, torch.tensor([[1.0, NAN]]))
 
 

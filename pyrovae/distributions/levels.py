@@ -50,7 +50,7 @@ def levels(p: Any) -> Points | None:
     bounds = _bounds(p)
     if bounds is None or bounds[1] - bounds[0] >= _MOST:
         return None
-    like = p.mean if type(p).__name__ != "Categorical" else p.logits
+    like = p.mean  # of its type and device, also where the mean of classes is NaN
     values = torch.arange(bounds[0], bounds[1] + 1, dtype=like.dtype, device=like.device)
     return _at(p, values, 0.0)
 

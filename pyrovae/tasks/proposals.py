@@ -11,7 +11,7 @@ was trained on, and a library size that a model reads from x~ must count the hid
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from pyrovae.tasks.targets import Latents, Target
 
 __all__ = ["METHODS", "Effort", "Weighted", "resampled"]
 
-_ROUNDS = 8  # of filling in
+_ROUNDS = 24  # of filling in: what a model reads of x~, such as its sum, must converge
 _PER_ROUND = 16  # draws
 _FIRST = 64  # draws of the guide and of the prior each, from which a refinement starts
 _LEAPFROG = 10
@@ -52,11 +52,13 @@ class Weighted(NamedTuple):
         target: of which they are draws, at the last x~.
         z: with shapes (N, B, *).
         log_w: with shape (N, B), up to a constant for each row.
+        impossible: whether y has probability 0 at every draw, with shape (B,).
     """
 
     target: Target
     z: Latents
     log_w: Tensor
+    impossible: Tensor
 
     @property
     def weights(self) -> Tensor:
@@ -78,7 +80,7 @@ def resampled(found: Weighted, draws: int) -> Latents:
 
 def _encoder(target: Target, effort: Effort) -> Weighted:
     z, log_q = target.drawn(target.graph.guide, effort.samples)
-    return Weighted(target, z, torch.zeros_like(log_q))
+    return _weighed(target, z, torch.zeros_like(log_q))
 
 
 def _importance(target: Target, effort: Effort) -> Weighted:
@@ -96,30 +98,37 @@ def _refine(target: Target, effort: Effort) -> Weighted:
 
     normals = refined(log_f, coordinates.vector(z), effort.components, effort.steps)
     u = normals.sample(effort.samples)
-    return Weighted(target, coordinates.sites(u), log_f(u) - normals.log_prob(u))
+    return _weighed(target, coordinates.sites(u), log_f(u) - normals.log_prob(u))
 
 
 def _hmc(target: Target, effort: Effort) -> Weighted:
     target = _filled_in(target)
-    start = resampled(_proposed(target, effort.samples), effort.draws)
-    supports = target.supports()
+    proposed = _proposed(target, effort.samples)
+    if proposed.impossible.any():
+        return proposed
+    start = resampled(proposed, effort.draws)
     size = target.batch[0].new_full((target.rows,), _STEP_SIZE)
-    given = {"leapfrog": _LEAPFROG, "supports": supports}
     half = max(1, effort.steps // 2)
-    z, size = hmc.adapt(target.log_joint, start, steps=half, step_size=size, **given)
-    z, _ = hmc.sample(target.log_joint, z, steps=half, step_size=size, **given)
-    return Weighted(target, z, size.new_zeros(effort.draws, target.rows))
+    given: dict[str, Any] = {
+        "steps": half,
+        "leapfrog": _LEAPFROG,
+        "supports": target.supports(),
+    }
+    z, size = hmc.adapt(target.log_joint, start, step_size=size, **given)
+    z, _ = hmc.sample(target.log_joint, z, step_size=size, **given)
+    return _weighed(target, z, size.new_zeros(effort.draws, target.rows))
 
 
 def _proposed(target: Target, samples: int) -> Weighted:
     z, log_q = target.drawn(target.graph.guide, samples)
-    return Weighted(target, z, _usable(target.log_joint(z) - log_q))
+    return _weighed(target, z, target.log_joint(z) - log_q)
 
 
-def _usable(log_w: Tensor) -> Tensor:
-    """Return log weights, -inf for NaN, and zeros for a row without a finite one."""
+def _weighed(target: Target, z: Latents, log_w: Tensor) -> Weighted:
+    """Return weighted draws: of weight 0 where a density is NaN, equal ones if all are 0."""
     log_w = log_w.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf)
-    return torch.where(log_w.isneginf().all(0), 0.0, log_w)
+    impossible = log_w.isneginf().all(0)
+    return Weighted(target, z, torch.where(impossible, 0.0, log_w), impossible)
 
 
 def _filled_in(target: Target) -> Target:

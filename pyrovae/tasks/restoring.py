@@ -142,7 +142,9 @@ def posteriors_of_rows(
             target = Target(graph, batch, measurement, layout, options.observed, options.task)
             if part.start == 0:
                 _check(target, options)
-            yield METHODS[options.method](target, options.effort)
+            found = METHODS[options.method](target, options.effort)
+            _check_possible(found.impossible, part.start, options.task)
+            yield found
             bar.update(len(batch[0]))
 
 
@@ -163,4 +165,14 @@ def _check(target: Target, options: Options) -> None:
         raise ValueError(
             f'{options.task}: site "{name}" is discrete, so there is no gradient for '
             f'method="{options.method}". Use method="importance"'
+        )
+
+
+def _check_possible(impossible: Tensor, start: int, task: str) -> None:
+    if impossible.any():
+        row = start + int(impossible.nonzero()[0])
+        raise ValueError(
+            f"{task}: what is known of row {row} has probability zero under the model, at all "
+            "latents that were tried. Values, noisy values and sums must be those that the "
+            "likelihood can give: binarize images for binary pixels before they are pooled"
         )

@@ -87,14 +87,15 @@ class Target:
 
     def mean(self, z: Latents, weights: Tensor) -> Tensor:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
-        first, off, done = None, 0.0, 0
+        pieces = []
+        first, done = None, 0
         for trace in self._traces(z):
             x = self._by_row(trace, self.measurement.mean)
-            first = x[0] if first is None else first  # so that what does not vary stays as it is
+            first = x[0] if first is None else first  # what does not vary stays as it is
             w = weights[done : done + len(x)]
-            off = off + (w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0)
+            pieces.append((w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0))
             done += len(x)
-        return torch.as_tensor(first + off)
+        return total([first, *pieces])
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
