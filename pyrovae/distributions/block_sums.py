@@ -66,7 +66,7 @@ class BlockSums:
     def log_prob(self, s: Tensor) -> Tensor:
         """Return log p(S) of each square, shape (*, H / f, W / f)."""
         if self.kind == "levels":
-            return _taken(_suffixes(self.log_mass)[0], s)
+            return _log_prob_of_levels(self.log_mass, s)
         if self.kind == "Poisson":
             return Poisson(self.rate.sum(-1), validate_args=False).log_prob(s)
         scale = self.variance.sum(-1).sqrt()
@@ -123,40 +123,53 @@ def _suffixes(log_mass: Tensor) -> list[Tensor]:
 
 
 def _convolved(a: Tensor, b: Tensor) -> Tensor:
-    """Return log sum_k e^(a_k + b_(s - k)) for every s."""
-    k = a.shape[-1]
-    shifted = [F.pad(b, (i, k - 1 - i), value=-math.inf) + a[..., i : i + 1] for i in range(k)]
-    return torch.stack(shifted).logsumexp(0)
+    """Return log sum_k e^(a_k + b_(s - k)) for every s, -700 below the largest term at least.
+
+    It is the sum of products of exponentials in double precision, each divided by the largest,
+    which is three times faster than the exponential of each pair.
+    """
+    if b.shape[-1] == 1:
+        return a + b
+    tops = [part.detach().amax(-1, keepdim=True) for part in (a, b)]
+    left, right = ((part - top).double().exp() for part, top in zip((a, b), tops, strict=True))
+    k, total = a.shape[-1], torch.zeros((), dtype=torch.double, device=a.device)
+    for i in range(k):
+        total = total + F.pad(right * left[..., i : i + 1], (i, k - 1 - i))
+    return total.clamp(min=math.exp(-700)).log().to(a.dtype) + tops[0] + tops[1]
 
 
-def _taken(log_mass: Tensor, s: Tensor) -> Tensor:
-    """Return log p(S = s), -inf where s is no sum of levels."""
+def _log_prob_of_levels(log_mass: Tensor, s: Tensor) -> Tensor:
+    """Return log p(S = s) = log sum_k p(x_1 = k) p(x_2 + ... + x_n = s - k)."""
+    first, others = log_mass[..., 0, :], _suffixes(log_mass[..., 1:, :])[0]
+    rest = s.unsqueeze(-1) - torch.arange(first.shape[-1], device=s.device)
+    return (first + _taken_at(others, rest.expand(first.shape))).logsumexp(-1)
+
+
+def _taken_at(log_mass: Tensor, s: Tensor) -> Tensor:
+    """Return log p(S = s) of several s in each square, (*, n), -inf where s is no sum of levels."""
     index = s.round().long()
     inside = (index >= 0) & (index < log_mass.shape[-1]) & ((s - index).abs() < 1e-3)
-    shape = torch.broadcast_shapes(index.shape, log_mass.shape[:-1])
-    index = index.clamp(0, log_mass.shape[-1] - 1).expand(shape).unsqueeze(-1)
-    taken = log_mass.expand(*shape, -1).gather(-1, index).squeeze(-1)
-    return torch.where(inside.expand(shape), taken, -math.inf)
+    taken = log_mass.gather(-1, index.clamp(0, log_mass.shape[-1] - 1))
+    return torch.where(inside, taken, -math.inf)
 
 
 def _mean_of_levels(log_mass: Tensor, s: Tensor) -> Tensor:
     with torch.enable_grad():
         t = torch.zeros_like(log_mass[..., :1]).requires_grad_()
         k = torch.arange(log_mass.shape[-1], device=log_mass.device)
-        log_p = _taken(_suffixes(log_mass.detach() + t * k)[0], s)
+        log_p = _log_prob_of_levels(log_mass.detach() + t * k, s)
         (mean,) = torch.autograd.grad(log_p.sum(), t)
     return mean.squeeze(-1)
 
 
 def _draw_of_levels(log_mass: Tensor, s: Tensor) -> Tensor:
-    suffixes, left, drawn = _suffixes(log_mass), s, []
-    shape = torch.broadcast_shapes(s.shape, log_mass.shape[:-2])
-    left = s.expand(shape)
-    for a, rest in zip(log_mass.unbind(-2), suffixes[1:], strict=True):
-        levels = range(a.shape[-1])
-        log_p = torch.stack([a[..., k] + _taken(rest, left - k) for k in levels])
+    left = s.expand(torch.broadcast_shapes(s.shape, log_mass.shape[:-2]))
+    levels, drawn = torch.arange(log_mass.shape[-1], device=s.device), list[Tensor]()
+    for a, others in zip(log_mass.unbind(-2), _suffixes(log_mass)[1:], strict=True):
+        rest = left.unsqueeze(-1) - levels
+        log_p = a + _taken_at(others.expand(*left.shape, -1), rest)
         gumbel = -torch.empty_like(log_p).exponential_().log()
-        drawn.append((log_p + gumbel).argmax(0).to(log_mass.dtype))
+        drawn.append((log_p + gumbel).argmax(-1).to(log_mass.dtype))
         left = left - drawn[-1]
     return torch.stack(drawn, -1)
 
