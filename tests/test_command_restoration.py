@@ -1,4 +1,4 @@
-"""`pyrovae denoise`, `impute` and `super-resolve` on small runs: what they write, scores, errors."""
+"""`pyrovae denoise`, `impute`, `super-resolve` on small runs: what they write, scores, errors."""
 
 import json
 
@@ -57,26 +57,25 @@ TASKS = {
 }
 
 
-# -------------------------------------------------------------------------------------- what it does
+# ------------------------------------------------------------------------------------ what it does
 @pytest.mark.parametrize("task", TASKS)
 def test_clean_images_are_degraded_restored_and_scored(task, run, tmp_path):
     arguments, given = TASKS[task]
     out = tmp_path / "out"
     printed = call(
-        task, run, "digits", "--output", out, *arguments, "--corrupt", "--rows", 16, "--seed", 1
+        task, run, "digits", "--output", out, *arguments, "--corrupt", "--rows", 6, "--seed", 1
     )
     names = {"restored.npy", "standard_deviation.npy", "draws.npy", "degraded.npy"}
     assert {file.name for file in out.iterdir()} == names | {"scores.json", "report.html"}
     restored, draws = np.load(out / "restored.npy"), np.load(out / "draws.npy")
-    assert restored.shape == (16, 1, 8, 8)
-    assert draws.shape == (19, 16, 1, 8, 8)
+    assert restored.shape == (6, 1, 8, 8)
+    assert draws.shape == (19, 6, 1, 8, 8)
     deviation = np.load(out / "standard_deviation.npy")
     np.testing.assert_allclose(deviation, draws.std(0, ddof=1), rtol=1e-3, atol=1e-3)
     content, found = scores_of(out)
-    assert (content["task"], content["rows"], content["draws"]) == (task, 16, 19)
-    assert 1 <= content["effective_sample_size"]["least"]
-    best = max(found, key=lambda name: found[name]["psnr"]["mean"])
-    assert best == "the model"
+    assert (content["task"], content["rows"], content["draws"]) == (task, 6, 19)
+    assert content["effective_sample_size"]["least"] >= 1
+    assert found["the model"]["psnr"]["mean"] > found[given]["psnr"]["mean"] + 1
     assert found["the model"]["ssim"]["mean"] > found[given]["ssim"]["mean"]
     for name in found:
         assert f"{found[name]['psnr']['mean']:.2f} ± " in printed
@@ -90,7 +89,9 @@ def test_the_scores_are_those_of_the_files(run, tmp_path):
     np.save(tmp_path / "clean.npy", datasets.digits().x_test[:20])
     call("impute", run, tmp_path / "clean.npy", "-o", out, "--hidden", 0.5, "--corrupt")
     _, found = scores_of(out)
-    clean, restored = (np.load(path)[:20] for path in (tmp_path / "clean.npy", out / "restored.npy"))
+    clean, restored = (
+        np.load(path)[:20] for path in (tmp_path / "clean.npy", out / "restored.npy")
+    )
     degraded = np.load(out / "degraded.npy")
     hidden = degraded != clean
     assert np.array_equal(restored[degraded > 0], clean[degraded > 0])
@@ -118,10 +119,11 @@ def test_a_folder_comes_back_as_a_folder(run, pictures, tmp_path):
 def test_clean_images_beside_noisy_ones_are_scored(run, pictures, tmp_path):
     clean = datasets.image_folder(pictures)
     rng = np.random.default_rng(0)
-    noisy = clean.x * 16 / 255 + 4 * rng.normal(size=clean.x.shape)
+    x = clean.x * (16 / 255)
+    noisy = x + 4 * rng.normal(size=x.shape)
     labels = np.array(clean.label_names)[clean.labels]
     np.savez(tmp_path / "noisy.npz", x=noisy.astype(np.float32), labels=labels)
-    np.savez(tmp_path / "clean.npz", x=clean.x * 16 / 255, labels=labels)
+    np.savez(tmp_path / "clean.npz", x=x, labels=labels)
     known, unknown = tmp_path / "known", tmp_path / "unknown"
     images = [run, tmp_path / "noisy.npz", "--clean", tmp_path / "clean.npz"]
     call("denoise", *images, "--output", known, "--noise", "gaussian:0.25")
@@ -131,14 +133,16 @@ def test_clean_images_beside_noisy_ones_are_scored(run, pictures, tmp_path):
         assert restored["labels"].tolist() == labels.tolist()
     both = [scores_of(out)[1] for out in (known, unknown)]
     noise = both[0]["noisy images"]["psnr"]["mean"]
-    assert abs(noise - 10 * np.log10(1 / 0.25**2)) < 2  # clipping removes a part of the noise
+    off = (noisy / 16).clip(0, 1) - x / 16
+    expected = -10 * np.log10(np.square(off).reshape(10, -1).mean(1)).mean()
+    assert noise == pytest.approx(expected, abs=1e-3)
     assert both[0]["the model"]["psnr"]["mean"] > both[1]["the model"]["psnr"]["mean"] > noise
     assert any(name.startswith("PCA") for name in both[0])
     assert not any(name.startswith("PCA") for name in both[1])  # the noise to fit it to is unknown
 
 
 def test_small_images_are_enlarged(run, tmp_path):
-    x = datasets.digits().x_test[:6]
+    x = datasets.digits().x_test[:3]
     pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(x), 2).numpy()
     np.save(tmp_path / "small.npy", pooled)
     np.save(tmp_path / "clean.npy", x)
@@ -174,14 +178,14 @@ def test_masks_are_read_from_files(run, pictures, tmp_path):
 def test_the_seed_decides(run, tmp_path):
     restored = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        arguments = ["--noise", "salt-and-pepper:0.2", "--corrupt", "--rows", 5, "--seed", seed]
+        arguments = ["--noise", "salt-and-pepper:0.2", "--corrupt", "--rows", 2, "--seed", seed]
         call("denoise", run, "digits", "--output", tmp_path / name, *arguments)
         restored[name] = np.load(tmp_path / name / "draws.npy")
     assert np.array_equal(restored["a"], restored["b"])
     assert not np.array_equal(restored["a"], restored["c"])
 
 
-@pytest.mark.parametrize("method", ["encoder", "importance", "hmc"])
+@pytest.mark.parametrize("method", ["encoder", "importance"])
 def test_methods(method, run, tmp_path):
     arguments = ["--hidden", 0.3, "--corrupt", "--rows", 3, "--method", method]
     call("impute", run, "digits", "--output", tmp_path / method, *arguments)
@@ -220,7 +224,7 @@ def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
     assert page.count("bilinear upsampling") == 1
 
 
-# -------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------ errors
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,8 +14,8 @@
 # here, but a good first guess, which `pv.impute`, `pv.denoise` and `pv.super_resolve` refine for
 # each picture.
 #
-# Such pictures are often judged by eye, because no suitable measure seems to be at hand. There are
-# several. This script uses three, and puts simple methods beside the VAE in every table:
+# Such pictures are often judged by eye. This script uses three scores, and puts simple methods
+# beside the VAE in every table:
 #
 # * PSNR, the peak signal-to-noise ratio in decibels: $-10 \log_{10}(\text{mean squared error})$ for
 #   values in [0, 1]. Three decibels more halve the error.
@@ -24,14 +24,12 @@
 #   score: in expectation no distribution scores higher than the true one. PSNR and SSIM judge one
 #   picture; this score judges the whole distribution, with its uncertainty.
 #
-# In quick mode the pictures are the 8 x 8 digits of scikit-learn, else 28 x 28 MNIST:
-#
-#     python tutorials/06_tasks.py --quick
-#     PYROVAE_DATA=DATA python tutorials/06_tasks.py
+# Run it with `PYROVAE_QUICK=1` (or `--quick`) for 8 x 8 digits, under a minute; otherwise on MNIST.
 
 # %%
 import os
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import torch
@@ -46,31 +44,31 @@ QUICK = "--quick" in sys.argv or os.environ.get("PYROVAE_QUICK") == "1"
 torch.manual_seed(0)
 
 data = pv.datasets.digits() if QUICK else pv.datasets.mnist()
-train, test = (torch.tensor(x) / data.x.max() for x in (data.x, data.x_test))
-labels, test_labels = torch.tensor(data.labels), torch.tensor(data.labels_test)
-train, labels = train[:20_000], labels[:20_000]
-test, test_labels = test[:100], test_labels[:100]
-everything, test = test, test[test_labels != 4]  # section 6 needs the fours, the others do not
-shape, size = train.shape[1:], train[0].numel()
+train, everything = (torch.tensor(x) / data.x.max() for x in (data.x[:20_000], data.x_test[:100]))
+is_four = torch.tensor(data.labels_test[:100] == 4)
+test, shape = everything[~is_four], train.shape[1:]  # section 6 needs the fours, the others do not
 
 
 def show(**rows):
     """Draw eight pictures for each name, a row each."""
-    _, axes = plt.subplots(len(rows), 8, figsize=(8, 1.05 * len(rows)))
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for axis, picture in zip(line, pictures[:8], strict=True):
-            axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center")
+    framed = [
+        nn.functional.pad(x[:8, 0].clamp(0, 1), (1, 1, 1, 1), value=0.6) for x in rows.values()
+    ]
+    strips = [torch.cat(list(x), -1) for x in framed]
+    plt.figure(figsize=(8, 1.1 * len(rows)))
+    plt.imshow(torch.cat(strips), cmap="gray")
+    plt.yticks([(i + 0.5) * (shape[1] + 2) for i in range(len(rows))], rows)
+    plt.xticks([])
     plt.show()
 
 
 def table(restored):
     """Print PSNR and SSIM of each way to restore the test pictures, and return the PSNR."""
+    found = {name: psnr(x.clamp(0, 1), test) for name, x in restored.items()}
     for name, x in restored.items():
-        a, b = psnr(x.clamp(0, 1), test), ssim(x.clamp(0, 1), test)
-        print(f"{name:<24} {a.mean:6.2f} +- {a.standard_error:.2f} dB    SSIM {b.mean:.3f}")
-    return {name: psnr(x.clamp(0, 1), test).mean for name, x in restored.items()}
+        error, similarity = found[name].standard_error, ssim(x.clamp(0, 1), test).mean
+        print(f"{name:<22} {found[name].mean:6.2f} +- {error:.2f} dB    SSIM {similarity:.3f}")
+    return {name: score.mean for name, score in found.items()}
 
 
 # %% [markdown]
@@ -93,30 +91,24 @@ def table(restored):
 
 # %%
 pca = PCA(train, components=5)
-decoder, encoder = nn.Linear(5, size), nn.Linear(size, 10)
-with torch.no_grad():
-    decoder.weight.copy_(pca.weights)
-    decoder.bias.copy_(pca.mean)
-    nn.init.zeros_(encoder.weight)
-    nn.init.zeros_(encoder.bias)
-linear = pv.VAE(
-    pv.priors.StandardNormal(5),
-    pv.posteriors.DiagonalNormal(encoder),
-    pv.likelihoods.Gaussian(decoder, sigma=pca.variance**0.5),
-)
+decoder, encoder = nn.Linear(5, shape.numel()), nn.Linear(shape.numel(), 10)
+decoder.load_state_dict({"weight": pca.weights, "bias": pca.mean})
+encoder.load_state_dict({name: torch.zeros_like(p) for name, p in encoder.named_parameters()})
+prior, q = pv.priors.StandardNormal(5), pv.posteriors.DiagonalNormal(encoder)
+linear = pv.VAE(prior, q, pv.likelihoods.Gaussian(decoder, sigma=pca.variance**0.5))
+
 x = pv.generate(linear, 50, mean=False, seed=1)
 hidden = torch.rand(x.shape) < 0.5
 exact = pca.impute(x.view(-1, *shape), hidden.view(-1, *shape))
 found = pv.impute(linear, x, hidden=hidden, draws=39, samples=4000, seed=0)
 score = pv.tasks.hidden_log_prob(linear, x, hidden=hidden, samples=4000, seed=0)
 
-error = (found.mean - exact.mean.flatten(1)).abs().max().item()
-nats = ((score.log_p - exact.log_prob) / hidden.sum(1)).abs().max().item()
+error = (found.mean - exact.mean.flatten(1)).abs().max()
+nats = ((score.log_p - exact.log_prob) / hidden.sum(1)).abs().max()
 held = coverage(x, *found.interval(0.9), where=hidden)
 print(f"means differ by {error:.4f} at most, log p(x_h | x_o) by {nats:.4f} nats a pixel")
 print(f"90 % intervals hold {100 * held.mean:.1f} % of the hidden pixels")
-assert error < 0.02
-assert nats < 0.01
+assert max(error, nats) < 0.02
 assert abs(held.mean - 0.9) < 4 * held.standard_error < 0.05
 
 # %% [markdown]
@@ -129,20 +121,16 @@ assert abs(held.mean - 0.9) < 4 * held.standard_error < 0.05
 # training pictures by heart has too small a standard deviation, and a proper score punishes that.
 
 # %%
-known = train[labels != 4]
+known = train[torch.tensor(data.labels[:20_000] != 4)]
 validation, known = known[: len(known) // 10], known[len(known) // 10 :]
 latents, width, epochs = (10, 128, 150) if QUICK else (20, 400, 30)
 
 
 def vae():
-    """A VAE with fully connected networks."""
-    return pv.VAE(
-        pv.priors.StandardNormal(latents),
-        pv.posteriors.DiagonalNormal(pv.nets.MLP(tuple(shape), [width], 2 * latents)),
-        pv.likelihoods.Gaussian(
-            pv.nets.MLP(latents, [width], tuple(shape)), sigma=0.2, learned=True
-        ),
-    )
+    """A VAE with fully connected networks, the noise of its pixels learned."""
+    f, g = pv.nets.MLP(shape, [width], 2 * latents), pv.nets.MLP(latents, [width], shape)
+    likelihood = pv.likelihoods.Gaussian(g, sigma=0.2, learned=True)
+    return pv.VAE(pv.priors.StandardNormal(latents), pv.posteriors.DiagonalNormal(f), likelihood)
 
 
 def fit(graph):
@@ -164,8 +152,7 @@ model = fit(vae())
 # * *the encoder*: encode the noisy picture and decode. The encoder has never seen noise.
 # * *a denoising VAE*: `pv.Denoising` shows the encoder noisy pictures in training, while the model
 #   explains the clean ones. It is bound to one kind and one amount of noise.
-# * *the posterior*: the VAE of above, and the noise as part of the likelihood. Nothing is trained
-#   again, and another noise is another argument.
+# * *the posterior*: the VAE of above, with the noise as an argument. Nothing is trained again.
 
 # %%
 noise = pv.graphs.GaussianNoise(0.5)
@@ -184,11 +171,9 @@ decibels = table(
         "VAE, the posterior": posterior.mean,
     }
 )
-simple = max(list(decibels.values())[:4])
 print(f"90 % intervals hold {100 * coverage(test, *posterior.interval()).mean:.1f} %")
-assert decibels["denoising VAE"] > simple
-assert decibels["VAE, the posterior"] > simple
-assert decibels["VAE, the posterior"] > decibels["VAE, the encoder"]
+assert decibels["denoising VAE"] > max(list(decibels.values())[:4])  # the simple methods
+assert decibels["VAE, the posterior"] > max(list(decibels.values())[:5])
 show(noisy=y, posterior=posterior.mean, a_draw=posterior.draws[0], clean=test)
 
 # %% [markdown]
@@ -203,66 +188,47 @@ show(noisy=y, posterior=posterior.mean, a_draw=posterior.draws[0], clean=test)
 # %%
 lower = torch.zeros(shape, dtype=torch.bool)
 lower[:, shape[1] // 2 :] = True
-rivals = {"encoder on zeros": "encoder", "posterior": "refine"}
-answers = {
-    name: pv.impute(model, test, hidden=lower, method=method, seed=0)
-    for name, method in rivals.items()
-}
-gaussians = {f"PCA, {k} components": PCA(known, k).impute(test, lower) for k in (latents, 40)}
-nats = {name: (g.log_prob / lower.sum()).mean().item() for name, g in gaussians.items()}
-for name, method in rivals.items():
-    how = {"hidden": lower, "method": method, "samples": 5_000, "batch_size": 16}
-    log_p = pv.tasks.hidden_log_prob(model, test, **how).log_p
+nats, pictures = {}, {"mean image": torch.where(lower, mean_image(known, len(test)), test)}
+for k in (latents, 40):
+    gaussian = PCA(known, k).impute(test, lower)
+    pictures[f"PCA, {k} components"] = gaussian.mean
+    nats[f"PCA, {k} components"] = (gaussian.log_prob / lower.sum()).mean().item()
+for name, method in {"encoder on zeros": "encoder", "VAE, the posterior": "refine"}.items():
+    answer = pv.impute(model, test, hidden=lower, method=method, seed=0)
+    pictures[name], how = answer.mean, {"samples": 20_000, "batch_size": 8}
+    log_p = pv.tasks.hidden_log_prob(model, test, hidden=lower, method=method, **how).log_p
     nats[name] = (log_p / lower.sum()).mean().item()
-pictures = {name: answer.mean for name, answer in answers.items()}
-pictures |= {name: gaussian.mean for name, gaussian in gaussians.items()}
-pictures["mean image"] = torch.where(lower, mean_image(known, len(test)), test)
-decibels = table(pictures)
-print("nats for each hidden pixel:", {name: round(value, 3) for name, value in nats.items()})
-assert nats["posterior"] > nats[f"PCA, {latents} components"]
-assert nats["posterior"] > nats["encoder on zeros"] + 0.1
-assert decibels["posterior"] == max(decibels.values())
-zeros, four = answers["encoder on zeros"].mean, answers["posterior"].draws
-show(truth=test, given=torch.where(lower, 0.0, test), encoder_on_zeros=zeros, draw_1=four[0])
-show(draw_1=four[0], draw_2=four[1], draw_3=four[2], draw_4=four[3])
+
+decibels, draws = table(pictures), answer.draws
+print("nats for each hidden pixel:", {name: round(value, 2) for name, value in nats.items()})
+assert decibels["VAE, the posterior"] == max(decibels.values())
+assert nats["VAE, the posterior"] > nats[f"PCA, {latents} components"]
+assert nats["VAE, the posterior"] > nats["encoder on zeros"] + 0.1
+show(truth=test, given=torch.where(lower, 0.0, test), encoder_on_zeros=pictures["encoder on zeros"])
+show(draw_1=draws[0], draw_2=draws[1], draw_3=draws[2], draw_4=draws[3])
 
 # %% [markdown]
-# The draws differ where the upper half leaves a choice, and agree where it does not. This is what a
-# single filled-in picture cannot say.
+# The draws differ where the upper half leaves a choice, which a single picture cannot say.
 #
-# Do the two kinds of score agree? Not quite. On the 8 x 8 digits PCA with 40 components has the
-# better density, 0.64 nats a pixel against 0.40, and yet its picture is farther from the truth. It
-# knows how much each direction varies, while this likelihood has one standard deviation for all
-# pixels, the ever black ones at the border included. Only a comparison with a rival of a serious
-# size shows that. With as many components as latents PCA is behind in both.
+# Do the scores agree? Not quite. With as many components as the VAE has latents, PCA is behind in
+# both. With 40 components, its picture of the 8 x 8 digits is still farther from the truth, and yet
+# its density is the higher one. A closer mean is not a better distribution.
 #
 # ## 5. Super-resolve: only the means of 2 x 2 squares are known
 #
 # The measurement is $S = \frac14 \sum_{i \in \text{square}} x_i$. Given $z$ the pixels are
 # independent normals, so $S$ is normal, and the pixels given $S$ are normal with exactly this mean.
-# Every draw therefore has the given means. Bilinear interpolation, which knows nothing of digits,
-# stands beside it.
+# Every draw therefore has the given means. Bilinear interpolation knows nothing of digits.
 
 # %%
 pooled = nn.functional.avg_pool2d(test, 2)
+repeated = pooled.repeat_interleave(2, -1).repeat_interleave(2, -2)
 large = pv.super_resolve(model, pooled, factor=2, draws=39, seed=0)
-decibels = table(
-    {
-        "repeated pixels": pooled.repeat_interleave(2, -1).repeat_interleave(2, -2),
-        "bilinear": bilinear_upsampling(pooled, 2),
-        "mean image": mean_image(known, len(test)),
-        "VAE, the posterior": large.mean,
-    }
-)
-again = nn.functional.avg_pool2d(large.draws[0], 2)
-assert (again - pooled).abs().max() < 1e-4
-assert decibels["VAE, the posterior"] > max(list(decibels.values())[:3]) + 1
-show(
-    given=pooled.repeat_interleave(2, -1).repeat_interleave(2, -2),
-    bilinear=bilinear_upsampling(pooled),
-    posterior=large.mean,
-    truth=test,
-)
+bilinear = bilinear_upsampling(pooled, 2)
+found = table({"repeated": repeated, "bilinear": bilinear, "VAE, the posterior": large.mean})
+assert (nn.functional.avg_pool2d(large.draws[0], 2) - pooled).abs().max() < 1e-4
+assert found["VAE, the posterior"] > max(found["repeated"], found["bilinear"]) + 1
+show(given=repeated, bilinear=bilinear, posterior=large.mean, truth=test)
 
 # %% [markdown]
 # ## 6. Anomalies: does the model notice what it has never seen?
@@ -271,17 +237,17 @@ show(
 # curve is the probability that a four, which training did not contain, gets a higher score than
 # another digit: 1/2 is guessing, 1 is perfect. It is compared with the density of PCA.
 #
-# One caution: the score depends on how complicated a picture is too, not only on how strange it is
-# (Nalisnick et al. 2019). A picture that is all black is no digit, and no training picture was like
-# it, but it is simple. The last line shows how it fares.
+# Models may find simple pictures probable, however strange (Nalisnick et al. 2019). A black picture
+# is as simple as can be; this model is not deceived. The library warns that the estimates are too
+# low for most pictures; for an order among them they serve, so the warning is silenced.
 
 # %%
-strange = test_labels == 4
+warnings.simplefilter("ignore", pv.EvidenceWarning)
 scores = pv.anomaly_score(model, everything, samples=200)
-nothing_hidden = torch.ones(shape, dtype=torch.bool)  # of PCA log p(x): all pixels given none
-rival = -PCA(known, 10).impute(everything, nothing_hidden).log_prob
-area, of_pca = roc_auc_score(strange, scores), roc_auc_score(strange, rival)
+all_hidden = torch.ones(shape, dtype=torch.bool)  # PCA's log p(x): of all pixels given none
+rival = -PCA(known, 10).impute(everything, all_hidden).log_prob
+area, of_pca = roc_auc_score(is_four, scores), roc_auc_score(is_four, rival)
 print(f"area under the curve: VAE {area:.3f}, PCA {of_pca:.3f}")
-assert area > 0.8
+assert area > max(0.9, of_pca)
 blank = pv.anomaly_score(model, torch.zeros(1, *shape), samples=200)
-print(f"a black picture scores higher than {(scores < blank).double().mean():.0%} of the digits")
+assert (scores < blank).double().mean() > 0.9
