@@ -16,6 +16,7 @@ from pyrovae.evaluation import (
     Terms,
     active_units,
     annealed_log_evidence,
+    baselines,
     bidirectional_bounds,
     elbo,
     kl_per_dimension,
@@ -24,6 +25,7 @@ from pyrovae.evaluation import (
     mutual_information,
     naive_log_evidence,
     reciprocal_log_evidence,
+    scores,
 )
 from pyrovae.files import FileError, History, inspect, load, save
 from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
@@ -51,6 +53,7 @@ __all__ = [
     "TrainingError",
     "active_units",
     "annealed_log_evidence",
+    "baselines",
     "batches",
     "bidirectional_bounds",
     "blocks",
@@ -82,5 +85,6 @@ __all__ = [
     "reciprocal_log_evidence",
     "reconstruct",
     "save",
+    "scores",
     "tasks",
 ]

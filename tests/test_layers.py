@@ -208,6 +208,7 @@ def test_importing_is_light():
         "torchvision",
         "matplotlib",
         "sklearn",
+        "skimage",
         "scipy",
         "anndata",
         "pandas",

@@ -1,5 +1,6 @@
-"""Evidence of a fitted graph, and what its latents hold."""
+"""Evidence of a fitted graph, what its latents hold, and scores of what it restores."""
 
+from pyrovae.evaluation import baselines, scores
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
 from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
@@ -20,6 +21,7 @@ __all__ = [
     "Terms",
     "active_units",
     "annealed_log_evidence",
+    "baselines",
     "bidirectional_bounds",
     "elbo",
     "kl_per_dimension",
@@ -28,4 +30,5 @@ __all__ = [
     "mutual_information",
     "naive_log_evidence",
     "reciprocal_log_evidence",
+    "scores",
 ]
