@@ -1,7 +1,7 @@
 """How well held-out rows are reconstructed from their codes: what an autoencoder can be judged by.
 
-    MSE  = mean of (x - x_hat)^2 over values and rows
-    PSNR = mean over rows of 10 log10(range^2 / MSE of the row)      in dB
+MSE  = mean of (x - x_hat)^2 over values and rows
+PSNR = mean over rows of 10 log10(range^2 / MSE of the row)      in dB
 
 An autoencoder is no density of x, so there is no log p(x) to compare. Its reconstructions compare
 with those of principal components, the best linear ones, and with the mean of the training rows.
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import programs
+from pyrovae import programs, tasks
 from pyrovae.command.choices import Prior
 from pyrovae.command.images.components import Components
 from pyrovae.command.images.model import ImageModel
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.report.page import Row
+from pyrovae.evaluation import scores
 from pyrovae.graphs import Denoising
 
 __all__ = ["corrupted", "measure", "table"]
@@ -29,7 +30,6 @@ Figures = dict[str, Any]
 Reconstruct = Callable[[Tensor], Tensor]  # prepared rows -> their reconstructions
 
 _ROWS = 10_000  # that principal components are computed from, for time
-_LEAST = 1e-12  # squared error relative to the squared range, where PSNR ends at 120 dB
 
 
 def corrupted(graph: Any, x: Tensor) -> Tensor | None:
@@ -54,8 +54,6 @@ def measure(model: ImageModel, batch: Batch, settings: ImageSettings, x: Tensor 
         settings: Of the run.
         x: Prepared training rows with shape (N, *event), None for a model that was read.
     """
-    from pyrovae import tasks
-
     clean, c = batch[0].float(), batch[1:]
     ways: dict[str, Reconstruct] = {"model": lambda x: tasks.reconstruct(model.graph, x, *c)}
     if x is not None:
@@ -101,11 +99,11 @@ class _Errors:
 
     def of(self, x_hat: Tensor) -> Figures:
         """Return MSE and PSNR of reconstructions; no PSNR for columns of different units."""
-        each = np.square(self.undo(x_hat.cpu()) - self.clean).reshape(len(self.clean), -1).mean(1)
+        restored = self.undo(x_hat.cpu())
+        mse = float(np.square(restored - self.clean).mean())
         if not self.range:
-            return {"mse": float(each.mean()), "psnr": None}
-        relative = np.maximum(each / self.range**2, _LEAST)
-        return {"mse": float(each.mean()), "psnr": float(-10 * np.log10(relative).mean())}
+            return {"mse": mse, "psnr": None}
+        return {"mse": mse, "psnr": scores.psnr(restored, self.clean, self.range).mean}
 
 
 def table(figures: Figures, settings: ImageSettings) -> list[Row]:
