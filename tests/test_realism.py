@@ -70,6 +70,35 @@ def test_labels_that_do_not_fit_are_refused(labels):
             score(torch.zeros(3, 3), torch.tensor(labels))
 
 
+# -------------------------------------------------------------------------------- both at once
+def scores_of(confidence, distance):
+    return realism.Realism(
+        pv.scores.Score(torch.tensor(confidence)), pv.scores.Score(torch.tensor(distance))
+    )
+
+
+def test_a_row_passes_if_neither_score_gives_it_away():
+    real = scores_of([0.5, 0.6, 0.7, 0.8, 0.9], [1.0, 2.0, 3.0, 4.0, 5.0])
+    found = scores_of([0.65, 0.55, 0.99, 0.55], [3.5, 0.1, 4.5, 4.5])
+    # the quantile 1/4 of the confidences is 0.6, the quantile 3/4 of the distances 4
+    assert realism.passing(found, real, level=0.75).values.tolist() == [1, 0, 0, 0]
+
+
+def test_real_rows_pass_as_often_as_the_level_says():
+    stream = torch.Generator().manual_seed(0)
+    both = torch.rand(2, 20_000, generator=stream)
+    real, other = (scores_of(part[0].tolist(), part[1].tolist()) for part in both.split(10_000, 1))
+    share = realism.passing(other, real, level=0.9)
+    # independent scores: 0.9^2; quantiles and share each have an error of about 0.004
+    assert share.mean == pytest.approx(0.81, abs=4 * 0.006)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -1])
+def test_a_level_outside_of_0_and_1_is_refused(level):
+    with pytest.raises(ValueError, match="expected a number between 0 and 1"):
+        realism.passing(scores_of([0.5], [1.0]), scores_of([0.5], [1.0]), level)
+
+
 # ------------------------------------------------------------------------------------- the judge
 @pytest.fixture(scope="module")
 def judge():

@@ -7,7 +7,7 @@ Each sees what the other does not. A blurred mean of two images is near to train
 classifier hesitates between their classes; a sharp copy with a stroke in the wrong place is
 classified with confidence, but far from any training image. Neither is a probability of being real:
 a classifier may be sure of noise, and a distance of zero is a copy. Compare them with those of
-held-out rows.
+held-out rows, as `passing` does for both at once.
 
 The temperature T is fitted to rows that the classifier was not trained on, so that of the rows with
 a confidence of 0.9 nine in ten are classified rightly (Guo, Pleiss, Sun & Weinberger 2017, "On
@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from pyrovae.data import Array
 from pyrovae.evaluation.scores import Score
 
-__all__ = ["Judge", "Realism", "calibration_error", "confidence", "nearest", "temperature"]
+__all__ = [
+    "Judge",
+    "Realism",
+    "calibration_error",
+    "confidence",
+    "nearest",
+    "passing",
+    "temperature",
+]
 
 _AT_ONCE = 1_000  # rows that are judged together, for memory
 _LARGEST = 100.0  # temperature, and the inverse of the least
@@ -80,6 +88,34 @@ class Judge:
     def _logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.cat([self.classifier(rows) for rows in x.split(_AT_ONCE)]).double()
+
+
+def passing(found: Realism, real: Realism, level: float = 0.95) -> Score:
+    """Return for each row whether it passes for real by both scores at once, 1 or 0.
+
+    It does if its confidence is not below the quantile 1 - level of that of real rows, and its
+    distance not above their quantile `level`. Of other real rows 2 level - 1 to level pass.
+
+    Args:
+        found: of the rows to judge.
+        real: of real rows that neither model nor classifier was fitted to.
+        level: fraction of the real rows that passes each of the scores.
+
+    Raises:
+        ValueError: if the level is not between 0 and 1.
+
+    Example:
+        >>> real = Realism(confidence(torch.eye(3)), Score(torch.tensor([1.0, 2.0, 3.0])))
+        >>> blur = Realism(confidence(torch.zeros(2, 3)), Score(torch.tensor([0.5, 0.5])))
+        >>> passing(blur, real).mean
+        0.0
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"passing: level is {level}, expected a number between 0 and 1")
+    least = real.confidence.values.double().quantile(1 - level)
+    most = real.distance.values.double().quantile(level)
+    sure, near = found.confidence.values >= least, found.distance.values <= most
+    return Score((sure & near).double())
 
 
 def confidence(logits: Array) -> Score:
