@@ -91,13 +91,11 @@ f, g = graph.posterior.net, graph.likelihood.net
 squares = (x - g(f(x))).square().flatten(1).sum(1)
 by_hand = squares / (2 * sigma**2) + n / 2 * math.log(2 * math.pi * sigma**2)
 assert torch.allclose(-pv.elbo(graph, x).elbo, by_hand, rtol=1e-5)
-assert g(f(x)).shape == x.shape  # images to images
-assert f(g(f(x))).shape == (len(x), D)  # codes to codes
+assert (g(f(x)).shape, f(g(f(x))).shape) == (x.shape, (len(x), D))  # images, codes
 
 # %% [markdown]
-# Without hidden layers both maps are linear, and the least error is known: what the first principal
-# components leave of the variance (here four, on the 8 x 8 digits). No linear autoencoder does
-# better than PCA, and an optimizer finds one that does as well.
+# Without hidden layers both maps are linear. None does better than PCA, which leaves all variance
+# but that of the first principal components, and an optimizer finds one that does as well.
 
 # %%
 digits = torch.from_numpy(datasets.digits().x).flatten(1).double() / 16
@@ -122,12 +120,11 @@ assert abs(loss() / pca - 1) < 1e-4
 #
 # N3's convolutional encoder halves a picture of 28 x 28 three times and ends at 4 x 4 x 8 = 128
 # numbers, after four convolutions and three poolings; the decoder takes five convolutions and three
-# upsamplings. `ConvEncoder` and `ConvDecoder` are this as they come. Since all positions share
-# their weights there are few of them, but each is used often: fewer parameters, more time, and with
-# little training a larger error than that of a fully connected network with as long a code.
-#
-# A *transposed* convolution also enlarges: it inserts zeros and convolves with the flipped kernel.
-# It is no inverse; after a convolution and its transpose the picture is another one.
+# upsamplings. `ConvEncoder` and `ConvDecoder` are this as they come. All positions share weights:
+# fewer parameters, more time, and with little training a larger error than that of a fully
+# connected network with as long a code. A *transposed* convolution also enlarges: it inserts zeros
+# and convolves with the flipped kernel. It is no inverse; after a convolution and its transpose the
+# picture is another one.
 
 # %%
 encoder, decoder = nets.ConvEncoder((1, 28, 28), None), nets.ConvDecoder(None, (1, 28, 28))
@@ -179,11 +176,12 @@ show("Codes of one number, from the least to the largest", strips)
 # ## Holes: codes that no image has
 #
 # To generate, one needs codes. The VAE's prior says which; for an autoencoder one guesses $N(0,I)$,
-# or a Gaussian with mean and covariance of the training codes. Two scores judge how real images
-# are, since each can be fooled: the distance to the nearest training image (small for a blur) and a
-# classifier's confidence (high for many a bold shape), calibrated on images that it has not seen.
-# At $N(0,I)$ the autoencoder's images are far from all digits. The fitted Gaussian repairs most of
-# that. The confidence does not see it: a network is sure far from its training images too.
+# or a Gaussian fitted to the training codes. Two scores judge how real images are, since each can
+# be fooled: the distance to the nearest training image (small for a blur) and the confidence of a
+# calibrated classifier (high for many a bold shape). Together they say which images pass for real:
+# those not below the worst 5 % of test images by either. At $N(0,I)$ the autoencoder's images are
+# far from all digits; the fitted Gaussian repairs most of that. The confidence alone does not see
+# it: a network is sure of its class far from its training images too.
 
 # %%
 half, net = len(x) * 2 // 3, nn.Sequential(nn.Flatten(), nets.MLP(n, [200], 10))
@@ -194,18 +192,20 @@ for rows in torch.randint(half, (600, 100)):
     adam.step()
 judge = realism.Judge(net, x, x[half:], labels[half:])
 models = {"AE": fit(autoencoder, D), "VAE": fit(variational, D)}
-noise, far, holes = torch.randn(1_000, D), {}, {}
-print("test images:", judge(test))
+noise, far, passed, holes, real = torch.randn(1_000, D), {}, {}, {}, judge(test)
+print("test images:", real, realism.passing(real, real))
 for name, graph in models.items():
     codes = pv.embed(graph, x)
     fitted = codes.mean(0) + noise @ torch.linalg.cholesky(codes.T.cov()).T
     for where, z in {"N(0, I)": noise, "fitted": fitted}.items():
         images = pv.decode(graph, z).clamp(0, 1)
-        sure, far[name, where] = (score.mean for score in judge(images))
-        print(f"{name:4} {where:8} confidence {sure:.3f}, distance {far[name, where]:.3f}")
+        far[name, where] = (found := judge(images)).distance.mean
+        passed[name, where] = realism.passing(found, real).mean
+        print(name, where, *found, "passing:", passed[name, where])
         holes[f"{name}, {where}"] = images[:12]
 assert far["AE", "N(0, I)"] > 1.2 * far["VAE", "N(0, I)"]
 assert 1 < far["AE", "fitted"] / far["VAE", "fitted"] < 1.2
+assert passed["AE", "N(0, I)"] < 0.5 * passed["VAE", "N(0, I)"]
 show("Decoded random codes", holes)
 
 # %% [markdown]
@@ -225,8 +225,7 @@ for name, graph in models.items():
     steps = torch.stack([pv.interpolate(graph, a, b, steps=9) for a, b in pairs])
     score[name] = torch.tensor([s.mean for s in judge(steps[:, 1:-1].flatten(0, 1).clamp(0, 1))])
     walks |= {f"{name} {i}": steps[i] for i in range(3)}
-spread = [images.std(0).max().item() for images in draws.values()]
-print(f"standard deviation of a pixel up to {spread}; walks: {score}")
+print(score, spread := [images.std(0).max().item() for images in draws.values()])
 assert spread[0] < 1e-6 < 0.02 < spread[1]
 assert (judge.logits(draws["VAE"]).argmax(1) == 3).double().mean() > 0.7
 assert torch.allclose(score["AE"], score["VAE"], rtol=0.08)
@@ -235,18 +234,16 @@ show("Nine draws of the posterior of one 3, and three walks to an 8", draws | wa
 # %% [markdown]
 # ## Which one overfits?
 #
-# N0 and N1 blame the autoencoder for overfitting: it knows points only, and so does worse on images
-# that it has not seen. On 200 images, trained for long, *both* learn them by heart. Their errors on
-# test images are a multiple of those in training, and about the same for both.
+# N0 and N1 blame the autoencoder for overfitting. On 200 images, trained for long, *both* learn
+# them by heart: their errors on test images are a multiple of those in training, and about the
+# same.
 
 # %%
 few = [fit(make, D, rows=x[:200], epochs=300) for make in (autoencoder, variational)]
-ratio = [error(graph) / error(graph, x[:200]) for graph in few]
-print("test error over training error, autoencoder and VAE:", ratio)
-assert min(ratio) > 2
+print(ratio := [error(graph) / error(graph, x[:200]) for graph in few])
+assert min(ratio) > 2  # test error over training error
 assert 0.8 < error(few[0]) / error(few[1]) < 1.25
 
 # %% [markdown]
-# **Exercises.** 1. Give the autoencoder a standard normal prior: which term joins the loss, and how
-# do its images at $N(0,I)$ change? 2. Fix the VAE's $\sigma$ at 1: why do its images look alike?
-# **Next:** 03 derives the bound that a VAE maximizes.
+# **Exercises.** 1. Give the autoencoder a standard normal prior: which term joins the loss? 2. Fix
+# the VAE's $\sigma$ at 1: why do its images look alike? **Next:** 03 derives the VAE's bound.

@@ -15,6 +15,7 @@
 import math
 import os
 import sys
+from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -29,7 +30,8 @@ data = datasets.digits() if QUICK else datasets.mnist()
 x, test = (torch.from_numpy(part[:10_000]).float() / data.x.max() for part in (data.x, data.x_test))
 labels, kinds = (torch.from_numpy(part).long() for part in (data.labels, data.labels_test))
 test, labels, kinds, shape = test[:2_000], labels[: len(x)], kinds[:2_000], x.shape[1:]
-n, hidden, epochs = x[0].numel(), 200 if QUICK else 400, 30
+n = x[0].numel()
+hidden, epochs, rate = (200, 40, 3e-3) if QUICK else (400, 30, 1e-3)
 
 
 def variational(d, sigma=0.15, learned=True):
@@ -41,7 +43,8 @@ def variational(d, sigma=0.15, learned=True):
 def fit(make, *arguments, rows=x, epochs=epochs):
     torch.manual_seed(0)
     graph = make(*arguments)
-    pv.fit(graph, rows, epochs=epochs, batch_size=50, seed=0, progress=False)
+    adam = partial(torch.optim.Adam, lr=rate)
+    pv.fit(graph, rows, optimizer=adam, epochs=epochs, batch_size=50, seed=0, progress=False)
     return graph.eval()
 
 
@@ -204,7 +207,7 @@ show("The line, decoded", {"3 to 8": walk})
 show("The manifold", {f"{i}": row for i, row in enumerate(pv.manifold(plane, steps=20))})
 
 # %% [markdown]
-# **Exercises.** 1. At $\lambda=1$ all latents have collapsed. Find the largest $\lambda$ at which one
-# is active, and compare it with the largest eigenvalue of the covariance of the pixels. 2. Train
-# the ring's decoder without hidden layers: what is the best that it can do? **Next:** 06 uses the
-# posterior to denoise, to fill in hidden pixels and to enlarge.
+# **Exercises.** 1. At $\lambda=1$ all latents have collapsed. Find the largest $\lambda$ at which
+# one is active, and compare it with the largest eigenvalue of the covariance of the pixels. 2.
+# Train the ring's decoder without hidden layers: what is the best that it can do? **Next:** 06 uses
+# the posterior to denoise, to fill in hidden pixels and to enlarge.

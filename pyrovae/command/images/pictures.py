@@ -68,10 +68,14 @@ def draw(
 
 def _training(settings: ImageSettings, history: History) -> Picture:
     """Draw how training went."""
+    noisy = " The encoder sees noisy rows in training, clean ones in validation."
+    noisy = noisy if settings.denoise else ""
     if not settings.is_autoencoder:
-        return Picture("Training", plots.curves(history), TRAINING)
+        return Picture("Training", plots.curves(history), TRAINING + noisy)
     name = settings.bound_name(history.bound_name)
-    return Picture("Training", plots.curve(history, f"{name}, z the code of x"), TRAINING_CODE)
+    return Picture(
+        "Training", plots.curve(history, f"{name}, z the code of x"), TRAINING_CODE + noisy
+    )
 
 
 def _reconstructions(model: ImageModel, rows: Rows, z: str) -> Picture:
