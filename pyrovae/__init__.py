@@ -24,6 +24,7 @@ from pyrovae.evaluation import (
     log_evidence,
     mutual_information,
     naive_log_evidence,
+    realism,
     reciprocal_log_evidence,
     scores,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
+    "realism",
     "reciprocal_log_evidence",
     "reconstruct",
     "save",

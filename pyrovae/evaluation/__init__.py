@@ -1,6 +1,6 @@
 """Evidence of a fitted graph, what its latents hold, and scores of what it restores."""
 
-from pyrovae.evaluation import baselines, scores
+from pyrovae.evaluation import baselines, realism, scores
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
 from pyrovae.evaluation.checking import check_densities
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
@@ -31,6 +31,7 @@ __all__ = [
     "log_evidence",
     "mutual_information",
     "naive_log_evidence",
+    "realism",
     "reciprocal_log_evidence",
     "scores",
 ]
