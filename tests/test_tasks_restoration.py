@@ -38,17 +38,6 @@ def conditional(m, covariance, a, y, noise=0.0):
     return m + (y - a @ m) @ gain.T, covariance - gain @ a @ covariance
 
 
-def check_moments(found, mean, covariance):
-    """Bound z: the mean by the spread of K draws, coverage by the binomial of independent rows."""
-    k, scale = len(found.draws), covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
-    assert ((found.mean - mean).abs() <= 4.5 * scale * 2 / found_size(found) ** 0.5 + 1e-9).all()
-    assert ((found.draws.mean(0) - mean).abs() <= 5 * scale / k**0.5 + 1e-9).all()
-
-
-def found_size(found):
-    return found.effective_sample_size[:, None]
-
-
 def coverage(found, x, counted):
     low, high = found.interval(0.9)
     return ((x >= low) & (x <= high))[counted].double().mean().item()
@@ -59,9 +48,12 @@ def coverage(found, x, counted):
 def test_imputation_of_the_linear_model(method):
     graph, x, m, covariance = linear(40)
     hidden = torch.rand(x.shape) < 0.5
-    steps = 30 if method == "hmc" else 100
+    if method == "importance":  # weights are bounded where the guide is wider than the posterior
+        nn.init.zeros_(graph.posterior.net.weight)
+        nn.init.zeros_(graph.posterior.net.bias)
+    steps, samples = 30 if method == "hmc" else 100, 5000 if method == "importance" else 2000
     found = pv.impute(
-        graph, x, hidden=hidden, method=method, draws=199, samples=2000, steps=steps, seed=0
+        graph, x, hidden=hidden, method=method, draws=199, samples=samples, steps=steps, seed=0
     )
     assert torch.equal(found.mean[~hidden], x[~hidden])
     assert torch.equal(found.draws[:, ~hidden], x[~hidden].expand(199, -1))
@@ -69,9 +61,8 @@ def test_imputation_of_the_linear_model(method):
         mean, spread = conditional(m, covariance, EYE[~h], x[i, ~h])
         scale = spread.diagonal().clamp(min=0).sqrt()[h]
         size = found.effective_sample_size[i]
-        if size > 50:  # weights of few effective draws have no error that holds
-            assert ((found.mean[i, h] - mean[h]).abs() <= 5 * scale / size**0.5).all()
-    assert method == "importance" or found.effective_sample_size.min() > 190
+        assert ((found.mean[i, h] - mean[h]).abs() <= 5 * scale / size**0.5).all()
+    assert found.effective_sample_size.min() > 50
     assert 0.85 <= coverage(found, x, hidden) <= 0.95
 
 

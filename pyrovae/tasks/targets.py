@@ -87,15 +87,16 @@ class Target:
 
     def mean(self, z: Latents, weights: Tensor) -> Tensor:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
-        pieces = []
-        first, done = None, 0
+        pieces = list[Tensor]()
+        done = 0
         for trace in self._traces(z):
             x = self._by_row(trace, self.measurement.mean)
-            first = x[0] if first is None else first  # what does not vary stays as it is
+            first = pieces[0] if pieces else x[0]  # what does not vary stays as it is
             w = weights[done : done + len(x)]
-            pieces.append((w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0))
+            off = (w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0)
+            pieces += [off] if pieces else [first, off]
             done += len(x)
-        return total([first, *pieces])
+        return total(pieces)
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
