@@ -2,9 +2,8 @@
 # # 06 · What a VAE is for: four tasks, each with a score
 #
 # "Auto-encoding variational Bayes" (Kingma & Welling 2014, section 2.1) names three problems that
-# the method solves. The third is *approximate marginal inference of the variable x*: denoising,
-# inpainting and super-resolution. All three are one formula. Let $x_o$ be what was measured and
-# $x_h$ what was not. Then
+# it solves. The third is marginal inference of x: denoising, inpainting and super-resolution. All
+# are one formula. Let $x_o$ be what was measured and $x_h$ what was not. Then
 #
 # $$p(x_h \mid x_o) = \int p(x_h \mid z)\, p(z \mid x_o)\, dz .$$
 #
@@ -51,9 +50,7 @@ test, shape = everything[~is_four], train.shape[1:]  # section 6 needs the fours
 
 def show(**rows):
     """Draw eight pictures for each name, a row each."""
-    framed = [
-        nn.functional.pad(x[:8, 0].clamp(0, 1), (1, 1, 1, 1), value=0.6) for x in rows.values()
-    ]
+    framed = [nn.functional.pad(x[:8, 0].clamp(0, 1), [1] * 4, value=0.6) for x in rows.values()]
     strips = [torch.cat(list(x), -1) for x in framed]
     plt.figure(figsize=(8, 1.1 * len(rows)))
     plt.imshow(torch.cat(strips), cmap="gray")
@@ -135,8 +132,8 @@ def vae():
 
 def fit(graph):
     """Train until the bound on the validation rows stops to rise; its best weights are kept."""
-    how = {"epochs": epochs, "patience": 10, "batch_size": 64, "progress": False}
-    pv.fit(graph, known, validation=validation, seed=0, **how)
+    how = {"patience": 10, "batch_size": 64, "seed": 0, "progress": False}
+    pv.fit(graph, known, validation=validation, epochs=epochs, **how)
     return graph
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from pyrovae import graphs, tasks
+from pyrovae import distributions, graphs, tasks
 from pyrovae.command.choices import NoiseKind
 from pyrovae.command.images.gallery import Scale
 from pyrovae.evaluation import baselines, scores
@@ -76,7 +76,7 @@ class Corruption:
     kind: NoiseKind
     amount: float
 
-    def on_unit(self) -> torch.nn.Module:
+    def on_unit(self) -> distributions.Noise:
         """Return the noise for values with black as 0 and white as 1."""
         if self.kind is NoiseKind.GAUSSIAN:
             return graphs.GaussianNoise(self.amount)
@@ -84,7 +84,7 @@ class Corruption:
             return graphs.MaskingNoise(self.amount)
         return graphs.SaltAndPepperNoise(self.amount)
 
-    def on_model(self, scale: Scale) -> torch.nn.Module:
+    def on_model(self, scale: Scale) -> distributions.Noise:
         """Return the noise for values as modelled.
 
         Raises:

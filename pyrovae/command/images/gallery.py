@@ -121,8 +121,9 @@ class Gallery:
             for name, image in zip(self.names, unit.numpy() / white, strict=True):
                 write(path / f"{name}.png", _png(image))
         elif self.suffix == ".npz":
-            labels = {} if self.labels is None else {"labels": self.labels}
-            write(path.with_suffix(".npz"), _bytes(lambda file: np.savez(file, x=stored, **labels)))
+            arrays = {"x": stored} | ({} if self.labels is None else {"labels": self.labels})
+            content = _bytes(lambda file: np.savez(file, allow_pickle=False, **arrays))
+            write(path.with_suffix(".npz"), content)
         else:
             write(path.with_suffix(".npy"), _bytes(lambda file: np.save(file, stored)))
 

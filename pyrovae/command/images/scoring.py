@@ -53,7 +53,7 @@ def standings(
         where: True at the pixels that count; None for all.
         interval: Lower and upper ends of the model's intervals.
     """
-    found = []
+    found: list[Standing] = []
     for name, images in restored.items():
         y = images.clamp(0, 1)
         is_image = clean.ndim == 4 and min(clean.shape[-2:]) >= _LEAST_SIDE
