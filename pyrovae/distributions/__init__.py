@@ -16,6 +16,10 @@ WrappedNormal          q(theta) = sum_k N(theta + 2 pi k; mu, sigma^2)          
 SameFamilyMixture      p(z) = sum_k w_k p_k(z)                                   any
 PathwiseMixture        q(z) = sum_k w_k N(z; mu_k, diag sigma_k^2)               z in R^D
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                             any
+BlockSums              p(S), p(x | S) of the sums S over squares of an image     any
+GaussianNoise          y = x + sigma eps                                         any
+SaltAndPepperNoise     y = x, or one of two values                               any
+MaskingNoise           y = x, or 0                                               any
 
 `AutoregressiveFlow` is a transform, `AutoregressiveNetworks` its networks, `NeuralSplines` those of
 a neural spline flow, `kl_divergence` KL(q || p) in closed form; `Conditional` is what all parts of
@@ -24,6 +28,7 @@ a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
+from pyrovae.distributions.block_sums import BlockSums
 from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
@@ -32,6 +37,7 @@ from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_o
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.neural_spline import NeuralSplines
+from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
 from pyrovae.distributions.parameters import cholesky_factor, chunk_parameters, split_parameters
 from pyrovae.distributions.pathwise_mixture import PathwiseMixture
@@ -41,19 +47,24 @@ __all__ = [
     "CIRCLE",
     "AutoregressiveFlow",
     "AutoregressiveNetworks",
+    "BlockSums",
     "CircularUniform",
     "CircularVonMises",
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FromTorch",
+    "GaussianNoise",
     "ImproperUniform",
     "IndependentBernoulli",
     "LogPoisson",
+    "MaskingNoise",
     "NegativeBinomial",
     "NeuralSplines",
+    "Noise",
     "OrdinalCategorical",
     "PathwiseMixture",
+    "SaltAndPepperNoise",
     "SameFamilyMixture",
     "Stacked",
     "Standardized",
