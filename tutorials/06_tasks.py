@@ -53,7 +53,7 @@ def show(**rows):
     framed = [nn.functional.pad(x[:8, 0].clamp(0, 1), [1] * 4, value=0.6) for x in rows.values()]
     strips = [torch.cat(list(x), -1) for x in framed]
     plt.figure(figsize=(8, 1.1 * len(rows)))
-    plt.imshow(torch.cat(strips), cmap="gray")
+    plt.imshow(torch.cat(strips).numpy(), cmap="gray")
     plt.yticks([(i + 0.5) * (shape[1] + 2) for i in range(len(rows))], rows)
     plt.xticks([])
     plt.show()
@@ -146,7 +146,7 @@ model = fit(vae())
 # $p(x \mid y) = \int p(x \mid z, y)\, p(z \mid y)\, dz$ with $p(y \mid z) = E_{p(x|z)}[p(y \mid
 # x)]$. Three ways to get it from a VAE:
 #
-# * *the encoder*: encode the noisy picture and decode. The encoder has never seen noise.
+# * *the encoder*: encode the noisy picture, though the encoder has never seen noise, and decode.
 # * *a denoising VAE*: `pv.Denoising` shows the encoder noisy pictures in training, while the model
 #   explains the clean ones. It is bound to one kind and one amount of noise.
 # * *the posterior*: the VAE of above, with the noise as an argument. Nothing is trained again.
@@ -241,8 +241,7 @@ show(given=repeated, bilinear=bilinear, posterior=large.mean, truth=test)
 # %%
 warnings.simplefilter("ignore", pv.EvidenceWarning)
 scores = pv.anomaly_score(model, everything, samples=200)
-all_hidden = torch.ones(shape, dtype=torch.bool)  # PCA's log p(x): of all pixels given none
-rival = -PCA(known, 10).impute(everything, all_hidden).log_prob
+rival = -PCA(known, 10).impute(everything, torch.ones_like(lower)).log_prob  # all given none
 area, of_pca = roc_auc_score(is_four, scores), roc_auc_score(is_four, rival)
 print(f"area under the curve: VAE {area:.3f}, PCA {of_pca:.3f}")
 assert area > max(0.9, of_pca)
