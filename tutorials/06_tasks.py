@@ -171,7 +171,7 @@ decibels = table(
 print(f"90 % intervals hold {100 * coverage(test, *posterior.interval()).mean:.1f} %")
 assert decibels["denoising VAE"] > max(list(decibels.values())[:4])  # the simple methods
 assert decibels["VAE, the posterior"] > max(list(decibels.values())[:5])
-show(noisy=y, posterior=posterior.mean, a_draw=posterior.draws[0], clean=test)
+show(noisy=y, posterior=posterior.mean, draw=posterior.draws[0], clean=test)
 
 # %% [markdown]
 # ## 4. Impute: half of the picture is hidden
@@ -201,7 +201,7 @@ print("nats for each hidden pixel:", {name: round(value, 2) for name, value in n
 assert decibels["VAE, the posterior"] == max(decibels.values())
 assert nats["VAE, the posterior"] > nats[f"PCA, {latents} components"]
 assert nats["VAE, the posterior"] > nats["encoder on zeros"] + 0.1
-show(truth=test, given=torch.where(lower, 0.0, test), encoder_on_zeros=pictures["encoder on zeros"])
+show(truth=test, given=torch.where(lower, 0.0, test), encoder=pictures["encoder on zeros"])
 show(draw_1=draws[0], draw_2=draws[1], draw_3=draws[2], draw_4=draws[3])
 
 # %% [markdown]
