@@ -66,7 +66,7 @@ def masks(rows: int, seed: int) -> dict[str, Tensor]:
     """Return which pixels are hidden, by name, with shape (B, 784)."""
     lower = torch.zeros(28, 28, dtype=torch.bool)
     lower[14:] = True
-    stream = torch.Generator().manual_seed(seed)
+    stream = torch.Generator().manual_seed(1000 + seed)  # not that of the pixels
     return {
         "lower half": lower.flatten().expand(rows, -1),
         "random half": torch.rand(rows, 784, generator=stream) < 0.5,

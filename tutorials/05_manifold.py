@@ -146,7 +146,8 @@ show("Samples by number of latents", {d: pv.generate(g, 12, seed=0) for d, g in 
 #
 # N4 (after Doersch) says: any distribution is a function of normal draws, so the decoder can bend
 # $N(0,I)$ into what the data need. His example is $g(z)=z/10+z/\lVert z\rVert$, which turns a cloud
-# into a ring. And a VAE with a small decoder *learns* such a map from points of a ring.
+# into a ring. And a VAE with a small decoder *learns* such a map from points of a ring, not without
+# flaw: its decoder is continuous, as the ring's is not at zero, so a few draws lie in the hole.
 
 # %%
 torch.manual_seed(0)
@@ -164,8 +165,10 @@ made = pv.generate(fit(small, rows=ring, epochs=40), 2_000, mean=False, seed=0)
 clouds = {"z": z, "g(z)": ring, "VAE": made}
 radius = {name: rows.norm(dim=1) for name, rows in clouds.items()}
 print({name: f"{r.mean():.3f} +- {r.std():.3f}" for name, r in radius.items()})
-assert abs(radius["VAE"].mean() - radius["g(z)"].mean()) < 0.05
-assert radius["VAE"].std() < 0.25 < 0.6 < radius["z"].std()
+assert abs(radius["VAE"].mean() - radius["g(z)"].mean()) < 0.1
+assert radius["g(z)"].std() < 0.1 < radius["VAE"].std() < 0.35 < 0.6 < radius["z"].std()
+holes = {name: (r < 0.5).double().mean().item() for name, r in radius.items()}
+assert holes["g(z)"] == 0 < holes["VAE"] < 0.1 < holes["z"]
 axes = plt.figure(figsize=(9, 3), layout="constrained").subplots(1, 3)
 for ax, (name, rows) in zip(axes, clouds.items(), strict=True):
     ax.scatter(*rows.T.numpy(), s=2, alpha=0.4)
@@ -175,26 +178,28 @@ plt.show()
 # %% [markdown]
 # ## The whole plane, and the way from a 3 to an 8
 #
-# N3's convolutional networks, two latents, 15 epochs. First the codes of test images by digit, with
-# the straight line from a 3 to an 8; then what the line decodes to; then the whole prior, cut into
-# squares of equal probability (AEVB, figure 4). The line crosses the regions of other digits: with
-# two latents "between a 3 and an 8" is whatever lies there, and not a mixture of both.
+# N3's convolutional networks, two latents. First the codes of test images by digit, with the
+# straight line from the most typical 3 to the most typical 8; then what the line decodes to; then
+# the whole prior, cut into squares of equal probability (AEVB, figure 4). What lies between the two
+# is whatever the plane holds there. That is a property of the map, and no law of nature: another
+# seed puts other digits on the way.
 
 
 # %%
 def convolutional():
-    channels = (32, 16) if QUICK else (16, 8, 8)
+    channels = (32,) if QUICK else (16, 8, 8)
     f, g = nets.ConvEncoder(shape, 4, channels), nets.ConvDecoder(2, shape, channels)
-    p = likelihoods.Gaussian(g, 0.3, learned=True)
+    p = likelihoods.Gaussian(g, 0.15, learned=True)
     return pv.VAE(priors.StandardNormal(2), posteriors.DiagonalNormal(f), p)
 
 
-plane = fit(convolutional, epochs=15)
+plane = fit(convolutional, epochs=20)
 codes, known = pv.embed(plane, test), pv.embed(plane, x)
 accuracy = scores.knn_accuracy(known, labels, codes, kinds).mean
 print(f"nearest neighbours in two dimensions name {100 * accuracy:.0f} % of the digits rightly")
 assert accuracy > 0.5
-ends = torch.stack([test[kinds == 3][0], test[kinds == 8][0]])
+off = {k: (codes - codes[kinds == k].mean(0)).norm(dim=1) + 9 * (kinds != k) for k in (3, 8)}
+ends = torch.stack([test[off[k].argmin()] for k in off])  # the most typical 3 and 8
 line, walk = pv.embed(plane, ends), pv.interpolate(plane, *ends, steps=12)
 assert torch.allclose(walk[[0, -1]], pv.reconstruct(plane, ends), atol=1e-5)
 points = plt.figure(figsize=(6, 5), layout="constrained").gca()
@@ -204,7 +209,7 @@ points.set(title="Codes of test images; the line from a 3 to an 8")
 plt.colorbar(dots)
 plt.show()
 show("The line, decoded", {"3 to 8": walk})
-show("The manifold", {f"{i}": row for i, row in enumerate(pv.manifold(plane, steps=20))})
+show("The manifold", {" " * i: row for i, row in enumerate(pv.manifold(plane, steps=20))})
 
 # %% [markdown]
 # **Exercises.** 1. At $\lambda=1$ all latents have collapsed. Find the largest $\lambda$ at which

@@ -53,7 +53,7 @@ def show(**rows):
     framed = [nn.functional.pad(x[:8, 0].clamp(0, 1), [1] * 4, value=0.6) for x in rows.values()]
     strips = [torch.cat(list(x), -1) for x in framed]
     plt.figure(figsize=(8, 1.1 * len(rows)))
-    plt.imshow(torch.cat(strips), cmap="gray")
+    plt.imshow(torch.cat(strips).numpy(), cmap="gray")
     plt.yticks([(i + 0.5) * (shape[1] + 2) for i in range(len(rows))], rows)
     plt.xticks([])
     plt.show()
@@ -146,7 +146,7 @@ model = fit(vae())
 # $p(x \mid y) = \int p(x \mid z, y)\, p(z \mid y)\, dz$ with $p(y \mid z) = E_{p(x|z)}[p(y \mid
 # x)]$. Three ways to get it from a VAE:
 #
-# * *the encoder*: encode the noisy picture and decode. The encoder has never seen noise.
+# * *the encoder*: encode the noisy picture, though the encoder has never seen noise, and decode.
 # * *a denoising VAE*: `pv.Denoising` shows the encoder noisy pictures in training, while the model
 #   explains the clean ones. It is bound to one kind and one amount of noise.
 # * *the posterior*: the VAE of above, with the noise as an argument. Nothing is trained again.
@@ -171,7 +171,7 @@ decibels = table(
 print(f"90 % intervals hold {100 * coverage(test, *posterior.interval()).mean:.1f} %")
 assert decibels["denoising VAE"] > max(list(decibels.values())[:4])  # the simple methods
 assert decibels["VAE, the posterior"] > max(list(decibels.values())[:5])
-show(noisy=y, posterior=posterior.mean, a_draw=posterior.draws[0], clean=test)
+show(noisy=y, posterior=posterior.mean, draw=posterior.draws[0], clean=test)
 
 # %% [markdown]
 # ## 4. Impute: half of the picture is hidden
@@ -201,7 +201,7 @@ print("nats for each hidden pixel:", {name: round(value, 2) for name, value in n
 assert decibels["VAE, the posterior"] == max(decibels.values())
 assert nats["VAE, the posterior"] > nats[f"PCA, {latents} components"]
 assert nats["VAE, the posterior"] > nats["encoder on zeros"] + 0.1
-show(truth=test, given=torch.where(lower, 0.0, test), encoder_on_zeros=pictures["encoder on zeros"])
+show(truth=test, given=torch.where(lower, 0.0, test), encoder=pictures["encoder on zeros"])
 show(draw_1=draws[0], draw_2=draws[1], draw_3=draws[2], draw_4=draws[3])
 
 # %% [markdown]
@@ -241,8 +241,7 @@ show(given=repeated, bilinear=bilinear, posterior=large.mean, truth=test)
 # %%
 warnings.simplefilter("ignore", pv.EvidenceWarning)
 scores = pv.anomaly_score(model, everything, samples=200)
-all_hidden = torch.ones(shape, dtype=torch.bool)  # PCA's log p(x): of all pixels given none
-rival = -PCA(known, 10).impute(everything, all_hidden).log_prob
+rival = -PCA(known, 10).impute(everything, torch.ones_like(lower)).log_prob  # all given none
 area, of_pca = roc_auc_score(is_four, scores), roc_auc_score(is_four, rival)
 print(f"area under the curve: VAE {area:.3f}, PCA {of_pca:.3f}")
 assert area > max(0.9, of_pca)

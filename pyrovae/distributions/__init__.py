@@ -33,6 +33,7 @@ from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonM
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
+from pyrovae.distributions.levels import expected
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
@@ -73,6 +74,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
     "chunk_parameters",
+    "expected",
     "from_torch",
     "kl_divergence",
     "split_parameters",

@@ -11,9 +11,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-__all__ = ["Points", "levels", "moments", "points"]
+__all__ = ["Points", "expected", "levels", "moments", "points"]
 
 _MOST = 1024  # levels
+_DRAWS = 256  # for a mean without a formula
 _NODES = 64  # of the quadrature: exact for polynomials up to degree 127
 
 
@@ -50,7 +51,7 @@ def levels(p: Any) -> Points | None:
     bounds = _bounds(p)
     if bounds is None or bounds[1] - bounds[0] >= _MOST:
         return None
-    like = p.mean  # of its type and device, also where the mean of classes is NaN
+    like = p.mean  # of its type and device; NaN for classes
     values = torch.arange(bounds[0], bounds[1] + 1, dtype=like.dtype, device=like.device)
     return _at(p, values, 0.0)
 
@@ -64,6 +65,21 @@ def points(p: Any) -> Points | None:
     like = p.mean
     values = ((nodes + 1) / 2).to(like.device, like.dtype)
     return _at(p, values, (weights / 2).log().to(like.device, like.dtype))
+
+
+def expected(p: Any) -> Tensor:
+    """Return the mean of a distribution of single values, with shape (*); of draws, if need be.
+
+    Of classes without an order it is the mean of their numbers.
+    """
+    try:
+        mean = p.mean
+        if not mean.isnan().any():
+            return mean
+    except (NotImplementedError, AttributeError):
+        pass
+    found = points(p)
+    return p.sample(torch.Size([_DRAWS])).mean(0) if found is None else found.moments()[0]
 
 
 def moments(p: Any) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from pyrovae.distributions.levels import levels, moments, points
+from pyrovae.distributions.levels import expected, levels, moments, points
 
 __all__ = ["GaussianNoise", "MaskingNoise", "Noise", "SaltAndPepperNoise"]
 
@@ -140,8 +140,8 @@ class _Replacing(Noise):
 
     def mean(self, y: Tensor, p: Any) -> Tensor:
         """Return E[x | y] of each value, with shape (*)."""
-        kept, mean = self._kept(y, p), p.mean
-        return torch.where(kept > 0, kept * y, 0.0) + (1 - kept) * mean
+        kept = self._kept(y, p)
+        return kept * y + (1 - kept) * expected(p)
 
     def draw(self, y: Tensor, p: Any) -> Tensor:
         """Return x ~ p(x | y) for each value, with shape (*)."""

@@ -21,6 +21,8 @@ from pyrovae.tasks.restoring import Options, Restored, posteriors_of_rows, resto
 
 __all__ = ["hidden_log_prob", "impute"]
 
+_ROWS = 4096  # that are checked at once
+
 
 def impute(
     graph: Any,
@@ -180,7 +182,7 @@ class _Holes:
     def check(self, c: tuple[Array, ...], whole: bool = False) -> None:
         """Raise a ValueError if nothing is hidden, or x is not what the model observes."""
         some, first = False, list[float]()
-        for rows in slices(len(self.x), 4096):
+        for rows in slices(len(self.x), _ROWS):
             x, hidden = self._rows(rows)
             some = some or bool(hidden.any())
             bad = ~torch.isfinite(x) & (True if whole else ~hidden)
@@ -202,11 +204,10 @@ class _Holes:
     def _check_support(self, c: tuple[Array, ...]) -> None:
         """Let the graph check the values that are not hidden."""
         check = getattr(self.graph, "check", None)
-        if check is None:
-            return
-        for rows in slices(len(self.x), 4096):
-            x, hidden = self._rows(rows)
-            check(x.masked_fill(hidden, self.inside), *(as_source(part)[rows] for part in c))
+        if check is not None:
+            parts = [self._rows(rows) for rows in slices(len(self.x), _ROWS)]
+            x = torch.cat([x.masked_fill(hidden, self.inside) for x, hidden in parts])
+            check(x, *c)
 
     def _rows(self, rows: slice) -> tuple[Tensor, Tensor]:
         x = self.x[rows].to(*self.like)

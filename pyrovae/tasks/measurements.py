@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import programs
-from pyrovae.distributions import BlockSums, Noise
+from pyrovae.distributions import BlockSums, Noise, expected
 
 __all__ = ["Corrupted", "Hidden", "Measurement", "Nothing", "Pooled"]
 
@@ -66,7 +65,7 @@ class Nothing(Measurement):
 
     def mean(self, p: Any, place: Place) -> Tensor:
         """Return E[x | z]."""
-        return programs.mean(p)
+        return expected(p)
 
     def draw(self, p: Any, place: Place) -> Tensor:
         """Return x ~ p(x | z)."""
@@ -95,7 +94,7 @@ class Hidden(Measurement):
 
     def mean(self, p: Any, place: Place) -> Tensor:
         """Return x, and E[x_j | z] where it is hidden."""
-        return torch.where(place(self.hidden), programs.mean(p), place(self.x))
+        return torch.where(place(self.hidden), expected(p), place(self.x))
 
     def draw(self, p: Any, place: Place) -> Tensor:
         """Return x, and a draw where it is hidden."""

@@ -98,7 +98,20 @@ def _refine(target: Target, effort: Effort) -> Weighted:
 
     normals = refined(log_f, coordinates.vector(z), effort.components, effort.steps)
     u = normals.sample(effort.samples)
-    return _weighed(target, coordinates.sites(u), log_f(u) - normals.log_prob(u))
+    found = _weighed(target, coordinates.sites(u), log_f(u) - normals.log_prob(u))
+    return _or_guide(found) if found.impossible.any() else found
+
+
+def _or_guide(found: Weighted) -> Weighted:
+    """Return draws of the guide for the rows whose normals diverged."""
+    other, rows = _proposed(found.target, len(found.log_w)), found.impossible
+
+    def either(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(rows.reshape(-1, *[1] * (a.dim() - 2)), a, b)
+
+    z = {name: either(other.z[name], value) for name, value in found.z.items()}
+    log_w = either(other.log_w, found.log_w)
+    return Weighted(found.target, z, log_w, rows & other.impossible)
 
 
 def _hmc(target: Target, effort: Effort) -> Weighted:

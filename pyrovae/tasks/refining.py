@@ -67,21 +67,26 @@ def refined(log_f: LogDensity, u: Tensor, components: int, steps: int) -> Normal
         components: M, at most N.
         steps: of Adam.
     """
-    loc = _starts(log_f, u, components)
-    spread = u.std(0)  # (B, D)
-    spread = spread.clamp(min=_LEAST_SPREAD * spread.median(-1, keepdim=True).values.clamp(min=1))
+    log_p = log_f(u).nan_to_num(nan=-math.inf)
+    loc, spread = _starts(log_p, u, components), _spread(log_p, u)
     with torch.enable_grad():
         fitted = _fitted(lambda v: log_f(v * spread), loc / spread, steps)
     return Normals(fitted.loc * spread, fitted.tril * spread.unsqueeze(-1), fitted.log_share)
 
 
-def _starts(log_f: LogDensity, u: Tensor, components: int) -> Tensor:
+def _spread(log_p: Tensor, u: Tensor) -> Tensor:
+    """Return the standard deviations of the better half of the first draws, with shape (B, D)."""
+    better = log_p.topk(max(2, len(u) // 2), 0).indices
+    spread = u[better, torch.arange(u.shape[1], device=u.device)].std(0)
+    return spread.clamp(min=_LEAST_SPREAD * spread.median(-1, keepdim=True).values.clamp(min=1))
+
+
+def _starts(log_p: Tensor, u: Tensor, components: int) -> Tensor:
     """Return the best of the first draws, and others by their tempered density, (M, B, D)."""
-    log_p = torch.nan_to_num(log_f(u), nan=-math.inf)
     best = log_p.max(0).values
     heat = (best - log_p.median(0).values).nan_to_num(posinf=1.0).clamp(min=1.0) / 4
     gumbel = -torch.empty_like(log_p).exponential_().log()
-    score = (log_p - best) / heat + gumbel
+    score = ((log_p - best) / heat).nan_to_num(nan=-math.inf) + gumbel
     score = torch.where(log_p == best, math.inf, score)
     chosen = score.topk(components, 0).indices  # (M, B)
     return u[chosen, torch.arange(u.shape[1], device=u.device)]

@@ -54,7 +54,7 @@ class Target:
         self.rows, self.layout = len(batch[0]), layout
         p, _ = programs.run(graph.model, graph.guide, *batch)
         self.site = _site_of(p, batch[0], observed, task)
-        self._latents: dict[bool, dict[str, programs.Site]] = {}
+        self._latents: dict[int, dict[str, programs.Site]] = {}
         width = max(batch[0][0].numel(), 256)
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
 
@@ -87,14 +87,12 @@ class Target:
 
     def mean(self, z: Latents, weights: Tensor) -> Tensor:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
-        pieces = list[Tensor]()
-        done = 0
+        pieces, done = [self.batch[0]], 0  # off it by 0 where x is known: that stays as it is
         for trace in self._traces(z):
             x = self._by_row(trace, self.measurement.mean)
-            first = pieces[0] if pieces else x[0]  # what does not vary stays as it is
             w = weights[done : done + len(x)]
-            off = (w.reshape(*w.shape, *[1] * (x.dim() - 2)) * (x - first)).sum(0)
-            pieces += [off] if pieces else [first, off]
+            w = w.reshape(*w.shape, *[1] * (x.dim() - 2))
+            pieces.append(torch.where(w > 0, w * (x - self.batch[0]), 0.0).sum(0))
             done += len(x)
         return total(pieces)
 
@@ -130,15 +128,15 @@ class Target:
         return programs.record(self.graph.model, *self.batch, given=given, layout=layout)
 
     def _latents_of(self, draws: int) -> dict[str, programs.Site]:
-        """Return the model's latent sites as they lie in a run of one draw, or of several."""
-        several = draws > 1
-        if several not in self._latents:
-            layout = self._layout(2 if several else 1)
+        """Return the model's latent sites as they lie in a run of so many draws."""
+        alike = draws > 1 if self.layout.depth is not None else draws  # where the draws lie
+        if alike not in self._latents:
+            layout = self._layout(draws)
             with torch.no_grad():
                 q = programs.record(self.graph.guide, *self.batch, layout=layout)
                 p = programs.record(self.graph.model, *self.batch, given=q, layout=layout)
-            self._latents[several] = programs.latent_by_name(p)
-        return self._latents[several]
+            self._latents[alike] = programs.latent_by_name(p)
+        return self._latents[alike]
 
     def _layout(self, draws: int) -> Layout:
         return self.layout._replace(draws=draws, rows=self.rows)
@@ -179,6 +177,9 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
             of another shape than x, or not independent over its values.
     """
     sites = {site["name"]: site for site in programs.observed(trace)}
+    if name is None and len(sites) > 1:  # beside x, a label that is given as context
+        of_x = {key: site for key, site in sites.items() if _is_same(site["value"], x)}
+        sites = of_x or sites
     if name not in sites and not (name is None and len(sites) == 1):
         found = "none is named" if name is None else f'none is "{name}"'
         raise ValueError(
@@ -199,6 +200,10 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
             "expected the same. Name another site by observed=, or give x in the model's shape"
         )
     return site["name"]
+
+
+def _is_same(value: Any, x: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == x.shape and value.data_ptr() == x.data_ptr()
 
 
 def _values_of(fn: Any) -> Any:

@@ -29,6 +29,7 @@ EFFORT = {"samples": 64, "steps": 30, "components": 1}  # for time; the commands
 DRAWS = 19  # the fewest for intervals of 90 %
 NOISE = 0.3  # standard deviation, as a fraction of the range from black to white
 LARGEST = 4096  # values of an image, for time
+MOST_LEVELS = 16_384  # of all values of an image, over which the noise is summed
 
 
 def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Picture]:
@@ -50,7 +51,7 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     clean = scale.from_model(x)
     fitted = scale.from_model(train[spread(len(train), TRAINING)])
     pictures = []
-    for title, degradation in _degradations(clean).items():
+    for title, degradation in _degradations(clean, scale).items():
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
         options = {"draws": DRAWS, "seed": seed, **EFFORT}
@@ -65,12 +66,15 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     return pictures
 
 
-def _degradations(x: Tensor) -> dict[str, Degradation]:
+def _degradations(x: Tensor, scale: Scale) -> dict[str, Degradation]:
     """Return what the section shows, by the headings of its parts."""
-    found: dict[str, Degradation] = {
-        f"Restored: Gaussian noise of {NOISE:g}": Noise(Corruption(NoiseKind.GAUSSIAN, NOISE)),
-        "Restored: the lower half hidden": HiddenPixels(masks.read("lower-half", x)),
-    }
+    found: dict[str, Degradation] = {}
+    levels = 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
+    if x[0].numel() * levels <= MOST_LEVELS:
+        corruption = Corruption(NoiseKind.GAUSSIAN, NOISE)
+        found[f"Restored: Gaussian noise of {NOISE:g}"] = Noise(corruption)
+    lower = masks.read("lower-half", x)
+    found["Restored: the lower half hidden"] = HiddenPixels(lower)
     if not any(side % 2 for side in x.shape[-2:]) and min(x.shape[-2:]) >= 4:
         found["Restored: a quarter of the pixels"] = Pooling(2)
     return found
