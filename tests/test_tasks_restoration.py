@@ -421,6 +421,17 @@ def test_batches_bar_and_rows_with_everything_or_nothing_hidden(capsys):
     assert (found.interval()[0] <= found.interval()[1]).all()
 
 
+@pytest.mark.parametrize(("draws", "level"), [(19, 0.9), (99, 0.9), (99, 0.5), (16, 0.9), (1, 0.9)])
+def test_an_interval_holds_one_further_draw_at_its_level(draws, level):
+    values = torch.rand(draws, 20_000)
+    low, high = pv.Restored(values[0], values, values[0]).interval(level)
+    x = torch.rand(20_000)
+    held = ((x >= low) & (x <= high)).double().mean()
+    wanted = min(level, (draws - 1) / (draws + 1))
+    assert abs(held - wanted) < 4.5 * (wanted * (1 - wanted) / 20_000) ** 0.5 + 1e-9
+    assert (low <= high).all()
+
+
 def test_what_does_not_fit_is_refused():
     graph, x, *_ = linear(4)
     none = torch.zeros(4, FEATURES, dtype=torch.bool)

@@ -45,6 +45,11 @@ def impute(
     The latents are inferred from the values that are not hidden alone. Filling the hidden ones with
     zeros and encoding once, `method="encoder"`, infers them from the zeros too.
 
+    What the programs read from x where it is hidden is its expected value, found by repetition. So
+    the library size that a `CountVAE` without a library prior reads, the sum of the counts, counts
+    hidden genes in; but it is taken as known, and intervals are then too narrow: with a library
+    prior they are not.
+
     Args:
         graph: any graph whose likelihood is independent over the values of x.
         x: data with shape (B, *event). What stands where it is hidden is not read.

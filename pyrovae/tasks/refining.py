@@ -67,17 +67,22 @@ def refined(log_f: LogDensity, u: Tensor, components: int, steps: int) -> Normal
         components: M, at most N.
         steps: of Adam.
     """
-    log_p = log_f(u).nan_to_num(nan=-math.inf)
-    loc, spread = _starts(log_p, u, components), _spread(log_p, u)
+    log_p = log_f(u)
+    spread, loc = _spread(log_p, u), _starts(log_p.nan_to_num(nan=-math.inf), u, components)
     with torch.enable_grad():
         fitted = _fitted(lambda v: log_f(v * spread), loc / spread, steps)
     return Normals(fitted.loc * spread, fitted.tril * spread.unsqueeze(-1), fitted.log_share)
 
 
 def _spread(log_p: Tensor, u: Tensor) -> Tensor:
-    """Return the standard deviations of the better half of the first draws, with shape (B, D)."""
-    better = log_p.topk(max(2, len(u) // 2), 0).indices
-    spread = u[better, torch.arange(u.shape[1], device=u.device)].std(0)
+    """Return the standard deviations of the first draws, with shape (B, D).
+
+    Where some of them have no finite density, they are those of the better half.
+    """
+    better = log_p.nan_to_num(nan=-math.inf).topk(max(2, len(u) // 2), 0).indices
+    of_better = u[better, torch.arange(u.shape[1], device=u.device)].std(0)
+    finite = torch.isfinite(log_p).all(0).unsqueeze(-1)
+    spread = torch.where(finite, u.std(0), of_better)
     return spread.clamp(min=_LEAST_SPREAD * spread.median(-1, keepdim=True).values.clamp(min=1))
 
 

@@ -56,12 +56,13 @@ class Restored:
         """
         if not 0 < level < 1:
             raise ValueError(f"Restored.interval: level is {level}, expected a number in (0, 1)")
-        k, tail = len(self.draws), (1 - level) / 2
-        at = min(max((tail * (k + 1) - 1) / max(1, k - 1), 0.0), 0.5)
-        q = torch.tensor([at, 1 - at], dtype=self.draws.dtype, device=self.draws.device)
-        low, high = torch.quantile(self.draws.flatten(1), q, dim=0)
-        shape = self.mean.shape
-        return low.reshape(shape), high.reshape(shape)
+        k = len(self.draws)
+        place = min(max((1 - level) / 2 * (k + 1) - 1, 0.0), (k - 1) / 2)  # from each end
+        inner = min(int(place) + 1, k - 1)
+        ordered = self.draws.sort(0).values
+        low = torch.lerp(ordered[int(place)], ordered[inner], place % 1)
+        high = torch.lerp(ordered[k - 1 - int(place)], ordered[k - 1 - inner], place % 1)
+        return low, high
 
 
 class Options(NamedTuple):
