@@ -116,7 +116,7 @@ def _moments(p: Any) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------- values of few levels, log masses (*, n, K)
 def _suffixes(log_mass: Tensor) -> list[Tensor]:
     """Return the log masses of x_i + ... + x_n for i = 1 .. n, and of the empty sum."""
-    found = [torch.zeros_like(log_mass[..., 0, :1])]
+    found = [log_mass.new_zeros(*log_mass.shape[:-2], 1)]
     for a in reversed(log_mass.unbind(-2)):
         found.append(_convolved(a, found[-1]))
     return found[::-1]
