@@ -25,6 +25,7 @@ from pyrovae.data import spread
 __all__ = ["draw"]
 
 ROWS = 24  # test images that are restored, for time
+ROWS_OF_LEVELS = 6  # of images of several levels, whose sums over squares are convolutions
 EFFORT = {"samples": 64, "steps": 30, "components": 1}  # for time; the commands take more
 DRAWS = 19  # the fewest for intervals of 90 %
 NOISE = 0.3  # standard deviation, as a fraction of the range from black to white
@@ -47,11 +48,13 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     shape, scale = model.preparation.shape, Scale(model.preparation)
     if len(shape) != 3 or prod(shape) > LARGEST:
         return []
-    x, *c = rows.some(ROWS)
-    clean = scale.from_model(x)
     fitted = scale.from_model(train[spread(len(train), TRAINING)])
     pictures = []
-    for title, degradation in _degradations(clean, scale).items():
+    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), _levels(scale)
+    for title, degradation in _degradations(all_clean, levels).items():
+        slow = isinstance(degradation, Pooling) and levels > 1
+        x, *c = rows.some(ROWS_OF_LEVELS if slow else ROWS)
+        clean = scale.from_model(x)
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
         options = {"draws": DRAWS, "seed": seed, **EFFORT}
@@ -66,10 +69,14 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     return pictures
 
 
-def _degradations(x: Tensor, scale: Scale) -> dict[str, Degradation]:
+def _levels(scale: Scale) -> float:
+    """Return the largest count of a pixel as modelled, 1 for pixels that are no counts."""
+    return 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
+
+
+def _degradations(x: Tensor, levels: float) -> dict[str, Degradation]:
     """Return what the section shows, by the headings of its parts."""
     found: dict[str, Degradation] = {}
-    levels = 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
     if x[0].numel() * levels <= MOST_LEVELS:
         corruption = Corruption(NoiseKind.GAUSSIAN, NOISE)
         found[f"Restored: Gaussian noise of {NOISE:g}"] = Noise(corruption)
