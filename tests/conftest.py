@@ -12,6 +12,18 @@ torch.set_num_threads(1)  # tests are small, and run beside each other
 SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_restorations():
+    """The section on restoration of each report that a test writes: few images, little effort."""
+    from pyrovae.command.images import restoration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoration, "ROWS", 4)
+        patch.setattr(restoration, "ROWS_OF_LEVELS", 2)
+        patch.setattr(restoration, "EFFORT", {"samples": 20, "steps": 3, "components": 1})
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean():
     pyro.clear_param_store()
