@@ -8,6 +8,7 @@ Blocks        h_0 = x,                 h_l = dropout(relu(BN(W_l (h, c) + b_l)))
 PlusLinear    f = W x + b + g(x, c), g another network
 ConvEncoder   a convolution, a and a pooling per scale; a convolution; a linear map of (maps, c)
 ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling per scale; two convolutions
+MapDecoder    (z, c) as maps; a convolution, a and an upsampling per scale; two convolutions
 
 Every network takes any batch dimensions, `()`, `(B,)` or `(K, B)`. A context c comes as further
 inputs, which are concatenated to the features, batch dimensions broadcast. `shape_out` is the shape
@@ -16,7 +17,7 @@ of one output.
 
 from pyrovae.nets.adapters import AnyLeading, WithoutContext
 from pyrovae.nets.batching import concatenated, over_leading_axes
-from pyrovae.nets.conv import ConvDecoder, ConvEncoder
+from pyrovae.nets.conv import ConvDecoder, ConvEncoder, MapDecoder
 from pyrovae.nets.counts import Blocks, WideLinear
 from pyrovae.nets.dense import MLP, ResidualMLP
 from pyrovae.nets.linear import PlusLinear
@@ -27,6 +28,7 @@ __all__ = [
     "Blocks",
     "ConvDecoder",
     "ConvEncoder",
+    "MapDecoder",
     "PlusLinear",
     "ResidualMLP",
     "WideLinear",
