@@ -125,6 +125,7 @@ def batch_norm() -> nn.Module:
 SPLINES = {"steps": 2, "hidden": (8,), "bins": 4, "activation": nn.Tanh}
 
 PRIORS = [
+    Case("CentredNormal", lambda: priors.CentredNormal(2, 0.3), (), (2,)),
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
     Case("LibraryNormal", lambda: priors.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
