@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO
 from pyro.poutine import trace
 from torch import nn
 
@@ -107,3 +108,70 @@ def test_each_latent_of_the_pose_is_optional(rotation, translation):
     assert pv.embed(graph, x).shape == (20, 2)
     if rotation:
         assert pv.embed(graph, x, site="theta").shape == (20, 1)
+
+
+# ---------------------------------------------------------------------------------- turned copies
+def test_an_image_at_an_angle_is_upright_in_the_copy_of_that_angle():
+    grid = graphs.pixel_grid(9, 9)
+    inside = grid.square().sum(-1) < 0.8
+
+    def content(u):
+        return torch.exp(-2 * ((u[..., 0] - 0.3).square() + (2 * u[..., 1] - 0.2).square()))
+
+    image = content(pose_vae((1, 9, 9)).places(theta=torch.tensor([[math.pi / 2 + 0.3]]))[0])
+    copies = nets.TurnedCopies(nn.Identity(), turns=4)(image)
+    expected = content(pose_vae((1, 9, 9)).places(theta=torch.tensor([[0.3]]))[0])
+    torch.testing.assert_close(copies[1][inside], expected[inside], atol=1e-4, rtol=0)
+    wrong = min((copies[k] - expected)[inside].abs().max() for k in (0, 2, 3))
+    assert wrong > 0.1
+
+
+def turned_vae(turns=4):
+    decoder = nets.CoordinateDecoder(2, SHAPE, [16])
+    return graphs.PoseVAE(
+        priors.StandardNormal(2),
+        posteriors.DiagonalNormal(nn.Linear(12, 4)),
+        likelihoods.Bernoulli(decoder),
+        shape=SHAPE,
+        encoder=nets.TurnedCopies(nets.MLP(SHAPE, [12], 12), turns),
+        turn=nn.Linear(12, 1),
+        rotation_prior=priors.UniformAngle(1),
+        rotation_posterior=posteriors.WrappedNormal(nn.Linear(12, 2)),
+    )
+
+
+def test_the_turn_is_summed_out():
+    """The enumerated bound is the sum over turns, each weighted by its probability."""
+    torch.manual_seed(0)
+    graph, x = turned_vae(), torch.rand(3, *SHAPE).round()
+    h = graph.encoder(x)
+    q_k = graph.turn(h).squeeze(-1).softmax(0)  # (K, B)
+    torch.manual_seed(1)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=400, vectorize_particles=False)
+    found = -elbo.loss(graph.model, graph.guide, x)
+    terms = []
+    for k in range(4):
+        pose = graph.rotation_posterior(h[k])
+        q_z = graph.posterior(h[k])
+        theta, z = pose.rsample((400,)), q_z.rsample((400,))
+        angle = theta + graph.phi[k]
+        log_p = graph.likelihood(z, graph.places(theta=angle)).log_prob(x)
+        log_p = log_p + graph.prior().log_prob(z) - math.log(2 * math.pi)
+        near = ((angle - graph.phi).cos() * (4 / math.pi) ** 2).log_softmax(-1)[..., k]
+        log_q = q_z.log_prob(z) + pose.log_prob(theta) + q_k[k].log()
+        terms.append((q_k[k] * (log_p + near - log_q)).sum(-1))
+    draws = torch.stack(terms).sum(0)
+    error = draws.std() * (2 / 400) ** 0.5  # of the difference of two such means
+    assert abs(found - draws.mean()) < 4 * error
+
+
+def test_turns_go_with_turned_copies_and_a_rotation():
+    with pytest.raises(ValueError, match="TurnedCopies"):
+        graphs.PoseVAE(
+            priors.StandardNormal(2),
+            posteriors.DiagonalNormal(nn.Linear(12, 4)),
+            likelihoods.Bernoulli(nets.CoordinateDecoder(2, SHAPE, [16])),
+            shape=SHAPE,
+            encoder=nets.MLP(SHAPE, [12], 12),
+            turn=nn.Linear(12, 1),
+        )

@@ -45,6 +45,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "nets.MapDecoder": ("nets", "MapDecoder"),
     "nets.PlusLinear": ("nets", "PlusLinear"),
     "nets.ResidualMLP": ("nets", "ResidualMLP"),
+    "nets.TurnedCopies": ("nets", "TurnedCopies"),
     "nets.WithoutContext": ("nets", "WithoutContext"),
     "posteriors.Cauchy": ("posteriors", "Cauchy"),
     "posteriors.DiagonalNormal": ("posteriors", "DiagonalNormal"),

@@ -5,14 +5,23 @@ u_i = e^s R(theta) g_i + dx,     g_i the place of pixel i,   R a turn counter-cl
 q(z, theta, dx, s | x, c) = q(z | h) q(theta | h) q(dx | h) q(s | h)                the guide
 h = encoder(x, c)
 
+A guide that reads an angle off an image is caught in local optima where angles are spread over the
+circle. With an encoder of K turned copies, h = (h_0, .., h_(K-1)), the guide first draws which copy
+is upright, k, which is summed out exactly (Nasiri & Bepler 2022, TARGET-VAE):
+
+q(k | x) = softmax_k turn(h_k),   theta = phi_k + what the rotation's posterior reads off copy k
+r(k | theta) = softmax_k kappa cos(theta - phi_k)                    of the model: near theta
+
 u are the places of the content: an image with theta > 0 shows the content turned clockwise, with
 dx = (0.1, 0) moved to the left by 0.1, with s > 0 smaller. The longer side of an image spans
 [-1, 1], and pixels are squares: images of other than square shape do not shear.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +63,8 @@ class PoseVAE(nn.Module):
         translation_posterior: q(dx | h).
         scale_prior: p(s), over one number.
         scale_posterior: q(s | h).
+        turn: maps each h_k of an encoder of turned copies to one number; None for an encoder of
+            the image alone.
 
     Raises:
         ValueError: if a prior of the pose comes without a posterior, or a posterior without a
@@ -74,6 +85,7 @@ class PoseVAE(nn.Module):
         translation_posterior: nn.Module | None = None,
         scale_prior: nn.Module | None = None,
         scale_posterior: nn.Module | None = None,
+        turn: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
@@ -91,9 +103,19 @@ class PoseVAE(nn.Module):
                     f"PoseVAE: {name}_prior and {name}_posterior go together: give both, or "
                     "neither for a fixed pose"
                 )
+        self.turn = turn
+        turns = getattr(encoder, "turns", 0)
+        if (turn is None) != (turns == 0) or (turn is not None and rotation_prior is None):
+            raise ValueError(
+                "PoseVAE: turn, a network of one number, goes with an encoder of turned copies, "
+                "nets.TurnedCopies, and with a rotation"
+            )
+        phi = 2 * math.pi * torch.arange(turns) / max(1, turns)
+        self.register_buffer("phi", phi, persistent=False)
         self.register_buffer("grid", pixel_grid(*self.shape[-2:]), persistent=False)
 
     grid: Tensor
+    phi: Tensor
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw z and the pose, x ~ p(x | z, u, c), and return x."""
@@ -101,6 +123,8 @@ class PoseVAE(nn.Module):
         with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
             pose = {each.site: pyro.sample(each.site, each.prior()) for each in self._pose()}
+            if self.turn is not None:
+                self._draw_turn(pose["theta"])
             return pyro.sample("x", self.likelihood(z, self.places(**pose), *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
@@ -108,9 +132,17 @@ class PoseVAE(nn.Module):
         register(self)
         h = x if self.encoder is None else self.encoder(x, *c)
         with data_plate(x):
+            phi = None
+            if self.turn is not None:
+                logits = self.turn(h).squeeze(-1).movedim(0, -1)
+                q_k = dist.Categorical(logits=logits)
+                k = pyro.sample("turn", q_k, infer={"enumerate": "parallel"})
+                h, phi = h[k, torch.arange(len(x), device=x.device)], self.phi[k]
             z = pyro.sample("z", self.posterior(h, *(c if self.encoder is None else ())))
             for each in self._pose():
-                pyro.sample(each.site, each.posterior(h))
+                q = each.posterior(h)
+                turned = each.site == "theta" and phi is not None
+                pyro.sample(each.site, _shifted(q, phi) if turned else q)
             return z
 
     def places(
@@ -134,6 +166,15 @@ class PoseVAE(nn.Module):
         """Raise a ValueError if x is outside the likelihood's support; `pyrovae.fit` calls this."""
         check_part(self.likelihood, x)
 
+    def _draw_turn(self, theta: Tensor) -> None:
+        """Draw k ~ r(k | theta): uniform, times a factor, since Pyro enumerates k before theta."""
+        turns = len(self.phi)
+        k = pyro.sample("turn", dist.Categorical(logits=theta.new_zeros(turns)))
+        near = ((theta - self.phi).cos() * (turns / math.pi) ** 2).log_softmax(-1)
+        log_r = near.expand(*torch.broadcast_shapes(near.shape[:-1], k.shape), -1)
+        k_here = k.expand(log_r.shape[:-1]).unsqueeze(-1)
+        pyro.factor("near", log_r.gather(-1, k_here).squeeze(-1) + math.log(turns))
+
     def _pose(self) -> list[_Latent]:
         """Return the latents of the pose that are not fixed."""
         return [
@@ -145,6 +186,12 @@ class PoseVAE(nn.Module):
             )
             if prior is not None and posterior is not None
         ]
+
+
+def _shifted(q: Any, phi: Tensor) -> Any:
+    """Return the distribution of theta + phi, for q(theta) of a location and a scale."""
+    base = q.base_dist
+    return type(base)(base.loc + phi.unsqueeze(-1), base.scale).to_event(1)
 
 
 def pixel_grid(height: int, width: int) -> Tensor:
