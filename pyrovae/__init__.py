@@ -16,6 +16,7 @@ from pyrovae.evaluation import (
     Terms,
     active_units,
     annealed_log_evidence,
+    baselines,
     bidirectional_bounds,
     elbo,
     kl_per_dimension,
@@ -23,13 +24,28 @@ from pyrovae.evaluation import (
     log_evidence,
     mutual_information,
     naive_log_evidence,
+    realism,
     reciprocal_log_evidence,
+    scores,
 )
 from pyrovae.files import FileError, History, inspect, load, save
 from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
-from pyrovae.tasks import decode, embed, generate, interpolate, manifold, reconstruct
+from pyrovae.tasks import (
+    Restored,
+    anomaly_score,
+    decode,
+    denoise,
+    embed,
+    generate,
+    hidden_log_prob,
+    impute,
+    interpolate,
+    manifold,
+    reconstruct,
+    super_resolve,
+)
 from pyrovae.training import TrainingError, fit, hooks
 
 __version__ = "0.2.0"
@@ -47,23 +63,29 @@ __all__ = [
     "History",
     "LatentSummary",
     "Missing",
+    "Restored",
     "Terms",
     "TrainingError",
     "active_units",
     "annealed_log_evidence",
+    "anomaly_score",
+    "baselines",
     "batches",
     "bidirectional_bounds",
     "blocks",
     "conditional",
     "datasets",
     "decode",
+    "denoise",
     "elbo",
     "embed",
     "expression",
     "fit",
     "generate",
     "graphs",
+    "hidden_log_prob",
     "hooks",
+    "impute",
     "inspect",
     "interpolate",
     "kl_per_dimension",
@@ -79,8 +101,11 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
+    "realism",
     "reciprocal_log_evidence",
     "reconstruct",
     "save",
+    "scores",
+    "super_resolve",
     "tasks",
 ]

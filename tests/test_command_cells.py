@@ -452,7 +452,7 @@ def test_a_fit_that_still_rises_is_called_unfinished(fitted):
     assert fit["best_epoch"] == 2
     assert "was still rising when training ended" in fit["warning"]
     assert fit["warning"] in html.unescape(page)
-    assert "still rising" in fitted[1]
+    assert "still improving" in fitted[1]
 
 
 def test_quiet_prints_nothing(stored, tmp_path):

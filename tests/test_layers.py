@@ -30,7 +30,7 @@ MAY = {
     "objectives": {"programs"},
     "training": {"objectives", "programs", "data", "files"},
     "evaluation": {"programs", "data"},
-    "tasks": {"programs", "data", "evaluation"},
+    "tasks": {"distributions", "programs", "data", "evaluation"},
     "singlecell": WHAT_A_MODEL_IS | WHAT_IS_DONE,
     "command": WHAT_A_MODEL_IS | WHAT_IS_DONE | {"singlecell"},
 }
@@ -208,6 +208,7 @@ def test_importing_is_light():
         "torchvision",
         "matplotlib",
         "sklearn",
+        "skimage",
         "scipy",
         "anndata",
         "pandas",

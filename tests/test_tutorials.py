@@ -199,10 +199,35 @@ CASES = {
     "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
 }
 
+# These assert their claims themselves and show their pictures by pyplot: how many.
+PICTURES = {"02_autoencoder_and_vae": 4, "05_manifold": 6, "06_tasks": 4}
+
+RUN = """
+import runpy, sys
+import matplotlib.pyplot as plt
+import numpy as np
+
+def show():
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255
+        assert min(pixels.shape[:2]) > 80, f"picture {len(shown)} is {pixels.shape}"
+        assert pixels.std() > 0.05, f"picture {len(shown)} is blank"
+        shown.append(number)
+    plt.close("all")
+
+shown, plt.show = [], show
+runpy.run_path(sys.argv[1], run_name="__main__")
+assert not plt.get_fignums(), "a picture was drawn and not shown"
+print(len(shown))
+"""
+
 
 def test_every_tutorial_is_listed():
     found = {path.stem for path in TUTORIALS.glob("*.py")}
-    assert found == set(CASES), "each script in tutorials/ needs a row in CASES, with bounds"
+    listed = {*CASES, *PICTURES}
+    assert found == listed, "each script in tutorials/ needs a row in CASES or PICTURES"
     index = (TUTORIALS / "README.md").read_text()
     assert [name for name in found if f"{name}.py" not in index] == []
 
@@ -231,3 +256,30 @@ def test_tutorial(name, tmp_path):
         pixels = imread(path)[..., :3]
         assert min(pixels.shape[:2]) > 200, path.name
         assert np.std(pixels) > 0.05, f"{path.name} is blank"  # a line plot has at least 0.1
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_tutorial_asserts_what_it_says_and_shows_its_pictures(name, tmp_path):
+    quick = {"PYROVAE_QUICK": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN, str(TUTORIALS / f"{name}.py")],
+        cwd=tmp_path,
+        env={**os.environ, **quick},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert int(run.stdout.splitlines()[-1]) == PICTURES[name]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_tutorial_has_one_idea_and_says_it(name):
+    lines = (TUTORIALS / f"{name}.py").read_text().splitlines()
+    text = [line for line in lines if line.startswith("#")]
+    assert len(lines) < 250
+    assert sum(line.startswith(("assert ", "    assert ")) for line in lines) >= 8
+    words = sum(len(line.split()) - 1 for line in text)
+    assert words > 4 * (len(lines) - len(text))  # words for each line of code

@@ -11,7 +11,9 @@ __all__ = [
     "Activation",
     "Dispersion",
     "Likelihood",
+    "Method",
     "Network",
+    "NoiseKind",
     "Objective",
     "Optimizer",
     "Part",
@@ -115,3 +117,20 @@ class Part(StrEnum):
     TRAIN = "train"
     TEST = "test"
     ALL = "all"
+
+
+class NoiseKind(StrEnum):
+    """Noise on images."""
+
+    GAUSSIAN = "gaussian"
+    SALT_AND_PEPPER = "salt-and-pepper"
+    MASKING = "masking"
+
+
+class Method(StrEnum):
+    """How the posterior given degraded images is found."""
+
+    ENCODER = "encoder"
+    REFINE = "refine"
+    IMPORTANCE = "importance"
+    HMC = "hmc"

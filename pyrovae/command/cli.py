@@ -1,4 +1,4 @@
-"""The command line: fit, evaluate, encode, sample, interpolate, inspect.
+"""The command line: fit, evaluate, encode, sample, interpolate, restore images, inspect.
 
 What is heavy is imported once a command runs.
 """
@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pyrovae.command.choices import Part
+from pyrovae.command.images import commands
 from pyrovae.command.options import Options, with_options
 from pyrovae.command.settings import DATA_HELP, DataDir, TestRows
 
@@ -138,7 +139,10 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Write the figures to this JSON file.")
     ] = None,
 ) -> None:
-    """Print ELBO, log p(x), active units and mutual information of a fitted model on data."""
+    """Print ELBO, log p(x), active units and mutual information of a fitted model on data.
+
+    An autoencoder has none of these: the error of its reconstructions is printed.
+    """
     from pyrovae.command.contexts import notes
     from pyrovae.command.experiment import experiment_of
     from pyrovae.command.runs import Run
@@ -175,7 +179,7 @@ def encode(
     part: Rows = Part.ALL,
     data_dir: DataDir = None,
 ) -> None:
-    """Write latent representations: posterior means of z with shape (N, latents)."""
+    """Write latent representations: posterior means of z, or codes, with shape (N, latents)."""
     from pyrovae.command import exports
     from pyrovae.command.contexts import notes
     from pyrovae.command.experiment import experiment_of
@@ -186,7 +190,8 @@ def encode(
     exports.check(output, kind.EMBEDDINGS)
     with notes(say=_nothing):
         n, d = kind.open(run, data, part or Part.ALL, data_dir).encode(output)
-    typer.echo(f"{output}: posterior means of {n} rows, {d} latents")
+    what = "codes" if run.settings.is_autoencoder else "posterior means"
+    typer.echo(f"{output}: {what} of {n} rows, {d} latents")
 
 
 @app.command()
@@ -247,6 +252,11 @@ def interpolate(
     limits = fitted.preparation.limits
     exports.write_data(walk, output, lambda: plots.interpolations(walk[None], limits))
     typer.echo(f"{output}: {steps} points from row {start} to row {end}")
+
+
+app.command()(commands.denoise)
+app.command()(commands.impute)
+app.command()(commands.super_resolve)
 
 
 @app.command()

@@ -25,7 +25,7 @@ class Experiment(ABC):
         folder  -> open -> measure, encode
 
     Attributes:
-        TITLE: What the report calls the model.
+        TITLE: What the report calls such a model.
         PACKAGES: Packages whose versions the report names, beside those always in use.
         EMBEDDINGS: Endings of the files that `encode` writes.
         run: Settings and folder.
@@ -35,6 +35,11 @@ class Experiment(ABC):
     PACKAGES: ClassVar[tuple[str, ...]]
     EMBEDDINGS: ClassVar[tuple[str, ...]]
     run: Run[Any]
+
+    @property
+    def title(self) -> str:
+        """What the report calls this model."""
+        return self.TITLE
 
     @staticmethod
     @abstractmethod

@@ -127,8 +127,8 @@ def _latents(graph: nn.Module, batch: Batch) -> Figures:
     }
 
 
-def training_figures(history: History) -> Figures:
-    """Return how the fit went."""
+def training_figures(history: History, bound_name: str | None = None) -> Figures:
+    """Return how the fit went; the bound has the name that the history gives it, or another."""
     last = (history.best_epoch or len(history.elbo)) - 1
     return {
         "epochs": len(history.elbo),
@@ -137,12 +137,12 @@ def training_figures(history: History) -> Figures:
         "seconds": sum(history.seconds),
         "elbo": history.elbo[last] if history.elbo else None,
         "validation_elbo": history.validation_elbo[last] if history.validation_elbo else None,
-        "warning": _still_rising(history),
+        "warning": _still_rising(history, bound_name or history.bound_name),
     }
 
 
-def _still_rising(history: History) -> str | None:
-    """Say that the validation ELBO rose until the last epoch, if it did.
+def _still_rising(history: History, bound_name: str) -> str | None:
+    """Say that the validation bound rose until the last epoch, if it did.
 
     Then the last epoch is the best, and the mean slope over the last tenth of the epochs is
     positive.
@@ -156,7 +156,7 @@ def _still_rising(history: History) -> str | None:
         return None
     over = "the last epoch" if epochs == 1 else f"the last {epochs} epochs"
     return (
-        f"The validation {history.bound_name} was still rising when training ended, by {slope:.3g} "
+        f"The validation {bound_name} was still rising when training ended, by {slope:.3g} "
         f"nats per epoch over {over}: these are figures of an unfinished fit. Give more --epochs."
     )
 
@@ -202,5 +202,5 @@ def training_rows(figures: Figures) -> list[Row]:
     fit = figures["training"]
     best = f", weights of epoch {fit['best_epoch']} kept" if fit["best_epoch"] else ""
     length = f"{fit['epochs']} epochs, {fit['seconds']:.1f} s"
-    rising = "; the validation bound was still rising" if fit.get("warning") else ""
+    rising = "; validation was still improving" if fit.get("warning") else ""
     return [Row("training", length, f"{fit['stopped']}{best}{rising}")]

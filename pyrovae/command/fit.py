@@ -104,7 +104,8 @@ def progress_lines(settings: Settings, say: Say) -> Callable[[History], None]:
         epoch = len(history.elbo)
         if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
             return
-        bound = in_words(history.bound_name, history.reconstruction[-1], history.kl[-1])
+        reconstruction, kl = history.reconstruction[-1], history.kl[-1]
+        bound = in_words(settings.bound_name(history.bound_name), reconstruction, kl)
         validation = history.validation_elbo
         held_out = f", validation {validation[-1]:.2f}" if validation else ""
         say(f"epoch {epoch:>4}: {bound}{held_out} ({sum(history.seconds):.1f} s)")
@@ -117,7 +118,8 @@ def measure(experiment: Experiment, trained: Trained, say: Say) -> dict[str, Any
     settings = experiment.run.settings
     samples = settings.samples if trained.complete else 0
     figures = experiment.measure(samples, settings.test_images)
-    figures["training"] = training_figures(trained.history)
+    bound_name = settings.bound_name(trained.history.bound_name)
+    figures["training"] = training_figures(trained.history, bound_name)
     experiment.save(trained.history, as_plain(figures))
     experiment.run.write_figures(figures)
     for row in experiment.table(figures):
@@ -140,8 +142,8 @@ def report(
         warnings.append("Training was interrupted: these are the weights at that point.")
     parts = parts_of(run.model).items()
     return Report(
-        title=f"{run.data['name']}: {experiment.TITLE}",
-        subtitle=f"{figures['unit']}, unless said otherwise; at beta = 1",
+        title=f"{run.data['name']}: {experiment.title}",
+        subtitle=subtitle(run.settings, figures["unit"]),
         facts={
             **experiment.facts(),
             **{name: as_call(part) for name, part in parts},
@@ -151,6 +153,13 @@ def report(
         rows=experiment.table(figures),
         pictures=experiment.pictures(history, figures),
     )
+
+
+def subtitle(settings: Settings, unit: str) -> str:
+    """Return the line below the title: the unit of the figures."""
+    if settings.is_autoencoder:
+        return f"{unit}, unless said otherwise; an autoencoder has no log p(x)"
+    return f"{unit}, unless said otherwise; at beta = 1"
 
 
 def circumstances(run: Run[Any], packages: Sequence[str], started: float) -> dict[str, str]:

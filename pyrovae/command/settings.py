@@ -217,6 +217,12 @@ class Settings(ABC):
         """Whether the model has no log p(x), because its prior or its posterior has no density."""
         return self.prior is Prior.FLAT or self.posterior is Posterior.POINT
 
+    def bound_name(self, of_history: str) -> str:
+        """Return what training raises: a bound, or for an autoencoder a density at the code."""
+        if not self.is_autoencoder:
+            return of_history
+        return "log p(x | z)" if self.prior is Prior.FLAT else "log p(x, z)"
+
     @classmethod
     def names(cls) -> set[str]:
         """Return the names of the settings of this kind."""

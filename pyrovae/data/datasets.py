@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.data.reading import read_arrays, read_images
+from pyrovae.data.reading import image_files, read_arrays, read_images
 from pyrovae.data.supports import Kind, Suggestion, kind_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "array",
     "digits",
     "fashion_mnist",
+    "image_files",
     "image_folder",
     "kind_of",
     "mnist",

@@ -8,7 +8,7 @@ import numpy as np
 from pyrovae.data.batches import as_source
 from pyrovae.data.supports import Support
 
-__all__ = ["Arrays", "read_arrays", "read_images"]
+__all__ = ["Arrays", "image_files", "read_arrays", "read_images"]
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -151,6 +151,11 @@ def read_images(path: Path) -> Arrays:
     names = tuple(sorted(set(classes)))
     labels = np.array([names.index(name) for name in classes]) if names else None
     return Arrays(x, labels, label_names=names)
+
+
+def image_files(path: Path) -> list[Path]:
+    """Return the images of a folder in the order in which `read_images` stacks them."""
+    return _image_files(path)[0]
 
 
 def _image_files(path: Path) -> tuple[list[Path], list[str]]:

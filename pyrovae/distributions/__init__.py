@@ -18,6 +18,10 @@ MatrixMaps             N of them, as one vector                                 
 SameFamilyMixture      p(z) = sum_k w_k p_k(z)                                   any
 PathwiseMixture        q(z) = sum_k w_k N(z; mu_k, diag sigma_k^2)               z in R^D
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                             any
+BlockSums              p(S), p(x | S) of the sums S over squares of an image     any
+GaussianNoise          y = x + sigma eps                                         any
+SaltAndPepperNoise     y = x, or one of two values                               any
+MaskingNoise           y = x, or 0                                               any
 
 `AutoregressiveFlow` is a transform, `AutoregressiveNetworks` its networks, `NeuralSplines` those of
 a neural spline flow, `kl_divergence` KL(q || p) in closed form; `Conditional` is what all parts of
@@ -26,15 +30,18 @@ a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
+from pyrovae.distributions.block_sums import BlockSums
 from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
+from pyrovae.distributions.levels import expected
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
 from pyrovae.distributions.matrix_normal import MatrixMaps, MatrixNormal
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.neural_spline import NeuralSplines
+from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
 from pyrovae.distributions.parameters import cholesky_factor, chunk_parameters, split_parameters
 from pyrovae.distributions.pathwise_mixture import PathwiseMixture
@@ -44,21 +51,26 @@ __all__ = [
     "CIRCLE",
     "AutoregressiveFlow",
     "AutoregressiveNetworks",
+    "BlockSums",
     "CircularUniform",
     "CircularVonMises",
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FromTorch",
+    "GaussianNoise",
     "ImproperUniform",
     "IndependentBernoulli",
     "LogPoisson",
+    "MaskingNoise",
     "MatrixMaps",
     "MatrixNormal",
     "NegativeBinomial",
     "NeuralSplines",
+    "Noise",
     "OrdinalCategorical",
     "PathwiseMixture",
+    "SaltAndPepperNoise",
     "SameFamilyMixture",
     "Stacked",
     "Standardized",
@@ -67,6 +79,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "cholesky_factor",
     "chunk_parameters",
+    "expected",
     "from_torch",
     "kl_divergence",
     "split_parameters",

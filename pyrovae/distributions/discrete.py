@@ -56,6 +56,11 @@ class LogPoisson(TorchDistribution):
         """E[x] = e^r."""
         return self.log_rate.exp()
 
+    @property
+    def variance(self) -> Tensor:
+        """Var[x] = e^r."""
+        return self.log_rate.exp()
+
 
 class OrdinalCategorical(dist.Categorical):
     """Categorical over the ordered levels 0, ..., L - 1, with their mean and variance.

@@ -1,6 +1,8 @@
-"""Evidence of a fitted graph, and what its latents hold."""
+"""Evidence of a fitted graph, what its latents hold, and scores of what it restores."""
 
+from pyrovae.evaluation import baselines, realism, scores
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
+from pyrovae.evaluation.checking import check_densities
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
 from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.evaluation.latents import (
@@ -20,12 +22,16 @@ __all__ = [
     "Terms",
     "active_units",
     "annealed_log_evidence",
+    "baselines",
     "bidirectional_bounds",
+    "check_densities",
     "elbo",
     "kl_per_dimension",
     "latent_summary",
     "log_evidence",
     "mutual_information",
     "naive_log_evidence",
+    "realism",
     "reciprocal_log_evidence",
+    "scores",
 ]

@@ -27,6 +27,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "graphs.MaskingNoise": ("graphs", "MaskingNoise"),
     "graphs.Missing": ("graphs", "Missing"),
     "graphs.PoseVAE": ("graphs", "PoseVAE"),
+    "graphs.SaltAndPepperNoise": ("graphs", "SaltAndPepperNoise"),
     "graphs.VAE": ("graphs", "VAE"),
     "likelihoods.Bernoulli": ("likelihoods", "Bernoulli"),
     "likelihoods.Binomial": ("likelihoods", "Binomial"),

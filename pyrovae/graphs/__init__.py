@@ -14,7 +14,7 @@ rest of the library requires of a graph only these two methods, called as (x, *c
 
 from pyrovae.graphs.bayesian import BayesianVAE
 from pyrovae.graphs.count import CountVAE, observed_library
-from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise
+from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from pyrovae.graphs.hierarchical import HierarchicalVAE
 from pyrovae.graphs.labelled import LabelledCountVAE
 from pyrovae.graphs.missing import Missing, fill_missing
@@ -34,6 +34,7 @@ __all__ = [
     "MaskingNoise",
     "Missing",
     "PoseVAE",
+    "SaltAndPepperNoise",
     "count_vae",
     "fill_missing",
     "observed_library",

@@ -7,44 +7,12 @@ E_C(x~|x) E_q(z|x~) [ log p(x, z) - log q(z | x~) ]
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from pyrovae.graphs.parts import Submodule, check_part
 
-__all__ = ["Denoising", "GaussianNoise", "MaskingNoise"]
-
-
-class GaussianNoise(nn.Module):
-    """x~ = x + sigma * eps, eps ~ N(0, I).
-
-    Args:
-        sigma: standard deviation, in units of x.
-    """
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x with noise added, of the same shape."""
-        return x + self.sigma * torch.randn_like(x)
-
-
-class MaskingNoise(nn.Module):
-    """x~ = x * m, each m ~ Bernoulli(1 - share) (Vincent et al. 2008, section 2.3).
-
-    Args:
-        share: expected fraction of the values that are set to zero, in [0, 1).
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x with some values set to zero, of the same shape."""
-        return x * (torch.rand_like(x) >= self.share)
+__all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepperNoise"]
 
 
 class Denoising(nn.Module):

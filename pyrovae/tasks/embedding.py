@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order
+from pyrovae.data import Array, Sources, as_sources, batches_in_order
 from pyrovae.programs import Trace
 
 __all__ = ["embed", "expectation", "points_of_latents"]
@@ -26,7 +26,14 @@ Batch = tuple[Tensor, ...]
 OfRows = Callable[..., Tensor]  # from rows of (x, *c) to one tensor each
 
 
-def embed(graph: Any, x: Array, *c: Array, site: str | None = None) -> Tensor:
+def embed(
+    graph: Any,
+    x: Array,
+    *c: Array,
+    site: str | None = None,
+    draws: int | None = None,
+    seed: int | None = None,
+) -> Tensor:
     """Return the embedding E_q[z | x, c] of each row with shape (B, D), the same at each call.
 
     Where the mean has no formula, as that of a flow, it is the mean of 256 draws; where the guide
@@ -39,14 +46,16 @@ def embed(graph: Any, x: Array, *c: Array, site: str | None = None) -> Tensor:
         x: data with shape (B, *event).
         c: context, B rows each.
         site: name of the latent site; by default the only one, or "z" among several.
+        draws: return K draws z ~ q(z | x, c) of each row instead of its mean.
+        seed: seed of these draws; None continues the global random stream. The mean needs none.
 
     Returns:
         The means; for a site of class numbers (`Categorical`) the probabilities of the K classes,
-        with shape (B, K).
+        with shape (B, K). With `draws`, draws with shape (K, B, D).
 
     Raises:
         ValueError: if the guide has no such site, several and none is named, or one that all rows
-            share.
+            share; or `draws` is below 1.
 
     Example:
         >>> import pyrovae as pv
@@ -54,11 +63,28 @@ def embed(graph: Any, x: Array, *c: Array, site: str | None = None) -> Tensor:
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
         >>> pv.embed(vae, torch.ones(3, 6)).shape
         torch.Size([3, 2])
+        >>> pv.embed(vae, torch.ones(3, 6), draws=10, seed=0).shape
+        torch.Size([10, 3, 2])
     """
     data = as_sources((x, *c))
+    if draws is not None:
+        return _draws_of_rows(graph, data, site, draws, seed)
     with programs.evaluation(graph):
         batches = batches_in_order(graph, data)
         return torch.cat([_embedding(graph, batch, site) for batch in batches])
+
+
+def _draws_of_rows(
+    graph: Any, data: Sources, site: str | None, draws: int, seed: int | None
+) -> Tensor:
+    if draws < 1:
+        raise ValueError(f"embed: draws is {draws}, expected at least 1, or None for the means")
+    pieces = []
+    with programs.evaluation(graph, seed):
+        for batch in batches_in_order(graph, data):
+            name = _site_of(programs.record(graph.guide, *batch), site)
+            pieces.append(programs.draws_given_latents(graph, batch, name, draws)[:draws])
+    return torch.cat(pieces, 1)
 
 
 def expectation(fn: TorchDistribution) -> Tensor:

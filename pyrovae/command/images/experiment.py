@@ -13,7 +13,8 @@ from pyrovae.command import exports, figures
 from pyrovae.command.build import build_objective, usable_device
 from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
-from pyrovae.command.images import pictures
+from pyrovae.command.figures import training_rows
+from pyrovae.command.images import pictures, reconstruction, restoration
 from pyrovae.command.images.baselines import ROWS as MOST_ROWS
 from pyrovae.command.images.build import bounds_in_words, build_graph
 from pyrovae.command.images.figures import compare, table, unit
@@ -72,6 +73,15 @@ class ImageExperiment(Experiment):
     model: ImageModel
     rows: Rows
     training: Training | None = None
+
+    @property
+    def title(self) -> str:
+        """What the report calls this model: an autoencoder where its code has no density."""
+        settings = self.run.settings
+        kind = "autoencoder" if settings.is_autoencoder else "variational autoencoder"
+        if settings.denoise:
+            return f"a denoising {kind}"
+        return f"an {kind}" if settings.is_autoencoder else f"a {kind}"
 
     @staticmethod
     def load(options: Options) -> Loaded:
@@ -201,6 +211,10 @@ class ImageExperiment(Experiment):
             keep_values=self.training is not None,
         )
         found["unit"] = unit(self.model.preparation)
+        if settings.is_autoencoder:
+            x = None if self.training is None else self.training.rows[0]
+            rows = self.rows.some(figures.ELBO_ROWS)
+            found["reconstruction"] = reconstruction.measure(self.model, rows, settings, x)
         if "log_p" in found and self.training is not None:
             log_p = np.array(found["log_p"].pop("values"))
             found["baselines"] = self._compare(evidence_rows, log_p)
@@ -217,12 +231,18 @@ class ImageExperiment(Experiment):
 
     def table(self, figures: dict[str, Any]) -> list[Row]:
         """Return figures as rows of a table."""
-        return table(figures)
+        if "reconstruction" not in figures:
+            return table(figures)
+        return [*reconstruction.table(figures, self.run.settings), *training_rows(figures)]
 
     def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:
         """Draw training, reconstructions, samples, interpolations and the latent space."""
         kl = figures.get("latents", {}).get("kl_per_unit")
-        return pictures.draw(self.model, self.run.settings, history, self.rows, kl)
+        drawn = pictures.draw(self.model, self.run.settings, history, self.rows, kl)
+        if self.training is None or self.run.settings.is_autoencoder:
+            return drawn
+        train, seed = self.training.rows[0], self.run.settings.seed
+        return [*drawn, *restoration.draw(self.model, self.rows, train, seed)]
 
     def facts(self) -> dict[str, str]:
         """Return what the data are."""

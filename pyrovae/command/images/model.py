@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae import files, tasks
@@ -98,3 +99,16 @@ class ImageModel:
     def manifold(self, steps: int) -> np.ndarray:
         """Return what two latents decode to, with shape (steps, steps, *event)."""
         return self.preparation.undo(tasks.manifold(self.graph, steps=steps))
+
+    def plane(self, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
+        """Return what an even grid over two latents decodes to, as `manifold` does.
+
+        Args:
+            low: Least value of each latent, with shape (2,).
+            high: Largest value of each.
+            steps: Number of points along each side.
+        """
+        right, up = (torch.linspace(a, b, steps) for a, b in zip(low, high, strict=True))
+        z = torch.cartesian_prod(up.flip(0), right).flip(-1)  # (steps^2, 2) of (z1, z2)
+        x = self.preparation.undo(tasks.decode(self.graph, z))
+        return x.reshape(steps, steps, *x.shape[1:])

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pyrovae.command.choices import Activation, Likelihood, Network
+from pyrovae.command.choices import Activation, Likelihood, Network, Posterior, Prior
 from pyrovae.command.images.choosing import Chosen, choose_likelihood
 from pyrovae.command.images.schedule import patience_of_rate, starts_at_components
 from pyrovae.command.images.settings import ImageSettings
@@ -84,6 +84,8 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
     recipe = dict(BY_NAME.get(options.data, {}))
     if options.likelihood not in (None, Likelihood.BERNOULLI):
         recipe["binarize"] = False
+    if _minimizes_squared_error(options):
+        recipe |= {"binarize": False, "likelihood": Likelihood.GAUSSIAN, "sigma": 1.0}
     chosen = _by_data(data) | recipe | given(options)
     batch_size, values = chosen["batch_size"], prod(data.shape)
     kept = len(data.x) * (1 - chosen["validation"])
@@ -111,6 +113,16 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
             "--patience needs validation rows, but --validation is 0; leave one of them out"
         )
     return settings
+
+
+def _minimizes_squared_error(options: Options) -> bool:
+    """Return whether this is an autoencoder whose likelihood is left open.
+
+    Nothing is gained by a learned noise where there is no log p(x): the default is the squared
+    error of standardized values, -log N(x; x_hat, I) up to factor and constant.
+    """
+    autoencoder = options.prior is Prior.FLAT or options.posterior is Posterior.POINT
+    return autoencoder and options.likelihood is None and not options.binarize
 
 
 def _by_data(data: Dataset) -> dict[str, Any]:
@@ -143,7 +155,9 @@ def reasons(settings: ImageSettings, data: Dataset) -> list[str]:
     """Return in sentences what these data would choose, and why, where the settings follow it."""
     chosen, usual = [], _by_data(data)
     best = _likelihood(data, settings.to_dict())
-    if settings.likelihood is best.likelihood:
+    if settings.is_autoencoder and settings.sigma == 1:
+        chosen.append("likelihood gaussian with sigma 1: training minimizes the squared error")
+    elif settings.likelihood is best.likelihood:
         chosen.append(f"likelihood {best.likelihood.value}: {best.why}")
     if settings.latents == usual["latents"]:
         chosen.append(

@@ -35,11 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its heading and its caption."""
+    """One picture with its heading and its caption, and figures that belong to it."""
 
     title: str
     figure: Figure
     caption: str = ""
+    rows: Sequence[Row] = ()
 
     @property
     def source(self) -> str:

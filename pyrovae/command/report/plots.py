@@ -6,7 +6,7 @@ which are drawn as lines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +37,11 @@ __all__ = [
     "GREY",
     "MARKERS",
     "ORANGE",
+    "bands",
     "comparison",
+    "curve",
     "curves",
+    "grid",
     "images",
     "interpolations",
     "kl_per_unit",
@@ -46,6 +49,7 @@ __all__ = [
     "manifold",
     "pairs",
     "png",
+    "restorations",
 ]
 
 
@@ -94,6 +98,25 @@ def curves(history: History) -> Figure:
     return figure
 
 
+def curve(history: History, title: str) -> Figure:
+    """Draw what training raises over the epochs, where it is one term only.
+
+    Args:
+        history: What `pyrovae.fit` returns.
+        title: What it is.
+    """
+    figure = new_figure(7, 3.6)
+    axis = figure.subplots()
+    _draw_term(axis, history, "elbo")
+    _leave_out_start(axis)
+    axis.set(title=title, xlabel="epoch", ylabel="nats per observation")
+    if history.best_epoch is not None:
+        axis.axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
+    if axis.get_lines():
+        axis.legend(frameon=False)
+    return figure
+
+
 def images(
     x: np.ndarray, title: str = "", columns: int = 8, limits: Limits | None = None
 ) -> Figure:
@@ -120,13 +143,41 @@ def pairs(
         columns: Number of pairs beside each other.
         limits: Values drawn black and white; by default the least and greatest original.
     """
-    x, x_hat = np.asarray(x), np.asarray(x_hat)
-    columns = min(columns, len(x))
-    bands = [np.arange(start, start + columns) for start in range(0, len(x) - columns + 1, columns)]
-    both = np.concatenate([part[band] for band in bands for part in (x, x_hat)])
-    limits = limits or (float(x.min()), float(x.max()))
-    figure = draw_grid(both, columns, limits, "Test data and their reconstructions")
-    name_rows(figure.axes[0], ["original", "reconstruction"] * len(bands))
+    parts = {"original": x, "reconstruction": x_hat}
+    return bands(parts, "Test data and their reconstructions", columns, limits)
+
+
+def bands(
+    parts: Mapping[str, np.ndarray], title: str, columns: int = 12, limits: Limits | None = None
+) -> Figure:
+    """Draw versions of the same rows below each other, in bands of one line a version.
+
+    Args:
+        parts: Data with shape (N, C, H, W) or (N, D), all in the same order, by name.
+        title: Title of the figure.
+        columns: Number of rows beside each other.
+        limits: Values drawn black and white; by default the least and greatest of the first.
+    """
+    first, *_ = versions = [np.asarray(part) for part in parts.values()]
+    columns = min(columns, len(first))
+    starts = range(0, len(first) - columns + 1, columns)
+    drawn = np.concatenate([part[i : i + columns] for i in starts for part in versions])
+    limits = limits or (float(first.min()), float(first.max()))
+    figure = draw_grid(drawn, columns, limits, title)
+    name_rows(figure.axes[0], [*parts] * len(starts))
+    return figure
+
+
+def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> Figure:
+    """Draw what was given, what was restored and further views of the same rows, in named bands.
+
+    Args:
+        bands: Data by name, each with shape (N, C, H, W) or (N, D), in the same order of rows.
+        limits: Values drawn black and white.
+    """
+    parts = list(bands.values())
+    figure = draw_grid(np.concatenate(parts), len(parts[0]), limits, "")
+    name_rows(figure.axes[0], list(bands))
     return figure
 
 
@@ -137,26 +188,38 @@ def interpolations(paths: np.ndarray, limits: Limits | None = None) -> Figure:
         paths: Decoded points with shape (P, steps, C, H, W) or (P, steps, D).
         limits: Values drawn black and white; by default the least and greatest in `paths`.
     """
-    paths = np.asarray(paths)
-    n, steps, *event = paths.shape
-    title = "Interpolations between the latent representations of two test rows"
-    return draw_grid(paths.reshape(n * steps, *event), steps, limits, title)
+    return grid(paths, "Interpolations between the latent representations of two test rows", limits)
 
 
-def manifold(grid: np.ndarray, limits: Limits | None = None) -> Figure:
+def grid(x: np.ndarray, title: str, limits: Limits | None = None) -> Figure:
+    """Draw data that lie in rows and columns.
+
+    Args:
+        x: Data with shape (rows, columns, C, H, W) or (rows, columns, D).
+        title: Title of the figure.
+        limits: Values drawn black and white; by default the least and greatest in `x`.
+    """
+    x = np.asarray(x)
+    n, columns, *event = x.shape
+    return draw_grid(x.reshape(n * columns, *event), columns, limits, title)
+
+
+def manifold(decoded: np.ndarray, limits: Limits | None = None) -> Figure:
     """Draw what a two-dimensional latent space decodes to, at the prior's quantiles.
 
     Args:
-        grid: Decoded grid with shape (steps, steps, *event), as `pyrovae.manifold` returns it.
-        limits: Values drawn black and white; by default the least and greatest in `grid`.
+        decoded: Grid with shape (steps, steps, *event), as `pyrovae.manifold` returns it.
+        limits: Values drawn black and white; by default the least and greatest of it.
     """
-    figure = interpolations(grid, limits)
-    figure.suptitle("Manifold: z1 rises to the right, z2 upwards, by the prior's quantiles")
-    return figure
+    title = "Manifold: z1 rises to the right, z2 upwards, by the prior's quantiles"
+    return grid(decoded, title, limits)
 
 
 def latent_space(
-    z: np.ndarray, labels: np.ndarray | None = None, label_names: Sequence[str] = ()
+    z: np.ndarray,
+    labels: np.ndarray | None = None,
+    label_names: Sequence[str] = (),
+    what: str = "posterior means",
 ) -> Figure:
     """Draw posterior means in two dimensions, coloured by label; more are reduced by PCA.
 
@@ -164,6 +227,7 @@ def latent_space(
         z: Posterior means with shape (N, D).
         labels: Class of each, an index into `label_names`, with shape (N,).
         label_names: Names of the classes.
+        what: What z is.
     """
     points, names, how = principal_plane(np.asarray(z))
     figure = new_figure(7, 5.2)
@@ -172,7 +236,7 @@ def latent_space(
         axis.scatter(points[:, 0], points[:, 1], s=8, c=BLUE, alpha=0.6, lw=0)
     else:
         _draw_classes(axis, points, np.asarray(labels), label_names)
-    title = "Latent space: posterior means"
+    title = f"Latent space: {what}"
     axis.set(title=f"{title}, {how}" if how else title, xlabel=names[0], ylabel=names[1])
     return figure
 

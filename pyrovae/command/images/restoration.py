@@ -1,0 +1,87 @@
+"""The report's section on restoration: noise removed, hidden pixels filled in, images enlarged."""
+
+from math import prod
+
+from torch import Tensor
+
+from pyrovae import programs
+from pyrovae.command.choices import NoiseKind
+from pyrovae.command.images import masks
+from pyrovae.command.images.degradations import (
+    Corruption,
+    Degradation,
+    HiddenPixels,
+    Noise,
+    Pooling,
+)
+from pyrovae.command.images.gallery import Scale
+from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.restoring import TRAINING, restored, score, sheet
+from pyrovae.command.images.rows import Rows
+from pyrovae.command.images.scoring import table
+from pyrovae.command.report.page import Picture
+from pyrovae.data import spread
+
+__all__ = ["draw"]
+
+ROWS = 24  # test images that are restored, for time
+ROWS_OF_LEVELS = 6  # of images of several levels, whose sums over squares are convolutions
+EFFORT = {"samples": 64, "steps": 30, "components": 1}  # for time; the commands take more
+DRAWS = 19  # the fewest for intervals of 90 %
+NOISE = 0.3  # standard deviation, as a fraction of the range from black to white
+LARGEST = 4096  # values of an image, for time
+MOST_LEVELS = 16_384  # of all values of an image, over which the noise is summed
+
+
+def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Picture]:
+    """Restore degraded test images, and draw and score them beside simple baselines.
+
+    Args:
+        model: The fitted model, a variational autoencoder.
+        rows: Test rows, prepared.
+        train: Training rows, prepared.
+        seed: Of the degradation and of the draws.
+
+    Returns:
+        A picture with a table for each task that fits the shape of the data.
+    """
+    shape, scale = model.preparation.shape, Scale(model.preparation)
+    if len(shape) != 3 or prod(shape) > LARGEST:
+        return []
+    fitted = scale.from_model(train[spread(len(train), TRAINING)])
+    pictures = []
+    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), _levels(scale)
+    for title, degradation in _degradations(all_clean, levels).items():
+        slow = isinstance(degradation, Pooling) and levels > 1
+        x, *c = rows.some(ROWS_OF_LEVELS if slow else ROWS)
+        clean = scale.from_model(x)
+        with programs.random_stream(seed, []):
+            given = degradation.degrade(clean)
+        options = {"draws": DRAWS, "seed": seed, **EFFORT}
+        found = restored(model, degradation, given, tuple(c), options)
+        figures = score(degradation, given, found, clean, fitted, seed)
+        figure, caption = sheet(degradation, given, found, clean)
+        caption = (
+            f"{caption} Below, PSNR and SSIM of {len(clean)} test images, restored with little "
+            f"effort; `pyrovae {degradation.TASK}` takes any number, with more."
+        )
+        pictures.append(Picture(title, figure, caption, table(figures)))
+    return pictures
+
+
+def _levels(scale: Scale) -> float:
+    """Return the largest count of a pixel as modelled, 1 for pixels that are no counts."""
+    return 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
+
+
+def _degradations(x: Tensor, levels: float) -> dict[str, Degradation]:
+    """Return what the section shows, by the headings of its parts."""
+    found: dict[str, Degradation] = {}
+    if x[0].numel() * levels <= MOST_LEVELS:
+        corruption = Corruption(NoiseKind.GAUSSIAN, NOISE)
+        found[f"Restored: Gaussian noise of {NOISE:g}"] = Noise(corruption)
+    lower = masks.read("lower-half", x)
+    found["Restored: the lower half hidden"] = HiddenPixels(lower)
+    if not any(side % 2 for side in x.shape[-2:]) and min(x.shape[-2:]) >= 4:
+        found["Restored: a quarter of the pixels"] = Pooling(2)
+    return found

@@ -1,0 +1,179 @@
+"""Restore x from what is known of it: draws of p(x | y, c), their mean and their intervals.
+
+p(x | y) = E_p(z | y)[ p(x | z, y) ]
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae import programs
+from pyrovae.data import Array, as_sources, device_and_dtype, slices, take
+from pyrovae.evaluation import check_densities
+from pyrovae.tasks.measurements import Measurement
+from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
+from pyrovae.tasks.targets import Target
+
+__all__ = ["Options", "Restored", "posteriors_of_rows", "restore"]
+
+OfRows = Callable[[slice], Measurement]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is inferred of x from what is known of it.
+
+    Attributes:
+        mean: E[x | y], with shape (B, *event).
+        draws: x ~ p(x | y), with shape (K, B, *event).
+        effective_sample_size: of the weighted draws of the latents, with shape (B,). Near 1 a
+            single one dominates, and neither the draws nor the mean can be trusted.
+    """
+
+    mean: Tensor
+    draws: Tensor
+    effective_sample_size: Tensor
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the ends of an interval that holds each value with that probability.
+
+        These are quantiles of the draws at which one further draw would lie inside with a
+        probability of `level`: at most (K - 1) / (K + 1), 0.88 with 16 draws.
+
+        Args:
+            level: in (0, 1).
+
+        Returns:
+            (low, high), with shape (B, *event) each.
+
+        Raises:
+            ValueError: if `level` is not in (0, 1).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"Restored.interval: level is {level}, expected a number in (0, 1)")
+        k = len(self.draws)
+        place = min(max((1 - level) / 2 * (k + 1) - 1, 0.0), (k - 1) / 2)  # from each end
+        inner = min(int(place) + 1, k - 1)
+        ordered = self.draws.sort(0).values
+        low = torch.lerp(ordered[int(place)], ordered[inner], place % 1)
+        high = torch.lerp(ordered[k - 1 - int(place)], ordered[k - 1 - inner], place % 1)
+        return low, high
+
+
+class Options(NamedTuple):
+    """The arguments that all restorations share.
+
+    Attributes:
+        task: what errors call it.
+        method: one of `METHODS`.
+        effort: what is computed for each row.
+        observed: name of the site of x.
+        batch_size: rows that are inferred together.
+        progress: whether to show a bar.
+        seed: of the random stream; None continues the global one.
+    """
+
+    task: str
+    method: str
+    effort: Effort
+    observed: str | None
+    batch_size: int
+    progress: bool
+    seed: int | None
+
+    def check(self) -> None:
+        """Raise a ValueError for an unknown method, or a number below 1."""
+        if self.method not in METHODS:
+            raise ValueError(
+                f'{self.task}: method is "{self.method}", expected one of {list(METHODS)}'
+            )
+        numbers = {**self.effort._asdict(), "batch_size": self.batch_size}
+        low = [f"{name} is {value}" for name, value in numbers.items() if value < 1]
+        if low:
+            raise ValueError(f"{self.task}: {low[0]}, expected at least 1")
+
+
+def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Options) -> Restored:
+    """Return what is inferred of n rows of x.
+
+    Args:
+        graph: any graph.
+        measure: returns what is known of some rows of x.
+        n: number of rows.
+        c: context, n rows each.
+        options: how.
+
+    Raises:
+        ValueError: for options or a graph that do not fit, before anything is inferred.
+    """
+    options.check()
+    pieces = []
+    with programs.evaluation(graph, options.seed):
+        for found in posteriors_of_rows(graph, measure, n, c, options):
+            x = found.target.draw(resampled(found, options.effort.draws))
+            mean = found.target.mean(found.z, found.weights)
+            pieces.append((mean, x, found.effective_sample_size))
+    means, draws, sizes = zip(*pieces, strict=True)
+    return Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
+
+
+def posteriors_of_rows(
+    graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Options
+) -> Iterator[Weighted]:
+    """Yield weighted draws of the latents of some rows after others.
+
+    Arguments and errors are those of `restore`.
+    """
+    rows = torch.zeros(n, 1)
+    sources = as_sources((rows, *c), options.task)
+    device, dtype = device_and_dtype(graph, (rows,))
+    layout = None
+    with _bar(n, options) as bar:
+        for part in slices(n, options.batch_size):
+            measurement = measure(part)
+            batch = (measurement.start(), *take(sources, part, device, dtype)[1:])
+            if layout is None:
+                both = graph.model, graph.guide
+                layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
+            target = Target(graph, batch, measurement, layout, options.observed, options.task)
+            if part.start == 0:
+                _check(target, options)
+            found = METHODS[options.method](target, options.effort)
+            _check_possible(found.impossible, part.start, options.task)
+            yield found
+            bar.update(len(batch[0]))
+
+
+@contextmanager
+def _bar(n: int, options: Options) -> Iterator[Any]:
+    with tqdm(total=n, desc=options.task, unit="row", disable=not options.progress) as bar:
+        yield bar
+
+
+def _check(target: Target, options: Options) -> None:
+    """Refuse a graph that the method does not serve."""
+    if options.method == "encoder":
+        return
+    p, q = programs.run(target.graph.model, target.graph.guide, *target.batch)
+    check_densities(p, q)
+    name = target.discrete()
+    if name is not None and options.method != "importance":
+        raise ValueError(
+            f'{options.task}: site "{name}" is discrete, so there is no gradient for '
+            f'method="{options.method}". Use method="importance"'
+        )
+
+
+def _check_possible(impossible: Tensor, start: int, task: str) -> None:
+    if impossible.any():
+        row = start + int(impossible.nonzero()[0])
+        raise ValueError(
+            f"{task}: what is known of row {row} has probability zero under the model, at all "
+            "latents that were tried. Values, noisy values and sums must be those that the "
+            "likelihood can give: binarize images for binary pixels before they are pooled"
+        )

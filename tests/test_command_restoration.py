@@ -1,0 +1,299 @@
+"""`pyrovae denoise`, `impute`, `super-resolve` on small runs: what they write, scores, errors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import pyrovae as pv
+from pyrovae import datasets
+from pyrovae.command.cli import app
+
+LATENTS = 10
+
+
+def call(*args, code=0):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exit_code != code:
+        raise AssertionError(f"exit {result.exit_code}: {result.output}") from result.exception
+    return result.output
+
+
+def scores_of(folder):
+    def refuse(name):
+        raise AssertionError(f"{name} in {folder}")
+
+    content = json.loads((folder / "scores.json").read_text(), parse_constant=refuse)
+    return content, {each["name"]: each for each in content["scores"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on the digits, fitted well enough to be of use."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    settings = ["--epochs", 25, "--latents", LATENTS, "--hidden", 128, "--samples", 0]
+    call("fit", "digits", "--output", folder, *settings, "--no-report")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Ten test digits as a folder of 8-bit images in two sub-folders."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    for i, image in enumerate(datasets.digits().x_test[:10]):
+        path = folder / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image[0] * 255 / 16).round().astype(np.uint8)).save(path)
+    return folder
+
+
+TASKS = {
+    "denoise": (["--noise", "gaussian:0.3"], "noisy images"),
+    "impute": (["--mask", "lower-half"], "hidden pixels black"),
+    "super-resolve": (["--factor", 2], "pixels repeated"),
+}
+
+
+# ------------------------------------------------------------------------------------ what it does
+@pytest.mark.parametrize("task", TASKS)
+def test_clean_images_are_degraded_restored_and_scored(task, run, tmp_path):
+    arguments, given = TASKS[task]
+    out = tmp_path / "out"
+    printed = call(
+        task, run, "digits", "--output", out, *arguments, "--corrupt", "--rows", 6, "--seed", 1
+    )
+    names = {"restored.npy", "standard_deviation.npy", "draws.npy", "degraded.npy"}
+    assert {file.name for file in out.iterdir()} == names | {"scores.json", "report.html"}
+    restored, draws = np.load(out / "restored.npy"), np.load(out / "draws.npy")
+    assert restored.shape == (6, 1, 8, 8)
+    assert draws.shape == (19, 6, 1, 8, 8)
+    deviation = np.load(out / "standard_deviation.npy")
+    np.testing.assert_allclose(deviation, draws.std(0, ddof=1), rtol=1e-3, atol=1e-3)
+    content, found = scores_of(out)
+    assert (content["task"], content["rows"], content["draws"]) == (task, 6, 19)
+    assert content["effective_sample_size"]["least"] >= 1
+    assert found["the model"]["psnr"]["mean"] > found[given]["psnr"]["mean"] + 1
+    assert found["the model"]["ssim"]["mean"] > found[given]["ssim"]["mean"]
+    for name in found:
+        assert f"{found[name]['psnr']['mean']:.2f} ± " in printed
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "the model" in page
+    assert page.count("<img") == 1
+
+
+def test_the_scores_are_those_of_the_files(run, tmp_path):
+    out = tmp_path / "out"
+    np.save(tmp_path / "clean.npy", datasets.digits().x_test[:20])
+    call("impute", run, tmp_path / "clean.npy", "-o", out, "--hidden", 0.5, "--corrupt")
+    _, found = scores_of(out)
+    clean, restored = (
+        np.load(path)[:20] for path in (tmp_path / "clean.npy", out / "restored.npy")
+    )
+    degraded = np.load(out / "degraded.npy")
+    hidden = degraded != clean
+    assert np.array_equal(restored[degraded > 0], clean[degraded > 0])
+    error = np.where(hidden, restored - clean, 0).reshape(20, -1) / 16
+    assert found["the model"]["coverage"]["mean"] > 0.75
+    assert np.square(error).mean() < 0.05
+
+
+def test_a_folder_comes_back_as_a_folder(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    call("impute", run, pictures, "--output", out, "--mask", "left-half", "--draws", 3)
+    inside = {str(file.relative_to(pictures)) for file in pictures.rglob("*.png")}
+    for name in ("restored", "standard_deviation", "draws/1", "draws/3"):
+        assert {str(file.relative_to(out / name)) for file in (out / name).rglob("*.png")} == inside
+    for name in inside:
+        before, after = (
+            np.asarray(Image.open(path / name), float) for path in (pictures, out / "restored")
+        )
+        assert after.shape == (8, 8)
+        assert np.abs(after - before)[:, 4:].max() <= 1  # observed pixels are kept
+    assert scores_of(out)[0]["scores"] == []
+    assert not (out / "degraded").exists()
+
+
+def test_clean_images_beside_noisy_ones_are_scored(run, pictures, tmp_path):
+    clean = datasets.image_folder(pictures)
+    rng = np.random.default_rng(0)
+    x = clean.x * (16 / 255)
+    noisy = x + 4 * rng.normal(size=x.shape)
+    labels = np.array(clean.label_names)[clean.labels]
+    np.savez(tmp_path / "noisy.npz", x=noisy.astype(np.float32), labels=labels)
+    np.savez(tmp_path / "clean.npz", x=x, labels=labels)
+    known, unknown = tmp_path / "known", tmp_path / "unknown"
+    images = [run, tmp_path / "noisy.npz", "--clean", tmp_path / "clean.npz"]
+    call("denoise", *images, "--output", known, "--noise", "gaussian:0.25")
+    call("denoise", *images, "--output", unknown)
+    with np.load(known / "restored.npz") as restored:
+        assert restored["x"].shape == (10, 1, 8, 8)
+        assert restored["labels"].tolist() == labels.tolist()
+    both = [scores_of(out)[1] for out in (known, unknown)]
+    noise = both[0]["noisy images"]["psnr"]["mean"]
+    off = (noisy / 16).clip(0, 1) - x / 16
+    expected = -10 * np.log10(np.square(off).reshape(10, -1).mean(1)).mean()
+    assert noise == pytest.approx(expected, abs=1e-3)
+    assert both[0]["the model"]["psnr"]["mean"] > both[1]["the model"]["psnr"]["mean"] > noise
+    assert any(name.startswith("PCA") for name in both[0])
+    assert not any(name.startswith("PCA") for name in both[1])  # the noise to fit it to is unknown
+
+
+def test_small_images_are_enlarged(run, tmp_path):
+    x = datasets.digits().x_test[:3]
+    pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(x), 2).numpy()
+    np.save(tmp_path / "small.npy", pooled)
+    np.save(tmp_path / "clean.npy", x)
+    out = tmp_path / "out"
+    images = [run, tmp_path / "small.npy", "--clean", tmp_path / "clean.npy"]
+    call("super-resolve", *images, "--output", out)
+    restored = torch.from_numpy(np.load(out / "restored.npy"))
+    back = torch.nn.functional.avg_pool2d(restored, 2).numpy()
+    np.testing.assert_allclose(back, pooled, atol=1e-2)  # the sums are those that were given
+    _, found = scores_of(out)
+    assert found["the model"]["psnr"]["mean"] > found["bilinear upsampling"]["psnr"]["mean"]
+
+
+def test_masks_are_read_from_files(run, pictures, tmp_path):
+    hidden = np.zeros((8, 8), bool)
+    hidden[2:5, 3:6] = True
+    np.save(tmp_path / "mask.npy", hidden)
+    Image.fromarray(255 * hidden.astype(np.uint8)).save(tmp_path / "mask.png")
+    for kind in ("npy", "png"):
+        mask = tmp_path / f"mask.{kind}"
+        out = tmp_path / kind
+        call("impute", run, pictures, "-o", out, "--mask", mask, "--corrupt", "--draws", 2)
+    one, other = (
+        np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))])
+        for folder in (tmp_path / "npy" / "restored", tmp_path / "png" / "restored")
+    )
+    assert np.array_equal(one, other)
+    before = np.stack([np.asarray(Image.open(path)) for path in sorted(pictures.rglob("*.png"))])
+    assert (np.abs(one.astype(int) - before)[:, ~hidden] <= 1).all()
+    assert (np.abs(one.astype(int) - before)[:, hidden] > 1).any()
+
+
+def test_the_seed_decides(run, tmp_path):
+    restored = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = ["--noise", "salt-and-pepper:0.2", "--corrupt", "--rows", 2, "--seed", seed]
+        call("denoise", run, "digits", "--output", tmp_path / name, *arguments)
+        restored[name] = np.load(tmp_path / name / "draws.npy")
+    assert np.array_equal(restored["a"], restored["b"])
+    assert not np.array_equal(restored["a"], restored["c"])
+
+
+@pytest.mark.parametrize("method", ["encoder", "importance"])
+def test_methods(method, run, tmp_path):
+    arguments = ["--hidden", 0.3, "--corrupt", "--rows", 3, "--method", method]
+    call("impute", run, "digits", "--output", tmp_path / method, *arguments)
+    assert scores_of(tmp_path / method)[0]["method"] == method
+
+
+def test_an_autoencoder_is_given_the_encoder(tmp_path):
+    parts = ["--prior", "flat", "--posterior", "point", "--epochs", 2, "--samples", 0]
+    call("fit", "digits", "--output", tmp_path / "run", *parts, "--no-report")
+    arguments = ["--corrupt", "--rows", 5, "--noise", "gaussian:0.3"]
+    call("denoise", tmp_path / "run", "digits", "--output", tmp_path / "out", *arguments)
+    assert np.load(tmp_path / "out" / "restored.npy").shape == (5, 1, 8, 8)
+
+
+def test_results_of_before_are_replaced_only_on_request(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    arguments = ["impute", run, "digits", "--output", out, "--hidden", 0.2, "--draws", 2]
+    assert "holds something" in call(*arguments, "--rows", 3, code=2)
+    call(*arguments, "--rows", 3, "--corrupt", "--overwrite")
+    assert (out / "degraded.npy").is_file()
+    call(*arguments, "--rows", 2, "--overwrite")
+    assert np.load(out / "restored.npy").shape == (2, 1, 8, 8)
+    assert not (out / "degraded.npy").exists()
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
+    settings = ["--epochs", 3, "--latents", 4, "--hidden", 32, "--samples", 0]
+    call("fit", "digits", "--output", tmp_path / "run", *settings)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for text in ("Gaussian noise of 0.3", "the lower half hidden", "a quarter of the pixels"):
+        assert f'alt="Restored: {text}"' in page
+    assert page.count("median filter") == 1
+    assert page.count("bilinear upsampling") == 1
+
+
+# ------------------------------------------------------------------------------------------ errors
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["denoise", "{data}", "digits"], "holds no run"),
+        (["denoise", "{run}", "nonsense"], "DATA is nonsense"),
+        (["denoise", "{run}", "digits", "--corrupt"], "--corrupt needs the noise"),
+        (["denoise", "{run}", "digits", "--method", "hmc"], "needs the noise"),
+        (["denoise", "{run}", "digits", "--noise", "rain:0.1"], "--noise rain:0.1: expected"),
+        (["denoise", "{run}", "digits", "--noise", "masking:1.5"], "between 0 and 1"),
+        (["denoise", "{run}", "digits", "--noise", "gaussian:-1"], "a positive number"),
+        (["denoise", "{run}", "digits", "--noise", "gaussian:nan"], "a positive number"),
+        (["impute", "{run}", "digits"], "either --mask or --hidden"),
+        (["impute", "{run}", "digits", "--mask", "x.npy", "--hidden", "0.1"], "either --mask"),
+        (["impute", "{run}", "digits", "--mask", "absent.png"], "absent.png: no such file"),
+        (["impute", "{run}", "digits", "--mask", "{data}/wide.npy"], "has shape (9, 9)"),
+        (["impute", "{run}", "digits", "--mask", "{data}/grey.npy"], "true and false"),
+        (["impute", "{run}", "digits", "--hidden", "0"], "no value is hidden"),
+        (["impute", "{run}", "{data}/wide3.npy", "--hidden", "0.5"], "fitted on (1, 8, 8)"),
+        (
+            ["impute", "{run}", "digits", "--hidden", "0.5", "--corrupt", "--clean", "digits"],
+            "leave --clean out",
+        ),
+        (
+            ["impute", "{run}", "digits", "--hidden", "0.5", "--clean", "{data}/eight.npy"],
+            "give the same images",
+        ),
+        (["super-resolve", "{run}", "digits", "--factor", "3"], "does not divide"),
+        (["super-resolve", "{run}", "digits"], "expected (1, 4, 4)"),
+        (["super-resolve", "{run}", "{data}/wide3.npy", "--corrupt"], "expected (1, 8, 8)"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(arguments, message, run, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    np.save(data / "wide.npy", np.ones((9, 9), bool))
+    np.save(data / "grey.npy", np.full((8, 8), 0.5))
+    np.save(data / "wide3.npy", np.zeros((3, 9, 9), int))
+    np.save(data / "eight.npy", datasets.digits().x_test[:8])
+    monkeypatch.chdir(tmp_path)
+    named = [part.format(data=data, run=run) for part in arguments]
+    output = call(*named, "--output", tmp_path / "out", code=2)
+    assert message in output
+    assert "Traceback" not in output
+    assert [line for line in output.splitlines() if line.startswith("pyrovae: ")] == [
+        output.splitlines()[-1]
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_cells_is_refused(tmp_path):
+    settings = ["--epochs", 1, "--samples", 0, "--no-report", "--latents", 2, "--hidden", 8]
+    call("fit", "simulated-cells", "--output", tmp_path / "run", *settings)
+    output = call("denoise", tmp_path / "run", "digits", "-o", tmp_path / "out", code=2)
+    assert "was fitted on cells" in output
+
+
+def test_without_the_training_data_no_baseline_needs_them(tmp_path):
+    x = datasets.digits().x[:200]
+    np.save(tmp_path / "mine.npy", x)
+    settings = ["--epochs", 1, "--samples", 0, "--no-report", "--latents", 2, "--hidden", 8]
+    call("fit", tmp_path / "mine.npy", "--output", tmp_path / "run", *settings)
+    (tmp_path / "mine.npy").rename(tmp_path / "moved.npy")
+    arguments = ["--hidden", 0.5, "--corrupt", "--output", tmp_path / "out"]
+    printed = call("impute", tmp_path / "run", tmp_path / "moved.npy", *arguments)
+    assert "note: no mean image and no PCA" in printed
+    content, found = scores_of(tmp_path / "out")
+    assert list(found) == ["the model", "hidden pixels black"]
+    assert content["rows"] == 40  # the rows that were held out of the very same data
+
+
+def test_the_names_are_public():
+    assert pv.Restored is pv.tasks.Restored

@@ -1,0 +1,191 @@
+"""Noise and sums over squares, against integrals, enumeration and moments of draws."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import Multinomial
+
+import pyrovae as pv
+from pyrovae.distributions import (
+    BlockSums,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    GaussianNoise,
+    LogPoisson,
+    MaskingNoise,
+    NegativeBinomial,
+    SaltAndPepperNoise,
+)
+
+Y = torch.tensor([-0.4, 0.0, 0.2, 0.7, 1.0, 1.3])
+
+
+def bayes(log_p, values, log_noise):
+    """Return log p(y), E[x | y], Var[x | y] by a sum over values of x with shape (K, 1)."""
+    joint = log_p + log_noise
+    w = joint.softmax(0)
+    mean = (w * values).sum(0)
+    return joint.logsumexp(0), mean, (w * (values - mean).square()).sum(0)
+
+
+def check_draws(draws, mean, variance):
+    z = (draws.mean(0) - mean) / (variance / len(draws)).sqrt().clamp(min=1e-6)
+    assert z.abs().max() < 5
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.8])
+def test_gaussian_noise_on_grey_values(sigma):
+    p, noise = ContinuousBernoulli(torch.linspace(-8, 8, 6)), GaussianNoise(sigma)
+    y = Y.clamp(-2 * sigma, 1 + 2 * sigma).double()
+    p = ContinuousBernoulli(p.logits.double())
+    x = ((torch.arange(20_000).double() + 0.5) / 20_000)[:, None]
+    log_p = p.log_prob(x) - math.log(20_000)
+    wanted, mean, variance = bayes(log_p, x, dist.Normal(x, sigma).log_prob(y))
+    torch.testing.assert_close(noise.log_prob(y, p), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(noise.mean(y, p), mean, rtol=1e-3, atol=1e-3)
+    check_draws(noise.draw(y.expand(2000, -1), p.expand((2000, 6))), mean, variance)
+
+
+@pytest.mark.parametrize(
+    ("p", "top"),
+    [
+        (dist.Binomial(5, logits=torch.linspace(-2, 2, 6)), 5),
+        (DiscretizedLogistic(torch.linspace(-1, 1, 6), torch.zeros(6), levels=7), 6),
+        (dist.Categorical(logits=torch.randn(6, 4)), 3),
+    ],
+)
+def test_gaussian_noise_on_levels(p, top):
+    noise, y = GaussianNoise(0.9), torch.linspace(-1, top + 1, 6)
+    k = torch.arange(top + 1.0)[:, None]
+    found = bayes(p.log_prob(k.expand(-1, 6)), k, dist.Normal(k, 0.9).log_prob(y))
+    torch.testing.assert_close(noise.log_prob(y, p), found[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(noise.mean(y, p), found[1], rtol=1e-4, atol=1e-4)
+    check_draws(noise.draw(y.expand(2000, -1), p.expand((2000, 6))), found[1], found[2])
+
+
+def test_noise_that_replaces_values_of_levels():
+    p = dist.Bernoulli(torch.linspace(0.1, 0.9, 6))
+    for noise, of_y in (
+        (SaltAndPepperNoise(0.4), lambda y, k: 0.6 * (y == k) + 0.2),
+        (MaskingNoise(0.3), lambda y, k: 0.7 * (y == k) + 0.3 * (y == 0)),
+    ):
+        for y in (torch.zeros(6), torch.ones(6)):
+            k = torch.tensor([[0.0], [1.0]])
+            wanted, mean, variance = bayes(p.log_prob(k.expand(-1, 6)), k, of_y(y, k).log())
+            torch.testing.assert_close(noise.log_prob(y, p), wanted)
+            torch.testing.assert_close(noise.mean(y, p), mean)
+            check_draws(noise.draw(y.expand(4000, -1), p.expand((4000, 6))), mean, variance)
+
+
+def test_a_recorded_grey_value_may_be_salt_or_clean():
+    """At a resolution of d, a clean value equals salt with probability d p(salt)."""
+    p, step = ContinuousBernoulli(torch.zeros(6) + 4.0), 1 / 255
+    noise = SaltAndPepperNoise(0.2, resolution=step)
+    y = torch.ones(6)
+    kept, replaced = 0.8 * step * p.log_prob(y).exp(), torch.tensor(0.1)
+    torch.testing.assert_close(noise.log_prob(y, p), (kept + replaced).log())
+    w = kept / (kept + replaced)
+    torch.testing.assert_close(noise.mean(y, p), w + (1 - w) * p.mean)
+    strict = SaltAndPepperNoise(0.2)
+    torch.testing.assert_close(strict.mean(y, p), p.mean)
+    middle = torch.full((6,), 0.5)
+    torch.testing.assert_close(strict.mean(middle, p), middle)
+    assert torch.equal(strict.draw(middle, p), middle)
+
+
+def test_corrupting_data():
+    x = torch.full((100_000,), 0.3)
+    y = SaltAndPepperNoise(0.4, low=-1.0, high=2.0)(x)
+    for value, share in ((-1.0, 0.2), (2.0, 0.2), (0.3, 0.6)):
+        found = torch.isclose(y, torch.tensor(value)).double().mean()
+        assert abs(found - share) < 4.5 * (share * (1 - share) / 1e5) ** 0.5
+    assert abs((GaussianNoise(0.5)(x) - x).std() - 0.5) < 4.5 * 0.5 / (2e5) ** 0.5
+    assert abs((MaskingNoise(0.25)(x) == 0).double().mean() - 0.25) < 4.5 * (0.1875 / 1e5) ** 0.5
+
+
+def test_noise_is_saved_with_a_model(tmp_path):
+    q = pv.posteriors.DiagonalNormal(pv.nets.MLP(6, [4], 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(pv.nets.MLP(2, [4], 6)))
+    for noise in (SaltAndPepperNoise(0.1, high=2.0), MaskingNoise(0.2), GaussianNoise(0.3)):
+        loaded = pv.load(pv.save(pv.Denoising(vae, noise), tmp_path / type(noise).__name__))
+        assert vars(loaded.corrupt).get("high") == vars(noise).get("high")
+        assert type(loaded.corrupt) is type(noise) is getattr(pv.graphs, type(noise).__name__)
+
+
+# ------------------------------------------------------------------------------ sums over squares
+def states(levels):
+    """Return all values of four pixels, (levels ** 4, 4), first row of a square first."""
+    return torch.cartesian_prod(*[torch.arange(float(levels))] * 4)
+
+
+@pytest.mark.parametrize(
+    ("p", "levels"),
+    [
+        (dist.Bernoulli(logits=torch.randn(2, 2)), 2),
+        (dist.Binomial(3, logits=torch.randn(2, 2)), 4),
+        (dist.Categorical(logits=torch.randn(2, 2, 5)), 5),
+    ],
+)
+def test_sums_of_levels_by_enumeration(p, levels):
+    x = states(levels)
+    log_p = p.log_prob(x.reshape(-1, 2, 2)).sum((1, 2))
+    sums = BlockSums(p, 2)
+    for s in (0.0, 1.0, 3.0, 4.0 * (levels - 1)):
+        fits = x.sum(1) == s
+        given = log_p.masked_fill(~fits, -torch.inf)
+        of_s = torch.tensor([[s]])
+        torch.testing.assert_close(sums.log_prob(of_s)[0, 0], given.logsumexp(0))
+        mean = given.softmax(0) @ x
+        torch.testing.assert_close(sums.mean(of_s).flatten(), mean, rtol=1e-4, atol=1e-5)
+        draws = BlockSums(p.expand((2000, 2, 2)), 2).draw(of_s.expand(2000, 1, 1)).flatten(1)
+        assert (draws.sum(1) == s).all()
+        check_draws(draws, mean, given.softmax(0) @ (x - mean).square())
+    assert sums.log_prob(torch.tensor([[0.5]])) == -torch.inf
+    assert sums.log_prob(torch.tensor([[-1.0]])) == -torch.inf
+
+
+def test_sums_of_poisson_counts():
+    rate = torch.tensor([[1.0, 2.0], [0.5, 4.0]])
+    for p in (dist.Poisson(rate), LogPoisson(rate.log())):
+        sums, s = BlockSums(p, 2), torch.tensor([[9.0]])
+        torch.testing.assert_close(sums.log_prob(s), dist.Poisson(rate.sum()).log_prob(s))
+        of_pixels = Multinomial(9, rate.flatten() / rate.sum())
+        torch.testing.assert_close(sums.mean(s).flatten(), of_pixels.mean)
+        every = BlockSums(p.expand((4000, 2, 2)), 2)
+        draws = every.draw(s.expand(4000, 1, 1)).flatten(1)
+        assert (draws.sum(1) == 9).all()
+        check_draws(draws, of_pixels.mean, of_pixels.variance)
+
+
+def test_sums_of_other_values_by_their_moments():
+    mu, theta = torch.full((4, 4), 30.0), torch.full((4, 4), 8.0)
+    p = NegativeBinomial(mu, theta)
+    s = torch.full((2, 2), 130.0)
+    wanted = dist.Normal(120.0, (4 * (30 + 900 / 8)) ** 0.5).log_prob(s)
+    torch.testing.assert_close(BlockSums(p, 2).log_prob(s), wanted)
+    torch.testing.assert_close(BlockSums(p, 2).mean(s), torch.full((4, 4), 32.5))
+
+
+def test_squares_of_an_image_lie_where_pooling_has_them():
+    x = torch.randn(3, 1, 4, 6)
+    p = dist.Normal(x, 1e-3)
+    pooled = torch.nn.functional.avg_pool2d(x, 2) * 4
+    sums = BlockSums(p, 2)
+    torch.testing.assert_close(sums.mean(pooled), x)
+    flat = BlockSums(dist.Normal(x.flatten(1), 1e-3), 2, tuple(x.shape))
+    torch.testing.assert_close(flat.mean(pooled), x)
+    assert (sums.log_prob(pooled) > 0).all()
+
+
+def test_a_distribution_without_a_variance_is_named():
+    class Odd(dist.Normal):
+        @property
+        def variance(self):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match=r"Odd has no known variance"):
+        GaussianNoise(1.0).log_prob(torch.zeros(4, 4), Odd(torch.zeros(4, 4), 1.0))
+    with pytest.raises(ValueError, match=r"Odd has no known variance"):
+        BlockSums(Odd(torch.zeros(4, 4), 1.0), 2)
