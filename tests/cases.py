@@ -77,6 +77,12 @@ def iaf(**settings) -> nn.Module:
     )
 
 
+def matrices(rank: int | None, dense: bool) -> Callable[[], nn.Module]:
+    settings = {"maps": 1, "size": 2, "rank": rank, "dense": dense}
+    count = posteriors.MatrixNormal.parameters_of(**settings)
+    return lambda: posteriors.MatrixNormal(mlp(6, count), **settings)
+
+
 def flow(**settings) -> nn.Module:
     """Return a flow prior away from its start, with smooth networks."""
     part = priors.Flow(2, steps=2, hidden=(8,), **settings)
@@ -119,6 +125,7 @@ def batch_norm() -> nn.Module:
 SPLINES = {"steps": 2, "hidden": (8,), "bins": 4, "activation": nn.Tanh}
 
 PRIORS = [
+    Case("CentredNormal", lambda: priors.CentredNormal(2, 0.3), (), (2,)),
     Case("StandardNormal", lambda: priors.StandardNormal(2), (), (2,)),
     Case("LibraryNormal", lambda: priors.LibraryNormal([7.0], [0.5]), (), (1,)),
     Case("Flat", lambda: priors.Flat(2), (), (2,), proper=False),
@@ -156,6 +163,11 @@ POSTERIORS = [
         (2,),
     ),
     Case("Point", lambda: posteriors.Point(mlp(6, 2)), ((6,),), (2,), proper=False),
+    *[
+        Case(f"MatrixNormal, rank {rank}, dense {dense}", matrices(rank, dense), ((6,),), (4,))
+        for rank in (None, 1)
+        for dense in (False, True)
+    ],
     Case("FullRankNormal", lambda: posteriors.FullRankNormal(mlp(6, 5)), ((6,),), (2,)),
     Case("FullRankNormal, c", lambda: posteriors.FullRankNormal(mlp(6, 9, 3)), ((6,), (3,)), (3,)),
     Case("LowRankNormal", lambda: posteriors.LowRankNormal(mlp(6, 6), 2, rank=1), ((6,),), (2,)),
@@ -387,6 +399,18 @@ NETS = [
         lambda: nets.ConvEncoder((2, 5, 3), None, (3, 2), nn.Tanh),
         ((2, 5, 3),),
         (4,),
+    ),
+    Case(
+        "MapDecoder",
+        lambda: nets.MapDecoder(2, (2, 1), (2, 5, 3), (3, 2), nn.Tanh),
+        ((4,),),
+        (2, 5, 3),
+    ),
+    Case(
+        "MapDecoder, c",
+        lambda: nets.MapDecoder(2, 2, (1, 5, 3), (3, 2), nn.Tanh, context=3),
+        ((8,), (3,)),
+        (1, 5, 3),
     ),
     Case("ConvDecoder", lambda: conv_decoder((2, 5, 3)), ((2,),), (2, 5, 3)),
     Case(

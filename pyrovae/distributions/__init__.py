@@ -13,6 +13,8 @@ ImproperUniform        p(z) = 1                                                 
 CircularUniform        p(theta) = 1 / (2 pi)                                     an angle
 CircularVonMises       p(theta) = exp(kappa cos(theta - mu)) / (2 pi I_0(kappa)) an angle
 WrappedNormal          q(theta) = sum_k N(theta + 2 pi k; mu, sigma^2)           an angle
+MatrixNormal           F = M + A E B^T, E_ij ~ N(0, 1)                           F in R^(n x m)
+MatrixMaps             N of them, as one vector                                  R^(N n m)
 SameFamilyMixture      p(z) = sum_k w_k p_k(z)                                   any
 PathwiseMixture        q(z) = sum_k w_k N(z; mu_k, diag sigma_k^2)               z in R^D
 Stacked                p(x)_k = p_k(x_k), k = 1 .. K                             any
@@ -35,6 +37,7 @@ from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, Ordi
 from pyrovae.distributions.kl import kl_divergence
 from pyrovae.distributions.levels import expected
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
+from pyrovae.distributions.matrix_normal import MatrixMaps, MatrixNormal
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.neural_spline import NeuralSplines
@@ -60,6 +63,8 @@ __all__ = [
     "IndependentBernoulli",
     "LogPoisson",
     "MaskingNoise",
+    "MatrixMaps",
+    "MatrixNormal",
     "NegativeBinomial",
     "NeuralSplines",
     "Noise",

@@ -10,6 +10,10 @@ log det S = 2 sum_d log L_dd                               S = L L^T
 log det S = log det(I + W^T V^-1 W) + sum_d log v_d        S = W W^T + V,  V = diag v
     (the matrix determinant lemma)
 
+KL( N(M, A A^T (x) B B^T) || N(M0, A0 A0^T (x) B0 B0^T) )                  of n x m matrices
+    = 1/2 [ |R|^2 |C|^2 + |A0^-1 (M - M0) B0^-T|^2 - n m ] - m log det R - n log det C
+    with R = A0^-1 A, C = B0^-1 B
+
 They are found by `kl_divergence` here and not registered with torch, whose table belongs to the
 whole process.
 """
@@ -27,6 +31,7 @@ from torch.distributions import (
 )
 from torch.distributions import kl_divergence as registered
 
+from pyrovae.distributions.matrix_normal import Factor, MatrixMaps, MatrixNormal
 from pyrovae.distributions.normal import UnitNormal
 
 __all__ = ["kl_divergence"]
@@ -54,7 +59,11 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         return _masked(q, p)
     if isinstance(q, Normal) and isinstance(p, UnitNormal):
         return _normal_to_unit(q, p)
+    if isinstance(q, MatrixNormal) and isinstance(p, MatrixNormal):
+        return _between_matrices(q, p)
     if _is_diagonal_normal(p):
+        if isinstance(q, MatrixMaps):
+            return _maps_to_diagonal(q, p)
         if isinstance(q, MultivariateNormal):
             return _full_to_diagonal(q, p)
         if isinstance(q, LowRankMultivariateNormal):
@@ -120,3 +129,26 @@ def _to_diagonal(mu: Tensor, variance: Tensor, log_det: Tensor, p: Independent) 
     m, s2 = p.base_dist.loc, p.base_dist.scale.square()
     each = (variance + (mu - m).square()) / s2 - 1 + s2.log()
     return 0.5 * (each.sum(-1) - log_det)
+
+
+def _between_matrices(q: MatrixNormal, p: MatrixNormal) -> Tensor:
+    n, m = q.event_shape
+    rows, columns = _square_of(q.rows, p.rows), _square_of(q.columns, p.columns)
+    off = p.columns.solved(p.rows.solved(q.loc - p.loc).mT).square().sum((-2, -1))
+    log_det = m * (q.rows.log_det() - p.rows.log_det())
+    log_det = log_det + n * (q.columns.log_det() - p.columns.log_det())
+    return 0.5 * (rows * columns + off - n * m) - log_det
+
+
+def _square_of(a: Factor, a0: Factor) -> Tensor:
+    """Return |A0^-1 A|^2 = tr(Omega0^-1 Omega), with shape (*)."""
+    if not (a.dense or a0.dense):
+        return (a.scale / a0.scale).square().sum(-1)
+    whole = a.scale if a.dense else torch.diag_embed(a.scale)
+    return a0.solved(whole).square().sum((-2, -1))
+
+
+def _maps_to_diagonal(q: MatrixMaps, p: Independent) -> Tensor:
+    n, m = q.maps.event_shape
+    log_det = 2 * (m * q.maps.rows.log_det() + n * q.maps.columns.log_det()).sum(-1)
+    return _to_diagonal(q.mean, q.variance, log_det, p)

@@ -4,6 +4,7 @@ VAE               z -> x
 HierarchicalVAE   z2 -> z1 -> x
 CountVAE          z, l -> x, counts with a library size l
 BayesianVAE       z, w -> x, where w are the weights of the likelihood's network
+PoseVAE           z, theta, dx, s -> x, images with a pose
 Denoising         any graph, its guide given a corrupted x
 Missing           any graph, of an x with missing values
 
@@ -17,6 +18,7 @@ from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise, Sal
 from pyrovae.graphs.hierarchical import HierarchicalVAE
 from pyrovae.graphs.labelled import LabelledCountVAE
 from pyrovae.graphs.missing import Missing, fill_missing
+from pyrovae.graphs.pose import PoseVAE, pixel_grid
 from pyrovae.graphs.scvi import Encoder, count_vae
 from pyrovae.graphs.vae import VAE
 
@@ -31,8 +33,10 @@ __all__ = [
     "LabelledCountVAE",
     "MaskingNoise",
     "Missing",
+    "PoseVAE",
     "SaltAndPepperNoise",
     "count_vae",
     "fill_missing",
     "observed_library",
+    "pixel_grid",
 ]

@@ -8,6 +8,9 @@ Blocks        h_0 = x,                 h_l = dropout(relu(BN(W_l (h, c) + b_l)))
 PlusLinear    f = W x + b + g(x, c), g another network
 ConvEncoder   a convolution, a and a pooling per scale; a convolution; a linear map of (maps, c)
 ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling per scale; two convolutions
+MapDecoder    (z, c) as maps; a convolution, a and an upsampling per scale; two convolutions
+CoordinateDecoder   a function of (place, z, c), for the places of all pixels
+TurnedCopies        a network of K turned copies of an image
 
 Every network takes any batch dimensions, `()`, `(B,)` or `(K, B)`. A context c comes as further
 inputs, which are concatenated to the features, batch dimensions broadcast. `shape_out` is the shape
@@ -16,10 +19,12 @@ of one output.
 
 from pyrovae.nets.adapters import AnyLeading, WithoutContext
 from pyrovae.nets.batching import concatenated, over_leading_axes
-from pyrovae.nets.conv import ConvDecoder, ConvEncoder
+from pyrovae.nets.conv import ConvDecoder, ConvEncoder, MapDecoder
+from pyrovae.nets.coordinates import CoordinateDecoder
 from pyrovae.nets.counts import Blocks, WideLinear
 from pyrovae.nets.dense import MLP, ResidualMLP
 from pyrovae.nets.linear import PlusLinear
+from pyrovae.nets.turning import TurnedCopies
 
 __all__ = [
     "MLP",
@@ -27,8 +32,11 @@ __all__ = [
     "Blocks",
     "ConvDecoder",
     "ConvEncoder",
+    "CoordinateDecoder",
+    "MapDecoder",
     "PlusLinear",
     "ResidualMLP",
+    "TurnedCopies",
     "WideLinear",
     "WithoutContext",
     "concatenated",

@@ -2,16 +2,18 @@
 
 ConvEncoder   (C, H, W) -> D: convolution, activation and pooling per scale, then a linear map
 ConvDecoder   D -> (C, H, W): a linear map, then convolution, activation and upsampling per scale
+MapDecoder    N n m -> (C, H, W): the same from N maps of n x m numbers, without a linear map
 """
 
 from collections.abc import Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from pyrovae.nets.batching import Activation, Network, Shape, concatenated, over_leading_axes
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "MapDecoder"]
 
 
 class ConvEncoder(Network):
@@ -126,6 +128,62 @@ class ConvDecoder(Network):
         """Return f(z, c) with shape (*, C, H, W), for z (*, features_in) and c (*, C_i)."""
         maps = self.linear(self.joined(inputs)).unflatten(-1, self.code)  # (*, *code)
         return over_leading_axes(self.layers, maps, event_dims=[3])
+
+
+class MapDecoder(Network):
+    """Convolutional network from N maps of n x m numbers to an image (C, H, W).
+
+    Every layer is local, so that a part of the maps decides about a part of the image. Per scale a
+    3 x 3 convolution and an upsampling, 3 -> 7 -> 14 -> 28 by default for maps of 3 x 3; then one
+    more convolution.
+
+    Args:
+        maps: N.
+        size: n, or (n, m).
+        shape_out: (C, H, W).
+        channels: channels of the scales, from the finest to the coarsest.
+        activation: a class of `torch.nn`, constructed without arguments.
+        context: total number of features of the further inputs c, which are constant maps.
+
+    Example:
+        >>> import torch
+        >>> MapDecoder(64, 3, (1, 28, 28))(torch.zeros(7, 64 * 9)).shape
+        torch.Size([7, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        maps: int,
+        size: int | Sequence[int],
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (16, 32, 32),
+        activation: Activation = nn.ReLU,
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        n, m = (size, size) if isinstance(size, int) else size
+        self.maps, self.size, self.shape_out = maps, (n, m), tuple(shape_out)
+        self.channels, self.activation, self.context = tuple(channels), activation, context
+        self.shape_in = (maps * n * m,)
+        layers: list[nn.Module] = []
+        before = maps + context
+        for after, scale in zip(
+            channels[::-1], _scales(self.shape_out, len(channels))[-2::-1], strict=True
+        ):
+            layers += [nn.Conv2d(before, after, 3, padding=1), activation(), nn.Upsample(scale)]
+            before = after
+        layers += [nn.Conv2d(before, before, 3, padding=1), activation()]
+        layers += [nn.Conv2d(before, shape_out[0], 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return f(z, c) with shape (*, C, H, W), for z (*, N n m) and c (*, C_i)."""
+        z, *c = self.checked(inputs)
+        joined = concatenated([z, *c])
+        maps, rest = joined.split([z.shape[-1], joined.shape[-1] - z.shape[-1]], -1)
+        constant = rest[..., None, None].expand(*rest.shape, *self.size)
+        x = torch.cat([maps.unflatten(-1, (self.maps, *self.size)), constant], -3)
+        return over_leading_axes(self.layers, x, event_dims=[3])
 
 
 def _scales(shape: Shape, poolings: int) -> list[Shape]:

@@ -4,6 +4,7 @@ DiagonalNormal, FullRankNormal, LowRankNormal     N(mu(x), Sigma(x)), with a cov
                                                   diagonal, full, or diagonal plus low rank
 IAF                                               inverse autoregressive flow
 NeuralSplineFlow                                  flow of monotonic splines; needs zuko
+MatrixNormal                                      N maps with a matrix normal each
 Mixture                                           mixture of diagonal normals
 Laplace, StudentT, Logistic, Cauchy               location and scale families
 Exponential, LogNormal, Gamma                     over positive z
@@ -30,6 +31,7 @@ from pyrovae.posteriors.factorized import (
 from pyrovae.posteriors.gaussian import DiagonalNormal, FullRankNormal, LowRankNormal, Point
 from pyrovae.posteriors.iaf import IAF
 from pyrovae.posteriors.library import LibraryNormal
+from pyrovae.posteriors.matrix_normal import MatrixNormal
 from pyrovae.posteriors.mixture import Mixture
 from pyrovae.posteriors.neural_spline import NeuralSplineFlow
 
@@ -46,6 +48,7 @@ __all__ = [
     "LogNormal",
     "Logistic",
     "LowRankNormal",
+    "MatrixNormal",
     "Mixture",
     "NeuralSplineFlow",
     "Point",

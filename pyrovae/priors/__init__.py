@@ -1,6 +1,7 @@
 """Priors p(z | c) over the latent z, with shape (*, D).
 
 StandardNormal            N(0, I)
+CentredNormal             N(0, s^2 I)
 Flat                      1, improper, for an autoencoder
 ConditionalNormal         N(mu(c), diag sigma(c)^2), for a conditional model
 Mixture                   a mixture of normals with diagonal or full covariances
@@ -16,12 +17,13 @@ from pyrovae.priors.flows import Flow
 from pyrovae.priors.library import LibraryNormal
 from pyrovae.priors.mixtures import Mixture
 from pyrovae.priors.neural_spline import NeuralSplineFlow
-from pyrovae.priors.normal import ConditionalNormal, Flat, StandardNormal
+from pyrovae.priors.normal import CentredNormal, ConditionalNormal, Flat, StandardNormal
 from pyrovae.priors.vamp import Vamp
 
 Learned = ConditionalNormal  # its name in version 0.1.0
 
 __all__ = [
+    "CentredNormal",
     "ConditionalNormal",
     "Flat",
     "Flow",

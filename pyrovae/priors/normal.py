@@ -1,6 +1,7 @@
 """Simple priors.
 
 p(z) = N(0, I)                               StandardNormal
+p(z) = N(0, s^2 I)                           CentredNormal
 p(z) = 1                                     Flat, improper
 p(z | c) = N(mu(c), diag sigma(c)^2)         ConditionalNormal
 """
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import Conditional, ImproperUniform, UnitNormal, chunk_parameters
 
-__all__ = ["ConditionalNormal", "Flat", "StandardNormal"]
+__all__ = ["CentredNormal", "ConditionalNormal", "Flat", "StandardNormal"]
 
 
 class StandardNormal(Conditional):
@@ -38,6 +39,37 @@ class StandardNormal(Conditional):
     def forward(self, *c: Tensor) -> Distribution:
         """Return N(0, I), batch shape (), event shape (D,)."""
         return UnitNormal(self.loc, self.scale).to_event(1)
+
+
+class CentredNormal(Conditional):
+    """p(z) = N(0, s^2 I), for latents with a scale of their own, such as a translation.
+
+    Args:
+        d: number of latents D.
+        sd: standard deviation s, above 0.
+
+    Raises:
+        ValueError: if `sd` is not above 0.
+
+    Example:
+        >>> CentredNormal(2, sd=0.1)().stddev
+        tensor([0.1000, 0.1000])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, d: int, sd: float) -> None:
+        super().__init__()
+        if not sd > 0:
+            raise ValueError(f"CentredNormal: sd is {sd}, expected a number above 0")
+        self.d, self.sd = d, sd
+        self.register_buffer("loc", torch.zeros(d), persistent=False)
+        self.register_buffer("scale", torch.full((d,), float(sd)), persistent=False)
+
+    def forward(self, *c: Tensor) -> Distribution:
+        """Return N(0, s^2 I), batch shape (), event shape (D,)."""
+        return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 class Flat(Conditional):

@@ -1,0 +1,177 @@
+"""`PoseVAE`: coordinates, the plain decoder at zero pose, and the sense of turns and shifts."""
+
+import math
+
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.poutine import trace
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import graphs, likelihoods, nets, posteriors, priors
+
+SHAPE = (1, 7, 7)
+
+
+def pose_vae(shape=SHAPE, rotation=True, translation=True, scale=False, latents=2, **settings):
+    decoder = nets.CoordinateDecoder(latents, shape, [16], **settings)
+    encoder = nets.MLP(shape, [12], 12)
+    pose = {}
+    if rotation:
+        pose["rotation_prior"] = priors.UniformAngle(1)
+        pose["rotation_posterior"] = posteriors.WrappedNormal(nn.Linear(12, 2))
+    if translation:
+        pose["translation_prior"] = priors.CentredNormal(2, 0.1)
+        pose["translation_posterior"] = posteriors.DiagonalNormal(nn.Linear(12, 4))
+    if scale:
+        pose["scale_prior"] = priors.CentredNormal(1, 0.2)
+        pose["scale_posterior"] = posteriors.DiagonalNormal(nn.Linear(12, 2))
+    return graphs.PoseVAE(
+        priors.StandardNormal(latents),
+        posteriors.DiagonalNormal(nn.Linear(12, 2 * latents)),
+        likelihoods.Bernoulli(decoder),
+        shape=shape,
+        encoder=encoder,
+        **pose,
+    )
+
+
+def content_at(graph, z, **pose):
+    return graph.likelihood(z, graph.places(**pose)).mean
+
+
+def test_zero_pose_is_the_plain_coordinate_decoder():
+    torch.manual_seed(0)
+    graph, z = pose_vae(scale=True), torch.randn(5, 2)
+    plain = graph.likelihood.net(z, graphs.pixel_grid(7, 7).expand(5, 7, 7, 2)).sigmoid()
+    zero = torch.zeros(5, 2)
+    posed = content_at(graph, z, theta=zero[:, :1], dx=zero, s=zero[:, :1])
+    torch.testing.assert_close(posed, plain)
+    torch.testing.assert_close(content_at(graph, z), plain)
+    decoded = pv.decode(graph, {"z": z, "theta": zero[:, :1], "dx": zero, "s": zero[:, :1]})
+    torch.testing.assert_close(decoded, plain)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 8, 8)])
+def test_a_quarter_turn_of_the_content_is_a_quarter_turn_of_the_picture(shape):
+    torch.manual_seed(0)
+    graph, z = pose_vae(shape), torch.randn(5, 2)
+    upright = content_at(graph, z)
+    turned = content_at(graph, z, theta=torch.full((5, 1), math.pi / 2))
+    torch.testing.assert_close(turned, torch.rot90(upright, -1, (-2, -1)))  # clockwise
+
+
+def test_turns_add_up_and_pictures_of_other_than_square_shape_do_not_shear():
+    graph = pose_vae((1, 5, 9))
+    a, b = torch.tensor([[0.3]]), torch.tensor([[1.1]])
+    lengths = graph.places(theta=a).square().sum(-1)
+    torch.testing.assert_close(lengths[0], graph.grid.square().sum(-1))
+    step = graph.grid[0, 1] - graph.grid[0, 0], graph.grid[0, 0] - graph.grid[1, 0]
+    torch.testing.assert_close(step[0].norm(), step[1].norm())
+
+    def turn(t):
+        return torch.stack(
+            [torch.stack([t.cos(), -t.sin()], -1), torch.stack([t.sin(), t.cos()], -1)], -2
+        ).squeeze()
+
+    torch.testing.assert_close(turn(a) @ turn(b), turn(a + b))
+    torch.testing.assert_close(graph.places(theta=a)[0], graph.grid @ turn(a).T)
+
+
+def test_a_shift_by_one_pixel_moves_the_picture_by_one_pixel():
+    torch.manual_seed(0)
+    graph, z = pose_vae(), torch.randn(5, 2)
+    pixel = 2 / 6
+    upright = content_at(graph, z)
+    right_up = torch.tensor([[pixel, pixel]]).expand(5, 2)
+    moved = content_at(graph, z, dx=right_up)  # the content moves to the left and down
+    torch.testing.assert_close(moved[..., 1:, :-1], upright[..., :-1, 1:])
+
+
+def test_scale_enlarges_the_field_of_view():
+    graph = pose_vae(scale=True)
+    s = torch.tensor([[math.log(2.0)]])
+    torch.testing.assert_close(graph.places(s=s)[0], 2 * graph.grid)
+
+
+@pytest.mark.parametrize("rotation", [False, True])
+@pytest.mark.parametrize("translation", [False, True])
+def test_each_latent_of_the_pose_is_optional(rotation, translation):
+    graph = pose_vae(rotation=rotation, translation=translation)
+    x = torch.rand(20, *SHAPE).round()
+    history = pv.fit(graph, x, epochs=2, batch_size=10, progress=False, seed=0)
+    assert math.isfinite(history.loss[-1])
+    named = set(trace(graph.guide).get_trace(x).nodes)
+    assert ("theta" in named, "dx" in named) == (rotation, translation)
+    assert pv.generate(graph, 3, seed=0).shape == (3, *SHAPE)
+    assert pv.embed(graph, x).shape == (20, 2)
+    if rotation:
+        assert pv.embed(graph, x, site="theta").shape == (20, 1)
+
+
+# ---------------------------------------------------------------------------------- turned copies
+def test_an_image_at_an_angle_is_upright_in_the_copy_of_that_angle():
+    grid = graphs.pixel_grid(9, 9)
+    inside = grid.square().sum(-1) < 0.8
+
+    def content(u):
+        return torch.exp(-2 * ((u[..., 0] - 0.3).square() + (2 * u[..., 1] - 0.2).square()))
+
+    image = content(pose_vae((1, 9, 9)).places(theta=torch.tensor([[math.pi / 2 + 0.3]]))[0])
+    copies = nets.TurnedCopies(nn.Identity(), turns=4)(image)
+    expected = content(pose_vae((1, 9, 9)).places(theta=torch.tensor([[0.3]]))[0])
+    torch.testing.assert_close(copies[1][inside], expected[inside], atol=1e-4, rtol=0)
+    wrong = min((copies[k] - expected)[inside].abs().max() for k in (0, 2, 3))
+    assert wrong > 0.1
+
+
+def turned_vae(turns=4):
+    decoder = nets.CoordinateDecoder(2, SHAPE, [16])
+    return graphs.PoseVAE(
+        priors.StandardNormal(2),
+        posteriors.DiagonalNormal(nn.Linear(12, 4)),
+        likelihoods.Bernoulli(decoder),
+        shape=SHAPE,
+        encoder=nets.TurnedCopies(nets.MLP(SHAPE, [12], 12), turns),
+        turn=nn.Linear(12, 1),
+        rotation_prior=priors.UniformAngle(1),
+        rotation_posterior=posteriors.WrappedNormal(nn.Linear(12, 2)),
+    )
+
+
+def test_the_turn_is_summed_out():
+    """The enumerated bound is the sum over turns, each weighted by its probability."""
+    torch.manual_seed(0)
+    graph, x = turned_vae(), torch.rand(3, *SHAPE).round()
+    h = graph.encoder(x)
+    q_k = graph.turn(h).squeeze(-1).softmax(0)  # (K, B)
+    torch.manual_seed(1)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=400, vectorize_particles=False)
+    found = -elbo.loss(graph.model, graph.guide, x)
+    terms = []
+    for k in range(4):
+        pose = graph.rotation_posterior(h[k])
+        q_z = graph.posterior(h[k])
+        theta, z = pose.rsample((400,)), q_z.rsample((400,))
+        angle = theta + graph.phi[k]
+        log_p = graph.likelihood(z, graph.places(theta=angle)).log_prob(x)
+        log_p = log_p + graph.prior().log_prob(z) - math.log(2 * math.pi)
+        near = ((angle - graph.phi).cos() * (4 / math.pi) ** 2).log_softmax(-1)[..., k]
+        log_q = q_z.log_prob(z) + pose.log_prob(theta) + q_k[k].log()
+        terms.append((q_k[k] * (log_p + near - log_q)).sum(-1))
+    draws = torch.stack(terms).sum(0)
+    error = draws.std() * (2 / 400) ** 0.5  # of the difference of two such means
+    assert abs(found - draws.mean()) < 4 * error
+
+
+def test_turns_go_with_turned_copies_and_a_rotation():
+    with pytest.raises(ValueError, match="TurnedCopies"):
+        graphs.PoseVAE(
+            priors.StandardNormal(2),
+            posteriors.DiagonalNormal(nn.Linear(12, 4)),
+            likelihoods.Bernoulli(nets.CoordinateDecoder(2, SHAPE, [16])),
+            shape=SHAPE,
+            encoder=nets.MLP(SHAPE, [12], 12),
+            turn=nn.Linear(12, 1),
+        )
