@@ -141,8 +141,9 @@ class PoseVAE(nn.Module):
             z = pyro.sample("z", self.posterior(h, *(c if self.encoder is None else ())))
             for each in self._pose():
                 q = each.posterior(h)
-                turned = each.site == "theta" and phi is not None
-                pyro.sample(each.site, _shifted(q, phi) if turned else q)
+                if each.site == "theta" and phi is not None:
+                    q = _shifted(q, phi)
+                pyro.sample(each.site, q)
             return z
 
     def places(

@@ -75,10 +75,10 @@ class CoordinateDecoder(Network):
                 f"CoordinateDecoder: the places have shape {tuple(places.shape)}, expected "
                 "(*, H, W, 2): right and up of every pixel"
             )
-        z, *c = self.checked([z, *c])
+        inputs = self.checked([z, *c])
         h = self.of_place(self._features(places.to(self.of_place.weight)))
         if self.of_latent is not None:
-            h = h + self.of_latent(concatenated([z, *c]))[..., None, None, :]
+            h = h + self.of_latent(concatenated(inputs))[..., None, None, :]
         return self.layers(h).movedim(-1, -3)
 
     def _features(self, places: Tensor) -> Tensor:
