@@ -37,7 +37,7 @@ def anomaly_score(
         >>> import pyrovae as pv
         >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
-        >>> pv.anomaly_score(vae, torch.ones(3, 6)).shape
+        >>> pv.anomaly_score(vae, torch.ones(3, 6), samples=10).shape
         torch.Size([3])
     """
     return -log_evidence(graph, x, *c, samples=samples, seed=seed).log_p

@@ -1,4 +1,4 @@
-"""Every test starts with one thread, an empty parameter store, validation on, a fixed seed."""
+"""Every test and every docstring example starts with one thread, an empty parameter store, validation on, a fixed seed."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 torch.set_num_threads(1)  # tests are small, and run beside each other
 
-SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[1] / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True, scope="session")
