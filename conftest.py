@@ -1,4 +1,4 @@
-"""Every test and every docstring example starts with one thread, an empty parameter store, validation on, a fixed seed."""
+"""Every test and docstring example starts with one thread, an empty store and a fixed seed."""
 
 import os
 from pathlib import Path
