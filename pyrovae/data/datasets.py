@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.data.posing import Posed, posed
 from pyrovae.data.reading import image_files, read_arrays, read_images
 from pyrovae.data.supports import Kind, Suggestion, kind_of
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "Kind",
+    "Posed",
     "array",
     "digits",
     "fashion_mnist",
@@ -32,6 +34,7 @@ __all__ = [
     "image_folder",
     "kind_of",
     "mnist",
+    "posed",
 ]
 
 
