@@ -270,7 +270,7 @@ def main() -> int:
     parts = {name: load(name, given.images, given.quick) for name in given.data}
     for name, images in parts.items():
         done = report["results"].setdefault(name, {})
-        shown = pictures[name] = {"clean": images.test, "noisy": images.noisy}
+        shown = pictures[name] = {"clean": images.test}
         for method, restore in simple_methods(images).items():
             shown[method] = restore(images.noisy)
             done[method] = {"0": scored(shown[method], images)}
