@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.poutine import trace
 from torch import nn
@@ -175,3 +176,135 @@ def test_turns_go_with_turned_copies_and_a_rotation():
             encoder=nets.MLP(SHAPE, [12], 12),
             turn=nn.Linear(12, 1),
         )
+
+
+# -------------------------------------------------------------------------------- the guide's parts
+def smooth(places):
+    right, up = places[..., 0], places[..., 1]
+    return torch.exp(-6 * ((right - 0.2).square() + (1.5 * up + 0.1).square() + right * up))
+
+
+@pytest.mark.parametrize("size", [(41, 41), (41, 31)])
+def test_an_image_is_aligned_by_its_own_pose(size):
+    grid = graphs.pixel_grid(*size)
+    theta, s = torch.tensor([[0.7], [-2.0]]), torch.tensor([[0.1], [-0.2]])
+    dx = torch.tensor([[0.1, -0.05], [0.0, 0.15]])
+    posed = smooth(graphs.posed_places(grid, theta, dx, s))
+    found = graphs.aligned(posed[:, None], grid, theta, dx, s)[:, 0]
+    inside = grid.square().sum(-1) < 0.15
+    assert (found - smooth(grid))[:, inside].abs().max() < 0.02  # bilinear interpolation
+    assert (posed - smooth(grid))[:, inside].abs().max() > 0.2
+    several = graphs.aligned(posed, grid, theta.expand(3, 2, 1), dx, s)  # grey images, K poses each
+    torch.testing.assert_close(several, found.expand(3, *found.shape))
+    torch.testing.assert_close(graphs.aligned(posed, grid), posed)
+
+
+def test_the_guide_finds_the_centre_of_the_content_whatever_the_angle():
+    """Its translation, read off the image, is the place t that the pose maps to u = 0."""
+    torch.manual_seed(0)
+    graph, x = pose_vae(scale=True), torch.rand(4, *SHAPE)
+    sites = trace(graph.guide).get_trace(x)
+    t = graph.translation_posterior(graph.encoder(x)).mean
+    pose = {name: sites.nodes[name]["value"] for name in ("theta", "s")}
+    cos, sin = pose["theta"].cos(), pose["theta"].sin()
+    turn = torch.stack([torch.cat([cos, -sin], -1), torch.cat([sin, cos], -1)], -2)
+    u = pose["s"].exp() * (turn @ t[..., None]).squeeze(-1) + sites.nodes["dx"]["fn"].mean
+    torch.testing.assert_close(u, torch.zeros(4, 2))
+
+
+def test_content_is_read_off_the_aligned_image():
+    """Images that differ by a known pose alone have the same q(z) at that pose."""
+    torch.manual_seed(0)
+    shape = (1, 31, 31)
+    content = posteriors.DiagonalNormal(nets.MLP(shape, [16], 4))
+    graph = graphs.PoseVAE(
+        priors.StandardNormal(2),
+        content,
+        likelihoods.Bernoulli(nets.CoordinateDecoder(2, shape, [16])),
+        shape=shape,
+        rotation_prior=priors.UniformAngle(1),
+        rotation_posterior=posteriors.WrappedNormal(nets.MLP(shape, [8], 2)),
+        align=True,
+    )
+    theta = torch.tensor([[0.0], [0.4], [1.5], [-2.5]])
+    x = smooth(graph.places(theta=theta))[:, None]
+    there = poutine.condition(graph.guide, {"theta": theta})
+    mean = trace(there).get_trace(x).nodes["z"]["fn"].mean
+    apart = content(x).mean
+    assert (mean - mean[0]).abs().max() < 0.05 * (apart - apart[0]).abs().max()
+
+
+def test_some_pixels_stand_for_all_in_training():
+    torch.manual_seed(0)
+    graph, x = pose_vae(), torch.rand(4, *SHAPE).round()
+    values = {"z": torch.randn(4, 2), "theta": torch.randn(4, 1), "dx": 0.1 * torch.randn(4, 2)}
+
+    def log_p(pixels):
+        graph.pixels = pixels
+        return trace(poutine.condition(graph.model, values)).get_trace(x).log_prob_sum()
+
+    graph.train()
+    torch.testing.assert_close(log_p(49), log_p(None))
+    draws = torch.stack([log_p(10) for _ in range(500)])
+    assert draws.std() > 0
+    assert (draws.mean() - log_p(None)).abs() < 4 * draws.std() / 500**0.5
+    graph.eval()
+    torch.testing.assert_close(log_p(10), log_p(None))
+    assert math.isfinite(pv.fit(graph, x, epochs=1, progress=False).loss[-1])
+
+
+def test_the_mean_of_the_angle_is_free_in_training_alone():
+    """The loss is smaller by mu^2 / (2 s^2) (Bepler et al. 2019, section 3.2)."""
+    torch.manual_seed(0)
+    sd, x = 0.5, torch.rand(6, *SHAPE).round()
+    graph = graphs.PoseVAE(
+        priors.StandardNormal(2),
+        posteriors.DiagonalNormal(nets.MLP(SHAPE, [8], 4)),
+        likelihoods.Bernoulli(nets.CoordinateDecoder(2, SHAPE, [16])),
+        shape=SHAPE,
+        rotation_prior=priors.CentredNormal(1, sd),
+        rotation_posterior=posteriors.DiagonalNormal(nets.MLP(SHAPE, [8], 2)),
+    )
+
+    def loss(free):
+        graph.free_mean = free
+        torch.manual_seed(1)
+        return pv.objectives.SGVB_B().differentiable_loss(graph.model, graph.guide, x)
+
+    mean = graph.rotation_posterior(x).mean.squeeze(-1)
+    torch.testing.assert_close(loss(False) - loss(True), (mean / sd).square().sum() / 2)
+    graph.eval()
+    torch.testing.assert_close(loss(False), loss(True))
+
+
+def test_another_resolution_shares_the_weights():
+    torch.manual_seed(0)
+    graph, z = pose_vae(), torch.randn(3, 2)
+    fine = graph.at_resolution(13, 13)
+    values = {"z": z, "theta": torch.zeros(3, 1), "dx": torch.zeros(3, 2)}
+    torch.testing.assert_close(pv.decode(fine, values)[..., ::2, ::2], pv.decode(graph, values))
+    assert pv.generate(fine, 5, seed=0).shape == (5, 1, 13, 13)
+    assert graph.shape == SHAPE
+    assert fine.likelihood is graph.likelihood
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"pixels": 0}, "pixels"), ({"pixels": 50}, "pixels"), ({"free_mean": True}, "free_mean")],
+)
+def test_settings_that_cannot_work_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        graphs.PoseVAE(
+            priors.StandardNormal(2),
+            posteriors.DiagonalNormal(nn.Linear(12, 4)),
+            likelihoods.Bernoulli(nets.CoordinateDecoder(2, SHAPE, [16])),
+            shape=SHAPE,
+            rotation_prior=priors.UniformAngle(1),
+            rotation_posterior=posteriors.WrappedNormal(nn.Linear(12, 2)),
+            **settings,
+        )
+
+
+def test_images_of_another_shape_are_refused_before_training():
+    with pytest.raises(ValueError, match="shape"):
+        pv.fit(pose_vae(), torch.zeros(4, 1, 8, 8), epochs=1, progress=False)

@@ -122,7 +122,7 @@ def _terms(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     prior = programs.latent_by_name(p)
     kl = total(
         layout.per_row(_kl(site, prior.get(name)), site)
-        for name, site in programs.latent_by_name(q).items()
+        for name, site in programs.densities(q).items()
     )
     return torch.stack([rec.mean(0), kl.mean(0)])
 
@@ -161,7 +161,7 @@ def estimate(
 def _from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
     joint = total(log_prob(p, site) for site in programs.observed(p) + programs.latent(p))
-    return joint - total(log_prob(q, site) for site in programs.latent(q))
+    return joint - total(log_prob(q, site) for site in programs.densities(q).values())
 
 
 def _from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:

@@ -18,7 +18,8 @@ from pyrovae.graphs.denoising import Denoising, GaussianNoise, MaskingNoise, Sal
 from pyrovae.graphs.hierarchical import HierarchicalVAE
 from pyrovae.graphs.labelled import LabelledCountVAE
 from pyrovae.graphs.missing import Missing, fill_missing
-from pyrovae.graphs.pose import PoseVAE, pixel_grid
+from pyrovae.graphs.places import aligned, pixel_grid, posed_places
+from pyrovae.graphs.pose import PoseVAE
 from pyrovae.graphs.scvi import Encoder, count_vae
 from pyrovae.graphs.vae import VAE
 
@@ -35,8 +36,10 @@ __all__ = [
     "Missing",
     "PoseVAE",
     "SaltAndPepperNoise",
+    "aligned",
     "count_vae",
     "fill_missing",
     "observed_library",
     "pixel_grid",
+    "posed_places",
 ]

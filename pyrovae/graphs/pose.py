@@ -2,8 +2,12 @@
 
 p(x, z, theta, dx, s | c) = p(z) p(theta) p(dx) p(s) prod_i p(x_i | u_i, z, c)      the model
 u_i = e^s R(theta) g_i + dx,     g_i the place of pixel i,   R a turn counter-clockwise
-q(z, theta, dx, s | x, c) = q(z | h) q(theta | h) q(dx | h) q(s | h)                the guide
-h = encoder(x, c)
+
+q(theta | h) q(s | h) q(t | h),   dx = -e^s R(theta) t,   h = encoder(x, c)         the guide
+q(z | h),   or  q(z | x', c),   x' = x at zero pose, turned and moved back by the draws
+
+The guide finds t, the place in the image where the content has its centre, since it does not depend
+on the angle as dx does.
 
 A guide that reads an angle off an image is caught in local optima where angles are spread over the
 circle. With an encoder of K turned copies, h = (h_0, .., h_(K-1)), the guide first draws which copy
@@ -13,22 +17,24 @@ q(k | x) = softmax_k turn(h_k),   theta = phi_k + what the rotation's posterior 
 r(k | theta) = softmax_k kappa cos(theta - phi_k)                    of the model: near theta
 
 u are the places of the content: an image with theta > 0 shows the content turned clockwise, with
-dx = (0.1, 0) moved to the left by 0.1, with s > 0 smaller. The longer side of an image spans
-[-1, 1], and pixels are squares: images of other than square shape do not shear.
+dx = (0.1, 0) moved to the left by 0.1, with s > 0 smaller (see `pyrovae.graphs.places`).
 """
 
+import copy
 import math
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.graphs.parts import check_part
+from pyrovae.graphs.places import aligned, pixel_grid, posed_places, turned
 from pyrovae.programs import data_plate, register
 
-__all__ = ["PoseVAE", "pixel_grid"]
+__all__ = ["PoseVAE"]
 
 
 class _Latent(NamedTuple):
@@ -51,7 +57,7 @@ class PoseVAE(nn.Module):
 
     Args:
         prior: p(z | c).
-        posterior: q(z | h, c).
+        posterior: q(z | h, c); q(z | x', c) if `align`.
         likelihood: p(x | z, u, c), whose network takes z, the places u of the pixels, and c, such
             as `likelihoods.Bernoulli(nets.CoordinateDecoder(2, (1, 28, 28)))`.
         shape: of an image, (C, H, W) or (H, W).
@@ -60,15 +66,24 @@ class PoseVAE(nn.Module):
             or a normal, `priors.CentredNormal(1, sd)` as in the paper.
         rotation_posterior: q(theta | h), such as `posteriors.WrappedNormal`.
         translation_prior: p(dx), over two numbers.
-        translation_posterior: q(dx | h).
+        translation_posterior: q(t | h), a normal.
         scale_prior: p(s), over one number.
         scale_posterior: q(s | h).
         turn: maps each h_k of an encoder of turned copies to one number; None for an encoder of
             the image alone.
+        align: whether the posterior of z reads the image at zero pose, at the pose drawn, in place
+            of h.
+        pixels: in training, how many pixels of each minibatch the likelihood is evaluated at, drawn
+            anew at each step; their log density is scaled to that of all, so the bound keeps its
+            mean. None takes all.
+        free_mean: drop, in training, the term mu^2 / (2 s^2) of KL(q(theta | h) || N(0, s^2)), as
+            the paper does (section 3.2), so that no angle is preferred. What is left is no bound,
+            unless s is large. Evaluation has the whole KL.
 
     Raises:
         ValueError: if a prior of the pose comes without a posterior, or a posterior without a
-            prior.
+            prior; `turn` does not go with the encoder; `pixels` is not between 1 and H W; or
+            `free_mean` comes without a normal prior and posterior of the angle.
     """
 
     def __init__(
@@ -86,31 +101,22 @@ class PoseVAE(nn.Module):
         scale_prior: nn.Module | None = None,
         scale_posterior: nn.Module | None = None,
         turn: nn.Module | None = None,
+        align: bool = False,
+        pixels: int | None = None,
+        free_mean: bool = False,
     ) -> None:
         super().__init__()
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
-        self.shape, self.encoder = tuple(shape), encoder
+        self.shape, self.encoder, self.turn = tuple(shape), encoder, turn
         self.rotation_prior, self.rotation_posterior = rotation_prior, rotation_posterior
-        self.translation_prior, self.translation_posterior = (
-            translation_prior,
-            translation_posterior,
-        )
+        self.translation_prior = translation_prior
+        self.translation_posterior = translation_posterior
         self.scale_prior, self.scale_posterior = scale_prior, scale_posterior
-        for name in ("rotation", "translation", "scale"):
-            both = (getattr(self, f"{name}_prior"), getattr(self, f"{name}_posterior"))
-            if (both[0] is None) != (both[1] is None):
-                raise ValueError(
-                    f"PoseVAE: {name}_prior and {name}_posterior go together: give both, or "
-                    "neither for a fixed pose"
-                )
-        self.turn = turn
+        self.align, self.pixels, self.free_mean = align, pixels, free_mean
         turns = getattr(encoder, "turns", 0)
-        if (turn is None) != (turns == 0) or (turn is not None and rotation_prior is None):
-            raise ValueError(
-                "PoseVAE: turn, a network of one number, goes with an encoder of turned copies, "
-                "nets.TurnedCopies, and with a rotation"
-            )
-        phi = 2 * math.pi * torch.arange(turns) / max(1, turns)
+        self._check_parts(turns)
+        phi = 2 * math.pi * (torch.arange(turns) / max(1, turns))
+        phi = torch.where(phi < math.pi, phi, phi - 2 * math.pi)  # near 0, for a normal prior
         self.register_buffer("phi", phi, persistent=False)
         self.register_buffer("grid", pixel_grid(*self.shape[-2:]), persistent=False)
 
@@ -118,33 +124,39 @@ class PoseVAE(nn.Module):
     phi: Tensor
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z and the pose, x ~ p(x | z, u, c), and return x."""
+        """Draw the pose and z, x ~ p(x | z, u, c), and return x."""
         register(self)
         with data_plate(x):
-            z = pyro.sample("z", self.prior(*c))
             pose = {each.site: pyro.sample(each.site, each.prior()) for each in self._pose()}
             if self.turn is not None:
                 self._draw_turn(pose["theta"])
-            return pyro.sample("x", self.likelihood(z, self.places(**pose), *c), obs=x)
+            z = pyro.sample("z", self.prior(*c))
+            u = posed_places(self.grid, **pose)
+            if self.pixels is None or not self.training:
+                return pyro.sample("x", self.likelihood(z, u, *c), obs=x)
+            return self._observe_some(x, z, u, c, self.pixels)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
-        """Draw z and the pose from their posteriors, and return z."""
+        """Draw the pose and z from their posteriors, and return z."""
         register(self)
         h = x if self.encoder is None else self.encoder(x, *c)
         with data_plate(x):
             phi = None
             if self.turn is not None:
-                logits = self.turn(h).squeeze(-1).movedim(0, -1)
-                q_k = dist.Categorical(logits=logits)
-                k = pyro.sample("turn", q_k, infer={"enumerate": "parallel"})
-                h, phi = h[k, torch.arange(len(x), device=x.device)], self.phi[k]
-            z = pyro.sample("z", self.posterior(h, *(c if self.encoder is None else ())))
+                h, phi = self._chosen_copy(h)
+            pose: dict[str, Tensor] = {}
             for each in self._pose():
                 q = each.posterior(h)
                 if each.site == "theta" and phi is not None:
-                    q = _shifted(q, phi)
-                pyro.sample(each.site, q)
-            return z
+                    q = _at(q, q.base_dist.loc + phi[..., None])
+                if each.site == "dx":
+                    q = _at(q, self._shift(q.base_dist.loc, phi, pose))
+                pose[each.site] = pyro.sample(each.site, q)
+                if each.site == "theta" and self.free_mean and self.training:
+                    self._add_mean_term(q)
+            if self.align:
+                return pyro.sample("z", self.posterior(aligned(x, self.grid, **pose), *c))
+            return pyro.sample("z", self.posterior(h, *(c if self.encoder is None else ())))
 
     def places(
         self, theta: Tensor | None = None, dx: Tensor | None = None, s: Tensor | None = None
@@ -156,16 +168,58 @@ class PoseVAE(nn.Module):
             dx: with shape (*, 2).
             s: with shape (*, 1).
         """
-        u = self.grid
-        if theta is not None:
-            u = _turned(u, theta)
-        if s is not None:
-            u = s.exp()[..., None, None, :] * u
-        return u if dx is None else u + dx[..., None, None, :]
+        return posed_places(self.grid, theta, dx, s)
+
+    def at_resolution(self, height: int, width: int) -> "PoseVAE":
+        """Return a graph with the same weights whose images have H' x W' pixels.
+
+        It generates and decodes; to infer a pose it needs images of the first graph's shape.
+        """
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)  # the weights stay shared
+        other.shape = (*self.shape[:-2], height, width)
+        other.grid = pixel_grid(height, width).to(self.grid)
+        return other
 
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Raise a ValueError if x is outside the likelihood's support; `pyrovae.fit` calls this."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"PoseVAE: x has shape {tuple(x.shape)}, expected {('B', *self.shape)}, the graph's"
+            )
         check_part(self.likelihood, x)
+
+    def _observe_some(
+        self, x: Tensor, z: Tensor, u: Tensor, c: tuple[Tensor, ...], pixels: int
+    ) -> Tensor:
+        """Observe some pixels, as images of one column, and count each for several."""
+        size = self.grid.shape[0] * self.grid.shape[1]
+        kept = torch.randperm(size, device=x.device)[:pixels]
+        some = u.flatten(-3, -2)[..., kept, :].unsqueeze(-2)
+        with poutine.scale(scale=size / pixels):
+            observed = x.flatten(-2)[..., kept].unsqueeze(-1)
+            return pyro.sample("x", self.likelihood(z, some, *c), obs=observed)
+
+    def _chosen_copy(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw k, and return h_k and phi_k."""
+        assert self.turn is not None
+        q = dist.Categorical(logits=self.turn(h).squeeze(-1).movedim(0, -1))
+        k = pyro.sample("turn", q, infer={"enumerate": "parallel"})
+        return h[k, torch.arange(h.shape[1], device=h.device)], self.phi[k]
+
+    def _shift(self, t: Tensor, phi: Tensor | None, pose: dict[str, Tensor]) -> Tensor:
+        """Return dx = -e^s R(theta) t, where t was read off a copy that is turned by phi."""
+        dx = -t
+        if "theta" in pose:
+            theta = pose["theta"] if phi is None else pose["theta"] - phi[..., None]
+            dx = turned(dx, theta.squeeze(-1))
+        return dx * pose["s"].exp() if "s" in pose else dx
+
+    def _add_mean_term(self, q: Any) -> None:
+        """Take the term of the mean out of the KL: log q is smaller by it."""
+        assert self.rotation_prior is not None
+        term = (q.mean / self.rotation_prior().stddev).square().sum(-1) / 2
+        pyro.factor("mean_of_theta", -term, has_rsample=True)
 
     def _draw_turn(self, theta: Tensor) -> None:
         """Draw k ~ r(k | theta): uniform, times a factor, since Pyro enumerates k before theta."""
@@ -177,43 +231,42 @@ class PoseVAE(nn.Module):
         pyro.factor("near", log_r.gather(-1, k_here).squeeze(-1) + math.log(turns))
 
     def _pose(self) -> list[_Latent]:
-        """Return the latents of the pose that are not fixed."""
+        """Return the latents of the pose that are not fixed, in the order of the guide."""
         return [
             _Latent(site, prior, posterior)
             for site, prior, posterior in (
                 ("theta", self.rotation_prior, self.rotation_posterior),
-                ("dx", self.translation_prior, self.translation_posterior),
                 ("s", self.scale_prior, self.scale_posterior),
+                ("dx", self.translation_prior, self.translation_posterior),
             )
             if prior is not None and posterior is not None
         ]
 
+    def _check_parts(self, turns: int) -> None:
+        for name in ("rotation", "translation", "scale"):
+            if (getattr(self, f"{name}_prior") is None) != (
+                getattr(self, f"{name}_posterior") is None
+            ):
+                raise ValueError(
+                    f"PoseVAE: {name}_prior and {name}_posterior go together: give both, or "
+                    "neither for a fixed pose"
+                )
+        angle = None if self.rotation_prior is None else self.rotation_prior()
+        if (self.turn is None) != (turns == 0) or (self.turn is not None and angle is None):
+            raise ValueError(
+                "PoseVAE: turn, a network of one number, goes with an encoder of turned copies, "
+                "nets.TurnedCopies, and with a rotation"
+            )
+        size = math.prod(self.shape[-2:])
+        if self.pixels is not None and not 1 <= self.pixels <= size:
+            raise ValueError(f"PoseVAE: pixels is {self.pixels}, expected 1 to H W = {size}")
+        if self.free_mean and not isinstance(getattr(angle, "base_dist", None), dist.Normal):
+            raise ValueError(
+                "PoseVAE: free_mean drops a term of the KL to a normal prior of the angle: give "
+                "rotation_prior=priors.CentredNormal(1, sd), or leave it out"
+            )
 
-def _shifted(q: Any, phi: Tensor) -> Any:
-    """Return the distribution of theta + phi, for q(theta) of a location and a scale."""
-    base = q.base_dist
-    return type(base)(base.loc + phi.unsqueeze(-1), base.scale).to_event(1)
 
-
-def pixel_grid(height: int, width: int) -> Tensor:
-    """Return the places (right, up) of the pixels of an image, with shape (H, W, 2).
-
-    The centres of the outer pixels of the longer side lie at -1 and 1; 0 is the image's centre.
-
-    Example:
-        >>> pixel_grid(2, 3)[0]
-        tensor([[-1.0000,  0.5000],
-                [ 0.0000,  0.5000],
-                [ 1.0000,  0.5000]])
-    """
-    half = max(height - 1, width - 1, 1) / 2
-    up = -(torch.arange(height) - (height - 1) / 2) / half
-    right = (torch.arange(width) - (width - 1) / 2) / half
-    return torch.stack([right.expand(height, width), up[:, None].expand(height, width)], -1)
-
-
-def _turned(u: Tensor, theta: Tensor) -> Tensor:
-    """Return R(theta) u, turned counter-clockwise, for u (H, W, 2) and theta (*, 1)."""
-    cos, sin = theta.cos()[..., None], theta.sin()[..., None]  # (*, 1, 1)
-    right, up = u.unbind(-1)
-    return torch.stack([cos * right - sin * up, sin * right + cos * up], -1)
+def _at(q: Any, loc: Tensor) -> Any:
+    """Return a distribution of a location and a scale at another location."""
+    return type(q.base_dist)(loc, q.base_dist.scale).to_event(1)

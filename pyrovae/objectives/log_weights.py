@@ -13,6 +13,7 @@ from pyrovae.objectives.base import Bound, Objective
 from pyrovae.programs import Trace, total
 
 __all__ = [
+    "log_guide",
     "log_latent",
     "log_model",
     "log_weights",
@@ -30,7 +31,7 @@ def log_weights(p: Trace, q: Trace) -> tuple[Tensor, dict[str, Tensor]]:
     prior = programs.latent_by_name(p)
     kl = {
         name: q.layout.per_row(programs.sampled_kl(site, prior.get(name)), site)
-        for name, site in programs.latent_by_name(q).items()
+        for name, site in programs.densities(q).items()
     }
     return rec, kl
 
@@ -39,6 +40,14 @@ def log_latent(trace: Trace) -> dict[str, Tensor]:
     """Return the log density of each latent site's value, shape (K, B)."""
     sites = programs.latent(trace)
     return {s["name"]: trace.layout.per_row(programs.log_prob(s), s) for s in sites}
+
+
+def log_guide(q: Trace) -> dict[str, Tensor]:
+    """Return log q(z | x) by site of the guide, its factors among them, shape (K, B)."""
+    return {
+        name: q.layout.per_row(programs.log_prob(site), site)
+        for name, site in programs.densities(q).items()
+    }
 
 
 def log_model(objective: Objective, rec: Tensor, p: Trace) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.objectives.log_weights import log_latent, log_model, log_weights, make_bound
+from pyrovae.objectives.log_weights import log_guide, log_model, log_weights, make_bound
 from pyrovae.objectives.sgvb import SGVB_A
 from pyrovae.programs import Program, Trace, hmc, total
 
@@ -78,7 +78,7 @@ class MonteCarloEM(Objective):
         """Return the mean of log p(x, z) - log q(z | x), and the loss of both programs."""
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
-        joint = log_model(self, rec, p) + total(log_latent(q).values())
+        joint = log_model(self, rec, p) + total(log_guide(q).values())
         return make_bound(rec, kl, lambda log_w: log_w.mean(0), -joint.mean(0).sum())
 
     def validation_objective(self) -> SGVB_A:

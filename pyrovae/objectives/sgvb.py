@@ -113,7 +113,7 @@ class FreeBits(Objective):
         prior = programs.latent_by_name(p)
         floored = [
             self.scaled_kl(name, self._floored(site, prior.get(name), terms))
-            for name, site in programs.latent_by_name(q).items()
+            for name, site in programs.densities(q).items()
         ]
         return terms._replace(loss=total([-terms.reconstruction, *floored]))
 
@@ -123,6 +123,8 @@ class FreeBits(Objective):
 
     def _floored(self, q: Site, p: Site | None, terms: Bound) -> Tensor:
         kl = terms.kl[q["name"]]
+        if q["is_observed"]:  # a factor of the guide
+            return kl
         weights = programs.weights_of(q, kl)  # of each KL in the sum over plates
         floor = (self.nats * weights.sum() / self.samples).item()
         try:
@@ -135,7 +137,7 @@ class FreeBits(Objective):
 
 def _terms(p: Trace, q: Trace, divergence: Divergence, samples: int) -> Bound:
     rec = total([programs.log_prob(site).sum() for site in programs.observed(p)])
-    prior, posterior = programs.latent_by_name(p), programs.latent_by_name(q)
+    prior, posterior = programs.latent_by_name(p), programs.densities(q)
     kl = {name: divergence(site, prior.get(name)).sum() for name, site in posterior.items()}
     if samples == 1:
         return Bound(rec, kl)

@@ -19,7 +19,7 @@ from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.log_weights import (
-    log_latent,
+    log_guide,
     log_model,
     log_weights,
     make_bound,
@@ -79,7 +79,7 @@ class ReweightedWakeSleep(Objective):
         v = (rec - self.total_kl(kl)).detach().softmax(0)  # (K, B)
         loss = -(v * log_model(self, rec, p)).sum()
         if self.sleep < 1:
-            loss = loss - (1 - self.sleep) * (v * total(log_latent(q).values())).sum()
+            loss = loss - (1 - self.sleep) * (v * total(log_guide(q).values())).sum()
         if self.sleep > 0:
             loss = loss - self.sleep * _sleep_phase(model, guide, batch, p.layout)
         return make_bound(rec, kl, log_mean_exp, loss)
@@ -128,4 +128,4 @@ def _sleep_phase(
     drawn = Trace({site["name"]: site for site in z})
     alone = layout._replace(draws=1, depth=None)
     q = programs.record(guide, x["value"], *batch[1:], given=drawn, layout=alone)
-    return total(log_latent(q).values()).sum()
+    return total(log_guide(q).values()).sum()

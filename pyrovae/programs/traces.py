@@ -27,6 +27,7 @@ __all__ = [
     "Site",
     "StopGradient",
     "Trace",
+    "densities",
     "is_deterministic",
     "latent",
     "latent_by_name",
@@ -149,6 +150,14 @@ def latent(trace: Trace) -> list[Site]:
 def latent_by_name(trace: Trace) -> dict[str, Site]:
     """Return the latent sample sites of a trace by name."""
     return {site["name"]: site for site in latent(trace)}
+
+
+def densities(trace: Trace) -> dict[str, Site]:
+    """Return what a guide's log density is the sum of, by name: its latents, and its factors.
+
+    A factor of the guide (`pyro.factor(..., has_rsample=True)`) counts as one of log q.
+    """
+    return {site["name"]: site for site in latent(trace) + observed(trace)}
 
 
 def observed(trace: Trace) -> list[Site]:
