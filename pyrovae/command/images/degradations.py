@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae import distributions, graphs, tasks
 from pyrovae.command.choices import NoiseKind
 from pyrovae.command.images.gallery import Scale
-from pyrovae.evaluation import baselines, scores
+from pyrovae.evaluation import baselines
 from pyrovae.tasks import Restored
 
 __all__ = ["Corruption", "Degradation", "HiddenPixels", "Noise", "Pooling"]
@@ -248,8 +248,8 @@ def _pca(train: Tensor, restore: Restore, given: Tensor) -> Named:
         if pca.variance <= 0:
             continue
         restored = restore(pca, clean, False).clamp(0, 1)
-        found[components] = scores.psnr(restored, clean).mean, pca
+        found[components] = (restored - clean).square().mean().item(), pca
     if not found:
         return {}
-    components = max(found, key=lambda k: found[k][0])
+    components = min(found, key=lambda k: found[k][0])
     return {f"PCA, {components} components": restore(found[components][1], given, True)}
