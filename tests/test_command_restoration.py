@@ -175,6 +175,68 @@ def test_masks_are_read_from_files(run, pictures, tmp_path):
     assert (np.abs(one.astype(int) - before)[:, hidden] > 1).any()
 
 
+def test_nan_in_an_array_says_that_a_pixel_is_hidden(run, tmp_path):
+    x = datasets.digits().x_test[:6].astype(np.float32)
+    hidden = np.zeros(x.shape, bool)
+    hidden[:, :, 3:5] = True
+    hidden[0] = False  # of this image nothing is hidden
+    np.save(tmp_path / "clean.npy", x)
+    np.save(tmp_path / "mask.npy", hidden)
+    np.save(tmp_path / "holes.npy", np.where(hidden, np.nan, x))
+    by = {
+        "nan": [tmp_path / "holes.npy"],
+        "mask": [tmp_path / "clean.npy", "--mask", tmp_path / "mask.npy"],
+        "both": [tmp_path / "holes.npy", "--mask", tmp_path / "mask.npy"],
+    }
+    restored = {}
+    for name, arguments in by.items():
+        given = [*arguments, "--clean", tmp_path / "clean.npy", "--draws", 2]
+        call("impute", run, *given, "--output", tmp_path / name)
+        restored[name] = np.load(tmp_path / name / "restored.npy")
+    assert np.isfinite(restored["nan"]).all()
+    assert np.array_equal(restored["nan"][~hidden], x[~hidden])
+    assert np.abs(restored["nan"] - x)[hidden].max() > 0
+    assert np.array_equal(restored["nan"], restored["mask"])
+    assert np.array_equal(restored["nan"], restored["both"])
+    output = call("denoise", run, tmp_path / "holes.npy", "--output", tmp_path / "d", code=2)
+    assert "the value at (1, 0, 3, 0) is nan" in output
+    corrupt = ["--corrupt", "--output", tmp_path / "c"]
+    assert "are NaN" in call("impute", run, tmp_path / "holes.npy", *corrupt, code=2)
+
+
+def test_images_of_which_nothing_is_hidden_leave_the_scores_of_the_others(run, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--hidden", 0.02, "--corrupt", "--rows", 20, "--draws", 3]
+    printed = call("impute", run, "digits", "--output", out, *arguments)
+    assert "nan" not in printed
+    _, found = scores_of(out)
+    clean, degraded = datasets.digits().x_test, np.load(out / "degraded.npy")
+    rows = pv.data.spread(len(clean), 20)
+    error = np.square((degraded - clean[rows.numpy()]) / 16).reshape(20, -1)
+    black = found["hidden pixels black"]["psnr"]
+    model = found["the model"]["psnr"]
+    assert 0 < black["rows"] < model["rows"] < 20
+    assert black["rows"] == (error > 0).any(1).sum()
+    assert black["rows"] + black["exact"] == model["rows"] + model["exact"]
+    assert f"{black['exact']} images exact" in printed
+    assert found["the model"]["coverage"]["level"] == 0.5  # 3 draws hold a further one so often
+    assert "50 % intervals hold" in printed
+
+
+def test_the_hidden_pixels_have_the_log_probability_that_the_task_finds(run, tmp_path):
+    x = datasets.digits().x_test[:5]
+    np.save(tmp_path / "clean.npy", x)
+    given = [run, tmp_path / "clean.npy", "--mask", "right-half", "--output", tmp_path / "out"]
+    printed = call("impute", *given, "--corrupt", "--draws", 2, "--seed", 3)
+    hidden = torch.arange(8).expand(1, 8, 8) >= 4
+    graph = pv.load(run / "model")
+    expected = pv.hidden_log_prob(graph, torch.from_numpy(x).float(), hidden=hidden, seed=3).log_p
+    found = scores_of(tmp_path / "out")[1]["the model"]["log_p"]
+    assert found["mean"] == pytest.approx(expected.mean().item() / 32, rel=1e-3)
+    assert f"{found['mean']:.3f} ± " in printed
+    assert -3.5 < found["mean"] < 0  # better than log(1 / 17): the levels are equally likely
+
+
 def test_the_seed_decides(run, tmp_path):
     restored = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -236,7 +298,7 @@ def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
         (["denoise", "{run}", "digits", "--noise", "masking:1.5"], "between 0 and 1"),
         (["denoise", "{run}", "digits", "--noise", "gaussian:-1"], "a positive number"),
         (["denoise", "{run}", "digits", "--noise", "gaussian:nan"], "a positive number"),
-        (["impute", "{run}", "digits"], "either --mask or --hidden"),
+        (["impute", "{run}", "digits"], "no pixel is hidden; give either --mask or --hidden"),
         (["impute", "{run}", "digits", "--mask", "x.npy", "--hidden", "0.1"], "either --mask"),
         (["impute", "{run}", "digits", "--mask", "absent.png"], "absent.png: no such file"),
         (["impute", "{run}", "digits", "--mask", "{data}/wide.npy"], "has shape (9, 9)"),
