@@ -5,21 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import call
 from PIL import Image
-from typer.testing import CliRunner
 
 import pyrovae as pv
 from pyrovae import datasets
-from pyrovae.command.cli import app
+from pyrovae.command.images import gallery
+from pyrovae.command.writing import write
 
 LATENTS = 10
-
-
-def call(*args, code=0):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    if result.exit_code != code:
-        raise AssertionError(f"exit {result.exit_code}: {result.output}") from result.exception
-    return result.output
+QUICK = ["--method", "importance"]  # where it does not matter how the posterior is found
 
 
 def scores_of(folder):
@@ -102,7 +97,7 @@ def test_the_scores_are_those_of_the_files(run, tmp_path):
 
 def test_a_folder_comes_back_as_a_folder(run, pictures, tmp_path):
     out = tmp_path / "out"
-    call("impute", run, pictures, "--output", out, "--mask", "left-half", "--draws", 3)
+    call("impute", run, pictures, "--output", out, "--mask", "left-half", "--draws", 3, *QUICK)
     inside = {str(file.relative_to(pictures)) for file in pictures.rglob("*.png")}
     for name in ("restored", "standard_deviation", "draws/1", "draws/3"):
         assert {str(file.relative_to(out / name)) for file in (out / name).rglob("*.png")} == inside
@@ -164,7 +159,7 @@ def test_masks_are_read_from_files(run, pictures, tmp_path):
     for kind in ("npy", "png"):
         mask = tmp_path / f"mask.{kind}"
         out = tmp_path / kind
-        call("impute", run, pictures, "-o", out, "--mask", mask, "--corrupt", "--draws", 2)
+        call("impute", run, pictures, "-o", out, "--mask", mask, "--corrupt", "--draws", 2, *QUICK)
     one, other = (
         np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))])
         for folder in (tmp_path / "npy" / "restored", tmp_path / "png" / "restored")
@@ -190,7 +185,7 @@ def test_nan_in_an_array_says_that_a_pixel_is_hidden(run, tmp_path):
     }
     restored = {}
     for name, arguments in by.items():
-        given = [*arguments, "--clean", tmp_path / "clean.npy", "--draws", 2]
+        given = [*arguments, "--clean", tmp_path / "clean.npy", "--draws", 2, *QUICK]
         call("impute", run, *given, "--output", tmp_path / name)
         restored[name] = np.load(tmp_path / name / "restored.npy")
     assert np.isfinite(restored["nan"]).all()
@@ -206,7 +201,7 @@ def test_nan_in_an_array_says_that_a_pixel_is_hidden(run, tmp_path):
 
 def test_images_of_which_nothing_is_hidden_leave_the_scores_of_the_others(run, tmp_path):
     out = tmp_path / "out"
-    arguments = ["--hidden", 0.02, "--corrupt", "--rows", 20, "--draws", 3]
+    arguments = ["--hidden", 0.02, "--corrupt", "--rows", 20, "--draws", 3, *QUICK]
     printed = call("impute", run, "digits", "--output", out, *arguments)
     assert "nan" not in printed
     _, found = scores_of(out)
@@ -241,6 +236,7 @@ def test_the_seed_decides(run, tmp_path):
     restored = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         arguments = ["--noise", "salt-and-pepper:0.2", "--corrupt", "--rows", 2, "--seed", seed]
+        arguments += ["--method", "importance"]  # of which the draws differ too
         call("denoise", run, "digits", "--output", tmp_path / name, *arguments)
         restored[name] = np.load(tmp_path / name / "draws.npy")
     assert np.array_equal(restored["a"], restored["b"])
@@ -266,7 +262,7 @@ def test_results_of_before_are_replaced_only_on_request(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    arguments = ["impute", run, "digits", "--output", out, "--hidden", 0.2, "--draws", 2]
+    arguments = ["impute", run, "digits", "--output", out, "--hidden", 0.2, "--draws", 2, *QUICK]
     assert "holds something" in call(*arguments, "--rows", 3, code=2)
     call(*arguments, "--rows", 3, "--corrupt", "--overwrite")
     assert (out / "degraded.npy").is_file()
@@ -274,6 +270,26 @@ def test_results_of_before_are_replaced_only_on_request(run, tmp_path):
     assert np.load(out / "restored.npy").shape == (2, 1, 8, 8)
     assert not (out / "degraded.npy").exists()
     assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_results_that_cannot_be_written_leave_nothing(run, tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "draws.npy":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(gallery, "write", full)
+    arguments = ["--hidden", 0.2, "--draws", 2, "--rows", 2, "--method", "encoder"]
+    for out in (tmp_path / "new", tmp_path / "there"):
+        if out.name == "there":
+            out.mkdir()
+            (out / "notes.txt").write_text("mine")
+        given = ["--overwrite", "--output", out]
+        output = call("impute", run, "digits", *arguments, *given, code=2)
+        assert f"{out}: the results cannot be written there" in output
+        assert "No space left on device" in output
+    assert not (tmp_path / "new").exists()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["notes.txt"]
 
 
 def test_the_report_of_a_run_shows_what_it_restores(tmp_path):

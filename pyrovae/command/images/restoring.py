@@ -11,7 +11,8 @@ report.html           figures and pictures
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -117,8 +118,6 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
             c = gallery.context
             log_p = hidden_log_prob(run, model, degradation, clean, c, options)
             figures["scores"] = score(degradation, given, found, clean, train, order.seed, log_p)
-    _write(order, gallery, scale, found, degradation.shown(given))
-    write_json(figures, order.output / "scores.json")
     rows_of_table = table(figures["scores"])
     for row in rows_of_table:
         say(row.line())
@@ -134,7 +133,10 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
             "time": f"{time.time() - started:.0f} s",
         },
     )
-    write(order.output / "report.html", render(report))
+    with _whole_or_not(order.output):
+        _write(order, gallery, scale, found, degradation.shown(given))
+        write_json(figures, order.output / "scores.json")
+        write(order.output / "report.html", render(report))
     say(f"{order.output}: {len(found.mean)} images, {order.task}")
 
 
@@ -220,15 +222,34 @@ def _how(figures: dict[str, Any]) -> str:
     return "peak signal-to-noise ratio (PSNR) to the clean images, and standard error over images"
 
 
-def _write(order: Order, gallery: Gallery, scale: Scale, found: Result, given: Tensor) -> None:
-    """Write the images, after removing those of an earlier command."""
-    folder = order.output
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[None]:
+    """Context that removes results of before, and those begun inside if they cannot be written."""
+    existed = folder.is_dir()
+    _remove_results(folder)
+    try:
+        yield
+    except BaseException as error:
+        _remove_results(folder)
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise OSError(f"{folder}: the results cannot be written there ({error})") from error
+        raise
+
+
+def _remove_results(folder: Path) -> None:
     for name in WRITTEN:
         shutil.rmtree(folder / name, ignore_errors=True)
         for suffix in (".npy", ".npz"):
             (folder / name).with_suffix(suffix).unlink(missing_ok=True)
     for name in PAGES:
         (folder / name).unlink(missing_ok=True)
+
+
+def _write(order: Order, gallery: Gallery, scale: Scale, found: Result, given: Tensor) -> None:
+    """Write the images."""
+    folder = order.output
     gallery.write(folder / "restored", found.mean, scale.to_stored(found.mean))
     deviation = found.deviation
     stored = (deviation * scale.span).numpy()
