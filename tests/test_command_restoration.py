@@ -199,6 +199,20 @@ def test_nan_in_an_array_says_that_a_pixel_is_hidden(run, tmp_path):
     assert "are NaN" in call("impute", run, tmp_path / "holes.npy", *corrupt, code=2)
 
 
+def test_grey_values_that_are_modelled_as_0_or_1_stay_as_given(tmp_path):
+    x = np.random.default_rng(0).random((60, 1, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "grey.npy", x)
+    settings = ["--binarize", "--epochs", 1, "--samples", 0, "--latents", 2, "--hidden", 8]
+    call("fit", tmp_path / "grey.npy", "--output", tmp_path / "run", *settings, "--no-report")
+    np.save(tmp_path / "few.npy", x[:4])
+    given = [tmp_path / "run", tmp_path / "few.npy", "--mask", "lower-half", "--draws", 2]
+    call("impute", *given, "--output", tmp_path / "out", *QUICK)
+    for name in ("restored", "draws"):
+        found = np.load(tmp_path / "out" / f"{name}.npy")
+        expected = np.broadcast_to(x[:4, :, :3], found[..., :3, :].shape)
+        np.testing.assert_allclose(found[..., :3, :], expected, atol=1e-6)
+
+
 def test_images_of_which_nothing_is_hidden_leave_the_scores_of_the_others(run, tmp_path):
     out = tmp_path / "out"
     arguments = ["--hidden", 0.02, "--corrupt", "--rows", 20, "--draws", 3, *QUICK]

@@ -65,6 +65,8 @@ def restored(
     found = degradation.restore(model.graph, scale, given, context, **options)
     draws = torch.stack([scale.from_model(draw) for draw in found.draws])
     mean, size = scale.from_model(found.mean), found.effective_sample_size
+    if degradation.where is not None:  # what is not hidden stays as given, where modelled as 0 or 1
+        draws, mean = (torch.where(degradation.where, part, given) for part in (draws, mean))
     return Result(mean, draws.std(0), draws, size)
 
 
