@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import call
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -29,13 +30,6 @@ from pyrovae.command.settings import Settings
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--latents", "3", "--samples", "20"]
 TERSE = [*QUICK, "--no-report"]
-
-
-def call(*args, code=0):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    if result.exit_code != code:
-        raise AssertionError(f"exit {result.exit_code}: {result.output}") from result.exception
-    return result.output
 
 
 def strict(path):

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import call
 from safetensors.torch import load_file
-from test_command import call, given, strict
+from test_command import given, strict
 
 from pyrovae.command.report import cell_plots, planes, style
 

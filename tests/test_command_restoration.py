@@ -5,21 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import call
 from PIL import Image
-from typer.testing import CliRunner
 
 import pyrovae as pv
 from pyrovae import datasets
-from pyrovae.command.cli import app
+from pyrovae.command.images import gallery
+from pyrovae.command.writing import write
 
 LATENTS = 10
-
-
-def call(*args, code=0):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    if result.exit_code != code:
-        raise AssertionError(f"exit {result.exit_code}: {result.output}") from result.exception
-    return result.output
+QUICK = ["--method", "importance"]  # where it does not matter how the posterior is found
 
 
 def scores_of(folder):
@@ -102,7 +97,7 @@ def test_the_scores_are_those_of_the_files(run, tmp_path):
 
 def test_a_folder_comes_back_as_a_folder(run, pictures, tmp_path):
     out = tmp_path / "out"
-    call("impute", run, pictures, "--output", out, "--mask", "left-half", "--draws", 3)
+    call("impute", run, pictures, "--output", out, "--mask", "left-half", "--draws", 3, *QUICK)
     inside = {str(file.relative_to(pictures)) for file in pictures.rglob("*.png")}
     for name in ("restored", "standard_deviation", "draws/1", "draws/3"):
         assert {str(file.relative_to(out / name)) for file in (out / name).rglob("*.png")} == inside
@@ -164,7 +159,7 @@ def test_masks_are_read_from_files(run, pictures, tmp_path):
     for kind in ("npy", "png"):
         mask = tmp_path / f"mask.{kind}"
         out = tmp_path / kind
-        call("impute", run, pictures, "-o", out, "--mask", mask, "--corrupt", "--draws", 2)
+        call("impute", run, pictures, "-o", out, "--mask", mask, "--corrupt", "--draws", 2, *QUICK)
     one, other = (
         np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))])
         for folder in (tmp_path / "npy" / "restored", tmp_path / "png" / "restored")
@@ -175,10 +170,87 @@ def test_masks_are_read_from_files(run, pictures, tmp_path):
     assert (np.abs(one.astype(int) - before)[:, hidden] > 1).any()
 
 
+def test_nan_in_an_array_says_that_a_pixel_is_hidden(run, tmp_path):
+    x = datasets.digits().x_test[:6].astype(np.float32)
+    hidden = np.zeros(x.shape, bool)
+    hidden[:, :, 3:5] = True
+    hidden[0] = False  # of this image nothing is hidden
+    np.save(tmp_path / "clean.npy", x)
+    np.save(tmp_path / "mask.npy", hidden)
+    np.save(tmp_path / "holes.npy", np.where(hidden, np.nan, x))
+    by = {
+        "nan": [tmp_path / "holes.npy"],
+        "mask": [tmp_path / "clean.npy", "--mask", tmp_path / "mask.npy"],
+        "both": [tmp_path / "holes.npy", "--mask", tmp_path / "mask.npy"],
+    }
+    restored = {}
+    for name, arguments in by.items():
+        given = [*arguments, "--clean", tmp_path / "clean.npy", "--draws", 2, *QUICK]
+        call("impute", run, *given, "--output", tmp_path / name)
+        restored[name] = np.load(tmp_path / name / "restored.npy")
+    assert np.isfinite(restored["nan"]).all()
+    assert np.array_equal(restored["nan"][~hidden], x[~hidden])
+    assert np.abs(restored["nan"] - x)[hidden].max() > 0
+    assert np.array_equal(restored["nan"], restored["mask"])
+    assert np.array_equal(restored["nan"], restored["both"])
+    output = call("denoise", run, tmp_path / "holes.npy", "--output", tmp_path / "d", code=2)
+    assert "the value at (1, 0, 3, 0) is nan" in output
+    corrupt = ["--corrupt", "--output", tmp_path / "c"]
+    assert "are NaN" in call("impute", run, tmp_path / "holes.npy", *corrupt, code=2)
+
+
+def test_grey_values_that_are_modelled_as_0_or_1_stay_as_given(tmp_path):
+    x = np.random.default_rng(0).random((60, 1, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "grey.npy", x)
+    settings = ["--binarize", "--epochs", 1, "--samples", 0, "--latents", 2, "--hidden", 8]
+    call("fit", tmp_path / "grey.npy", "--output", tmp_path / "run", *settings, "--no-report")
+    np.save(tmp_path / "few.npy", x[:4])
+    given = [tmp_path / "run", tmp_path / "few.npy", "--mask", "lower-half", "--draws", 2]
+    call("impute", *given, "--output", tmp_path / "out", *QUICK)
+    for name in ("restored", "draws"):
+        found = np.load(tmp_path / "out" / f"{name}.npy")
+        expected = np.broadcast_to(x[:4, :, :3], found[..., :3, :].shape)
+        np.testing.assert_allclose(found[..., :3, :], expected, atol=1e-6)
+
+
+def test_images_of_which_nothing_is_hidden_leave_the_scores_of_the_others(run, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--hidden", 0.02, "--corrupt", "--rows", 20, "--draws", 3, *QUICK]
+    printed = call("impute", run, "digits", "--output", out, *arguments)
+    assert "nan" not in printed
+    _, found = scores_of(out)
+    clean, degraded = datasets.digits().x_test, np.load(out / "degraded.npy")
+    rows = pv.data.spread(len(clean), 20)
+    error = np.square((degraded - clean[rows.numpy()]) / 16).reshape(20, -1)
+    black = found["hidden pixels black"]["psnr"]
+    model = found["the model"]["psnr"]
+    assert 0 < black["rows"] < model["rows"] < 20
+    assert black["rows"] == (error > 0).any(1).sum()
+    assert black["rows"] + black["exact"] == model["rows"] + model["exact"]
+    assert f"{black['exact']} images exact" in printed
+    assert found["the model"]["coverage"]["level"] == 0.5  # 3 draws hold a further one so often
+    assert "50 % intervals hold" in printed
+
+
+def test_the_hidden_pixels_have_the_log_probability_that_the_task_finds(run, tmp_path):
+    x = datasets.digits().x_test[:5]
+    np.save(tmp_path / "clean.npy", x)
+    given = [run, tmp_path / "clean.npy", "--mask", "right-half", "--output", tmp_path / "out"]
+    printed = call("impute", *given, "--corrupt", "--draws", 2, "--seed", 3)
+    hidden = torch.arange(8).expand(1, 8, 8) >= 4
+    graph = pv.load(run / "model")
+    expected = pv.hidden_log_prob(graph, torch.from_numpy(x).float(), hidden=hidden, seed=3).log_p
+    found = scores_of(tmp_path / "out")[1]["the model"]["log_p"]
+    assert found["mean"] == pytest.approx(expected.mean().item() / 32, rel=1e-3)
+    assert f"{found['mean']:.3f} ± " in printed
+    assert -3.5 < found["mean"] < 0  # better than log(1 / 17): the levels are equally likely
+
+
 def test_the_seed_decides(run, tmp_path):
     restored = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         arguments = ["--noise", "salt-and-pepper:0.2", "--corrupt", "--rows", 2, "--seed", seed]
+        arguments += ["--method", "importance"]  # of which the draws differ too
         call("denoise", run, "digits", "--output", tmp_path / name, *arguments)
         restored[name] = np.load(tmp_path / name / "draws.npy")
     assert np.array_equal(restored["a"], restored["b"])
@@ -204,7 +276,7 @@ def test_results_of_before_are_replaced_only_on_request(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    arguments = ["impute", run, "digits", "--output", out, "--hidden", 0.2, "--draws", 2]
+    arguments = ["impute", run, "digits", "--output", out, "--hidden", 0.2, "--draws", 2, *QUICK]
     assert "holds something" in call(*arguments, "--rows", 3, code=2)
     call(*arguments, "--rows", 3, "--corrupt", "--overwrite")
     assert (out / "degraded.npy").is_file()
@@ -212,6 +284,26 @@ def test_results_of_before_are_replaced_only_on_request(run, tmp_path):
     assert np.load(out / "restored.npy").shape == (2, 1, 8, 8)
     assert not (out / "degraded.npy").exists()
     assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_results_that_cannot_be_written_leave_nothing(run, tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "draws.npy":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(gallery, "write", full)
+    arguments = ["--hidden", 0.2, "--draws", 2, "--rows", 2, "--method", "encoder"]
+    for out in (tmp_path / "new", tmp_path / "there"):
+        if out.name == "there":
+            out.mkdir()
+            (out / "notes.txt").write_text("mine")
+        given = ["--overwrite", "--output", out]
+        output = call("impute", run, "digits", *arguments, *given, code=2)
+        assert f"{out}: the results cannot be written there" in output
+        assert "No space left on device" in output
+    assert not (tmp_path / "new").exists()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["notes.txt"]
 
 
 def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
@@ -236,7 +328,7 @@ def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
         (["denoise", "{run}", "digits", "--noise", "masking:1.5"], "between 0 and 1"),
         (["denoise", "{run}", "digits", "--noise", "gaussian:-1"], "a positive number"),
         (["denoise", "{run}", "digits", "--noise", "gaussian:nan"], "a positive number"),
-        (["impute", "{run}", "digits"], "either --mask or --hidden"),
+        (["impute", "{run}", "digits"], "no pixel is hidden; give either --mask or --hidden"),
         (["impute", "{run}", "digits", "--mask", "x.npy", "--hidden", "0.1"], "either --mask"),
         (["impute", "{run}", "digits", "--mask", "absent.png"], "absent.png: no such file"),
         (["impute", "{run}", "digits", "--mask", "{data}/wide.npy"], "has shape (9, 9)"),

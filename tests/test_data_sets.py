@@ -326,3 +326,16 @@ def test_hold_out_moves_rows_with_their_labels(tmp_path):
     assert data.x_test[:, 0].tolist() == [60, 150]
     assert data.labels_test.tolist() == [2, 5]
     assert len(data.x) == len(data.labels) == 8
+
+
+def test_values_that_are_not_known_are_read_where_they_are_allowed(tmp_path):
+    x = np.array([[1.0, np.nan, 0.0], [0.0, 1.0, 1.0]])
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match="is nan"):
+        datasets.array(tmp_path / "x.npy")
+    read = datasets.array(tmp_path / "x.npy", missing=True)
+    assert np.array_equal(read.x, x, equal_nan=True)
+    assert read.kind is datasets.Kind.BINARY
+    np.save(tmp_path / "x.npy", np.where(np.isnan(x), np.inf, x))
+    with pytest.raises(ValueError, match="is inf"):
+        datasets.array(tmp_path / "x.npy", missing=True)

@@ -187,6 +187,16 @@ def test_pca_projects_as_the_singular_vectors_do():
     torch.testing.assert_close(found.flatten(1), expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_truncated_pca_is_that_of_fewer_components():
+    x = torch.randn(40, 6) @ torch.randn(6, 6)
+    one, other = baselines.PCA(x, 5).truncated(2), baselines.PCA(x, 2)
+    assert one.variance == other.variance
+    assert torch.equal(one.denoise(x), other.denoise(x))
+    assert torch.equal(one.weights, other.weights)
+    with pytest.raises(ValueError, match="components is 6"):
+        one.truncated(6)
+
+
 def test_pca_imputes_by_the_conditional_normal_distribution():
     x, rows = linear_rows(), linear_rows(20, seed=1)
     pca = baselines.PCA(x, 2)

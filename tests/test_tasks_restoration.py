@@ -5,6 +5,7 @@ x ~ N(m, C), y = A x + noise, x | y ~ N(m + G (y - A m), C - G A C).
 """
 
 import copy
+import math
 
 import linear_gaussian
 import pyro
@@ -297,6 +298,40 @@ def count_graph(x, latent_size):
         pv.expression.Poisson(hidden, 12),
         *((prior, q) if latent_size else ()),
     )
+
+
+class Far(nn.Module):
+    """An encoder that is far off: its mean grows with what it sees, and it is sure of it."""
+
+    def forward(self, x):
+        mean = x.sum(-1, keepdim=True).log1p() - 8
+        return torch.cat([mean, mean.new_full(mean.shape, -4.0)], -1)
+
+
+@pytest.mark.parametrize("encoder", [Far(), nn.Linear(12, 2)], ids=["far", "not finite"])
+def test_dense_counts_are_not_carried_away_by_an_encoder_far_off(encoder):
+    """x_j ~ Poisson(80 e^(w z)): the posterior of z by a sum over a fine grid."""
+    decoder = nn.Linear(1, 12)
+    with torch.no_grad():
+        decoder.weight.fill_(0.5)
+        decoder.bias.fill_(80.0).log_()
+        if isinstance(encoder, nn.Linear):
+            encoder.weight.copy_(torch.tensor([[1.0], [10.0]]))  # exp(10 * 960) is infinite
+    q = pv.posteriors.DiagonalNormal(encoder)
+    graph = pv.VAE(pv.priors.StandardNormal(1), q, pv.likelihoods.Poisson(decoder))
+    x = torch.poisson(80 * (torch.randn(20, 1) / 2).exp().expand(20, 12))
+    hidden = torch.arange(12) < 5
+    grid = torch.linspace(-6, 6, 24_001, dtype=torch.double)[:, None]
+    log_rate = grid / 2 + math.log(80)  # (G, 1)
+    seen = x[:, 5:].double().sum(1)  # (B,)
+    log_p = seen * log_rate - 7 * log_rate.exp() - grid.square() / 2  # (G, B)
+    exact = (log_p.softmax(0) * log_rate.exp()).sum(0)
+    found = pv.impute(graph, x, hidden=hidden, draws=99, seed=0)
+    size = found.effective_sample_size
+    assert size.min() > 100
+    spread = (log_p.softmax(0) * (log_rate.exp() - exact).square()).sum(0).sqrt()
+    assert ((found.mean[:, 0] - exact).abs() <= 5 * spread / size**0.5).all()
+    assert 0.85 <= coverage(found, x, hidden.expand(20, 12)) <= 0.95
 
 
 def test_two_layers_of_latents():

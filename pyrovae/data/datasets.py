@@ -123,12 +123,16 @@ def fashion_mnist(root: str | Path | None = None) -> Dataset:
     return _torchvision("FashionMNIST", "fashion-mnist", root)
 
 
-def array(path: str | Path) -> Dataset:
+def array(path: str | Path, missing: bool = False) -> Dataset:
     """Read an `.npy` file, or an `.npz` file with `x` (and `labels`, `x_test`, `labels_test`).
 
     Rows are vectors (N, D), grey images (N, H, W) or images (N, C, H, W); images (N, H, W, C) are
     transposed where only the last axis can hold colours. Of an `.npz` without `x` the only array is
     read; several are refused. Pickled objects are never read.
+
+    Args:
+        path: the file.
+        missing: whether a value of x may be NaN, which says that it is not known.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -136,11 +140,11 @@ def array(path: str | Path) -> Dataset:
             10^19, has another number of axes, or several arrays and none named `x`.
     """
     path = Path(path)
-    read = read_arrays(path)
+    read = read_arrays(path, missing)
     return Dataset(
         path.stem,
         read.x,
-        kind_of(read.x),
+        kind_of(np.nan_to_num(read.x) if missing else read.x),
         read.labels,
         read.x_test,
         read.labels_test,

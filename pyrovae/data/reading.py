@@ -31,14 +31,18 @@ class Arrays(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------- array files
-def read_arrays(path: Path) -> Arrays:
+def read_arrays(path: Path, missing: bool = False) -> Arrays:
     """Read an `.npy` or `.npz` file; of an `.npz`, the array x, or the only one that has no role.
+
+    Args:
+        path: The file.
+        missing: Whether a value of x may be NaN, which says that it is not known.
 
     Raises:
         FileNotFoundError, ValueError: as `datasets.array`.
     """
     parts = _parts(path)
-    x = _rows(parts[_name_of_x(path, parts)], f"{path}, x")
+    x = _rows(parts[_name_of_x(path, parts)], f"{path}, x", missing)
     x_test = _rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
     if x_test is not None and x_test.shape[1:] != x.shape[1:]:
         raise ValueError(
@@ -83,7 +87,7 @@ def _name_of_x(path: Path, parts: dict[str, np.ndarray]) -> str:
     )
 
 
-def _rows(x: np.ndarray, place: str) -> np.ndarray:
+def _rows(x: np.ndarray, place: str, missing: bool = False) -> np.ndarray:
     """Check an array of rows, and give images an axis for channels."""
     if x.dtype.kind not in "buif":
         raise ValueError(f"{place}: expected real numbers, got dtype {x.dtype}")
@@ -95,9 +99,10 @@ def _rows(x: np.ndarray, place: str) -> np.ndarray:
     if x.size == 0:
         raise ValueError(f"{place}: the array is empty, its shape is {x.shape}")
     if x.dtype.kind == "f":
-        _check_range(x, place)
+        known = np.where(np.isnan(x), 0, x) if missing else x
+        _check_range(known, place)
         # Beyond [-1, 1] a column may vary by less than single precision tells apart.
-        wide = x.dtype.itemsize >= 8 and np.abs(x).max() > 1
+        wide = x.dtype.itemsize >= 8 and np.abs(known).max() > 1
         kept_type = np.float64 if wide else np.float32
         return _channels_first(x.astype(kept_type, copy=False))
     kept = {"b": np.uint8, "u": np.uint8 if x.dtype == np.uint8 else np.int64, "i": np.int64}

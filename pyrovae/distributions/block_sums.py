@@ -100,7 +100,9 @@ def _kind(p: Any, factor: int) -> str:
         return "Poisson"
     found = levels(p)
     small = found is not None and max(len(found.values), factor**2) <= _MOST
-    return "levels" if small and not found.values.flatten()[0] else "moments"  # type: ignore[union-attr]
+    if small and not found.values.flatten()[0]:  # type: ignore[union-attr]
+        return "levels"
+    return "moments"
 
 
 def _moments(p: Any) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ where o are the observed values of a row and h the hidden ones.
 """
 
 import math
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -105,15 +106,27 @@ class PCA:
         rows = torch.as_tensor(train)
         self.event = rows.shape[1:]
         flat = rows.flatten(1).double().numpy()
-        if not 0 < components < min(flat.shape):
-            raise ValueError(
-                f"PCA: components is {components}, expected at least 1 and fewer than the rows and "
-                f"their values, {flat.shape[0]} and {flat.shape[1]}"
-            )
-        fitted = Fitted(components, svd_solver="full").fit(flat)
-        self.mean, self.axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_)
-        self.variance = float(fitted.noise_variance_)  # s^2
-        above = torch.from_numpy(fitted.explained_variance_) - self.variance
+        _check_components(components, flat.shape)
+        self._fitted = Fitted(svd_solver="full").fit(flat)
+        self._keep(components)
+
+    def truncated(self, components: int) -> "PCA":
+        """Return what a fit with another number of components gives, without fitting again.
+
+        Raises:
+            ValueError: as for a fit.
+        """
+        _check_components(components, (self._fitted.n_samples_, len(self.mean)))
+        other = copy(self)
+        other._keep(components)
+        return other
+
+    def _keep(self, components: int) -> None:
+        values, axes = self._fitted.explained_variance_, self._fitted.components_
+        self.mean = torch.from_numpy(self._fitted.mean_)
+        self.axes = torch.from_numpy(axes[:components])
+        self.variance = float(values[components:].mean())  # s^2
+        above = torch.from_numpy(values[:components]) - self.variance
         self.weights = self.axes.T * above.clamp(min=0).sqrt()  # W, (D, L)
 
     def denoise(self, y: Array) -> Tensor:
@@ -193,6 +206,14 @@ class PCA:
 
     def _as_given(self, rows: Tensor, like: Array) -> Tensor:
         return rows.reshape(-1, *self.event).to(_floating(torch.as_tensor(like)))
+
+
+def _check_components(components: int, shape: tuple[int, ...]) -> None:
+    if not 0 < components < min(shape):
+        raise ValueError(
+            f"PCA: components is {components}, expected at least 1 and fewer than the rows and "
+            f"their values, {shape[0]} and {shape[1]}"
+        )
 
 
 def _images(name: str, images: Array) -> Tensor:

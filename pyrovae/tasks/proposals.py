@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.programs import hmc
+from pyrovae.programs import Program, hmc
 from pyrovae.tasks.refining import refined
 from pyrovae.tasks.targets import Latents, Target
 
 __all__ = ["METHODS", "Effort", "Weighted", "resampled"]
 
 _ROUNDS = 24  # of filling in: what a model reads of x~, such as its sum, must converge
-_PER_ROUND = 16  # draws
+_PER_ROUND = 16  # draws of the guide and of the prior each
 _FIRST = 64  # draws of the guide and of the prior each, from which a refinement starts
 _LEAPFROG = 10
 _STEP_SIZE = 0.1
@@ -99,12 +99,15 @@ def _refine(target: Target, effort: Effort) -> Weighted:
     normals = refined(log_f, coordinates.vector(z), effort.components, effort.steps)
     u = normals.sample(effort.samples)
     found = _weighed(target, coordinates.sites(u), log_f(u) - normals.log_prob(u))
-    return _or_guide(found) if found.impossible.any() else found
+    return _or_else(found, _proposed)
 
 
-def _or_guide(found: Weighted) -> Weighted:
-    """Return draws of the guide for the rows whose normals diverged."""
-    other, rows = _proposed(found.target, len(found.log_w)), found.impossible
+def _or_else(found: Weighted, propose: Callable[[Target, int], Weighted]) -> Weighted:
+    """Return draws of another proposal for the rows that have none of positive density."""
+    rows = found.impossible
+    if not rows.any():
+        return found
+    other = propose(found.target, len(found.log_w))
 
     def either(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(rows.reshape(-1, *[1] * (a.dim() - 2)), a, b)
@@ -133,13 +136,22 @@ def _hmc(target: Target, effort: Effort) -> Weighted:
 
 
 def _proposed(target: Target, samples: int) -> Weighted:
-    z, log_q = target.drawn(target.graph.guide, samples)
+    """Return draws of the guide; of the prior where an encoder far off gives no finite density."""
+    return _or_else(_drawn(target, target.graph.guide, samples), _from_prior)
+
+
+def _from_prior(target: Target, samples: int) -> Weighted:
+    return _drawn(target, target.graph.model, samples)
+
+
+def _drawn(target: Target, program: Program, samples: int) -> Weighted:
+    z, log_q = target.drawn(program, samples)
     return _weighed(target, z, target.log_joint(z) - log_q)
 
 
 def _weighed(target: Target, z: Latents, log_w: Tensor) -> Weighted:
-    """Return weighted draws: of weight 0 where a density is NaN, equal ones if all are 0."""
-    log_w = log_w.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf)
+    """Return weighted draws: of weight 0 where a density is not finite, equal ones if all are 0."""
+    log_w = log_w.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=-torch.inf)
     impossible = log_w.isneginf().all(0)
     return Weighted(target, z, torch.where(impossible, 0.0, log_w), impossible)
 
@@ -147,9 +159,17 @@ def _weighed(target: Target, z: Latents, log_w: Tensor) -> Weighted:
 def _filled_in(target: Target) -> Target:
     """Return the target whose guide sees E[x | y], hidden values filled in."""
     for _ in range(_ROUNDS):
-        found = _proposed(target, _PER_ROUND)
-        target = target.given(target.mean(found.z, found.weights))
+        found = _both(_proposed(target, _PER_ROUND), _from_prior(target, _PER_ROUND))
+        x = target.mean(found.z, found.weights)
+        target = target.given(torch.where(torch.isfinite(x), x, target.batch[0]))
     return target
+
+
+def _both(one: Weighted, other: Weighted) -> Weighted:
+    """Return the draws of two proposals, each of which has the posterior for its target."""
+    z = {name: torch.cat([value, other.z[name]]) for name, value in one.z.items()}
+    log_w = [torch.where(part.impossible, -torch.inf, part.log_w) for part in (one, other)]
+    return _weighed(one.target, z, torch.cat(log_w))
 
 
 METHODS: dict[str, Callable[[Target, Effort], Weighted]] = {

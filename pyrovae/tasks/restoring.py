@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources, device_and_dtype, slices, take
-from pyrovae.evaluation import check_densities
+from pyrovae.evaluation import check_densities, scores
 from pyrovae.tasks.measurements import Measurement
 from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
@@ -54,15 +54,8 @@ class Restored:
         Raises:
             ValueError: if `level` is not in (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"Restored.interval: level is {level}, expected a number in (0, 1)")
-        k = len(self.draws)
-        place = min(max((1 - level) / 2 * (k + 1) - 1, 0.0), (k - 1) / 2)  # from each end
-        inner = min(int(place) + 1, k - 1)
-        ordered = self.draws.sort(0).values
-        low = torch.lerp(ordered[int(place)], ordered[inner], place % 1)
-        high = torch.lerp(ordered[k - 1 - int(place)], ordered[k - 1 - inner], place % 1)
-        return low, high
+        draws = self.draws if len(self.draws) > 1 else self.draws.expand(2, *self.mean.shape)
+        return scores.interval(draws, level)
 
 
 class Options(NamedTuple):

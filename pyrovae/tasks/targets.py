@@ -88,7 +88,7 @@ class Target:
     def mean(self, z: Latents, weights: Tensor) -> Tensor:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
         pieces, done = [self.batch[0]], 0  # off it by 0 where x is known: that stays as it is
-        for trace in self._traces(z):
+        for trace in self._traces(_of_weight(z, weights)):
             x = self._by_row(trace, self.measurement.mean)
             w = weights[done : done + len(x)]
             w = w.reshape(*w.shape, *[1] * (x.dim() - 2))
@@ -162,6 +162,17 @@ class Target:
             return layout.as_site(rows.expand(layout.draws, *rows.shape), site)
 
         return layout.by_row(of_values(_values_of(site["fn"]), place), site)
+
+
+def _of_weight(z: Latents, weights: Tensor) -> Latents:
+    """Return draws with those of weight 0, which need not be finite, replaced by the likeliest."""
+    best, rows = weights.argmax(0), torch.arange(weights.shape[1], device=weights.device)
+
+    def likeliest(value: Tensor) -> Tensor:
+        counts = (weights > 0).reshape(*weights.shape, *[1] * (value.dim() - 2))
+        return torch.where(counts, value, value[best, rows])
+
+    return {name: likeliest(value) for name, value in z.items()}
 
 
 def _log_prob(trace: Trace, site: programs.Site) -> Tensor:

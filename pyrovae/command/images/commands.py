@@ -103,7 +103,8 @@ def impute(
         str | None,
         typer.Option(
             help="Which pixels are hidden: lower-half, upper-half, left-half or right-half, an "
-            ".npy file (true or 1 is hidden), or an image file (white is hidden).",
+            ".npy file (true or 1 is hidden), or an image file (white is hidden). NaN in an array "
+            "of images is hidden too.",
         ),
     ] = None,
     hidden: Annotated[
@@ -120,15 +121,14 @@ def impute(
     overwrite: Overwrite = False,
 ) -> None:
     """Fill in hidden pixels of images, given the others, with their uncertainty."""
-    if (mask is None) == (hidden is None):
+    if mask is not None and hidden is not None:
         raise ValueError("give either --mask or --hidden, to say which pixels are hidden")
 
     def make(x: Any, scale: Any) -> "Degradation":
         from pyrovae.command.images import masks
         from pyrovae.command.images.degradations import HiddenPixels
 
-        where = masks.read(mask, x) if mask is not None else masks.random(hidden or 0.0, x, seed)
-        return HiddenPixels(where)
+        return HiddenPixels(masks.hidden(x, mask, hidden, seed))
 
     _run("impute", make, locals())
 

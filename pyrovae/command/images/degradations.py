@@ -14,7 +14,8 @@ from torch import Tensor
 from pyrovae import distributions, graphs, tasks
 from pyrovae.command.choices import NoiseKind
 from pyrovae.command.images.gallery import Scale
-from pyrovae.evaluation import baselines, scores
+from pyrovae.data import spread
+from pyrovae.evaluation import baselines
 from pyrovae.tasks import Restored
 
 __all__ = ["Corruption", "Degradation", "HiddenPixels", "Noise", "Pooling"]
@@ -22,7 +23,8 @@ __all__ = ["Corruption", "Degradation", "HiddenPixels", "Noise", "Pooling"]
 Named = dict[str, Tensor]
 
 _COMPONENTS = (2, 5, 10, 20, 40, 80)  # of PCA, of which training rows choose
-_FITTED = 0.8  # fraction of those rows to which PCA is fitted; the others choose
+_FITTED = 0.8  # fraction of those rows to which PCA is fitted; of the others some choose
+_CHOOSING = 200
 
 
 class Degradation(ABC):
@@ -242,14 +244,18 @@ def _pca(train: Tensor, restore: Restore, given: Tensor) -> Named:
     """Return what PCA restores, with the number of components that is best on training rows."""
     fitted = round(_FITTED * len(train))
     most = min(fitted, train[0].numel()) - 1
-    clean, found = train[fitted:], {}
-    for components in dict.fromkeys(min(k, most) for k in _COMPONENTS if most > 0):
-        pca = baselines.PCA(train[:fitted], components)
+    if most < 1:
+        return {}
+    others = train[fitted:]
+    clean, found = others[spread(len(others), _CHOOSING)], {}
+    first = baselines.PCA(train[:fitted], 1)
+    for components in dict.fromkeys(min(k, most) for k in _COMPONENTS):
+        pca = first.truncated(components)
         if pca.variance <= 0:
             continue
         restored = restore(pca, clean, False).clamp(0, 1)
-        found[components] = scores.psnr(restored, clean).mean, pca
+        found[components] = (restored - clean).square().mean().item(), pca
     if not found:
         return {}
-    components = max(found, key=lambda k: found[k][0])
+    components = min(found, key=lambda k: found[k][0])
     return {f"PCA, {components} components": restore(found[components][1], given, True)}

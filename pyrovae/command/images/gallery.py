@@ -138,7 +138,12 @@ class Gallery:
 
 
 def read_gallery(
-    data: str, run: Run[Any], scale: Scale, data_dir: Path | None, at_most: int | None
+    data: str,
+    run: Run[Any],
+    scale: Scale,
+    data_dir: Path | None,
+    at_most: int | None,
+    missing: bool = False,
 ) -> Gallery:
     """Read images: the test rows of a data set, all images of a file or of a folder.
 
@@ -150,11 +155,12 @@ def read_gallery(
         scale: How it stores its values; images of 8 bits are brought to them.
         data_dir: Folder with torchvision's data sets.
         at_most: Number of images, evenly spread; None reads all.
+        missing: Whether values of an array file may be NaN, which says that they are not known.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: They cannot be read, or lack labels.
     """
-    dataset = read_data(data, data_dir)
+    dataset = read_data(data, data_dir, missing)
     is_folder = Path(data).is_dir()
     x, labels, kept = _rows(dataset, run)
     chosen = spread(len(x), at_most or len(x)).numpy()

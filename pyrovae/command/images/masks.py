@@ -8,10 +8,29 @@ from torch import Tensor
 
 from pyrovae import programs
 
-__all__ = ["random", "read"]
+__all__ = ["hidden", "random", "read"]
 
 _HALVES = ("lower-half", "upper-half", "left-half", "right-half")
 _WHITE = 128  # from here on a pixel of a mask of 8 bits is hidden
+
+
+def hidden(x: Tensor, mask: str | None, fraction: float | None, seed: int) -> Tensor:
+    """Return where images are hidden: by a mask, at random, and wherever a value is NaN.
+
+    Raises:
+        OSError, ValueError: As `read`, or there is neither mask nor fraction nor NaN.
+    """
+    unknown = x.isnan()
+    if mask is not None:
+        return unknown | read(mask, x)
+    if fraction is not None:
+        return unknown | random(fraction, x, seed)
+    if not unknown.any():
+        raise ValueError(
+            "no pixel is hidden; give either --mask or --hidden, or an array in which the hidden "
+            "values are NaN"
+        )
+    return unknown
 
 
 def random(fraction: float, x: Tensor, seed: int) -> Tensor:

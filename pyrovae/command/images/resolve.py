@@ -47,8 +47,13 @@ MOST_WEIGHTS = 4_000_000  # of the first layer: wide data get a narrower one
 ROWS_PER_LATENT = 10
 
 
-def read_data(data: str, data_dir: Path | None = None) -> Dataset:
+def read_data(data: str, data_dir: Path | None = None, missing: bool = False) -> Dataset:
     """Load what DATA names: an embedded set, an array file or a folder of images.
+
+    Args:
+        data: What the user wrote.
+        data_dir: Folder with torchvision's data sets.
+        missing: Whether values of an array file may be NaN, which says that they are not known.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: It cannot be read, or holds cells.
@@ -64,7 +69,7 @@ def read_data(data: str, data_dir: Path | None = None) -> Dataset:
     if path.is_dir():
         return datasets.image_folder(path)
     if path.suffix.lower() in (".npy", ".npz"):
-        return datasets.array(path)
+        return datasets.array(path, missing)
     raise FileNotFoundError(
         f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz or .h5ad "
         "file, or a folder of images; there is no such folder"

@@ -16,7 +16,7 @@ from pyrovae.command.images.degradations import (
 )
 from pyrovae.command.images.gallery import Scale
 from pyrovae.command.images.model import ImageModel
-from pyrovae.command.images.restoring import TRAINING, restored, score, sheet
+from pyrovae.command.images.results import TRAINING, restored, score, sheet
 from pyrovae.command.images.rows import Rows
 from pyrovae.command.images.scoring import table
 from pyrovae.command.report.page import Picture

@@ -9,13 +9,15 @@ report.html           figures and pictures
 """
 
 import shutil
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrovae import programs
@@ -24,22 +26,24 @@ from pyrovae.command.contexts import notes
 from pyrovae.command.images.degradations import Degradation
 from pyrovae.command.images.gallery import Gallery, Scale, read_gallery
 from pyrovae.command.images.model import ImageModel
-from pyrovae.command.images.resolve import read_data
-from pyrovae.command.images.rows import fingerprint, hold_out_test
-from pyrovae.command.images.scoring import LEVEL, standings, table
-from pyrovae.command.report import plots
+from pyrovae.command.images.results import (
+    WHITE_DEVIATION,
+    Result,
+    hidden_log_prob,
+    restored,
+    score,
+    sheet,
+    training_rows,
+)
+from pyrovae.command.images.scoring import table
 from pyrovae.command.report.page import Picture, Report, render
 from pyrovae.command.runs import Run
 from pyrovae.command.writing import write, write_json
-from pyrovae.data import spread
-from pyrovae.evaluation import scores
 
-__all__ = ["Order", "Result", "restore_images", "restored", "sheet"]
+__all__ = ["Order", "restore_images"]
 
-SHOWN = 12  # images of the picture
 BY_NAME = 100  # rows of a data set that is given by name, unless --rows says otherwise
-TRAINING = 4000  # training rows to which baselines are fitted, for time
-WHITE_DEVIATION = 0.5  # half the range: the largest standard deviation of values within it
+AT_ONCE = 1 << 25  # probabilities of levels that one step of the refinement computes together
 WRITTEN = ("restored", "standard_deviation", "draws", "degraded")
 PAGES = ("scores.json", "report.html")
 
@@ -79,22 +83,6 @@ class Order:
     overwrite: bool
 
 
-class Result(NamedTuple):
-    """Restored images, with black as 0 and white as 1.
-
-    Attributes:
-        mean: Posterior means, with shape (N, *event).
-        deviation: Standard deviations of the draws.
-        draws: With shape (K, N, *event).
-        effective_sample_size: Of the weights behind them, with shape (N,).
-    """
-
-    mean: Tensor
-    deviation: Tensor
-    draws: Tensor
-    effective_sample_size: Tensor
-
-
 def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None:
     """Restore images with the model of a run, and write what was found.
 
@@ -113,20 +101,23 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
     model = ImageModel.of(run)
     scale = Scale(model.preparation)
     rows = order.rows if order.rows or Path(order.images).exists() else BY_NAME
-    gallery = read_gallery(order.images, run, scale, order.data_dir, rows)
+    imputes = order.task == "impute"
+    gallery = read_gallery(order.images, run, scale, order.data_dir, rows, missing=imputes)
     degradation = make(gallery.x, scale)
+    gallery = _without_nan(gallery, order)
     clean = _clean(order, gallery, run, scale, rows)
     with programs.random_stream(order.seed, []):
         given = degradation.degrade(gallery.x) if order.corrupt else gallery.x
     _check_shape(degradation.shown(given), scale)
     with notes(say) as warned:
-        found = restored(model, degradation, given, gallery.context, _options(order, run))
+        options = _options(order, run, scale)
+        found = restored(model, degradation, given, gallery.context, options)
         figures = {**_facts(order, found), "scores": []}
         if clean is not None:
             train = training_rows(run, scale, order.data_dir, say)
-            figures["scores"] = score(degradation, given, found, clean, train, order.seed)
-    _write(order, gallery, scale, found, degradation.shown(given))
-    write_json(figures, order.output / "scores.json")
+            c = gallery.context
+            log_p = hidden_log_prob(run, model, degradation, clean, c, options)
+            figures["scores"] = score(degradation, given, found, clean, train, order.seed, log_p)
     rows_of_table = table(figures["scores"])
     for row in rows_of_table:
         say(row.line())
@@ -142,75 +133,11 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
             "time": f"{time.time() - started:.0f} s",
         },
     )
-    write(order.output / "report.html", render(report))
+    with _whole_or_not(order.output):
+        _write(order, gallery, scale, found, degradation.shown(given))
+        write_json(figures, order.output / "scores.json")
+        write(order.output / "report.html", render(report))
     say(f"{order.output}: {len(found.mean)} images, {order.task}")
-
-
-def restored(
-    model: ImageModel,
-    degradation: Degradation,
-    given: Tensor,
-    context: tuple[Tensor, ...],
-    options: dict[str, Any],
-) -> Result:
-    """Return what the model makes of degraded images."""
-    scale = Scale(model.preparation)
-    found = degradation.restore(model.graph, scale, given, context, **options)
-    draws = torch.stack([scale.from_model(draw) for draw in found.draws])
-    mean, size = scale.from_model(found.mean), found.effective_sample_size
-    return Result(mean, draws.std(0), draws, size)
-
-
-def score(
-    degradation: Degradation,
-    given: Tensor,
-    found: Result,
-    clean: Tensor,
-    train: Tensor | None,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Return the scores of restored images and of baselines, the model's first."""
-    with programs.random_stream(seed, []):
-        others = degradation.simple(given, train)
-    named = {"the model": found.mean, **others}
-    interval = scores.interval(found.draws, LEVEL) if len(found.draws) > 1 else None
-    return [standing.figures() for standing in standings(named, clean, degradation.where, interval)]
-
-
-def sheet(
-    degradation: Degradation, given: Tensor, found: Result, clean: Tensor | None
-) -> tuple[Any, str]:
-    """Return a figure of the first images, restored, and its caption."""
-    kept = spread(len(found.mean), SHOWN)
-    bands = {
-        degradation.GIVEN: degradation.shown(given[kept]),
-        "posterior mean": found.mean[kept],
-        "a draw": found.draws[0][kept],
-        "another draw": found.draws[-1][kept],
-        "standard deviation": found.deviation[kept] / WHITE_DEVIATION,
-    }
-    bands |= {} if clean is None else {"clean": clean[kept]}
-    caption = (
-        "Standard deviation of the draws: black is 0, white is half the range from black to white."
-    )
-    return plots.restorations({name: x.numpy() for name, x in bands.items()}), caption
-
-
-def training_rows(
-    run: Run[Any], scale: Scale, data_dir: Path | None, say: Callable[[str], None]
-) -> Tensor | None:
-    """Return training rows of a run, evenly spread; None if its data are no longer there."""
-    settings = run.settings
-    try:
-        data = read_data(settings.data, data_dir or settings.data_dir)
-    except (OSError, ValueError, ImportError) as error:
-        say(f"note: no mean image and no PCA beside it, the training data are not there: {error}")
-        return None
-    if fingerprint(data) != run.data["fingerprint"]:
-        say(f"note: no mean image and no PCA beside it: {settings.data} has changed since the fit")
-        return None
-    x = hold_out_test(data, settings.test, settings.seed).x
-    return scale.to_unit(x[spread(len(x), TRAINING).numpy()])
 
 
 def _claim(folder: Path, overwrite: bool) -> None:
@@ -250,12 +177,31 @@ def _check_shape(x: Tensor, scale: Scale) -> None:
         )
 
 
-def _options(order: Order, run: Run[Any]) -> dict[str, Any]:
+def _without_nan(gallery: Gallery, order: Order) -> Gallery:
+    """Return the images with black where a value is not known."""
+    unknown = gallery.x.isnan()
+    if order.corrupt and unknown.any():
+        raise ValueError(
+            f"--corrupt says that the images are clean, but {int(unknown.sum())} of the values of "
+            f"{order.images} are NaN; leave --corrupt out"
+        )
+    return replace(gallery, x=gallery.x.masked_fill(unknown, 0.0))
+
+
+def _options(order: Order, run: Run[Any], scale: Scale) -> dict[str, Any]:
     """Return what all tasks are told."""
     default = Method.ENCODER if run.settings.is_autoencoder else None
     method = order.method or default
     named = {} if method is None else {"method": str(method)}
-    return {"draws": order.draws, "seed": order.seed, **named}
+    levels = 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
+    batch_size = AT_ONCE // (32 * (levels + 1) * prod(scale.preparation.shape))
+    return {
+        "draws": order.draws,
+        "seed": order.seed,
+        "batch_size": max(1, min(64, batch_size)),
+        "progress": sys.stderr.isatty(),
+        **named,
+    }
 
 
 def _facts(order: Order, found: Result) -> dict[str, Any]:
@@ -276,15 +222,34 @@ def _how(figures: dict[str, Any]) -> str:
     return "peak signal-to-noise ratio (PSNR) to the clean images, and standard error over images"
 
 
-def _write(order: Order, gallery: Gallery, scale: Scale, found: Result, given: Tensor) -> None:
-    """Write the images, after removing those of an earlier command."""
-    folder = order.output
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[None]:
+    """Context that removes results of before, and those begun inside if they cannot be written."""
+    existed = folder.is_dir()
+    _remove_results(folder)
+    try:
+        yield
+    except BaseException as error:
+        _remove_results(folder)
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise OSError(f"{folder}: the results cannot be written there ({error})") from error
+        raise
+
+
+def _remove_results(folder: Path) -> None:
     for name in WRITTEN:
         shutil.rmtree(folder / name, ignore_errors=True)
         for suffix in (".npy", ".npz"):
             (folder / name).with_suffix(suffix).unlink(missing_ok=True)
     for name in PAGES:
         (folder / name).unlink(missing_ok=True)
+
+
+def _write(order: Order, gallery: Gallery, scale: Scale, found: Result, given: Tensor) -> None:
+    """Write the images."""
+    folder = order.output
     gallery.write(folder / "restored", found.mean, scale.to_stored(found.mean))
     deviation = found.deviation
     stored = (deviation * scale.span).numpy()
