@@ -308,3 +308,45 @@ def test_settings_that_cannot_work_are_refused(settings, words):
 def test_images_of_another_shape_are_refused_before_training():
     with pytest.raises(ValueError, match="shape"):
         pv.fit(pose_vae(), torch.zeros(4, 1, 8, 8), epochs=1, progress=False)
+
+
+# ------------------------------------------------------------------------------------------- tasks
+def test_contents_are_shown_at_zero_pose_and_at_a_chosen_one():
+    torch.manual_seed(0)
+    graph, x = pose_vae(), torch.rand(5, *SHAPE).round()
+    z = pv.embed(graph, x)
+    zero = {"theta": torch.zeros(5, 1), "dx": torch.zeros(5, 2)}
+    upright = pv.reconstruct(graph, x, fixed={"theta": 0.0, "dx": 0})
+    torch.testing.assert_close(upright, pv.decode(graph, {"z": z, **zero}))
+    turned = pv.reconstruct(graph, x, fixed={"theta": math.pi / 2, "dx": [0.0, 0.0]})
+    torch.testing.assert_close(turned, torch.rot90(upright, -1, (-2, -1)))
+    same = pv.generate(graph, 4, seed=0, fixed={"z": z[:1], "theta": 0.0, "dx": 0.0})
+    torch.testing.assert_close(same, upright[:1].expand(4, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "words"), [({"angle": 0.0}, "angle"), ({"dx": [0.0, 0.0, 0.0]}, "dx")]
+)
+def test_fixed_values_that_fit_no_latent_are_refused(fixed, words):
+    with pytest.raises(ValueError, match=words):
+        pv.generate(pose_vae(), 3, fixed=fixed)
+    with pytest.raises(ValueError, match=words):
+        pv.reconstruct(pose_vae(), torch.zeros(3, *SHAPE), fixed=fixed)
+
+
+def test_the_pose_is_that_of_the_most_probable_turn():
+    """The means of all latents given one turn, where a mean over turns is the pose of no turn."""
+    torch.manual_seed(0)
+    graph, x = turned_vae(), torch.rand(6, *SHAPE).round()
+    found = pv.embed(graph, x, site=("turn", "theta", "z"))
+    h = graph.encoder(x)
+    k = graph.turn(h).squeeze(-1).argmax(0)
+    assert torch.equal(found["turn"], k)
+    h = h[k, torch.arange(6)]
+    apart = found["theta"] - graph.rotation_posterior(h).mean - graph.phi[k, None]
+    torch.testing.assert_close(apart.cos(), torch.ones(6, 1))
+    torch.testing.assert_close(found["z"], graph.posterior(h).mean)
+    with pytest.raises(ValueError, match="shift"):
+        pv.embed(graph, x, site=["shift"])
+    with pytest.raises(ValueError, match="draws"):
+        pv.embed(graph, x, site=["z"], draws=3)

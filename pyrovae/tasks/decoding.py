@@ -35,6 +35,7 @@ def generate(
     observed: str | None = None,
     like: Array | None = None,
     from_guide: Collection[str] = (),
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return n generated x: z ~ p(z | c), then E[x | z, c] or a draw x ~ p(x | z, c).
 
@@ -53,6 +54,8 @@ def generate(
         like: rows of data with shape (B, *event), for a model that reads x: row i for observation
             i, and again from the first where B < n.
         from_guide: names of latents to draw from the guide, which is given `like` as x.
+        fixed: values of latents by name, that are not drawn: a number, or an array that broadcasts
+            to (n, *event), such as `{"theta": 0.5}` for images at one angle.
 
     Returns:
         A tensor with shape (n, *event); a dict of them by name where several sites are observed and
@@ -73,6 +76,7 @@ def generate(
     with programs.evaluation(graph, seed), inputs.hint("generate"):
         batch = inputs.at(torch.arange(n))
         given = _drawn_by_guide(graph, batch, from_guide)
+        given |= _fixed_values(graph, batch, fixed, "generate")
         try:
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
@@ -125,7 +129,12 @@ def decode(
 
 
 def reconstruct(
-    graph: Any, x: Array, *c: Array, site: str | None = None, observed: str | None = None
+    graph: Any,
+    x: Array,
+    *c: Array,
+    site: str | None = None,
+    observed: str | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return E[x | z = E_q[z | x, c], c], with the shape of x; it denoises a noisy x.
 
@@ -136,6 +145,8 @@ def reconstruct(
         site: a latent site to set to its embedding (class numbers to the most probable class), the
             other sites drawn from the model; by default all latents of the guide are set.
         observed: name of the observed site to return, as in `generate`.
+        fixed: values of latents by name, in place of their embeddings: `{"theta": 0.0, "dx": 0.0}`
+            shows the contents of a `PoseVAE` at zero pose.
 
     Returns:
         A tensor with the shape of x, or a dict of them, as from `generate`.
@@ -150,6 +161,7 @@ def reconstruct(
             latents = latents or programs.look(graph.model, *batch).latent
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
+            given |= _fixed_values(graph, batch, fixed, "reconstruct")
             sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
             pieces.append({name: expectation(each["fn"]) for name, each in sites.items()})
     return _alone(_joined(pieces))
@@ -180,6 +192,35 @@ def _drawn_by_guide(graph: Any, batch: tuple[Tensor, ...], names: Collection[str
             f"generate: from_guide names {unknown}, but the guide has the latents {list(drawn)}"
         )
     return {name: drawn[name]["value"] for name in names}
+
+
+def _fixed_values(
+    graph: Any, batch: tuple[Tensor, ...], fixed: Mapping[str, Any] | None, task: str
+) -> Values:
+    """Return the values of latents that are fixed, for every row.
+
+    Raises:
+        ValueError: if the model has no such latent, or a value has not its shape.
+    """
+    if not fixed:
+        return {}
+    latents = programs.look(graph.model, *batch).latent
+    values = {}
+    for name, value in fixed.items():
+        if name not in latents:
+            raise ValueError(
+                f'{task}: fixed names "{name}", but the model has the latents {list(latents)}'
+            )
+        like = latents[name]["value"]
+        try:
+            given = torch.as_tensor(value).to(like.device, like.dtype)
+            values[name] = given.expand(like.shape).clone()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{task}: fixed["{name}"] does not fit the shape {tuple(like.shape)} of that '
+                f"latent: give a number, or an array that broadcasts to it ({error})"
+            ) from error
+    return values
 
 
 def _value(site: programs.Site, mean: bool) -> Tensor:

@@ -5,10 +5,11 @@ q(z2 | x) = E_q(z1 | x)[ q(z2 | z1) ]     a site that the guide draws given othe
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical
@@ -30,10 +31,10 @@ def embed(
     graph: Any,
     x: Array,
     *c: Array,
-    site: str | None = None,
+    site: str | Sequence[str] | None = None,
     draws: int | None = None,
     seed: int | None = None,
-) -> Tensor:
+) -> Any:
     """Return the embedding E_q[z | x, c] of each row with shape (B, D), the same at each call.
 
     Where the mean has no formula, as that of a flow, it is the mean of 256 draws; where the guide
@@ -45,7 +46,9 @@ def embed(
         graph: a fitted graph.
         x: data with shape (B, *event).
         c: context, B rows each.
-        site: name of the latent site; by default the only one, or "z" among several.
+        site: name of the latent site; by default the only one, or "z" among several. Of several
+            names, such as ("theta", "dx"), a dict by name is returned: class numbers at the most
+            probable class, the other latents at their means given all classes.
         draws: return K draws z ~ q(z | x, c) of each row instead of its mean.
         seed: seed of these draws; None continues the global random stream. The mean needs none.
 
@@ -55,7 +58,7 @@ def embed(
 
     Raises:
         ValueError: if the guide has no such site, several and none is named, or one that all rows
-            share; or `draws` is below 1.
+            share; or `draws` is below 1, or comes with several names.
 
     Example:
         >>> import pyrovae as pv
@@ -67,11 +70,31 @@ def embed(
         torch.Size([10, 3, 2])
     """
     data = as_sources((x, *c))
+    if site is not None and not isinstance(site, str):
+        return _of_sites(graph, data, site, draws)
     if draws is not None:
         return _draws_of_rows(graph, data, site, draws, seed)
     with programs.evaluation(graph):
         batches = batches_in_order(graph, data)
         return torch.cat([_embedding(graph, batch, site) for batch in batches])
+
+
+def _of_sites(
+    graph: Any, data: Sources, names: Sequence[str], draws: int | None
+) -> dict[str, Tensor]:
+    if draws is not None:
+        raise ValueError("embed: draws are of one site: name one by site=, or leave draws out")
+    pieces = []
+    with programs.evaluation(graph):
+        for batch in batches_in_order(graph, data):
+            points = points_of_latents(graph, batch)
+            unknown = [name for name in names if name not in points]
+            if unknown:
+                raise ValueError(
+                    f'embed: the guide has no latent site "{unknown[0]}", it has {list(points)}'
+                )
+            pieces.append({name: points[name] for name in names})
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in names}
 
 
 def _draws_of_rows(
@@ -93,7 +116,9 @@ def expectation(fn: TorchDistribution) -> Tensor:
 
 
 def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict[str, Tensor]:
-    """Return the guide's latents at their means, class numbers at the most probable class.
+    """Return the guide's latents: class numbers at the most probable class, the others at means.
+
+    These are the means given the classes, so that all values belong to one another.
 
     Args:
         graph: a fitted graph.
@@ -101,8 +126,32 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
         site: the only latent to return; by default all are.
     """
     trace = programs.record(graph.guide, *batch)
-    names = list(programs.latent_by_name(trace)) if site is None else [site]
-    return {name: _point(graph, batch, trace, name) for name in names}
+    latents = programs.latent_by_name(trace)
+    if site is not None:
+        return {site: _point(graph, batch, trace, site)}
+    classes = {
+        name: _point(graph, batch, trace, name)
+        for name, each in latents.items()
+        if _is_class(each["fn"]) and trace.layout.has_rows(each)
+    }
+    if classes:
+        graph, batch = _GivenClasses(graph, tuple(classes)), (*batch, *classes.values())
+        trace = programs.record(graph.guide, *batch)
+    others = {name: _point(graph, batch, trace, name) for name in latents if name not in classes}
+    return {name: (classes | others)[name] for name in latents}
+
+
+class _GivenClasses:
+    """A graph whose guide has the class numbers of some sites as its last arguments."""
+
+    def __init__(self, graph: Any, names: tuple[str, ...]) -> None:
+        self.graph, self.names, self.model = graph, names, graph.model
+
+    def guide(self, *batch: Tensor) -> Any:
+        """Run the guide given the classes."""
+        data, classes = batch[: -len(self.names)], batch[-len(self.names) :]
+        given = dict(zip(self.names, classes, strict=True))
+        return poutine.condition(self.graph.guide, given)(*data)
 
 
 def _point(graph: Any, batch: Batch, trace: Trace, name: str) -> Tensor:
