@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-__all__ = ["aligned", "pixel_grid", "posed_places", "turned"]
+__all__ = ["aligned", "centre_of_mass", "pixel_grid", "posed_places", "turned"]
 
 
 def pixel_grid(height: int, width: int) -> Tensor:
@@ -90,6 +90,22 @@ def aligned(
         images, places.reshape(-1, *places.shape[-3:]), padding_mode="border", align_corners=True
     )
     return read.reshape(*lead, *x.shape[1:])
+
+
+def centre_of_mass(x: Tensor, grid: Tensor) -> Tensor:
+    """Return the mean place of each image's pixels with shape (B, 2).
+
+    A pixel weighs as much as it differs from the median of its channel, the background.
+
+    Args:
+        x: with shape (B, C, H, W) or (B, H, W).
+        grid: the places of its pixels, (H, W, 2).
+    """
+    values = x.flatten(-2)
+    weights = (values - values.median(-1, keepdim=True).values).abs()
+    weights = weights.reshape(len(x), -1, values.shape[-1]).sum(1)
+    share = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+    return share @ grid.flatten(0, 1)
 
 
 def _channels(x: Tensor) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ q(theta | h) q(s | h) q(t | h),   dx = -e^s R(theta) t,   h = encoder(x, c)     
 q(z | h),   or  q(z | x', c),   x' = x at zero pose, turned and moved back by the draws
 
 The guide finds t, the place in the image where the content has its centre, since it does not depend
-on the angle as dx does.
+on the angle as dx does. It can start at the image's centre of mass m, t = m + what is read off the
+image moved to m; else an angle is found first that turns all shifts into one direction.
 
 A guide that reads an angle off an image is caught in local optima where angles are spread over the
 circle. With an encoder of K turned copies, h = (h_0, .., h_(K-1)), the guide first draws which copy
@@ -31,7 +32,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.graphs.parts import check_part
-from pyrovae.graphs.places import aligned, pixel_grid, posed_places, turned
+from pyrovae.graphs.places import aligned, centre_of_mass, pixel_grid, posed_places, turned
 from pyrovae.programs import data_plate, register
 
 __all__ = ["PoseVAE"]
@@ -73,6 +74,7 @@ class PoseVAE(nn.Module):
             the image alone.
         align: whether the posterior of z reads the image at zero pose, at the pose drawn, in place
             of h.
+        centre: whether the guide starts at the image's centre of mass, as above.
         pixels: in training, how many pixels of each minibatch the likelihood is evaluated at, drawn
             anew at each step; their log density is scaled to that of all, so the bound keeps its
             mean. None takes all.
@@ -102,6 +104,7 @@ class PoseVAE(nn.Module):
         scale_posterior: nn.Module | None = None,
         turn: nn.Module | None = None,
         align: bool = False,
+        centre: bool = False,
         pixels: int | None = None,
         free_mean: bool = False,
     ) -> None:
@@ -112,7 +115,7 @@ class PoseVAE(nn.Module):
         self.translation_prior = translation_prior
         self.translation_posterior = translation_posterior
         self.scale_prior, self.scale_posterior = scale_prior, scale_posterior
-        self.align, self.pixels, self.free_mean = align, pixels, free_mean
+        self.align, self.centre, self.pixels, self.free_mean = align, centre, pixels, free_mean
         turns = getattr(encoder, "turns", 0)
         self._check_parts(turns)
         phi = 2 * math.pi * (torch.arange(turns) / max(1, turns))
@@ -139,7 +142,9 @@ class PoseVAE(nn.Module):
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw the pose and z from their posteriors, and return z."""
         register(self)
-        h = x if self.encoder is None else self.encoder(x, *c)
+        m = centre_of_mass(x, self.grid) if self.centre else x.new_zeros(2)
+        seen = aligned(x, self.grid, dx=-m) if self.centre else x
+        h = seen if self.encoder is None else self.encoder(seen, *c)
         with data_plate(x):
             phi = None
             if self.turn is not None:
@@ -150,7 +155,7 @@ class PoseVAE(nn.Module):
                 if each.site == "theta" and phi is not None:
                     q = _at(q, q.base_dist.loc + phi[..., None])
                 if each.site == "dx":
-                    q = _at(q, self._shift(q.base_dist.loc, phi, pose))
+                    q = _at(q, self._shift(m, q.base_dist.loc, phi, pose))
                 pose[each.site] = pyro.sample(each.site, q)
                 if each.site == "theta" and self.free_mean and self.training:
                     self._add_mean_term(q)
@@ -207,13 +212,14 @@ class PoseVAE(nn.Module):
         k = pyro.sample("turn", q, infer={"enumerate": "parallel"})
         return h[k, torch.arange(h.shape[1], device=h.device)], self.phi[k]
 
-    def _shift(self, t: Tensor, phi: Tensor | None, pose: dict[str, Tensor]) -> Tensor:
-        """Return dx = -e^s R(theta) t, where t was read off a copy that is turned by phi."""
-        dx = -t
+    def _shift(
+        self, m: Tensor, read: Tensor, phi: Tensor | None, pose: dict[str, Tensor]
+    ) -> Tensor:
+        """Return dx = -e^s R(theta) t, t = m + R(-phi) what was read off a copy turned by phi."""
+        t = m + (read if phi is None else turned(read, -phi))
         if "theta" in pose:
-            theta = pose["theta"] if phi is None else pose["theta"] - phi[..., None]
-            dx = turned(dx, theta.squeeze(-1))
-        return dx * pose["s"].exp() if "s" in pose else dx
+            t = turned(t, pose["theta"].squeeze(-1))
+        return -t * pose["s"].exp() if "s" in pose else -t
 
     def _add_mean_term(self, q: Any) -> None:
         """Take the term of the mean out of the KL: log q is smaller by it."""
