@@ -156,7 +156,7 @@ assert table["MVN"] < table["vector"] + 0.5
 # ## The top of one picture on another
 #
 # What maps do buy: their numbers have a place. Encode sevens and fours, put the top row of a
-# seven's maps (in full mode the top two of seven) over a four's, and decode. Each convolution
+# seven's maps (in full mode the top three of seven) over a four's, and decode. Each convolution
 # reaches one row further and each upsampling repeats rows, so that it can be counted how far a row
 # of the maps reaches. Below that, no pixel changes at all.
 #
@@ -165,7 +165,7 @@ assert table["MVN"] < table["vector"] + 0.5
 # as with maps. By then much of the change of the bottom has come along.
 
 # %%
-h, rows, reach = height // 2, d // 3, 6 if QUICK else 16
+h, rows, reach = height // 2, *((1, 6) if QUICK else (3, 20))
 ends = {"seven": test[kinds == 7][:30], "four": test[kinds == 4][:30]}
 codes = {name: [pv.embed(graph, part) for part in ends.values()] for name, graph in graphs.items()}
 
