@@ -1,5 +1,7 @@
 """The matrix normal against `MultivariateNormal` of vec(F^T), its draws, KL and parameters."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -256,3 +258,27 @@ def test_the_posterior_has_the_notes_number_of_parameters(settings, per_map):
     assert rank.max() == settings.get("rank", 3)
     with pytest.raises(ValueError, match="64 maps of 3 x 3"):
         pv.posteriors.MatrixNormal(nn.Linear(5, 10), 64, 3, **settings)(torch.randn(7, 5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank": 1}, {"dense": True}])
+def test_it_is_one_more_posterior_of_the_vae(settings, tmp_path):
+    torch.manual_seed(0)
+    count = pv.posteriors.MatrixNormal.parameters_of(4, 2, **settings)
+    encoder = pv.nets.ConvEncoder((1, 8, 8), count, (4,))
+    graph = pv.VAE(
+        pv.priors.StandardNormal(16),
+        pv.posteriors.MatrixNormal(encoder, 4, 2, **settings),
+        pv.likelihoods.Bernoulli(pv.nets.MapDecoder(4, 2, (1, 8, 8), (8, 4))),
+    )
+    x = torch.zeros(64, 1, 8, 8)
+    x[:32, :, :4] = 1  # the upper half or nothing; without latents 32 log 2 nats an image
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    pv.fit(graph, x, optimizer=adam, epochs=60, batch_size=32, seed=0, progress=False)
+    terms = pv.elbo(graph.eval(), x, samples=50)
+    assert -terms.elbo.mean() < 16 * np.log(2)
+    q = graph.posterior(x)
+    torch.testing.assert_close(terms.kl, kl_divergence(q, graph.prior()))
+    pv.save(graph, tmp_path / "model")
+    loaded = pv.load(tmp_path / "model")
+    assert torch.equal(pv.embed(loaded, x), pv.embed(graph, x))
+    torch.testing.assert_close(pv.embed(graph, x), q.mean)
