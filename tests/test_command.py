@@ -252,6 +252,11 @@ def test_inspect_builds_nothing(digits, monkeypatch):
             ["--prior", "flow", "--posterior", "full-rank-normal"],
             "posterior: FullRankNormal",
         ),
+        (
+            "pictures",
+            ["--posterior", "matrix-normal", "--network", "conv", "--latents", "18"],
+            "MapDecoder",
+        ),
         ("pictures", ["--posterior", "iaf", "--objective", "iwae", "--draws", "3"], "part: IAF"),
         (
             "binary.npy",
@@ -510,6 +515,20 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["fit", "{data}/real.npy", "--binarize"], "--binarize is for grey values"),
         (["fit", "{data}/real.npy", "--condition"], "--condition needs labels"),
         (["fit", "{data}/real.npy", "--network", "conv"], "--network conv needs images"),
+        (
+            ["fit", "{data}/pictures", "--posterior", "matrix-normal", "--latents", "18"],
+            "choose e.g. --network conv --latents 72",
+        ),
+        (
+            [
+                "fit",
+                "{data}/pictures",
+                "--posterior=matrix-normal",
+                "--network=conv",
+                "--latents=20",
+            ],
+            "--latents is a multiple of 9",
+        ),
         (
             ["fit", "{data}/real.npy", "--likelihood", "bernoulli"],
             "Bernoulli: expected x to hold 0 or 1",

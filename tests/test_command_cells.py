@@ -579,6 +579,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         (["{data}/cells.h5ad", "--binarize"], ["--binarize is for images"]),
         (["{data}/cells.h5ad", "--beta", "2"], ["--beta is for images"]),
         (["{data}/cells.h5ad", "--prior", "flat"], ["--prior flat makes an autoencoder"]),
+        (["{data}/cells.h5ad", "--posterior", "matrix-normal"], ["matrix-normal is for images"]),
         (["{data}/cells.h5ad", "--clip-norm", "1"], ["--clip-norm is for images"]),
         (
             ["digits", "--batch-key", "batch"],

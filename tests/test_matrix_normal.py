@@ -1,7 +1,13 @@
 """The matrix normal against `MultivariateNormal` of vec(F^T), its draws, KL and parameters."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from pyro.distributions import TransformedDistribution
+from pyro.distributions.transforms import affine_autoregressive
+from scipy import stats
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as registered
@@ -81,6 +87,112 @@ def eye():
     return torch.eye(N * M, dtype=torch.double)
 
 
+@pytest.mark.parametrize("dense", DENSE)
+def test_density_and_entropy_are_those_of_scipy(dense):
+    p = matrix_normal(dense)
+    f = p.sample((7,))
+    known = stats.matrix_normal(p.loc.numpy(), p.rows.covariance.numpy(), p.columns.covariance)
+    np.testing.assert_allclose(p.log_prob(f), known.logpdf(f.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(p.entropy(), known.entropy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dense", DENSE)
+def test_gradients_of_draws_density_and_kl(dense):
+    """The draw's derivatives by M, A and B are those of M + A E B^T by finite differences."""
+    p, other = matrix_normal(dense), matrix_normal((True, True), seed=1)
+    value = p.sample()
+    names = ["row_tril" if dense[0] else "row", "column_tril" if dense[1] else "column"]
+    tensors = [t.requires_grad_() for t in (p.loc, p.rows.scale, p.columns.scale)]
+
+    def results(loc, row, column):
+        lower = (row.tril() if dense[0] else row), (column.tril() if dense[1] else column)
+        q = MatrixNormal(loc, **dict(zip(names, lower, strict=True)))
+        torch.manual_seed(0)
+        return q.rsample((2,)), q.log_prob(value), kl_divergence(q, other), q.entropy()
+
+    assert torch.autograd.gradcheck(results, tensors)
+
+
+def test_a_nearly_singular_factor_loses_no_digits():
+    a, e = torch.tensor([[1.0, 0.0], [1.0, 1e-7]]).double(), torch.ones(2, 2).double()
+    p = MatrixNormal(torch.zeros(2, 2).double(), row_tril=a, column_tril=a)
+    of_noise = -0.5 * 4 - 2 * np.log(2 * np.pi) - 4 * np.log(1e-7)
+    found = p.log_prob(a @ e @ a.mT).item()
+    # A^-1 B^-T enlarges the rounding of F, 1e-16, by 1 / 1e-14 at most.
+    assert found == pytest.approx(of_noise, abs=0.1)
+    assert p.entropy().item() == pytest.approx(2 + 2 * np.log(2 * np.pi) + 4 * np.log(1e-7))
+    standard = Independent(Normal(torch.zeros(2, 2).double(), 1.0), 2)
+    kl = 0.5 * (2 * 2 - 4) - 4 * np.log(1e-7)
+    assert kl_divergence(p, standard).item() == pytest.approx(kl)
+
+
+def test_kl_between_batches_that_broadcast():
+    q, p = matrix_normal((True, False), (5, 1)), matrix_normal((False, True), (4,), seed=1)
+    kl = kl_divergence(q, p)
+    assert kl.shape == (5, 4)
+    for i, j in ((0, 0), (4, 3)):
+        expected = registered(as_vector(q), as_vector(p.expand((1, 4)))).expand(5, 4)[i, j]
+        torch.testing.assert_close(kl[i, j], expected)
+    maps, others = (MatrixMaps(part.expand((5, 4))) for part in (q, p))
+    torch.testing.assert_close(kl_divergence(maps, others), kl.sum(-1))
+
+
+@pytest.mark.parametrize("dense", DENSE)
+def test_kl_to_independent_normals_of_the_same_shape(dense):
+    q = matrix_normal(dense, (4,))
+    loc, scale = torch.randn(N, M).double(), torch.rand(N, M).double() + 0.5
+    p = Independent(Normal(loc, scale), 2)
+    vector = MultivariateNormal(loc.flatten(), torch.diag(scale.flatten().square()))
+    torch.testing.assert_close(kl_divergence(q, p), registered(as_vector(q), vector))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        matrix_normal((False, False)).expand((1,)),
+        MatrixMaps(matrix_normal((False, False)).expand((1,))),
+        Independent(Normal(torch.zeros(N, M), 1.0), 1),
+        Independent(Normal(torch.zeros(1), 1.0), 1),
+    ],
+)
+def test_kl_between_spaces_of_different_shapes_is_refused(p):
+    q = MatrixNormal(torch.zeros(4, 1, 1), torch.ones(4, 1), torch.ones(4, 1))
+    with pytest.raises(ValueError, match="expected the same"):
+        kl_divergence(MatrixMaps(q) if isinstance(p, MatrixMaps) else q, p)
+
+
+def test_an_expanded_distribution_is_validated_like_the_first():
+    p = matrix_normal((True, False)).expand((4,))
+    for q, value in ((p, p.mean), (MatrixMaps(p), MatrixMaps(p).mean)):
+        with pytest.raises(ValueError, match="support"):
+            q.log_prob(value * float("nan"))
+        with pytest.raises(ValueError, match="shape"):
+            q.log_prob(value[..., :-1])
+
+
+def test_a_flow_on_top():
+    base = MatrixMaps(matrix_normal((True, True), (4,)))
+    torch.manual_seed(0)
+    flow = affine_autoregressive(4 * N * M, [32]).double()
+    z = TransformedDistribution(base, [flow]).rsample((5,))
+    before = flow.inv(z)
+    expected = base.log_prob(before) - flow.log_abs_det_jacobian(before, z)
+    torch.testing.assert_close(TransformedDistribution(base, [flow]).log_prob(z), expected)
+
+
+@pytest.mark.parametrize("size", [1, (1, 3), (3, 1)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_maps_of_one_row_or_one_column(size, dense):
+    count = pv.posteriors.MatrixNormal.parameters_of(2, size, dense=dense)
+    q = pv.posteriors.MatrixNormal(nn.Linear(5, count), 2, size, dense=dense).double()
+    q = q(torch.randn(7, 5).double())
+    n, m = (size, size) if isinstance(size, int) else size
+    z = q.rsample((3,))
+    assert z.shape == (3, 7, 2 * n * m)
+    each = as_vector(q.maps).log_prob(z.unflatten(-1, (2, n * m)))
+    torch.testing.assert_close(q.log_prob(z), each.sum(-1))
+
+
 def test_kl_to_the_standard_normal_is_the_formula_of_the_notes():
     q = matrix_normal((True, True))
     omega, psi = q.rows.covariance, q.columns.covariance
@@ -105,11 +217,31 @@ def test_one_scale_is_redundant():
         ({"row": torch.ones(M), "column": torch.ones(N)}, r"expected \(\*, 2, 3\)"),
         ({"row_tril": torch.ones(N), "column": torch.ones(M)}, "square matrices"),
         ({"row": -torch.ones(N), "column": torch.ones(M)}, "not above 0"),
+        ({"row": torch.tensor(1.0), "column": torch.ones(M)}, "row is one number"),
+        ({"row_tril": torch.ones(N, N), "column": torch.ones(M)}, "row_tril is not lower"),
+        ({"row": torch.ones(N), "column_tril": -torch.eye(M)}, "column_tril is not lower"),
     ],
 )
 def test_wrong_factors_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         MatrixNormal(torch.zeros(N, M), **arguments)
+
+
+def test_a_mean_that_is_no_number_and_a_single_map_are_refused():
+    with pytest.raises(ValueError, match="loc"):
+        MatrixNormal(torch.full((N, M), float("nan")), torch.ones(N), torch.ones(M))
+    with pytest.raises(ValueError, match=r"maps\.expand\(\(1,\)\)"):
+        MatrixMaps(matrix_normal((False, False)))
+
+
+@pytest.mark.parametrize(("maps", "size", "rank"), [(0, 3, None), (2, (3, 0), None), (2, 3, 0)])
+def test_numbers_below_one_are_refused(maps, size, rank):
+    for make in (
+        lambda: pv.posteriors.MatrixNormal(nn.Identity(), maps, size, rank),
+        lambda: pv.posteriors.MatrixNormal.parameters_of(maps, size, rank),
+    ):
+        with pytest.raises(ValueError, match="at least 1 of each"):
+            make()
 
 
 @pytest.mark.parametrize(
@@ -126,3 +258,27 @@ def test_the_posterior_has_the_notes_number_of_parameters(settings, per_map):
     assert rank.max() == settings.get("rank", 3)
     with pytest.raises(ValueError, match="64 maps of 3 x 3"):
         pv.posteriors.MatrixNormal(nn.Linear(5, 10), 64, 3, **settings)(torch.randn(7, 5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank": 1}, {"dense": True}])
+def test_it_is_one_more_posterior_of_the_vae(settings, tmp_path):
+    torch.manual_seed(0)
+    count = pv.posteriors.MatrixNormal.parameters_of(4, 2, **settings)
+    encoder = pv.nets.ConvEncoder((1, 8, 8), count, (4,))
+    graph = pv.VAE(
+        pv.priors.StandardNormal(16),
+        pv.posteriors.MatrixNormal(encoder, 4, 2, **settings),
+        pv.likelihoods.Bernoulli(pv.nets.MapDecoder(4, 2, (1, 8, 8), (8, 4))),
+    )
+    x = torch.zeros(64, 1, 8, 8)
+    x[:32, :, :4] = 1  # the upper half or nothing; without latents 32 log 2 nats an image
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    pv.fit(graph, x, optimizer=adam, epochs=60, batch_size=32, seed=0, progress=False)
+    terms = pv.elbo(graph.eval(), x, samples=50)
+    assert -terms.elbo.mean() < 16 * np.log(2)
+    q = graph.posterior(x)
+    torch.testing.assert_close(terms.kl, kl_divergence(q, graph.prior()))
+    pv.save(graph, tmp_path / "model")
+    loaded = pv.load(tmp_path / "model")
+    assert torch.equal(pv.embed(loaded, x), pv.embed(graph, x))
+    torch.testing.assert_close(pv.embed(graph, x), q.mean)

@@ -12,6 +12,7 @@ from pyrovae.nets import (
     AnyLeading,
     ConvDecoder,
     ConvEncoder,
+    MapDecoder,
     ResidualMLP,
     WideLinear,
     WithoutContext,
@@ -231,6 +232,20 @@ def test_without_context_has_the_shape_of_its_network():
 def test_errors_say_what_was_expected_what_came_and_what_to_do(net, shapes, text):
     with pytest.raises(ValueError, match=text):
         net(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "reach"), [(7, (4, 4), 12), (7, (4, 4, 4), 16), (3, (4, 4, 4), 28)]
+)
+def test_a_row_of_the_maps_reaches_rows_of_the_image(size, channels, reach):
+    """Each convolution reaches one row further, each upsampling repeats the rows."""
+    torch.manual_seed(0)
+    net = MapDecoder(2, size, (1, 28, 28), channels, nn.Tanh).double()
+    z = torch.randn(5, 2, size, size, dtype=torch.double)
+    other = z.clone()
+    other[:, :, 0] = torch.randn(5, 2, size, dtype=torch.double)
+    changed = (net(z.flatten(1)) != net(other.flatten(1))).any((0, 1, 3))
+    assert changed.nonzero().flatten().tolist() == list(range(reach))
 
 
 @pytest.mark.parametrize(

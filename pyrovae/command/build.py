@@ -10,7 +10,16 @@ from pyrovae.command.choices import Objective, Posterior, Prior
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.settings import Settings
 
-__all__ = ["build_objective", "build_posterior", "build_prior", "random_rows", "usable_device"]
+__all__ = [
+    "MAP_SIZE",
+    "build_objective",
+    "build_posterior",
+    "build_prior",
+    "random_rows",
+    "usable_device",
+]
+
+MAP_SIZE = 3  # of maps of latents, as in Wang et al. 2019
 
 _LEAST_VARIANCE = 1e-8  # of a latent: for a row far off, e^(2 log sigma) may be 0 in float32
 _COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}
@@ -42,9 +51,15 @@ def build_posterior(settings: Settings, encoder: Callable[[int], nn.Module]) -> 
         Posterior.IAF: lambda: posteriors.IAF(
             encoder(2 * d + _IAF_CONTEXT), d, context=_IAF_CONTEXT, hidden=(max(_IAF_WIDTH, d),)
         ),
+        Posterior.MATRIX_NORMAL: lambda: _matrix_normal(d // MAP_SIZE**2, encoder),
         Posterior.POINT: lambda: posteriors.Point(encoder(d)),
     }
     return makers[settings.posterior]()
+
+
+def _matrix_normal(maps: int, encoder: Callable[[int], nn.Module]) -> nn.Module:
+    numbers = posteriors.MatrixNormal.parameters_of(maps, MAP_SIZE)
+    return posteriors.MatrixNormal(encoder(numbers), maps, MAP_SIZE)
 
 
 def build_prior(

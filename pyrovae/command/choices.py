@@ -58,6 +58,7 @@ class Posterior(StrEnum):
     DIAGONAL_NORMAL = "diagonal-normal"
     FULL_RANK_NORMAL = "full-rank-normal"
     IAF = "iaf"
+    MATRIX_NORMAL = "matrix-normal"
     POINT = "point"
 
 

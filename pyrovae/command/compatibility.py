@@ -49,6 +49,10 @@ def refuse_contradictions(options: Options) -> None:
             f"{'--posterior point' if point else '--prior flat'} makes an autoencoder, but "
             f"{options.data} holds cells, whose model is a VAE; leave it out"
         )
+    if options.posterior is Posterior.MATRIX_NORMAL and settings_of(options.data) is CellSettings:
+        raise ValueError(
+            f"--posterior matrix-normal is for images, but {options.data} holds cells; leave it out"
+        )
     if options.prior is Prior.VAMP and point:
         raise ValueError(
             "--prior vamp is a mixture of posterior densities, and --posterior point has none; "

@@ -46,6 +46,7 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
 
     Raises:
         NotImplementedError: if no closed form is known here, to Pyro or to torch.
+        ValueError: if the spaces have different shapes.
 
     Example:
         >>> from torch.distributions import Independent, Normal
@@ -61,9 +62,13 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         return _normal_to_unit(q, p)
     if isinstance(q, MatrixNormal) and isinstance(p, MatrixNormal):
         return _between_matrices(q, p)
+    if isinstance(q, MatrixMaps) and isinstance(p, MatrixMaps):
+        return _between_matrices(q.maps, p.maps).sum(-1)
     if _is_diagonal_normal(p):
+        if isinstance(q, MatrixNormal):
+            return _to_diagonal(q, q.variance, _log_det(q), p)
         if isinstance(q, MatrixMaps):
-            return _maps_to_diagonal(q, p)
+            return _to_diagonal(q, q.variance, _log_det(q.maps).sum(-1), p)
         if isinstance(q, MultivariateNormal):
             return _full_to_diagonal(q, p)
         if isinstance(q, LowRankMultivariateNormal):
@@ -105,39 +110,51 @@ def _normal_to_unit(q: Normal, p: UnitNormal) -> Tensor:
 
 
 def _is_diagonal_normal(p: Any) -> bool:
-    """Return whether p is N(m, diag s^2) over vectors."""
-    return (
-        isinstance(p, Independent) and isinstance(p.base_dist, Normal) and len(p.event_shape) == 1
-    )
+    """Return whether p is N(m, diag s^2), over vectors or other arrays."""
+    return isinstance(p, Independent) and isinstance(p.base_dist, Normal)
 
 
 def _full_to_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     tril = q.scale_tril
     log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return _to_diagonal(q.loc, tril.square().sum(-1), log_det, p)
+    return _to_diagonal(q, tril.square().sum(-1), log_det, p)
 
 
 def _low_rank_to_diagonal(q: LowRankMultivariateNormal, p: Independent) -> Tensor:
     w, v = q.cov_factor, q.cov_diag
     inner = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) + w.mT @ (w / v[..., None])
     log_det_inner = 2 * torch.linalg.cholesky(inner).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return _to_diagonal(q.loc, w.square().sum(-1) + v, log_det_inner + v.log().sum(-1), p)
+    return _to_diagonal(q, w.square().sum(-1) + v, log_det_inner + v.log().sum(-1), p)
 
 
-def _to_diagonal(mu: Tensor, variance: Tensor, log_det: Tensor, p: Independent) -> Tensor:
-    """Return KL(N(mu, S) || p) from the diagonal of S, with shape (*, D), and log det S, (*)."""
+def _to_diagonal(q: Any, variance: Tensor, log_det: Tensor, p: Independent) -> Tensor:
+    """Return KL(N(mu, S) || p) from the diagonal of S, with mu's shape, and log det S, (*)."""
+    _check_events(q, p)
     m, s2 = p.base_dist.loc, p.base_dist.scale.square()
-    each = (variance + (mu - m).square()) / s2 - 1 + s2.log()
-    return 0.5 * (each.sum(-1) - log_det)
+    each = (variance + (q.mean - m).square()) / s2 - 1 + s2.log()
+    return 0.5 * (each.flatten(-len(p.event_shape)).sum(-1) - log_det)
+
+
+def _check_events(q: Any, p: Any) -> None:
+    if q.event_shape != p.event_shape:
+        raise ValueError(
+            f"kl_divergence: q is over arrays of shape {tuple(q.event_shape)} and p over "
+            f"{tuple(p.event_shape)}, expected the same"
+        )
 
 
 def _between_matrices(q: MatrixNormal, p: MatrixNormal) -> Tensor:
-    n, m = q.event_shape
+    _check_events(q, p)
     rows, columns = _square_of(q.rows, p.rows), _square_of(q.columns, p.columns)
     off = p.columns.solved(p.rows.solved(q.loc - p.loc).mT).square().sum((-2, -1))
-    log_det = m * (q.rows.log_det() - p.rows.log_det())
-    log_det = log_det + n * (q.columns.log_det() - p.columns.log_det())
-    return 0.5 * (rows * columns + off - n * m) - log_det
+    size = q.event_shape.numel()
+    return 0.5 * (rows * columns + off - size - _log_det(q) + _log_det(p))
+
+
+def _log_det(p: MatrixNormal) -> Tensor:
+    """Return log det(Omega (x) Psi), with shape (*)."""
+    n, m = p.event_shape
+    return 2 * (m * p.rows.log_det() + n * p.columns.log_det())
 
 
 def _square_of(a: Factor, a0: Factor) -> Tensor:
@@ -146,9 +163,3 @@ def _square_of(a: Factor, a0: Factor) -> Tensor:
         return (a.scale / a0.scale).square().sum(-1)
     whole = a.scale if a.dense else torch.diag_embed(a.scale)
     return a0.solved(whole).square().sum((-2, -1))
-
-
-def _maps_to_diagonal(q: MatrixMaps, p: Independent) -> Tensor:
-    n, m = q.maps.event_shape
-    log_det = 2 * (m * q.maps.rows.log_det() + n * q.maps.columns.log_det()).sum(-1)
-    return _to_diagonal(q.mean, q.variance, log_det, p)

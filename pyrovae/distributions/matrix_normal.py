@@ -91,7 +91,8 @@ class MatrixNormal(TorchDistribution):
 
     Raises:
         ValueError: if not exactly one of the two is given for rows and for columns, or the shapes
-            do not fit.
+            do not fit; with validation, if a scale is not positive, a factor not lower triangular,
+            or M not a number.
 
     Example:
         >>> p = MatrixNormal(torch.zeros(3, 2), torch.ones(3), torch.tensor([1.0, 2.0]))
@@ -99,7 +100,7 @@ class MatrixNormal(TorchDistribution):
         tensor([1., 4., 1., 4., 1., 4.])
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    arg_constraints = {"loc": constraints.independent(constraints.real, 2)}  # noqa: RUF012
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
@@ -125,7 +126,8 @@ class MatrixNormal(TorchDistribution):
         self.rows, self.columns = rows.expand(batch), columns.expand(batch)
         super().__init__(batch, loc.shape[-2:], validate_args=validate_args)
         if self._validate_args:
-            _check_positive(self.rows, self.columns)
+            _check_scale("row", self.rows)
+            _check_scale("column", self.columns)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "MatrixNormal":
         """Return the distribution with another batch shape."""
@@ -135,7 +137,9 @@ class MatrixNormal(TorchDistribution):
             for name, factor in (("row", self.rows), ("column", self.columns))
         }
         loc = self.loc.expand(*shape, *self.event_shape)
-        return MatrixNormal(loc, **factors, validate_args=False)
+        new = MatrixNormal(loc, **factors, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     @property
     def mean(self) -> Tensor:
@@ -185,6 +189,9 @@ class MatrixMaps(TorchDistribution):
     Args:
         maps: a `MatrixNormal` with batch shape (*, N).
 
+    Raises:
+        ValueError: if `maps` has no batch dimension.
+
     Example:
         >>> maps = MatrixNormal(torch.zeros(5, 3, 3), torch.ones(5, 3), torch.ones(5, 3))
         >>> MatrixMaps(maps).event_shape
@@ -196,6 +203,11 @@ class MatrixMaps(TorchDistribution):
     has_rsample = True
 
     def __init__(self, maps: MatrixNormal, validate_args: bool | None = None) -> None:
+        if not maps.batch_shape:
+            raise ValueError(
+                "MatrixMaps: maps has no batch dimension, expected one, of N maps: a single map is "
+                "maps.expand((1,))"
+            )
         self.maps = maps
         self.shape_of_maps = maps.batch_shape[-1:] + maps.event_shape
         event = torch.Size([self.shape_of_maps.numel()])
@@ -204,7 +216,7 @@ class MatrixMaps(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "MatrixMaps":
         """Return the distribution with another batch shape."""
         shape = torch.Size(batch_shape) + self.shape_of_maps[:1]
-        return MatrixMaps(self.maps.expand(shape), validate_args=False)
+        return MatrixMaps(self.maps.expand(shape), validate_args=self._validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -222,6 +234,8 @@ class MatrixMaps(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the sum of the maps' log densities, with shape (*)."""
+        if self._validate_args:
+            self._validate_sample(value)
         return self.maps.log_prob(value.unflatten(-1, self.shape_of_maps)).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -236,7 +250,7 @@ def _factor(name: str, scale: Tensor | None, tril: Tensor | None) -> Factor:
             "triangular factor"
         )
     if tril is None:
-        return Factor(torch.as_tensor(scale), dense=False)
+        return _standard_deviations(name, torch.as_tensor(scale))
     if tril.dim() < 2 or tril.shape[-1] != tril.shape[-2]:
         raise ValueError(
             f"MatrixNormal: {name}_tril has shape {tuple(tril.shape)}, expected square matrices"
@@ -244,7 +258,19 @@ def _factor(name: str, scale: Tensor | None, tril: Tensor | None) -> Factor:
     return Factor(tril, dense=True)
 
 
-def _check_positive(*factors: Factor) -> None:
-    for name, factor in zip(("row", "column"), factors, strict=True):
-        if not (factor.diagonal > 0).all():
-            raise ValueError(f"MatrixNormal: {name} has a scale that is not above 0")
+def _standard_deviations(name: str, scale: Tensor) -> Factor:
+    if not scale.dim():
+        raise ValueError(
+            f"MatrixNormal: {name} is one number, expected one for each {name}, with shape (*, n)"
+        )
+    return Factor(scale, dense=False)
+
+
+def _check_scale(name: str, factor: Factor) -> None:
+    if factor.dense and not constraints.lower_cholesky.check(factor.scale).all():
+        raise ValueError(
+            f"MatrixNormal: {name}_tril is not lower triangular with a positive diagonal. From a "
+            "covariance it is torch.linalg.cholesky(covariance)"
+        )
+    if not (factor.diagonal > 0).all():
+        raise ValueError(f"MatrixNormal: {name} has a scale that is not above 0")

@@ -134,8 +134,10 @@ class MapDecoder(Network):
     """Convolutional network from N maps of n x m numbers to an image (C, H, W).
 
     Every layer is local, so that a part of the maps decides about a part of the image. Per scale a
-    3 x 3 convolution and an upsampling, 3 -> 7 -> 14 -> 28 by default for maps of 3 x 3; then one
-    more convolution.
+    3 x 3 convolution and an upsampling, 3 -> 7 -> 14 -> 28 by default for maps of 3 x 3; then two
+    more convolutions. How far a place reaches depends on the sizes: from the top row of maps of
+    7 x 7 over two scales to the first 12 of 28 rows, from that of 3 x 3 over three to all of them,
+    the lower ones by little.
 
     Args:
         maps: N.

@@ -68,19 +68,19 @@ class MatrixNormal(Conditional):
         dense: bool = False,
     ) -> None:
         super().__init__()
-        n, m = _pair(size)
-        if min(maps, n, m, 1 if rank is None else rank) < 1:
-            raise ValueError(
-                f"MatrixNormal: maps is {maps}, size {size} and rank {rank}, expected at least 1 "
-                "of each"
-            )
-        self.net, self.maps, self.size, self.rank, self.dense = net, maps, (n, m), rank, dense
+        _check(maps, size, rank)
+        self.net, self.maps, self.size, self.rank, self.dense = net, maps, _pair(size), rank, dense
 
     @staticmethod
     def parameters_of(
         maps: int, size: int | tuple[int, int], rank: int | None = None, dense: bool = False
     ) -> int:
-        """Return how many numbers the network has to output."""
+        """Return how many numbers the network has to output.
+
+        Raises:
+            ValueError: if a number is below 1.
+        """
+        _check(maps, size, rank)
         return maps * sum(_sizes(_pair(size), rank, dense))
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
@@ -105,6 +105,14 @@ class MatrixNormal(Conditional):
             return y.unflatten(-1, (n, m))
         mu, nu = y.split([self.rank * n, self.rank * m], -1)
         return mu.unflatten(-1, (self.rank, n)).mT @ nu.unflatten(-1, (self.rank, m))
+
+
+def _check(maps: int, size: int | tuple[int, int], rank: int | None) -> None:
+    if min(maps, *_pair(size), 1 if rank is None else rank) < 1:
+        raise ValueError(
+            f"MatrixNormal: maps is {maps}, size {size} and rank {rank}, expected at least 1 "
+            "of each"
+        )
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

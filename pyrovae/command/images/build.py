@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import likelihoods, nets, programs
-from pyrovae.command.build import build_posterior, build_prior, random_rows
-from pyrovae.command.choices import Activation, Likelihood, Network
+from pyrovae.command.build import MAP_SIZE, build_posterior, build_prior, random_rows
+from pyrovae.command.choices import Activation, Likelihood, Network, Posterior
 from pyrovae.command.images import floors
 from pyrovae.command.images.components import Components
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
@@ -84,6 +84,9 @@ class _Networks:
         self.activation = _ACTIVATIONS[settings.activation]
         self.context = len(preparation.classes)
         self.plus_linear = settings.network is Network.LINEAR_MLP
+        self.maps = settings.posterior is Posterior.MATRIX_NORMAL
+        if self.maps:
+            _check_maps(settings)
         if self.plus_linear and not starts_at_components(settings):
             raise ValueError(
                 "--network linear-mlp starts at probabilistic PCA, which needs --posterior "
@@ -115,6 +118,9 @@ class _Networks:
         """
         hidden, latents = self.settings.hidden, self.settings.latents
         shape = (parameters * self.shape[0], *self.shape[1:])
+        if self.maps:
+            maps = latents // MAP_SIZE**2
+            return nets.MapDecoder(maps, MAP_SIZE, shape, hidden, self.activation, self.context)
         if self.settings.network is Network.CONV:
             return nets.ConvDecoder(latents, shape, hidden, self.activation, self.context)
         return self._dense(latents, hidden[::-1], shape)
@@ -127,6 +133,18 @@ class _Networks:
             return nets.PlusLinear(net) if self.plus_linear else net
         width, blocks = hidden[0], len(hidden)
         return nets.ResidualMLP(features_in, width, features_out, blocks, activation, context)
+
+
+def _check_maps(settings: ImageSettings) -> None:
+    """Refuse maps of latents that no convolution reads, or that are not whole."""
+    size = MAP_SIZE**2
+    if settings.network is not Network.CONV or settings.latents % size:
+        raise ValueError(
+            f"--posterior matrix-normal makes maps of {MAP_SIZE} x {MAP_SIZE} latents, which "
+            f"--network conv reads: --latents is a multiple of {size}, but here they are "
+            f"--network {settings.network.value} and --latents {settings.latents}; choose e.g. "
+            f"--network conv --latents {8 * size}"
+        )
 
 
 def _likelihood(
