@@ -151,7 +151,7 @@ def test_the_turn_is_summed_out():
     elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=400, vectorize_particles=False)
     found = -elbo.loss(graph.model, graph.guide, x)
     terms = []
-    for k in range(4):
+    for k in range(4):  # the prior of the angle is uniform, so the turns' is too
         pose = graph.rotation_posterior(h[k])
         q_z = graph.posterior(h[k])
         theta, z = pose.rsample((400,)), q_z.rsample((400,))
@@ -164,6 +164,16 @@ def test_the_turn_is_summed_out():
     draws = torch.stack(terms).sum(0)
     error = draws.std() * (2 / 400) ** 0.5  # of the difference of two such means
     assert abs(found - draws.mean()) < 4 * error
+
+
+def test_turns_start_at_the_prior_of_the_angle():
+    graph, x = turned_vae(), torch.rand(3, *SHAPE)
+    graph.rotation_prior = priors.CentredNormal(1, 0.8)
+    nn.init.zeros_(graph.turn.weight)
+    q = trace(graph.guide).get_trace(x).nodes["turn"]["fn"].probs
+    angles = torch.tensor([0.0, math.pi / 2, -math.pi, -math.pi / 2])
+    expected = torch.distributions.Normal(0.0, 0.8).log_prob(angles).softmax(0)
+    torch.testing.assert_close(q, expected.expand(3, 4))
 
 
 def test_turns_go_with_turned_copies_and_a_rotation():

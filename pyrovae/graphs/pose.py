@@ -14,7 +14,7 @@ A guide that reads an angle off an image is caught in local optima where angles 
 circle. With an encoder of K turned copies, h = (h_0, .., h_(K-1)), the guide first draws which copy
 is upright, k, which is summed out exactly (Nasiri & Bepler 2022, TARGET-VAE):
 
-q(k | x) = softmax_k turn(h_k),   theta = phi_k + what the rotation's posterior reads off copy k
+q(k | x) ~ p(theta = phi_k) exp turn(h_k),   theta = phi_k + what the rotation's posterior reads off copy k
 r(k | theta) = softmax_k kappa cos(theta - phi_k)                    of the model: near theta
 
 u are the places of the content: an image with theta > 0 shows the content turned clockwise, with
@@ -208,7 +208,9 @@ class PoseVAE(nn.Module):
     def _chosen_copy(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Draw k, and return h_k and phi_k."""
         assert self.turn is not None
-        q = dist.Categorical(logits=self.turn(h).squeeze(-1).movedim(0, -1))
+        assert self.rotation_prior is not None
+        log_p = self.rotation_prior().log_prob(self.phi[:, None])
+        q = dist.Categorical(logits=self.turn(h).squeeze(-1).movedim(0, -1) + log_p)
         k = pyro.sample("turn", q, infer={"enumerate": "parallel"})
         return h[k, torch.arange(h.shape[1], device=h.device)], self.phi[k]
 
