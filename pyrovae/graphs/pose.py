@@ -14,8 +14,9 @@ A guide that reads an angle off an image is caught in local optima where angles 
 circle. With an encoder of K turned copies, h = (h_0, .., h_(K-1)), the guide first draws which copy
 is upright, k, which is summed out exactly (Nasiri & Bepler 2022, TARGET-VAE):
 
-q(k | x) ~ p(theta = phi_k) exp turn(h_k),   theta = phi_k + what the rotation's posterior reads off copy k
-r(k | theta) = softmax_k kappa cos(theta - phi_k)                    of the model: near theta
+q(k | x) ~ p(theta = phi_k) exp turn(h_k)
+theta = phi_k + what the rotation's posterior reads off copy k
+r(k | theta) = softmax_k kappa cos(theta - phi_k)           of the model: near theta
 
 u are the places of the content: an image with theta > 0 shows the content turned clockwise, with
 dx = (0.1, 0) moved to the left by 0.1, with s > 0 smaller (see `pyrovae.graphs.places`).
