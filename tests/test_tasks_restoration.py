@@ -18,7 +18,10 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import pyrovae as pv
+from pyrovae import programs
 from pyrovae.graphs import GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from pyrovae.tasks import targets
+from pyrovae.tasks.measurements import Corrupted
 
 NAN = float("nan")
 FEATURES = 16  # an image of 4 x 4
@@ -538,3 +541,32 @@ def test_the_anomaly_score_and_draws_of_an_embedding():
     assert torch.equal(z, pv.embed(graph, x, draws=4000, seed=0))
     with pytest.raises(ValueError, match="draws is 0"):
         pv.embed(graph, x, draws=0)
+
+
+MANY_LEVELS = {
+    "Binomial": (lambda: pv.likelihoods.Binomial(pv.nets.MLP(2, [8], 6), 30), 31),
+    "Categorical": (lambda: pv.likelihoods.Categorical(pv.nets.MLP(2, [8], 6 * 31), 31), 31),
+    "Bernoulli": (lambda: pv.likelihoods.Bernoulli(pv.nets.MLP(2, [8], 6)), 2),
+}
+
+
+@pytest.mark.parametrize("likelihood", MANY_LEVELS)
+def test_several_runs_give_what_one_gives(likelihood, monkeypatch):
+    """log p(z, y | c), its gradient and E[x | y] of 7 draws: 2 at a time, or all in one run."""
+    make, n = MANY_LEVELS[likelihood]
+    q = pv.posteriors.DiagonalNormal(pv.nets.MLP(6, [8], 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, make()).double()
+    y, noise = torch.rand(5, 6, dtype=torch.double) * n, GaussianNoise(2.0)
+    both = vae.model, vae.guide
+    layout = programs.find_layout(*both, y, draws=2, scaled=False)
+    z, w = torch.randn(7, 5, 2, dtype=torch.double), torch.rand(7, 5, dtype=torch.double)
+    found = []
+    for numbers in (1 << 23, 2 * 5 * 256):
+        monkeypatch.setattr(targets, "_AT_ONCE", numbers)
+        target = targets.Target(vae, (y,), Corrupted(y, noise), layout, None, "denoise")
+        leaf = z.clone().requires_grad_()
+        log_p = target.log_joint({"z": leaf})
+        (gradient,) = torch.autograd.grad((w * log_p).sum(), leaf)
+        found.append((log_p, gradient, target.mean({"z": z}, w / w.sum(0))))
+        assert (target.at_once < 7) == (numbers < 1 << 20)
+    torch.testing.assert_close(*found)
