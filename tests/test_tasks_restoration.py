@@ -56,7 +56,7 @@ def test_imputation_of_the_linear_model(method):
     if method == "importance":  # weights are bounded where the guide is wider than the posterior
         nn.init.zeros_(graph.posterior.net.weight)
         nn.init.zeros_(graph.posterior.net.bias)
-    steps, samples = 30 if method == "hmc" else 100, 5000 if method == "importance" else 2000
+    steps, samples = 30 if method == "hmc" else 60, 5000 if method == "importance" else 800
     found = pv.impute(
         graph, x, hidden=hidden, method=method, draws=199, samples=samples, steps=steps, seed=0
     )
@@ -570,3 +570,25 @@ def test_several_runs_give_what_one_gives(likelihood, monkeypatch):
         found.append((log_p, gradient, target.mean({"z": z}, w / w.sum(0))))
         assert (target.at_once < 7) == (numbers < 1 << 20)
     torch.testing.assert_close(*found)
+
+
+def test_rows_of_one_effective_draw_are_told():
+    """64 pixels seen sharply, and a guide that is the prior: one of 50 draws has all the weight."""
+    graph, x, *_ = linear(20)
+    nn.init.zeros_(graph.posterior.net.weight)
+    nn.init.zeros_(graph.posterior.net.bias)
+    graph.likelihood.sigma = torch.tensor(0.01, dtype=torch.double)
+    hidden = torch.arange(FEATURES) < 4
+    options = {"hidden": hidden, "samples": 50, "seed": 0}
+    with pytest.warns(
+        pv.RestorationWarning, match=r"impute: in \d+ of 20 rows .* samples=50 "
+    ) as w:
+        found = pv.impute(graph, x, method="importance", **options)
+    assert len(w) == 1
+    assert w[0].filename == __file__
+    bad = int((found.effective_sample_size < 2).sum())
+    assert f"in {bad} of 20 rows" in str(w[0].message)
+    assert bad > 2
+    refined = pv.impute(graph, x, **options)  # no warning
+    assert (refined.effective_sample_size < 2).sum() <= 2
+    pv.impute(graph, x, method="hmc", draws=1, steps=2, **options)  # equal weights: no warning
