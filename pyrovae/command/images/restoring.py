@@ -47,8 +47,8 @@ AT_ONCE = 1 << 25  # probabilities of levels that one step of the refinement com
 WRITTEN = ("restored", "standard_deviation", "draws", "degraded")
 PAGES = ("scores.json", "report.html")
 _OF_AUTOENCODER = (
-    " The draws of an autoencoder, and the coverage of their intervals, show only the fixed sigma of "
-    "its pixels: its code has no distribution."
+    " The draws of an autoencoder, and the coverage of their intervals, show only the fixed sigma "
+    "of its pixels: its code has no distribution."
 )
 
 Make = Callable[[Tensor, Scale], Degradation]
