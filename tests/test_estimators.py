@@ -170,8 +170,8 @@ def test_at_the_exact_posterior_dreg_has_no_noise_and_iwae_has():
 def test_iwae_rises_with_samples_and_stays_below_the_evidence():
     graph, x = poor_vae(), linear_gaussian.data(10)
     bounds = [
-        -sum(IWAE(samples=k).loss(graph.model, graph.guide, x) for _ in range(400)) / 400
-        for k in (1, 5, 50)
+        -sum(bound.loss(graph.model, graph.guide, x) for _ in range(400)) / 400
+        for bound in (IWAE(samples=k) for k in (1, 5, 50))
     ]
     assert bounds == sorted(bounds)
     assert bounds[-1] < linear_gaussian.evidence(graph, x).sum() + 0.05
@@ -296,7 +296,9 @@ def test_score_function_of_a_discrete_latent_equals_enumeration():
     expected = torch.cat(
         [g.flatten() for g in torch.autograd.grad(-bound, list(graph.parameters()))]
     )
-    assert z_scores(gradients(ScoreFunction(4, LeaveOneOut()), graph, x, 2000), expected).max() < 5
+    copies = x.repeat(10, 1)
+    found = gradients(ScoreFunction(4, LeaveOneOut()), graph, copies, 200) / 10
+    assert z_scores(found, expected).max() < 5
     with pytest.raises(ValueError, match="reparameterized"):
         pv.fit(graph, x, epochs=1, progress=False)
     pv.fit(graph, x, epochs=1, objective=ScoreFunction(), progress=False)
