@@ -124,10 +124,10 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
             mean = found.target.mean(found.z, found.weights)
             pieces.append((mean, x, found.effective_sample_size))
     means, draws, sizes = zip(*pieces, strict=True)
-    found = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
+    restored = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
     if options.method != "hmc":  # whose draws have equal weights
-        _warn_if_single(found.effective_sample_size, options)
-    return found
+        _warn_if_single(restored.effective_sample_size, options)
+    return restored
 
 
 def _warn_if_single(sizes: Tensor, options: Options) -> None:
