@@ -33,6 +33,7 @@ from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVA
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
 from pyrovae.tasks import (
+    RestorationWarning,
     Restored,
     anomaly_score,
     decode,
@@ -63,6 +64,7 @@ __all__ = [
     "History",
     "LatentSummary",
     "Missing",
+    "RestorationWarning",
     "Restored",
     "Terms",
     "TrainingError",

@@ -245,3 +245,15 @@ def test_embeddings_in_each_format(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"expected a file that ends in .npy, .npz, .csv"):
         exports.check(tmp_path / "z.txt", exports.EMBEDDINGS)
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+@pytest.mark.parametrize("name", ["given", "mean given the values that are not hidden"])
+def test_names_of_rows_lie_within_the_figure(count, name):
+    x = np.zeros((count, 1, 28, 28))
+    figure = plots.restorations({name: x, "clean": x})
+    figure.draw_without_rendering()
+    edges = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(edges) == 2
+    assert min(edge.x0 for edge in edges) >= 0
+    assert max(edge.x1 for edge in edges) <= figure.axes[0].get_window_extent().x0

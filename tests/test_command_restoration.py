@@ -270,6 +270,7 @@ def test_an_autoencoder_is_given_the_encoder(tmp_path):
     arguments = ["--corrupt", "--rows", 5, "--noise", "gaussian:0.3"]
     call("denoise", tmp_path / "run", "digits", "--output", tmp_path / "out", *arguments)
     assert np.load(tmp_path / "out" / "restored.npy").shape == (5, 1, 8, 8)
+    assert "show only the fixed sigma of its pixels" in (tmp_path / "out/report.html").read_text()
 
 
 def test_results_of_before_are_replaced_only_on_request(run, tmp_path):

@@ -216,7 +216,8 @@ def test_several_draws_estimate_the_same_bound(make):
     put_exact(graph, x, c)
     with torch.no_grad():
         graph.log_sigma += 0.1
-        losses = torch.tensor([make().loss(graph.model, graph.guide, x, c) for _ in range(100)])
+        bound = make()
+        losses = torch.tensor([bound.loss(graph.model, graph.guide, x, c) for _ in range(100)])
         single = torch.tensor(
             [Trace_ELBO().loss(graph.model, graph.guide, x, c) for _ in range(300)]
         )

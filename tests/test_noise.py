@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import Multinomial
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae.distributions import (
@@ -17,6 +18,8 @@ from pyrovae.distributions import (
     MaskingNoise,
     NegativeBinomial,
     SaltAndPepperNoise,
+    families,
+    levels,
 )
 
 Y = torch.tensor([-0.4, 0.0, 0.2, 0.7, 1.0, 1.3])
@@ -115,24 +118,24 @@ def test_noise_is_saved_with_a_model(tmp_path):
 
 
 # ------------------------------------------------------------------------------ sums over squares
-def states(levels):
-    """Return all values of four pixels, (levels ** 4, 4), first row of a square first."""
-    return torch.cartesian_prod(*[torch.arange(float(levels))] * 4)
+def states(n):
+    """Return all values of four pixels, (n ** 4, 4), first row of a square first."""
+    return torch.cartesian_prod(*[torch.arange(float(n))] * 4)
 
 
 @pytest.mark.parametrize(
-    ("p", "levels"),
+    ("p", "n"),
     [
         (dist.Bernoulli(logits=torch.randn(2, 2)), 2),
         (dist.Binomial(3, logits=torch.randn(2, 2)), 4),
         (dist.Categorical(logits=torch.randn(2, 2, 5)), 5),
     ],
 )
-def test_sums_of_levels_by_enumeration(p, levels):
-    x = states(levels)
+def test_sums_of_levels_by_enumeration(p, n):
+    x = states(n)
     log_p = p.log_prob(x.reshape(-1, 2, 2)).sum((1, 2))
     sums = BlockSums(p, 2)
-    for s in (0.0, 1.0, 3.0, 4.0 * (levels - 1)):
+    for s in (0.0, 1.0, 3.0, 4.0 * (n - 1)):
         fits = x.sum(1) == s
         given = log_p.masked_fill(~fits, -torch.inf)
         of_s = torch.tensor([[s]])
@@ -189,3 +192,54 @@ def test_a_distribution_without_a_variance_is_named():
         GaussianNoise(1.0).log_prob(torch.zeros(4, 4), Odd(torch.zeros(4, 4), 1.0))
     with pytest.raises(ValueError, match=r"Odd has no known variance"):
         BlockSums(Odd(torch.zeros(4, 4), 1.0), 2)
+
+
+# --------------------------------------------------------------------- many levels, block by block
+LEVELS = {
+    "Binomial": lambda a, b: dist.Binomial(40, logits=a),
+    "Categorical": lambda a, b: dist.Categorical(logits=a[..., None] * torch.linspace(-1, 1, 41)),
+    "DiscretizedLogistic": lambda a, b: DiscretizedLogistic(a / 3, b, levels=41),
+    "ContinuousBernoulli": lambda a, b: ContinuousBernoulli(a),
+}
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+@pytest.mark.parametrize("block", [1, 7 * 64, 1 << 20])
+def test_blocks_of_levels_give_what_all_levels_give_at_once(kind, block, monkeypatch):
+    """log p(y), its gradients and E[x | y]; p has draws beside the rows, y has not."""
+    monkeypatch.setattr(families, "_BLOCK", block)
+    a = torch.randn(3, 5, 4, dtype=torch.double, requires_grad=True)
+    b = (torch.randn(3, 5, 4, dtype=torch.double) - 2).requires_grad_()
+    p = LEVELS[kind](a, b)
+    top, sigma = (1.0, 0.1) if kind == "ContinuousBernoulli" else (40.0, 4.0)
+    y, noise = torch.rand(5, 4, dtype=torch.double) * top, GaussianNoise(sigma)
+    found, x = levels.points(p), levels.points(p).values.reshape(-1, 1, 1, 1)
+    log_p = p.log_prob(x.expand(-1, 3, 5, 4)) + found.log_weight.reshape(-1, 1, 1, 1)
+    wanted, mean, _ = bayes(log_p, x, dist.Normal(x, sigma).log_prob(y))
+    got, weights = noise.log_prob(y, p), torch.rand(3, 5, 4, dtype=torch.double)
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(noise.mean(y, p), mean)
+    torch.testing.assert_close(found.log_mass, log_p)
+    torch.testing.assert_close(found.moments(), bayes(log_p, x, 0 * log_p)[1:])
+    of_both = [
+        torch.autograd.grad((weights * value).sum(), [a, b], allow_unused=True, retain_graph=True)
+        for value in (got, wanted)
+    ]
+    torch.testing.assert_close(*of_both)
+
+
+def test_memory_of_many_levels_does_not_grow_with_their_number():
+    """The forward and the backward pass hold no tensor of all levels of all values."""
+    sizes = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+            out = f(*args, **(kwargs or {}))
+            sizes.append(out.numel() if isinstance(out, torch.Tensor) else 0)
+            return out
+
+    logits = torch.randn(20_000, requires_grad=True)
+    with Largest():
+        p = dist.Binomial(255, logits=logits)
+        GaussianNoise(20.0).log_prob(torch.full((20_000,), 100.0), p).sum().backward()
+    assert max(sizes) <= families._BLOCK

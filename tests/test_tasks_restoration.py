@@ -18,7 +18,10 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import pyrovae as pv
+from pyrovae import programs
 from pyrovae.graphs import GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from pyrovae.tasks import targets
+from pyrovae.tasks.measurements import Corrupted
 
 NAN = float("nan")
 FEATURES = 16  # an image of 4 x 4
@@ -53,7 +56,7 @@ def test_imputation_of_the_linear_model(method):
     if method == "importance":  # weights are bounded where the guide is wider than the posterior
         nn.init.zeros_(graph.posterior.net.weight)
         nn.init.zeros_(graph.posterior.net.bias)
-    steps, samples = 30 if method == "hmc" else 100, 5000 if method == "importance" else 2000
+    steps, samples = 30 if method == "hmc" else 60, 5000 if method == "importance" else 800
     found = pv.impute(
         graph, x, hidden=hidden, method=method, draws=199, samples=samples, steps=steps, seed=0
     )
@@ -538,3 +541,54 @@ def test_the_anomaly_score_and_draws_of_an_embedding():
     assert torch.equal(z, pv.embed(graph, x, draws=4000, seed=0))
     with pytest.raises(ValueError, match="draws is 0"):
         pv.embed(graph, x, draws=0)
+
+
+MANY_LEVELS = {
+    "Binomial": (lambda: pv.likelihoods.Binomial(pv.nets.MLP(2, [8], 6), 30), 31),
+    "Categorical": (lambda: pv.likelihoods.Categorical(pv.nets.MLP(2, [8], 6 * 31), 31), 31),
+    "Bernoulli": (lambda: pv.likelihoods.Bernoulli(pv.nets.MLP(2, [8], 6)), 2),
+}
+
+
+@pytest.mark.parametrize("likelihood", MANY_LEVELS)
+def test_several_runs_give_what_one_gives(likelihood, monkeypatch):
+    """log p(z, y | c), its gradient and E[x | y] of 7 draws: 2 at a time, or all in one run."""
+    make, n = MANY_LEVELS[likelihood]
+    q = pv.posteriors.DiagonalNormal(pv.nets.MLP(6, [8], 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, make()).double()
+    y, noise = torch.rand(5, 6, dtype=torch.double) * n, GaussianNoise(2.0)
+    both = vae.model, vae.guide
+    layout = programs.find_layout(*both, y, draws=2, scaled=False)
+    z, w = torch.randn(7, 5, 2, dtype=torch.double), torch.rand(7, 5, dtype=torch.double)
+    found = []
+    for numbers in (1 << 23, 2 * 5 * 256):
+        monkeypatch.setattr(targets, "_AT_ONCE", numbers)
+        target = targets.Target(vae, (y,), Corrupted(y, noise), layout, None, "denoise")
+        leaf = z.clone().requires_grad_()
+        log_p = target.log_joint({"z": leaf})
+        (gradient,) = torch.autograd.grad((w * log_p).sum(), leaf)
+        found.append((log_p, gradient, target.mean({"z": z}, w / w.sum(0))))
+        assert (target.at_once < 7) == (numbers < 1 << 20)
+    torch.testing.assert_close(*found)
+
+
+def test_rows_of_one_effective_draw_are_told():
+    """64 pixels seen sharply, and a guide that is the prior: one of 50 draws has all the weight."""
+    graph, x, *_ = linear(20)
+    nn.init.zeros_(graph.posterior.net.weight)
+    nn.init.zeros_(graph.posterior.net.bias)
+    graph.likelihood.sigma = torch.tensor(0.01, dtype=torch.double)
+    hidden = torch.arange(FEATURES) < 4
+    options = {"hidden": hidden, "samples": 50, "seed": 0}
+    with pytest.warns(
+        pv.RestorationWarning, match=r"impute: in \d+ of 20 rows .* samples=50 "
+    ) as w:
+        found = pv.impute(graph, x, method="importance", **options)
+    assert len(w) == 1
+    assert w[0].filename == __file__
+    bad = int((found.effective_sample_size < 2).sum())
+    assert f"in {bad} of 20 rows" in str(w[0].message)
+    assert bad > 2
+    refined = pv.impute(graph, x, **options)  # no warning
+    assert (refined.effective_sample_size < 2).sum() <= 2
+    pv.impute(graph, x, method="hmc", draws=1, steps=2, **options)  # equal weights: no warning

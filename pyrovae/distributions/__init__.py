@@ -35,7 +35,7 @@ from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonM
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
-from pyrovae.distributions.levels import expected
+from pyrovae.distributions.levels import expected, held
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
 from pyrovae.distributions.matrix_normal import MatrixMaps, MatrixNormal
 from pyrovae.distributions.mixture import SameFamilyMixture
@@ -81,6 +81,7 @@ __all__ = [
     "chunk_parameters",
     "expected",
     "from_torch",
+    "held",
     "kl_divergence",
     "split_parameters",
     "step_orders",

@@ -63,6 +63,14 @@ class BlockSums:
         else:
             self.loc, self.variance = (blocks(v.reshape(shape), factor) for v in _moments(p))
 
+    @property
+    def held(self) -> int:
+        """The numbers that are held for each value: masses of itself, and of sums of 1 to f * f."""
+        if self.kind != "levels":
+            return 1
+        values, k = self.log_mass.shape[-2:]
+        return k + (k - 1) * (values + 1) // 2
+
     def log_prob(self, s: Tensor) -> Tensor:
         """Return log p(S) of each square, shape (*, H / f, W / f)."""
         if self.kind == "levels":

@@ -144,6 +144,16 @@ class DiscretizedLogistic(TorchDistribution):
         within = below + above + torch.log(-torch.expm1(-2 / top * precision))
         return torch.where(value <= 0, below, torch.where(value >= top, above, within))
 
+    def log_masses(self) -> Tensor:
+        """Return the log probability of every level, with shape (L, *): each edge once."""
+        top, precision = self.levels - 1, self._precision()
+        k = torch.arange(top, dtype=self.loc.dtype, device=self.loc.device)
+        edges = (2 * k + 1 - top).reshape(-1, *[1] * self.loc.dim()) / top
+        off = (edges - self.loc) * precision
+        below, above = F.logsigmoid(off), F.logsigmoid(-off)
+        within = below[1:] + above[:-1] + torch.log(-torch.expm1(-2 / top * precision))
+        return torch.cat([below[:1], within, above[-1:]])
+
     @torch.no_grad()
     def sample(self, sample_shape: Size = _ONE) -> Tensor:
         """Return the levels in whose bins m + s logit(u) falls, u uniform.

@@ -4,36 +4,107 @@ E[f(x)] = sum_k w_k f(x_k),   w_k = p(x_k)           a discrete distribution wit
 E[f(x)] ~ sum_k w_k f(x_k),   w_k = g_k p(x_k)       a density on [0, 1], Gauss-Legendre weights g_k
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-__all__ = ["Points", "expected", "levels", "moments", "points"]
+from pyrovae.distributions.families import family, in_blocks
+
+__all__ = ["Points", "expected", "held", "levels", "moments", "points"]
+
+LogF = Callable[..., Tensor]
 
 _MOST = 1024  # levels
 _DRAWS = 256  # for a mean without a formula
 _NODES = 64  # of the quadrature: exact for polynomials up to degree 127
 
 
-class Points(NamedTuple):
-    """Points x_k and log w_k of a distribution with batch shape (*).
+@dataclass(frozen=True)
+class Points:
+    """Points x_k and weights w_k of a distribution with batch shape (*).
+
+    Its sums take some of the values (*) at a time where the family of p is known, so that K numbers
+    for each of them are held neither forwards nor for the gradient.
 
     Attributes:
-        values: x_k, with shape (K, 1, ..., 1).
-        log_mass: log w_k, with shape (K, *).
+        p: the distribution.
+        values: x_k, with shape (K,).
+        log_weight: log g_k, with shape (K,); zeros for levels.
     """
 
+    p: Any
     values: Tensor
-    log_mass: Tensor
+    log_weight: Tensor
+
+    @property
+    def log_mass(self) -> Tensor:
+        """Log w_k, with shape (K, *)."""
+        parameters, log_mass = family(self.p)
+        return self._along(self.log_weight) + log_mass(self._along(self.values), *parameters)
+
+    def log_expected(self, log_f: LogF, *given: Tensor) -> Tensor:
+        """Return log sum_k w_k f(x_k), with shape (*).
+
+        Args:
+            log_f: from x, with shape (K, 1, ..., 1), and parts of `given`, to log f(x).
+            given: tensors with shape (*).
+        """
+        return self._summed(lambda x, log_w, *some: (log_w + log_f(x, *some)).logsumexp(0), given)
+
+    def mean(self, log_f: LogF, *given: Tensor) -> Tensor:
+        """Return sum_k w_k f(x_k) x_k / sum_k w_k f(x_k), with shape (*); as `log_expected`."""
+
+        def mean(x: Tensor, log_w: Tensor, *some: Tensor) -> Tensor:
+            return ((log_w + log_f(x, *some)).softmax(0) * x).sum(0)
+
+        return self._summed(mean, given)
+
+    @torch.no_grad()
+    def draw(self, log_f: LogF, *given: Tensor) -> Tensor:
+        """Return points drawn with probabilities in proportion to w_k f(x_k), with shape (*)."""
+
+        def drawn(x: Tensor, log_w: Tensor, *some: Tensor) -> Tensor:
+            log_joint = log_w + log_f(x, *some)
+            gumbel = -torch.empty_like(log_joint).exponential_().log()
+            return x.flatten()[(log_joint + gumbel).argmax(0)]
+
+        return self._summed(drawn, given)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and variance, with shape (*) each."""
-        mass = self.log_mass.softmax(0)
-        mean = (mass * self.values).sum(0)
-        return mean, (mass * (self.values - mean).square()).sum(0)
+        mean = self.mean(lambda x: torch.zeros_like(x))
+
+        def variance(x: Tensor, log_w: Tensor, mean: Tensor) -> Tensor:
+            return (log_w.softmax(0) * (x - mean).square()).sum(0)
+
+        return mean, self._summed(variance, (mean,))
+
+    def _summed(self, f: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Tensor:
+        """Return f(x, log w, *given), which takes (K, *) to (*), some values at a time."""
+        parameters, log_mass = family(self.p)
+        batch = self.p.batch_shape
+        if not parameters:
+            return f(self._along(self.values), self.log_mass, *given)
+        shape = torch.broadcast_shapes(batch, *(part.shape for part in given))
+        x, log_weight = self.values[:, None], self.log_weight[:, None]
+
+        def of_some(*parts: Tensor) -> Tensor:
+            some, known = parts[: len(given)], parts[len(given) :]
+            return f(x, log_mass(x, *known) + log_weight, *some)
+
+        parts = [part.expand(shape).reshape(-1) for part in given]
+        for part in parameters:
+            event = part.shape[len(batch) :]
+            parts.append(part.expand(*shape, *event).reshape(-1, *event))
+        return in_blocks(of_some, parts, len(x)).reshape(shape)
+
+    def _along(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *[1] * len(self.p.batch_shape))
 
 
 def levels(p: Any) -> Points | None:
@@ -53,7 +124,7 @@ def levels(p: Any) -> Points | None:
         return None
     like = p.mean  # of its type and device; NaN for classes
     values = torch.arange(bounds[0], bounds[1] + 1, dtype=like.dtype, device=like.device)
-    return _at(p, values, 0.0)
+    return Points(p, values, torch.zeros_like(values))
 
 
 def points(p: Any) -> Points | None:
@@ -64,7 +135,7 @@ def points(p: Any) -> Points | None:
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(_NODES))
     like = p.mean
     values = ((nodes + 1) / 2).to(like.device, like.dtype)
-    return _at(p, values, (weights / 2).log().to(like.device, like.dtype))
+    return Points(p, values, (weights / 2).log().to(like.device, like.dtype))
 
 
 def expected(p: Any) -> Tensor:
@@ -80,6 +151,22 @@ def expected(p: Any) -> Tensor:
         pass
     found = points(p)
     return p.sample(torch.Size([_DRAWS])).mean(0) if found is None else found.moments()[0]
+
+
+def held(p: Any, summed: bool = True) -> int:
+    """Return how many numbers there are for each value of p: of its parameters, or its points.
+
+    Args:
+        p: a distribution of single values.
+        summed: whether its points are summed; they count where its family is not known.
+    """
+    found = points(p)
+    if found is None:
+        return 1
+    parameters, _ = family(p)
+    if not parameters:
+        return len(found.values) if summed else 1
+    return max(part[(0,) * len(p.batch_shape)].numel() for part in parameters)
 
 
 def moments(p: Any) -> tuple[Tensor, Tensor]:
@@ -98,14 +185,6 @@ def moments(p: Any) -> tuple[Tensor, Tensor]:
     if found is None:
         raise NotImplementedError
     return found.moments()
-
-
-def _at(p: Any, values: Tensor, log_weight: Tensor | float) -> Points:
-    values = values.reshape(-1, *[1] * len(p.batch_shape))
-    if isinstance(log_weight, Tensor):
-        log_weight = log_weight.reshape(values.shape)
-    shape = (len(values), *p.batch_shape)
-    return Points(values, p.log_prob(values.expand(shape)) + log_weight)
 
 
 def _bounds(p: Any) -> tuple[int, int] | None:

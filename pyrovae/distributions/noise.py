@@ -19,6 +19,9 @@ from pyrovae.distributions.levels import expected, levels, moments, points
 __all__ = ["GaussianNoise", "MaskingNoise", "Noise", "SaltAndPepperNoise"]
 
 
+_LOG_NORMAL = -math.log(2 * math.pi) / 2
+
+
 class Noise(nn.Module):
     """Abstract: noise of single values. Call it to corrupt data, with new noise at each call.
 
@@ -74,29 +77,26 @@ class GaussianNoise(Noise):
         """Return log p(y) of each value, with shape (*)."""
         found = points(p)
         if found is not None:
-            return self._log_joint(y, found).logsumexp(0)
+            return found.log_expected(_log_normal, *self._given(y))
         mean, variance = self._moments(p)
         return Normal(mean, (variance + self.sigma**2).sqrt(), validate_args=False).log_prob(y)
 
     def mean(self, y: Tensor, p: Any) -> Tensor:
         """Return E[x | y] of each value, with shape (*)."""
         found = points(p)
-        if found is not None:
-            return (self._log_joint(y, found).softmax(0) * found.values).sum(0)
-        return self._normal(y, p).mean
+        return (
+            self._normal(y, p).mean if found is None else found.mean(_log_normal, *self._given(y))
+        )
 
     def draw(self, y: Tensor, p: Any) -> Tensor:
         """Return x ~ p(x | y) for each value, with shape (*)."""
         found = points(p)
         if found is None:
             return self._normal(y, p).sample()
-        log_joint = self._log_joint(y, found)
-        gumbel = -torch.empty_like(log_joint).exponential_().log()
-        return found.values.flatten()[(log_joint + gumbel).argmax(0)]
+        return found.draw(_log_normal, *self._given(y))
 
-    def _log_joint(self, y: Tensor, found: Any) -> Tensor:
-        noise = Normal(found.values, self.sigma, validate_args=False)
-        return found.log_mass + noise.log_prob(y)
+    def _given(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return y, torch.as_tensor(self.sigma, dtype=y.dtype, device=y.device).expand(y.shape)
 
     def _normal(self, y: Tensor, p: Any) -> Normal:
         mean, variance = self._moments(p)
@@ -216,6 +216,11 @@ class MaskingNoise(_Replacing):
     def log_replaced(self, y: Tensor) -> Tensor:
         """Return log(share) where y is 0, and -inf elsewhere."""
         return torch.where(y == 0, _log(self.share), -math.inf).to(y.dtype)
+
+
+def _log_normal(x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
+    """Return log N(y; x, sigma^2)."""
+    return (_LOG_NORMAL - sigma.log()) - ((y - x) * (math.sqrt(0.5) / sigma)).square()
 
 
 def _log(share: float) -> float:

@@ -11,10 +11,11 @@ from pyrovae.tasks.denoising import denoise
 from pyrovae.tasks.embedding import embed
 from pyrovae.tasks.imputing import hidden_log_prob, impute
 from pyrovae.tasks.paths import interpolate, linear, manifold, spherical
-from pyrovae.tasks.restoring import Restored
+from pyrovae.tasks.restoring import RestorationWarning, Restored
 from pyrovae.tasks.super_resolving import super_resolve
 
 __all__ = [
+    "RestorationWarning",
     "Restored",
     "anomaly_score",
     "decode",

@@ -59,6 +59,9 @@ def denoise(
         ValueError: if a value is not finite, another method than the encoder is asked for without a
             noise, nothing is known of that noise on such a likelihood, or as `impute`.
 
+    Warns:
+        RestorationWarning: as `impute`.
+
     Example:
         >>> import pyrovae as pv
         >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))

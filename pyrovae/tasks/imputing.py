@@ -78,6 +78,10 @@ def impute(
             the likelihood is not independent over the values of x, or the method does not serve the
             graph's latents.
 
+    Warns:
+        RestorationWarning: if in more than a tenth of the rows a single one of the weighted draws
+            dominates: an effective sample size below 2.
+
     Example:
         >>> import pyrovae as pv
         >>> q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.distributions import BlockSums, Noise, expected
+from pyrovae.distributions import BlockSums, Noise, expected, held
 
 __all__ = ["Corrupted", "Hidden", "Measurement", "Nothing", "Pooled"]
 
@@ -35,6 +35,10 @@ class Measurement(ABC):
     @abstractmethod
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return the terms of log p(y | z), with shape (*, ...): they add up to it."""
+
+    def held(self, p: Any) -> int:
+        """Return how many numbers are held for each value of x in one run."""
+        return held(p, summed=False)
 
     @abstractmethod
     def mean(self, p: Any, place: Place) -> Tensor:
@@ -116,6 +120,10 @@ class Corrupted(Measurement):
         """Return y."""
         return self.y
 
+    def held(self, p: Any) -> int:
+        """Return how many numbers the sum over x holds for each value."""
+        return held(p)
+
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(y_j | z)."""
         return self.noise.log_prob(place(self.y), p)
@@ -148,6 +156,10 @@ class Pooled(Measurement):
         x = self.sums / self.factor**2
         x = x.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
         return x.reshape(-1, *self.event)
+
+    def held(self, p: Any) -> int:
+        """Return how many numbers the sums over squares hold for each value."""
+        return max(held(p, summed=False), self._sums(p).held)
 
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(S | z) of each square."""

@@ -3,6 +3,7 @@
 p(x | y) = E_p(z | y)[ p(x | z, y) ]
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,16 @@ from pyrovae.tasks.measurements import Measurement
 from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
 
-__all__ = ["Options", "Restored", "posteriors_of_rows", "restore"]
+__all__ = ["Options", "RestorationWarning", "Restored", "posteriors_of_rows", "restore"]
 
 OfRows = Callable[[slice], Measurement]
+
+_LEAST_SIZE = 2.0  # effective draws of the latents: below, one of them has most of the weight
+_MANY = 0.1  # fraction of the rows
+
+
+class RestorationWarning(UserWarning):
+    """What was restored of many rows comes from one draw of their latents each."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,10 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
 
     Raises:
         ValueError: for options or a graph that do not fit, before anything is inferred.
+
+    Warns:
+        RestorationWarning: if more than a tenth of the rows have an effective sample size below 2
+            (one in eight with fewer than 16 samples).
     """
     options.check()
     pieces = []
@@ -112,7 +124,25 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
             mean = found.target.mean(found.z, found.weights)
             pieces.append((mean, x, found.effective_sample_size))
     means, draws, sizes = zip(*pieces, strict=True)
-    return Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
+    restored = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
+    if options.method != "hmc":  # whose draws have equal weights
+        _warn_if_single(restored.effective_sample_size, options)
+    return restored
+
+
+def _warn_if_single(sizes: Tensor, options: Options) -> None:
+    least = min(_LEAST_SIZE, options.effort.samples / 8)
+    bad = int((sizes < least).sum())
+    if bad <= _MANY * len(sizes):
+        return
+    warnings.warn(
+        f"{options.task}: in {bad} of {len(sizes)} rows fewer than {least:g} of samples="
+        f"{options.effort.samples} weighted draws of the latents are effective, so the mean, the "
+        "draws and their intervals come from one draw there: take more samples or steps, or use "
+        'method="refine" or "hmc"',
+        RestorationWarning,
+        stacklevel=4,
+    )
 
 
 def posteriors_of_rows(

@@ -63,6 +63,9 @@ def super_resolve(
         ValueError: if the pooled image times the factor is not an image of the model, a value is
             not finite, or as `impute`.
 
+    Warns:
+        RestorationWarning: as `impute`.
+
     Example:
         >>> import pyrovae as pv
         >>> q = pv.posteriors.DiagonalNormal(nn.Linear(16, 4))

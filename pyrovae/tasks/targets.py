@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
+from torch.utils.checkpoint import checkpoint
 
 from pyrovae import programs
 from pyrovae.programs import Layout, Program, Trace, hmc, total
@@ -22,7 +23,7 @@ Latents = dict[str, Tensor]  # of the model by name, with shape (K, B, *)
 Place = Callable[[Tensor], Tensor]
 OfValues = Callable[[Any, Place], Tensor]
 
-_AT_ONCE = 1 << 22  # values of x in one run: 16 MiB in float32
+_AT_ONCE = 1 << 23  # numbers in one run, for each of its steps: 32 MiB in float32
 
 
 class Target:
@@ -55,7 +56,7 @@ class Target:
         p, _ = programs.run(graph.model, graph.guide, *batch)
         self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[int, dict[str, programs.Site]] = {}
-        width = max(batch[0][0].numel(), 256)
+        width = max(batch[0][0].numel() * measurement.held(_values_of(p[self.site]["fn"])), 256)
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
 
     def given(self, x: Tensor) -> "Target":
@@ -78,8 +79,16 @@ class Target:
         return {name: torch.cat([z[name] for z in pieces]) for name in names}, torch.cat(log_q)
 
     def log_joint(self, z: Latents) -> Tensor:
-        """Return log p(z, y | c), with shape (K, B)."""
-        return torch.cat([self._log_joint(trace) for trace in self._traces(z)])
+        """Return log p(z, y | c), with shape (K, B).
+
+        Where it takes several runs, their gradients run each once more and hold that one alone.
+        """
+        pieces = self._pieces(z)
+        if len(pieces) > 1 and torch.is_grad_enabled():
+            found = [checkpoint(self._log_joint_of, part, use_reentrant=False) for part in pieces]
+        else:
+            found = [self._log_joint_of(part) for part in pieces]
+        return torch.cat(found)
 
     def log_measured(self, z: Latents, measurement: Measurement) -> Tensor:
         """Return log p(y' | z, c) of another measurement of x, with shape (K, B)."""
@@ -115,10 +124,15 @@ class Target:
         return next(found, None)
 
     def _traces(self, z: Latents) -> Iterator[Trace]:
-        draws = len(next(iter(z.values())))
-        for start in range(0, draws, self.at_once):
-            part = {name: value[start : start + self.at_once] for name, value in z.items()}
-            yield self._trace(part)
+        return (self._trace(part) for part in self._pieces(z))
+
+    def _pieces(self, z: Latents) -> list[Latents]:
+        """Return the draws of each run."""
+        pieces = zip(*(value.split(self.at_once) for value in z.values()), strict=True)
+        return [dict(zip(z, part, strict=True)) for part in pieces]
+
+    def _log_joint_of(self, z: Latents) -> Tensor:
+        return self._log_joint(self._trace(z))
 
     def _trace(self, z: Latents) -> Trace:
         draws = len(next(iter(z.values())))

@@ -1,5 +1,6 @@
 """The report's section on restoration: noise removed, hidden pixels filled in, images enlarged."""
 
+import warnings
 from math import prod
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from pyrovae.command.images.rows import Rows
 from pyrovae.command.images.scoring import table
 from pyrovae.command.report.page import Picture
 from pyrovae.data import spread
+from pyrovae.tasks import RestorationWarning
 
 __all__ = ["draw"]
 
@@ -58,7 +60,9 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
         options = {"draws": DRAWS, "seed": seed, **EFFORT}
-        found = restored(model, degradation, given, tuple(c), options)
+        with warnings.catch_warnings():  # the caption says with how little effort
+            warnings.simplefilter("ignore", RestorationWarning)
+            found = restored(model, degradation, given, tuple(c), options)
         figures = score(degradation, given, found, clean, fitted, seed)
         figure, caption = sheet(degradation, given, found, clean)
         caption = (

@@ -46,6 +46,10 @@ BY_NAME = 100  # rows of a data set that is given by name, unless --rows says ot
 AT_ONCE = 1 << 25  # probabilities of levels that one step of the refinement computes together
 WRITTEN = ("restored", "standard_deviation", "draws", "degraded")
 PAGES = ("scores.json", "report.html")
+_OF_AUTOENCODER = (
+    " The draws of an autoencoder, and the coverage of their intervals, show only the fixed sigma "
+    "of its pixels: its code has no distribution."
+)
 
 Make = Callable[[Tensor, Scale], Degradation]
 
@@ -118,6 +122,8 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
             c = gallery.context
             log_p = hidden_log_prob(run, model, degradation, clean, c, options)
             figures["scores"] = score(degradation, given, found, clean, train, order.seed, log_p)
+    figure, caption = sheet(degradation, given, found, clean)
+    caption += _OF_AUTOENCODER if run.settings.is_autoencoder else ""
     rows_of_table = table(figures["scores"])
     for row in rows_of_table:
         say(row.line())
@@ -126,7 +132,7 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
         subtitle=f"{len(found.mean)} images; {_how(figures)}",
         warnings=warned,
         rows=rows_of_table,
-        pictures=[Picture("Restored images", *sheet(degradation, given, found, clean))],
+        pictures=[Picture("Restored images", figure, caption)],
         facts={
             "run": str(run.folder),
             "images": order.images,

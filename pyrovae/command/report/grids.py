@@ -16,35 +16,50 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Limits", "draw_grid", "name_rows"]
+__all__ = ["Limits", "draw_grid"]
 
 Limits = tuple[float, float]  # values drawn black and white
 
 
-def draw_grid(x: np.ndarray, columns: int, limits: Limits | None, title: str) -> Figure:
-    """Return a figure with data in a grid, row by row, at most 11 inches wide.
+_NAME_SIZE = 8  # points
+_PER_LETTER = 0.6 * _NAME_SIZE / 72  # inches: the mean width of DejaVu Sans, and a little
+
+
+def draw_grid(
+    x: np.ndarray,
+    columns: int,
+    limits: Limits | None,
+    title: str,
+    names: Sequence[str] = (),
+) -> Figure:
+    """Return a figure with data in a grid, row by row, about 11 inches wide at most.
 
     Args:
         x: the data.
         columns: number of columns.
         limits: values drawn black and white; by default the least and the greatest in x.
         title: of the figure.
+        names: of the rows, written at their left.
     """
     rows = -(-len(x) // columns)
     limits = limits or (float(x.min()), float(x.max()))
     ratio = 0.6 if x.ndim == 2 else x.shape[-2] / _as_rgb(x[0], (0, 1)).shape[1]
-    cell = min(0.9 if x.ndim == 4 else 1.5, 9.5 / columns)
-    figure = new_figure(max(4.0, cell * columns + 1.2), max(1.2, cell * ratio * rows) + 0.6)
+    margin = max(1.2, 0.6 + _PER_LETTER * max(map(len, names), default=0))
+    cell = min(0.9 if x.ndim == 4 else 1.5, (10.7 - margin) / columns)
+    figure = new_figure(max(4.0, cell * columns + margin), max(1.2, cell * ratio * rows) + 0.6)
     axis = figure.subplots()
     axis.set_axis_off()
     draw = _draw_lines if x.ndim == 2 else _draw_mosaic
     draw(axis, x, columns, limits)
+    if names:
+        _name_rows(axis, names)
     figure.suptitle(title)
     return figure
 
 
-def name_rows(axis: Axes, names: Sequence[str]) -> None:
+def _name_rows(axis: Axes, names: Sequence[str]) -> None:
     """Write a name at the left of every row of a grid."""
+    axis.set_anchor("W")  # beside the names, so that the layout makes room for them
     bottom, top = axis.get_ylim()
     for i, name in enumerate(names):
         height = (i + 0.5) / len(names) * abs(bottom - top) + min(bottom, top)
@@ -56,7 +71,7 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
             textcoords="offset points",
             ha="right",
             va="center",
-            fontsize=8,
+            fontsize=_NAME_SIZE,
             color=GREY,
         )
 

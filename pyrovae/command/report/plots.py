@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.command.report.course import curve, curves
-from pyrovae.command.report.grids import Limits, draw_grid, name_rows
+from pyrovae.command.report.grids import Limits, draw_grid
 from pyrovae.command.report.planes import principal_plane
 from pyrovae.command.report.style import (
     BLUE,
@@ -115,9 +115,7 @@ def bands(
     starts = range(0, len(first) - columns + 1, columns)
     drawn = np.concatenate([part[i : i + columns] for i in starts for part in versions])
     limits = limits or (float(first.min()), float(first.max()))
-    figure = draw_grid(drawn, columns, limits, title)
-    name_rows(figure.axes[0], [*parts] * len(starts))
-    return figure
+    return draw_grid(drawn, columns, limits, title, [*parts] * len(starts))
 
 
 def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> Figure:
@@ -128,9 +126,7 @@ def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> F
         limits: Values drawn black and white.
     """
     parts = list(bands.values())
-    figure = draw_grid(np.concatenate(parts), len(parts[0]), limits, "")
-    name_rows(figure.axes[0], list(bands))
-    return figure
+    return draw_grid(np.concatenate(parts), len(parts[0]), limits, "", list(bands))
 
 
 def interpolations(paths: np.ndarray, limits: Limits | None = None) -> Figure:
