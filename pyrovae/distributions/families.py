@@ -85,7 +85,7 @@ class _InBlocks(torch.autograd.Function):
     """f(*parts) with df / dparts, which f's being element by element makes as small as parts."""
 
     @staticmethod
-    def forward(ctx, f: Callable[..., Tensor], size: int, *parts: Tensor) -> Tensor:  # noqa: ANN001 (torch's context)
+    def forward(ctx: Any, f: Callable[..., Tensor], size: int, *parts: Tensor) -> Tensor:
         needed = ctx.needs_input_grad[2:]
         found, gradients = [], []
         for block in _blocks(parts, size):
@@ -100,7 +100,7 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's context)
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         gradients = [next(saved) if needed else None for needed in ctx.needs_input_grad[2:]]
         return (
