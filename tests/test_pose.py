@@ -1,5 +1,6 @@
 """`PoseVAE`: coordinates, the plain decoder at zero pose, and the sense of turns and shifts."""
 
+import copy
 import math
 
 import pytest
@@ -164,6 +165,16 @@ def test_the_turn_is_summed_out():
     draws = torch.stack(terms).sum(0)
     error = draws.std() * (2 / 400) ** 0.5  # of the difference of two such means
     assert abs(found - draws.mean()) < 4 * error
+
+
+def test_an_objective_that_does_not_sum_the_turn_out_names_one_that_does():
+    with pytest.raises(ValueError, match="TraceEnum_ELBO"):
+        pv.fit(turned_vae(), torch.rand(6, *SHAPE).round(), epochs=1, progress=False)
+
+
+def test_an_image_of_one_column_is_turned_without_an_error():
+    copies = nets.TurnedCopies(nn.Identity(), turns=4)(torch.rand(2, 1, 9, 1))
+    assert copies.isfinite().all()
 
 
 def test_turns_start_at_the_prior_of_the_angle():
@@ -335,7 +346,13 @@ def test_contents_are_shown_at_zero_pose_and_at_a_chosen_one():
 
 
 @pytest.mark.parametrize(
-    ("fixed", "words"), [({"angle": 0.0}, "angle"), ({"dx": [0.0, 0.0, 0.0]}, "dx")]
+    ("fixed", "words"),
+    [
+        ({"angle": 0.0}, "angle"),
+        ({"dx": [0.0, 0.0, 0.0]}, "dx"),
+        ({"theta": math.nan}, "theta"),
+        ({"theta": "left"}, "theta"),
+    ],
 )
 def test_fixed_values_that_fit_no_latent_are_refused(fixed, words):
     with pytest.raises(ValueError, match=words):
@@ -356,7 +373,20 @@ def test_the_pose_is_that_of_the_most_probable_turn():
     apart = found["theta"] - graph.rotation_posterior(h).mean - graph.phi[k, None]
     torch.testing.assert_close(apart.cos(), torch.ones(6, 1))
     torch.testing.assert_close(found["z"], graph.posterior(h).mean)
+    assert pv.reconstruct(graph, x).shape == x.shape  # the factor of the turns is no output
+    assert pv.generate(graph, 4, seed=0).shape == (4, *SHAPE)
     with pytest.raises(ValueError, match="shift"):
         pv.embed(graph, x, site=["shift"])
     with pytest.raises(ValueError, match="draws"):
         pv.embed(graph, x, site=["z"], draws=3)
+
+
+def test_a_saved_graph_has_the_same_poses(tmp_path):
+    torch.manual_seed(0)
+    graph, x = pose_vae(), torch.rand(5, *SHAPE).round()
+    graph.centre, graph.pixels = True, 10
+    pv.save(graph, tmp_path / "model")
+    again = pv.load(tmp_path / "model", into=copy.deepcopy(graph))
+    assert (again.centre, again.pixels, again.shape) == (True, 10, SHAPE)
+    for site in ("theta", "dx", "z"):
+        torch.testing.assert_close(pv.embed(again, x, site=site), pv.embed(graph, x, site=site))

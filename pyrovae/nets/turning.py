@@ -42,7 +42,7 @@ class TurnedCopies(nn.Module):
         """Return x(R(-phi) g): the image turned by phi counter-clockwise."""
         if phi == 0:
             return x
-        height, width = x.shape[-2:]
+        height, width = (max(2, side) for side in x.shape[-2:])
         turn = x.new_tensor(
             [
                 [math.cos(phi), -math.sin(phi) * (height - 1) / (width - 1)],

@@ -9,6 +9,11 @@ from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, s
 
 __all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites"]
 
+_ENUMERATED = (
+    ", or sum it out, as the guide declares: objective=pyro.infer.TraceEnum_ELBO("
+    "max_plate_nesting=1)"
+)
+
 
 def check_density(site: Site) -> None:
     """Refuse a latent without a density: a Delta posterior or an improper flat prior.
@@ -45,6 +50,7 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
                 f'site "{site["name"]}": {type(site["fn"]).__name__} has no reparameterized draw, '
                 "which SGVB needs. Use a reparameterizable posterior, or "
                 "objective=objectives.ScoreFunction()"
+                f"{_ENUMERATED if site['infer'].get('enumerate') else ''}"
             )
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.programs.isolation import random_stream
-from pyrovae.programs.traces import Program, Site, Trace, is_deterministic, latent, record
+from pyrovae.programs.traces import Program, Site, Trace, is_deterministic, latent, leaf, record
 
 __all__ = ["Simulated", "look", "simulate", "simulated"]
 
@@ -32,6 +33,8 @@ class _Uncondition(Messenger):
         self.names, self.context = names, context
 
     def _pyro_sample(self, msg: Site) -> None:
+        if isinstance(leaf(msg["fn"]), dist.Unit):  # a factor, which draws nothing
+            return
         if msg["is_observed"] and not is_deterministic(msg) and self._drawn(msg):
             msg["infer"]["was_observed"] = True
             msg["is_observed"], msg["value"], msg["done"] = False, None, False

@@ -215,10 +215,12 @@ def _fixed_values(
         try:
             given = torch.as_tensor(value).to(like.device, like.dtype)
             values[name] = given.expand(like.shape).clone()
+            if not values[name].isfinite().all():
+                raise ValueError("it holds NaN or infinity")
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{task}: fixed["{name}"] does not fit the shape {tuple(like.shape)} of that '
-                f"latent: give a number, or an array that broadcasts to it ({error})"
+                f"latent: give a finite number, or an array that broadcasts to it ({error})"
             ) from error
     return values
 
