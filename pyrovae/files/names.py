@@ -42,6 +42,7 @@ _CLASSES = {  # the name in a file: (folder of the library that exports the clas
     "nets.ConvDecoder": ("nets", "ConvDecoder"),
     "nets.ConvEncoder": ("nets", "ConvEncoder"),
     "nets.CoordinateDecoder": ("nets", "CoordinateDecoder"),
+    "nets.InterpolatedImage": ("nets", "InterpolatedImage"),
     "nets.MLP": ("nets", "MLP"),
     "nets.MapDecoder": ("nets", "MapDecoder"),
     "nets.PlusLinear": ("nets", "PlusLinear"),

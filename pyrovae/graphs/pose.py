@@ -4,7 +4,7 @@ p(x, z, theta, dx, s | c) = p(z) p(theta) p(dx) p(s) prod_i p(x_i | u_i, z, c)  
 u_i = e^s R(theta) g_i + dx,     g_i the place of pixel i,   R a turn counter-clockwise
 
 q(theta | h) q(s | h) q(t | h),   dx = -e^s R(theta) t,   h = encoder(x, c)         the guide
-q(z | h),   or  q(z | x', c),   x' = x at zero pose, turned and moved back by the draws
+q(z | h),   or  q(z | x', c),   x' = x at zero pose, turned and moved back by the pose's means
 
 The guide finds t, the place in the image where the content has its centre, since it does not depend
 on the angle as dx does. It can start at the image's centre of mass m, t = m + what is read off the
@@ -17,6 +17,10 @@ is upright, k, which is summed out exactly (Nasiri & Bepler 2022, TARGET-VAE):
 q(k | x) ~ p(theta = phi_k) exp turn(h_k)
 theta = phi_k + what the rotation's posterior reads off copy k
 r(k | theta) = softmax_k kappa cos(theta - phi_k)           of the model: near theta
+
+Which way up a content is, the turns do not settle: its prior is worth one or two nats of an image.
+An angle that is a continuous function of the image settles it, where upright images are the most
+frequent; so the first steps of training can read the angle off the image itself (`turns_from`).
 
 u are the places of the content: an image with theta > 0 shows the content turned clockwise, with
 dx = (0.1, 0) moved to the left by 0.1, with s > 0 smaller (see `pyrovae.graphs.places`).
@@ -73,8 +77,9 @@ class PoseVAE(nn.Module):
         scale_posterior: q(s | h).
         turn: maps each h_k of an encoder of turned copies to one number; None for an encoder of
             the image alone.
-        align: whether the posterior of z reads the image at zero pose, at the pose drawn, in place
-            of h.
+        turns_from: how many steps of training, calls of the guide, come before the turns; the
+            image itself, copy 0, is all that they read.
+        align: whether the posterior of z reads the image at zero pose, in place of h.
         centre: whether the guide starts at the image's centre of mass, as above.
         pixels: in training, how many pixels of each minibatch the likelihood is evaluated at, drawn
             anew at each step; their log density is scaled to that of all, so the bound keeps its
@@ -104,6 +109,7 @@ class PoseVAE(nn.Module):
         scale_prior: nn.Module | None = None,
         scale_posterior: nn.Module | None = None,
         turn: nn.Module | None = None,
+        turns_from: int = 0,
         align: bool = False,
         centre: bool = False,
         pixels: int | None = None,
@@ -118,13 +124,16 @@ class PoseVAE(nn.Module):
         self.scale_prior, self.scale_posterior = scale_prior, scale_posterior
         self.align, self.centre, self.pixels, self.free_mean = align, centre, pixels, free_mean
         turns = getattr(encoder, "turns", 0)
+        self.turns_from = turns_from
         self._check_parts(turns)
         phi = 2 * math.pi * (torch.arange(turns) / max(1, turns))
         phi = torch.where(phi < math.pi, phi, phi - 2 * math.pi)  # near 0, for a normal prior
         self.register_buffer("phi", phi, persistent=False)
         self.register_buffer("grid", pixel_grid(*self.shape[-2:]), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     grid: Tensor
+    steps: Tensor
     phi: Tensor
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
@@ -132,7 +141,7 @@ class PoseVAE(nn.Module):
         register(self)
         with data_plate(x):
             pose = {each.site: pyro.sample(each.site, each.prior()) for each in self._pose()}
-            if self.turn is not None:
+            if self._turning():
                 self._draw_turn(pose["theta"])
             z = pyro.sample("z", self.prior(*c))
             u = posed_places(self.grid, **pose)
@@ -143,25 +152,29 @@ class PoseVAE(nn.Module):
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Draw the pose and z from their posteriors, and return z."""
         register(self)
+        if self.training:
+            self.steps += 1
         m = centre_of_mass(x, self.grid) if self.centre else x.new_zeros(2)
         seen = aligned(x, self.grid, dx=-m) if self.centre else x
-        h = seen if self.encoder is None else self.encoder(seen, *c)
         with data_plate(x):
-            phi = None
-            if self.turn is not None:
-                h, phi = self._chosen_copy(h)
+            h, phi = self._read(seen, c)
             pose: dict[str, Tensor] = {}
+            means: dict[str, Tensor] = {}
             for each in self._pose():
                 q = each.posterior(h)
+                mean = q.base_dist.loc
                 if each.site == "theta" and phi is not None:
-                    q = _at(q, q.base_dist.loc + phi[..., None])
+                    mean = mean + phi[..., None]
                 if each.site == "dx":
-                    q = _at(q, self._shift(m, q.base_dist.loc, phi, pose))
-                pose[each.site] = pyro.sample(each.site, q)
+                    read, mean = mean, self._shift(m, mean, phi, means)
+                    q = _at(q, self._shift(m, read, phi, pose))
+                elif phi is not None:
+                    q = _at(q, mean)
+                means[each.site], pose[each.site] = mean, pyro.sample(each.site, q)
                 if each.site == "theta" and self.free_mean and self.training:
                     self._add_mean_term(q)
             if self.align:
-                return pyro.sample("z", self.posterior(aligned(x, self.grid, **pose), *c))
+                return pyro.sample("z", self.posterior(aligned(x, self.grid, **means), *c))
             return pyro.sample("z", self.posterior(h, *(c if self.encoder is None else ())))
 
     def places(
@@ -205,6 +218,18 @@ class PoseVAE(nn.Module):
         with poutine.scale(scale=size / pixels):
             observed = x.flatten(-2)[..., kept].unsqueeze(-1)
             return pyro.sample("x", self.likelihood(z, some, *c), obs=observed)
+
+    def _turning(self) -> bool:
+        return self.turn is not None and int(self.steps) >= self.turns_from
+
+    def _read(self, x: Tensor, c: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """Return h, or h_k and phi_k of a turn drawn."""
+        if self.encoder is None:
+            return x, None
+        if self.turn is not None and not self._turning():
+            return self.encoder.net(x, *c), None
+        h = self.encoder(x, *c)
+        return (h, None) if self.turn is None else self._chosen_copy(h)
 
     def _chosen_copy(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Draw k, and return h_k and phi_k."""

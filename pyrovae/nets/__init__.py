@@ -10,6 +10,7 @@ ConvEncoder   a convolution, a and a pooling per scale; a convolution; a linear 
 ConvDecoder   a linear map of (z, c); a convolution, a and an upsampling per scale; two convolutions
 MapDecoder    (z, c) as maps; a convolution, a and an upsampling per scale; two convolutions
 CoordinateDecoder   a function of (place, z, c), for the places of all pixels
+InterpolatedImage   the image of a network of (z, c), read at places between its pixels
 TurnedCopies        a network of K turned copies of an image
 
 Every network takes any batch dimensions, `()`, `(B,)` or `(K, B)`. A context c comes as further
@@ -23,6 +24,7 @@ from pyrovae.nets.conv import ConvDecoder, ConvEncoder, MapDecoder
 from pyrovae.nets.coordinates import CoordinateDecoder
 from pyrovae.nets.counts import Blocks, WideLinear
 from pyrovae.nets.dense import MLP, ResidualMLP
+from pyrovae.nets.interpolating import InterpolatedImage
 from pyrovae.nets.linear import PlusLinear
 from pyrovae.nets.turning import TurnedCopies
 
@@ -33,6 +35,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "CoordinateDecoder",
+    "InterpolatedImage",
     "MapDecoder",
     "PlusLinear",
     "ResidualMLP",
