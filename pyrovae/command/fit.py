@@ -105,7 +105,8 @@ def progress_lines(settings: Settings, say: Say) -> Callable[[History], None]:
         if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
             return
         reconstruction, kl = history.reconstruction[-1], history.kl[-1]
-        bound = in_words(settings.bound_name(history.bound_name), reconstruction, kl)
+        name, loss = settings.bound_name(history.bound_name), history.loss[-1]
+        bound = in_words(name, reconstruction, kl, loss)
         validation = history.validation_elbo
         held_out = f", validation {validation[-1]:.2f}" if validation else ""
         say(f"epoch {epoch:>4}: {bound}{held_out} ({sum(history.seconds):.1f} s)")

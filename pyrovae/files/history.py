@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from pyrovae.files.kinds import Kind, check, list_of, number, optional, text, whole
@@ -17,8 +18,13 @@ _KINDS: dict[Any, Kind] = {  # of a field's type, as it is read from a file
 _OLD_NAMES = {"weight": "beta", "bound": "bound_name"}  # of version 0.1.0
 
 
-def in_words(bound_name: str, reconstruction: float, kl: float) -> str:
-    """Return a bound in nats; the ELBO with its terms, since the gap of other bounds is no KL."""
+def in_words(bound_name: str, reconstruction: float, kl: float, loss: float) -> str:
+    """Return a bound in nats; the ELBO with its terms, since the gap of other bounds is no KL.
+
+    An objective of Pyro reports its loss only, and NaN for the terms.
+    """
+    if isnan(reconstruction):
+        return f"loss {loss:.2f}"
     terms = f" = {reconstruction:.2f} - KL {kl:.2f}" if bound_name == "ELBO" else ""
     return f"{bound_name} {reconstruction - kl:.2f}{terms}"
 

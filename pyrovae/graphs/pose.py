@@ -189,6 +189,14 @@ class PoseVAE(nn.Module):
         """
         return posed_places(self.grid, theta, dx, s)
 
+    def zero_pose(self, n: int) -> dict[str, Tensor]:
+        """Return zero for each latent of the pose of n images, by its site.
+
+        `pyrovae.decode(graph, {"z": z, **graph.zero_pose(len(z))})` shows contents at zero pose.
+        """
+        sizes = {"theta": 1, "s": 1, "dx": 2}
+        return {each.site: self.grid.new_zeros(n, sizes[each.site]) for each in self._pose()}
+
     def at_resolution(self, height: int, width: int) -> "PoseVAE":
         """Return a graph with the same weights whose images have H' x W' pixels.
 

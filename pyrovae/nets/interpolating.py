@@ -23,7 +23,7 @@ class InterpolatedImage(nn.Module):
     Args:
         net: maps z (and c) to images (*, C, H, W), such as `MLP(2, [500, 500], (1, 28, 28))` or
             `ConvDecoder(2, (1, 28, 28))`.
-        shape: (C, H, W), what the network returns.
+        shape_out: (C, H, W), what the network returns.
 
     Example:
         >>> from pyrovae.nets import MLP
@@ -32,13 +32,15 @@ class InterpolatedImage(nn.Module):
         torch.Size([5, 1, 14, 20])
     """
 
-    def __init__(self, net: nn.Module, shape: Sequence[int]) -> None:
+    def __init__(self, net: nn.Module, shape_out: Sequence[int]) -> None:
         super().__init__()
-        if len(shape) != 3:
-            raise ValueError(f"InterpolatedImage: shape is {tuple(shape)}, expected (C, H, W)")
-        self.net, self.shape_out = net, tuple(shape)
-        longer = max(max(shape[1:]) - 1, 1)
-        stretch = [longer / max(shape[2] - 1, 1), -longer / max(shape[1] - 1, 1)]
+        if len(shape_out) != 3:
+            raise ValueError(
+                f"InterpolatedImage: shape_out is {tuple(shape_out)}, expected (C, H, W)"
+            )
+        self.net, self.shape_out = net, tuple(shape_out)
+        longer = max(max(shape_out[1:]) - 1, 1)
+        stretch = [longer / max(shape_out[2] - 1, 1), -longer / max(shape_out[1] - 1, 1)]
         self.register_buffer("stretch", torch.tensor(stretch), persistent=False)
 
     stretch: Tensor

@@ -39,7 +39,8 @@ class ProgressBar(Hook):
         self._restart()
 
     def _restart(self) -> None:
-        self._epoch, self._rows, self._reconstruction, self._kl = 0, 0, 0.0, 0.0
+        self._epoch, self._rows = 0, 0
+        self._reconstruction, self._kl, self._loss = 0.0, 0.0, 0.0
 
     def on_start(self, start: Start) -> None:
         """Open the bar."""
@@ -56,8 +57,10 @@ class ProgressBar(Hook):
         self._rows += step.rows
         self._reconstruction += step.reconstruction * step.rows
         self._kl += sum(step.kl.values()) * step.rows
+        self._loss += step.loss * step.rows
         if self._bar.update():
-            means = self._reconstruction / self._rows, self._kl / self._rows
+            sums = self._reconstruction, self._kl, self._loss
+            means = [total / self._rows for total in sums]
             self._bar.set_postfix_str(in_words(self._name, *means) + self._validated, refresh=False)
 
     def on_epoch(self, epoch: Epoch) -> None:

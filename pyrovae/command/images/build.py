@@ -17,15 +17,17 @@ from pyrovae.command.build import MAP_SIZE, build_posterior, build_prior, random
 from pyrovae.command.choices import Activation, Likelihood, Network, Posterior
 from pyrovae.command.images import floors
 from pyrovae.command.images.components import Components
+from pyrovae.command.images.posing import build_pose_graph, check_pose, over_places
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS, UNIT_LIKELIHOODS, Preparation
 from pyrovae.command.images.schedule import starts_at_components
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.images.start import Line, start_at_components, start_at_marginals
 from pyrovae.distributions import Standardized
-from pyrovae.graphs import VAE, Denoising, GaussianNoise
+from pyrovae.graphs import VAE, Denoising, GaussianNoise, PoseVAE
 
 __all__ = ["bounds_in_words", "build_graph"]
 
+Graph = VAE | Denoising | PoseVAE
 Shape = int | tuple[int, ...]
 _ROWS_FOR_SIGMA = 1000  # looked at, for time
 _LEAST_START = 0.02  # standard deviation at which a learned sigma starts
@@ -40,7 +42,7 @@ _ACTIVATIONS = {
 }
 
 
-def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) -> VAE | Denoising:
+def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) -> Graph:
     """Build the model, with initial weights by the seed.
 
     Args:
@@ -53,7 +55,7 @@ def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) ->
     with programs.random_stream(settings.seed, []):
         posterior: Any = build_posterior(settings, networks.encoder)
         x, seen = x.float(), Line()
-        likelihood: Any = _likelihood(settings, preparation, x, networks.decoder)
+        likelihood: Any = _likelihood(settings, preparation, x, networks.decoder_of_places())
         start_at_marginals(likelihood, x)
         if preparation.total_count not in (None, 1) and not preparation.is_scaled:
             seen = Line(x.mean().item(), x.std().item() or 1.0)
@@ -63,6 +65,9 @@ def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) ->
             posterior = Standardized(posterior, *seen)
         rows = functools.partial(random_rows, x)
         prior = build_prior(settings, posterior, rows, *_bounds(settings, preparation))
+        if settings.pose:
+            parts = (prior, posterior, likelihood)
+            return build_pose_graph(settings, networks.shape, networks.encoder, parts, len(x))
     vae = VAE(prior, posterior, likelihood)
     if not settings.denoise:
         return vae
@@ -87,6 +92,8 @@ class _Networks:
         self.maps = settings.posterior is Posterior.MATRIX_NORMAL
         if self.maps:
             _check_maps(settings)
+        if settings.pose:
+            check_pose(settings, self.shape)
         if self.plus_linear and not starts_at_components(settings):
             raise ValueError(
                 "--network linear-mlp starts at probabilistic PCA, which needs --posterior "
@@ -124,6 +131,10 @@ class _Networks:
         if self.settings.network is Network.CONV:
             return nets.ConvDecoder(latents, shape, hidden, self.activation, self.context)
         return self._dense(latents, hidden[::-1], shape)
+
+    def decoder_of_places(self) -> Callable[[int], nn.Module]:
+        """Return the maker of decoders, whose images are read at places where there is a pose."""
+        return over_places(self.decoder, self.shape) if self.settings.pose else self.decoder
 
     def _dense(self, features_in: Shape, hidden: tuple[int, ...], features_out: Shape) -> nn.Module:
         """Build a fully connected network, plain or residual."""
@@ -205,7 +216,7 @@ def _start(encoder: Any, likelihood: Any, x: Tensor, seen: Line) -> None:
         free.copy_((sigma.clamp_min(least) * unit).log())
 
 
-def bounds_in_words(graph: VAE | Denoising) -> list[str]:
+def bounds_in_words(graph: Graph) -> list[str]:
     """Return in a sentence how the scale of the likelihood is bounded from below, if it is."""
     likelihood = graph.graph.likelihood if isinstance(graph, Denoising) else graph.likelihood
     floor = getattr(likelihood, "floor", 0)

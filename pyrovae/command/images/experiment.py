@@ -19,6 +19,7 @@ from pyrovae.command.images.baselines import ROWS as MOST_ROWS
 from pyrovae.command.images.build import bounds_in_words, build_graph
 from pyrovae.command.images.figures import compare, table, unit
 from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.posing import objective_of_turns, pose_columns
 from pyrovae.command.images.preparation import prepare
 from pyrovae.command.images.resolve import TEST_FRACTION, read_data, reasons, resolve_settings
 from pyrovae.command.images.rows import (
@@ -176,7 +177,7 @@ class ImageExperiment(Experiment):
             self.model.graph,
             self._training.rows,
             validation=self._training.validation,
-            objective=build_objective(s),
+            objective=objective_of_turns(s) or build_objective(s),
             optimizer=build_optimizer(s),
             scheduler=build_scheduler(s),
             epochs=s.epochs,
@@ -239,7 +240,8 @@ class ImageExperiment(Experiment):
         """Draw training, reconstructions, samples, interpolations and the latent space."""
         kl = figures.get("latents", {}).get("kl_per_unit")
         drawn = pictures.draw(self.model, self.run.settings, history, self.rows, kl)
-        if self.training is None or self.run.settings.is_autoencoder:
+        settings = self.run.settings
+        if self.training is None or settings.is_autoencoder or settings.pose:
             return drawn
         train, seed = self.training.rows[0], self.run.settings.seed
         return [*drawn, *restoration.draw(self.model, self.rows, train, seed)]
@@ -255,7 +257,9 @@ class ImageExperiment(Experiment):
         }
 
     def encode(self, output: Path) -> tuple[int, ...]:
-        """Write posterior means of z, and the label of each row."""
+        """Write posterior means of z, and the pose and the label of each row."""
         z, (_, labels, names) = self.model.embed(self.rows.batch), self.rows
-        exports.write_embedding(z, None if labels is None else np.array(names)[labels], output)
+        named = None if labels is None else np.array(names)[labels]
+        poses = pose_columns(self.model.poses(self.rows.batch))
+        exports.write_embedding(z, named, output, further=poses)
         return z.shape

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae import files, tasks
 from pyrovae.command.images.preparation import Preparation
 from pyrovae.command.runs import Run
+from pyrovae.graphs import PoseVAE
 
 __all__ = ["ImageModel"]
 
@@ -65,6 +66,22 @@ class ImageModel:
         c = self.preparation.context(np.arange(n) % max(1, len(names)), names)
         return self.preparation.undo(tasks.generate(self.graph, n, *c, mean=mean, seed=seed))
 
+    @property
+    def _zero_pose(self) -> dict[str, Any]:
+        """Zero for each latent of a pose, by its site."""
+        return self.graph.zero_pose(1) if isinstance(self.graph, PoseVAE) else {}
+
+    def poses(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Return posterior means of the pose by site, empty for a model without one."""
+        if not self._zero_pose:
+            return {}
+        found = tasks.embed(self.graph, *batch, site=tuple(self._zero_pose))
+        return {site: values.cpu().numpy() for site, values in found.items()}
+
+    def upright(self, batch: Batch) -> np.ndarray:
+        """Return the content of each row at zero pose."""
+        return self.preparation.undo(tasks.reconstruct(self.graph, *batch, fixed=self._zero_pose))
+
     def reconstruct(self, batch: Batch) -> np.ndarray:
         """Return the mean of p(x | z) at the posterior mean of each row."""
         return self.preparation.undo(tasks.reconstruct(self.graph, *batch))
@@ -89,15 +106,24 @@ class ImageModel:
             raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")
         path = tasks.spherical if spherical else tasks.linear
         context = [part[start] for part in c]
+        if self._zero_pose:
+            ends = torch.stack([x[start], x[end]])
+            a, b = self._content((ends, *(part.expand(2, *part.shape) for part in context)))
+            z = path(a, b, torch.linspace(0, 1, steps, device=a.device))
+            return self._decoded(z, *(part.expand(steps, *part.shape) for part in context))
         walk = tasks.interpolate(self.graph, x[start], x[end], *context, steps=steps, path=path)
         return self.preparation.undo(walk)
 
     def embed(self, batch: Batch) -> np.ndarray:
         """Return posterior means of z with shape (N, D)."""
-        return tasks.embed(self.graph, *batch).cpu().numpy()
+        return self._content(batch).cpu().numpy()
 
     def manifold(self, steps: int) -> np.ndarray:
         """Return what two latents decode to, with shape (steps, steps, *event)."""
+        if self._zero_pose:
+            side = torch.special.ndtri(torch.linspace(0.01, 0.99, steps))
+            z = torch.cartesian_prod(-side, side).flip(-1)
+            return self._decoded(z).reshape(steps, steps, *self.preparation.shape)
         return self.preparation.undo(tasks.manifold(self.graph, steps=steps))
 
     def plane(self, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
@@ -110,5 +136,16 @@ class ImageModel:
         """
         right, up = (torch.linspace(a, b, steps) for a, b in zip(low, high, strict=True))
         z = torch.cartesian_prod(up.flip(0), right).flip(-1)  # (steps^2, 2) of (z1, z2)
-        x = self.preparation.undo(tasks.decode(self.graph, z))
+        x = self._decoded(z)
         return x.reshape(steps, steps, *x.shape[1:])
+
+    def _content(self, batch: Batch) -> Tensor:
+        """Return posterior means of z, at the most probable turn where there is one."""
+        if self._zero_pose:
+            return tasks.embed(self.graph, *batch, site=("z",))["z"]
+        return tasks.embed(self.graph, *batch)
+
+    def _decoded(self, z: Tensor, *c: Tensor) -> np.ndarray:
+        """Return the mean of p(x | z), at zero pose."""
+        pose = {site: zero.expand(len(z), -1) for site, zero in self._zero_pose.items()}
+        return self.preparation.undo(tasks.decode(self.graph, {"z": z, **pose} if pose else z, *c))

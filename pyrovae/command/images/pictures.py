@@ -4,6 +4,7 @@ import numpy as np
 
 from pyrovae.command.choices import Prior
 from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.posing import draw_poses
 from pyrovae.command.images.reconstruction import corrupted
 from pyrovae.command.images.rows import Rows
 from pyrovae.command.images.settings import ImageSettings
@@ -51,6 +52,8 @@ def draw(
     pictures.append(_reconstructions(model, rows, z))
     if settings.denoise:
         pictures.append(_denoised(model, rows))
+    if settings.pose:
+        pictures += _poses(model, rows)
     if settings.prior is not Prior.FLAT:
         pictures.append(_samples(model, settings.seed))
     pictures += [_interpolations(model, rows, z), _latent_space(model, rows, z)]
@@ -86,6 +89,17 @@ def _reconstructions(model: ImageModel, rows: Rows, z: str) -> Picture:
     binarized = " Grey values were binarized once." if model.preparation.binarize else ""
     caption = f"The mean of p(x | z), z the {z} of x.{binarized}"
     return Picture("Originals and reconstructions", figure, caption)
+
+
+def _poses(model: ImageModel, rows: Rows) -> list[Picture]:
+    """Draw contents at zero pose, and the distribution of the poses."""
+    batch, undo = rows.some(PAIRS), model.preparation.undo
+    versions = {
+        "original": undo(batch[0]),
+        "reconstructed": model.reconstruct(batch),
+        "at zero pose": model.upright(batch),
+    }
+    return draw_poses(model.poses(rows.some(EMBEDDED)), versions, model.preparation.limits)
 
 
 def _denoised(model: ImageModel, rows: Rows) -> Picture:

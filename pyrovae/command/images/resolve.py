@@ -109,6 +109,7 @@ def resolve_settings(options: Options, data: Dataset) -> ImageSettings:
     settings = ImageSettings.of(chosen)
     if (
         options.network is None
+        and not settings.pose
         and settings.network is Network.MLP
         and starts_at_components(settings)
     ):

@@ -13,6 +13,7 @@ from pyrovae.command.settings import BY_DATA, Settings, option
 __all__ = ["ImageSettings"]
 
 IMAGES = "Images and arrays"
+POSES = ("rotation", "translation", "scale")
 
 
 def _bound(given: str) -> str:
@@ -24,6 +25,15 @@ def _bound(given: str) -> str:
     if not known:
         raise typer.BadParameter(f"{given} is no bound; write a positive number, auto or none")
     return given
+
+
+def _pose(given: str) -> str:
+    """Read the latents of a pose."""
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    unknown = sorted(set(parts) - set(POSES))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]} is no part of a pose; write {','.join(POSES)}")
+    return ",".join(pose for pose in POSES if pose in parts)
 
 
 @final
@@ -85,6 +95,21 @@ class ImageSettings(Settings):
             panel=IMAGES,
         ),
     ] = "auto"
+
+    pose: Annotated[
+        str,
+        option(
+            "Latents of a pose apart from the content of each image: rotation, translation, scale, "
+            "or several, as rotation,translation (default: none).",
+            callback=_pose,
+            panel=IMAGES,
+        ),
+    ] = ""
+
+    @property
+    def poses(self) -> tuple[str, ...]:
+        """The latents of the pose."""
+        return tuple(self.pose.split(",")) if self.pose else ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
