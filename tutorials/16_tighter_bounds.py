@@ -156,7 +156,7 @@ def gradients(kind, K, n):  # noqa: N803
 ratios, means = {}, {}
 for kind in (objectives.IWAE, objectives.DReG):
     for K in sizes:
-        g = torch.cat([gradients(kind, K, 2_500) for _ in range(6)])
+        g = torch.cat([gradients(kind, K, 2_500) for _ in range(4)])
         means[kind, K] = g.mean(0), g.std(0) / len(g) ** 0.5
         ratios.setdefault(kind.__name__, []).append((g.mean(0).abs() / g.std(0)).mean().item())
 print(ratios)
@@ -177,7 +177,7 @@ for name, power in {"IWAE": -0.5, "DReG": 0.5}.items():
     (line,) = right.loglog(sizes, ratios[name], "o", label=name)
     law = [ratios[name][2] * (K / 16) ** power for K in sizes]
     right.loglog(sizes, law, color=line.get_color(), label=f"K to the {power}")
-right.axhline((2 / math.pi / 15_000) ** 0.5, color="grey", ls=":")
+right.axhline((2 / math.pi / 10_000) ** 0.5, color="grey", ls=":")
 right.set(title="Signal / noise of the guide's gradient", xlabel="K")
 for axis in (left, right):
     axis.legend(frameon=False)
@@ -188,18 +188,20 @@ plt.show()
 #
 # A VAE is trained with the ELBO and with $\mathcal L_8$, the latter by both gradients. Training
 # images are drawn anew as bits at each visit, the test bits once. For the *model* the tighter bound
-# is worth something: a mismatch of $q$ costs it less, and $\log p(x)$ ends a quarter of a nat
-# higher (on MNIST more). For the *guide* the gradient decides: with that of IWAE the ELBO of the
-# same model is half a nat lower, so its $q$ is farther from the posterior; with DReG's it is not,
-# and $\log p(x)$ is no lower. All of this costs eight draws for each image instead of one.
+# is worth something: a mismatch of $q$ costs it less, and $\mathcal L_{1000}$, which stands for
+# $\log p(x)$, ends a quarter of a nat higher (on MNIST two nats). For the *guide* the gradient
+# decides: with that of IWAE the ELBO of the same model is half a nat lower (on MNIST two), so its
+# $q$ is farther from the posterior; with DReG's it is not (on MNIST it is, for one seed of two),
+# and $\mathcal L_{1000}$ is no lower. All of this costs eight draws for each image instead of one.
 
 # %%
 data = datasets.digits() if QUICK else datasets.mnist()
 images, held_out = (torch.from_numpy(part).flatten(1) for part in (data.x, data.x_test))
 grey, grey_test = images[:10_000] / images.max(), held_out[:1_000] / images.max()
+many, grey_test = [*sizes, 1_000], grey_test if QUICK else grey_test[:300]
 test = torch.bernoulli(grey_test, generator=torch.Generator().manual_seed(0))
 D = test.shape[1]
-J, hidden, batch, epochs = (8, 64, 50, 40) if QUICK else (20, 200, 100, 15)
+J, hidden, batch, epochs = (8, 64, 50, 30) if QUICK else (20, 200, 100, 15)
 
 
 def train(objective, seed):
@@ -212,10 +214,8 @@ def train(objective, seed):
     settings |= {"optimizer": partial(torch.optim.Adam, lr=2e-3), "objective": objective}
     pv.fit(vae, grey, transform=pv.batches.binarize, **settings)
     elbo = pv.elbo(vae, test, samples=20).elbo.mean().item()
-    bounds = [-objectives.IWAE(samples=K).loss(vae.model, vae.guide, test) for K in sizes]
-    rows = test if QUICK else test[:300]
-    log_p = pv.log_evidence(vae, rows, samples=1_000).log_p.mean().item()
-    return elbo, [bound / len(test) for bound in bounds], log_p
+    bounds = [-objectives.IWAE(samples=K).loss(vae.model, vae.guide, test) for K in many]
+    return elbo, [bound / len(test) for bound in bounds]
 
 
 contestants = {
@@ -224,18 +224,19 @@ contestants = {
     "DReG": objectives.DReG(samples=8),
 }
 found = {(name, seed): train(o, seed) for name, o in contestants.items() for seed in (0, 1)}
-for (name, seed), (elbo, bounds, log_p) in found.items():
-    print(f"{name}, seed {seed}: ELBO {elbo:.2f}, L_256 {bounds[-1]:.2f}, log p(x) {log_p:.2f}")
+for (name, seed), (elbo, bounds) in found.items():
+    print(f"{name}, seed {seed}: ELBO {elbo:.2f}, L_1000 {bounds[-1]:.2f}")
 for seed in (0, 1):
     elbo, iwae, dreg = (found[name, seed] for name in contestants)
-    assert min(iwae[2], dreg[2]) > elbo[2] + 0.1  # log p(x)
-    assert dreg[2] > iwae[2] - 0.1
-    assert iwae[0] < min(elbo[0], dreg[0]) - 0.2  # the ELBO
+    assert min(iwae[1][-1], dreg[1][-1]) > elbo[1][-1] + 0.1  # L_1000
+    assert dreg[1][-1] > iwae[1][-1] - 0.1
+    assert iwae[0] < elbo[0] - 0.2  # the ELBO
+    assert not QUICK or iwae[0] < dreg[0] - 0.2
     for bounds in (elbo[1], iwae[1], dreg[1]):
         assert min(torch.tensor(bounds).diff()) > -0.1  # one draw of each bound
 axis = plt.figure(figsize=(6, 3.4), layout="constrained").gca()
 for name in contestants:
-    axis.semilogx(sizes, found[name, 0][1], "o-", label=f"trained with {name}")
+    axis.semilogx(many, found[name, 0][1], "o-", label=f"trained with {name}")
 axis.set(title="Three models, by K of the bound", xlabel="K", ylabel="L_K of test images, nats")
 axis.legend(frameon=False)
 plt.show()
