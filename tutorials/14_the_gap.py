@@ -242,6 +242,6 @@ plt.show()
 # %% [markdown]
 # **Exercises.** 1. Derive the gap of the best diagonal $q$, and its variances. Does the $q$ that
 # minimizes the *other* divergence, $\mathrm{KL}(p(z\mid x)\Vert q)$, have larger or smaller ones?
-# 2. Make $q$ in the naive section narrower than the posterior (0.7). What goes wrong in 12
+# 2. Make $q$ in the naive section narrower than the posterior (0.5). What goes wrong in 12
 # dimensions? Answers: `tutorials/answers/14_the_gap.py`. **Next:** 15 closes the gap and raises
 # $\log p(x)$ in turns.
