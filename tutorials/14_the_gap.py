@@ -198,7 +198,7 @@ for axis, kl in zip(axes, (5, 10, 20), strict=True):
         print(kl, estimate.__name__, low[kl, estimate])
     axis.axvline(math.exp(kl), color="grey", ls=":")
     axis.axhline(0, color="grey", lw=1)
-    axis.set(title=f"KL of {kl} nats", xlabel="draws", xlim=(7, 1.5e5))
+    axis.set(title=f"KL of {kl} nats", xlabel="draws", xlim=(7, 1.5e5), ylim=(-40, 3))
 axes[0].set_ylabel("estimate - log p(x), nats")
 axes[0].legend(frameon=False, title="draws of z from")
 plt.show()
