@@ -154,8 +154,7 @@ for name, g in drawn.items():
     assert agree < 2  # the mean squared distance of two means in standard errors: 1 if equal
 one, five = ([variance[name] for name in group] for group in (of_one, of_five))
 assert one == sorted(one, reverse=True)
-assert one[0] > 100 * one[3]
-assert five[0] > 100 * five[3]
+assert min(one[0] / one[3], five[0] / five[3]) > 100
 assert min(five[1:3]) > five[3]  # leave one out, SGVB A
 assert abs(five[3] / one[3] - 1 / 5) < 0.04
 axes = plt.figure(figsize=(9, 2.6), layout="constrained").subplots(1, 2, sharex=True)
@@ -233,16 +232,15 @@ assert max(best) - min(best) < max(abs(a - b) for a, b in ends.values())
 # another first argument of `fit`.
 
 # %%
-theta, tau, N = torch.ones(3, requires_grad=True), 2.0, len(grey)
-optimizer = SGD([theta], lr=0.1, weight_decay=1 / (tau**2 * N))
-(theta.sin().sum()).backward()  # any loss
-by_hand = theta.detach() - 0.1 * (theta.grad + theta.detach() / (tau**2 * N))
-optimizer.step()
+theta, decay = torch.ones(3, requires_grad=True), 1 / (2.0**2 * len(grey))  # tau = 2
+theta.sin().sum().backward()  # any loss
+by_hand = theta.detach() - 0.1 * (theta.grad + decay * theta.detach())
+SGD([theta], lr=0.1, weight_decay=decay).step()
 assert torch.allclose(theta, by_hand)
-stream = (torch.bernoulli(grey[torch.randint(N, (100,))]) for _ in range(400))
-online = new_vae()
+stream = (torch.bernoulli(grey[torch.randint(len(grey), (100,))]) for _ in range(400))
+online, untrained = new_vae(), new_vae()
 pv.fit(online, stream, epochs=1, steps_per_epoch=400, optimizer=adam, progress=False)
-assert pv.elbo(online, test).elbo.mean() > -60 if QUICK else -250
+assert (pv.elbo(online, test).elbo - pv.elbo(untrained, test).elbo).mean() > 15
 
 # %% [markdown]
 # **Exercises.** 1. Which baseline $b$ is best for $f(z)=z^2$? It is not $\mathrm E f$. What is the

@@ -118,23 +118,12 @@ maximum = -0.5 * (constant + values[:k].log().sum() + (D - k) * rest.log())
 print(f"EM {log_p[-1]:.6f}, maximum from the eigenvalues {maximum:.6f} nats an image")
 assert -1e-9 < maximum - log_p[-1] < (1e-6 if QUICK else 1e-2)
 q, p = nn.Linear(D, 2 * k), nn.Linear(k, D)
-linear = pv.VAE(
-    priors.StandardNormal(k),
-    posteriors.DiagonalNormal(q),
-    likelihoods.Gaussian(p, sigma=0.3, learned=True),
-)
+gaussian = likelihoods.Gaussian(p, sigma=0.3, learned=True)
+linear = pv.VAE(priors.StandardNormal(k), posteriors.DiagonalNormal(q), gaussian)
 passes, adam = 60 if QUICK else 200, partial(torch.optim.Adam, lr=1e-2)
 cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=passes)
-history = pv.fit(
-    linear,
-    X,
-    optimizer=adam,
-    scheduler=cosine,
-    epochs=passes,
-    batch_size=50,
-    seed=0,
-    progress=False,
-)
+settings = {"epochs": passes, "batch_size": 50, "seed": 0, "progress": False}
+history = pv.fit(linear, X, optimizer=adam, scheduler=cosine, **settings)
 covariance = torch.eye(D) * linear.likelihood.scale.item() ** 2 + p.weight @ p.weight.T
 exact = MultivariateNormal(p.bias.double(), covariance.double()).log_prob(X).mean().item()
 print(f"AEVB {exact:.3f}")
@@ -184,9 +173,8 @@ def learn(objective, epochs, seed):
     torch.manual_seed(seed)
     encoder = nets.MLP(D, [hidden], 2 * J, activation=nn.Tanh)
     decoder = nets.MLP(J, [hidden], D, activation=nn.Tanh)
-    vae = pv.VAE(
-        priors.StandardNormal(J), posteriors.DiagonalNormal(encoder), likelihoods.Bernoulli(decoder)
-    )
+    q, p = posteriors.DiagonalNormal(encoder), likelihoods.Bernoulli(decoder)
+    vae = pv.VAE(priors.StandardNormal(J), q, p)
     points, clock = {}, [time.process_time()]
 
     def record(history):
@@ -228,27 +216,28 @@ axis.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **At equal draws**, one for each image and epoch, Monte Carlo EM is ahead by a few tenths of a
-# nat: its draws are nearer to the posterior. But they take several times the processor time, and
-# AEVB with five draws for each image is as good at a fraction of that time. **At equal time** AEVB
-# with one draw has made four times as many passes over the data and is far ahead: N2's sentence
+# **At equal draws**, one for each image and epoch, Monte Carlo EM and AEVB are alike: its draws are
+# nearer to the posterior, and it is ahead by a few tenths of a nat on the digits, but behind by two
+# nats on MNIST. They take several times the processor time, and AEVB with five draws for each image
+# is as good or better at less than half of that time. **At equal time** AEVB with one draw has made
+# four times as many passes over the data and is far ahead (on MNIST by twenty nats): N2's sentence
 # holds. Wake-sleep takes more time for a pass and is behind after equally many, since its guide
 # minimizes another divergence. Reweighted wake-sleep with five draws is on a par with AEVB with
-# five draws.
+# five draws on the digits, and behind it on MNIST.
 
 # %%
 margin = 0.5 if QUICK else 3.0
 for seed in (0, 1):
     aevb, chains, sleep, five, weighted = (runs[name, seed] for name in ways)
     assert chains[short][0] > 3 * aevb[short][0]  # seconds for one draw each
-    assert chains[short][1] > aevb[short][1]
+    assert abs(chains[short][1] - aevb[short][1]) < margin
     assert five[short][1] > chains[short][1] - 0.2  # five draws, in less than half of the time
     assert five[short][0] < 0.5 * chains[short][0]
     assert aevb[long][1] > chains[short][1] + margin  # more passes, in less time
     assert aevb[long][0] < chains[short][0]
     assert aevb[long][1] > sleep[long][1] + 0.1
     assert aevb[long][0] < 1.3 * sleep[long][0]
-    assert abs(five[max(five)][1] - weighted[max(five)][1]) < margin
+    assert five[max(five)][1] > weighted[max(five)][1] - 0.3
 
 # %% [markdown]
 # **Exercises.** 1. Start EM at $W=0$: where does it end, and why? 2. Leave $S$ out of the M-step,
