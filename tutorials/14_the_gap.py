@@ -100,7 +100,7 @@ for seed in range(5):
 
 # %%
 posterior = linear_vae(W, s).posterior(x)
-values = {"shift": torch.linspace(-1, 1, 13), "scale": torch.logspace(-1, 1, 13, base=4)}
+values = {"shift": torch.linspace(-0.4, 0.4, 13), "scale": torch.logspace(-1, 1, 13, base=4)}
 axes = plt.figure(figsize=(9, 3.2), layout="constrained").subplots(1, 2, sharey=True)
 for axis, (name, grid) in zip(axes, values.items(), strict=True):
     lines, points = [], []
