@@ -91,8 +91,9 @@ def show(title, rows):
 # a smaller loss is at first a posterior that equals the prior.) Now let the posterior be a *point*
 # and the prior *flat*: the ELBO becomes $\log p(x\mid f(x))$, and the same call of `fit` trains an
 # autoencoder. Without a KL it reconstructs its input more closely, noise included; from the grey
-# image out of which the input was drawn it is *farther*. It has no distribution of $z$, so the
-# library refuses to generate from it, or to call a number its ELBO.
+# image out of which the input was drawn it is *farther* on the digits (on MNIST it is a little
+# nearer to that, too). It has no distribution of $z$, so the library refuses to generate from it,
+# or to call a number its ELBO.
 
 # %%
 baseline = train(vae(), grey, transform=bits)
@@ -102,7 +103,7 @@ to_bits = [error(x, test) for x in again.values()]
 to_grey = [error(x) for x in again.values()]
 print("VAE, autoencoder: error to the bits", to_bits, "to the grey images", to_grey)
 assert to_bits[1] < to_bits[0] - 0.005
-assert to_grey[1] > to_grey[0]
+assert not QUICK or to_grey[1] > to_grey[0]
 pixels = dist.Bernoulli(grey.mean(0).clamp(1e-3, 1 - 1e-3)).log_prob(test).sum((1, 2, 3)).mean()
 print(f"ELBO {(first := elbo(baseline, test)):.2f}, independent pixels {pixels:.2f}")
 assert first > pixels + (2.5 if QUICK else 60)

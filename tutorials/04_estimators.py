@@ -103,7 +103,7 @@ for name, way, g, f, expectation in turned:
 # over earlier minibatches, and the mean of $f$ over the other draws of the same image. One draw is
 # compared with one draw and five with five. The ratio of two variances is also the number of draws
 # that the noisier estimator needs in place of one: for the plain score function more than a
-# thousand, with a good baseline few.
+# thousand, with a baseline between two and some hundreds.
 
 # %%
 data = datasets.digits() if QUICK else datasets.mnist()
