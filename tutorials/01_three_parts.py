@@ -92,8 +92,7 @@ def show(title, rows):
 # and the prior *flat*: the ELBO becomes $\log p(x\mid f(x))$, and the same call of `fit` trains an
 # autoencoder. Without a KL it reconstructs its input more closely, noise included; from the grey
 # image out of which the input was drawn it is *farther* on the digits (on MNIST it is a little
-# nearer to that, too). It has no distribution of $z$, so the library refuses to generate from it,
-# or to call a number its ELBO.
+# nearer to that, too). Its $z$ has no distribution, so the library refuses to generate from it.
 
 # %%
 baseline = train(vae(), grey, transform=bits)
