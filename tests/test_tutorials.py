@@ -6,7 +6,6 @@ are those of a run in quick mode; the tutorial of the same name prints them.
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -17,103 +16,6 @@ import pytest
 from matplotlib.image import imread
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
-
-
-def check_bare_pyro(r):
-    assert r["variance_error"] < 0.02  # 200,000 draws: a standard error of 0.3 %
-    for ratio, logvar in zip(r["variance_ratio_of_the_slip"], (-2, 0, 1), strict=True):
-        # the mistaken samples have variance exp(2 logvar)
-        assert ratio == pytest.approx(math.exp(logvar), rel=0.02)
-    assert r["gradient_error"] < 0.015  # standard errors of 0.003 and 0.002
-    assert r["encoder_gradient_rsample"] > 1
-    assert r["encoder_gradient_sample"] == 0
-    for name in "AB":
-        assert r[f"pyro_against_hand_{name}"] < 1e-5  # the same sums in another order, float32
-        # the library's loss is that of bare Pyro for the same weights and seed
-        assert r[f"loss_difference_{name}"] < 1e-5
-    assert r["gradient_difference"] < 1e-4
-    # -23.9; seeds and one draw of z change it by 0.2; without latents: -27.1
-    assert r["elbo"] > -24.6
-    assert r["elbo"] > r["independent_pixels"] + 2
-    assert r["elbo_fit"] == pytest.approx(r["elbo"], abs=0.6)
-    # 0.4 below: a lower bound, and a tight one
-    assert r["elbo_fit"] < r["log_evidence"] < r["elbo_fit"] + 1.5
-
-
-def check_three_parts(r):
-    floor = r["independent_pixels"]  # -27.2: the result of a collapsed posterior
-    for name in ("baseline", "convolutional", "residual", "own_prior", "own_posterior", "own_both"):
-        assert r[name] > floor + 2.5, name  # -23.5 to -23.8
-    to_bits = r["error_to_bits"]  # 0.272 and 0.292
-    assert to_bits["autoencoder"] < to_bits["VAE"] - 0.005
-    assert r["DiscretizedLogistic"] > -96  # -89.4
-    # -89.4 and -93.1, against -113.6
-    assert min(r["DiscretizedLogistic"], r["Categorical"]) > r["Binomial"] + 10
-    assert r["Gaussian, learned sigma"] > 15  # 24.7
-    assert r["ContinuousBernoulli"] > 115  # 130.6
-    # 0.15: the root mean squared error of the reconstructions and the spread of q(z | x)
-    assert 0.1 < r["sigma"] < 0.2
-    # a label has at most log 10 nats of information
-    assert r["baseline"] + 1 < r["conditional"] < r["baseline"] + math.log(10) + 0.5
-    assert r["judge"] > 0.95
-    assert r["drawn_as_asked"] > 0.9  # 0.97; 0.1 if the context had no effect
-    noise = r["noise_left"]  # Denoising 0.185, plain VAE 0.217
-    assert noise["Denoising"] < noise["plain VAE"] - 0.01
-    assert noise["plain VAE"] < 0.75 * noise["noisy"]
-    assert r["widths_moved"] > 0.1  # the parameters of the user's own part are trained
-    assert r["difference_after_loading"] == 0
-
-
-def check_the_bound(r):
-    assert r["curvature_of_log"] == pytest.approx(-0.25)
-    assert r["jensen_error"] < 0.01  # a million draws: standard error 0.002 at s = 1
-    assert r["integral"] == pytest.approx(1, abs=1e-6)
-    # in standard errors, with fixed seeds
-    assert max(r["kl_z_scores"] + r["kl_full_z_scores"] + [r["gap_z_score"]]) < 5
-    # float64 identities
-    assert max(r["kl_diagonal_error"], r["kl_full_error"], r["diagonal_gap_error"]) < 1e-10
-    assert r["kl_roles_differ_by"] > 1
-    assert r["exact_posterior_error"] < 1e-10  # every draw gives log p(x)
-    assert r["identity_error"] < 1e-10
-    assert r["slip_error"] > 1  # 7.2 nats
-    # monotone up to rounding
-    assert min(r["em_least_rise_of_elbo"], r["em_least_rise_of_evidence"]) > -1e-9
-    assert r["em_gap_after_e_step"] < 1e-9
-    assert abs(r["em_below_maximum"]) < 1e-6  # converges linearly: 1e-12 after 100 iterations
-    # 0.04 nats below, and never above, the maximum from the eigenvalues
-    assert -1e-9 < r["sgd_below_maximum"] < 0.3
-    assert -93 < r["elbo"] < r["log_evidence"]  # -90.6, -88.4
-    assert r["naive_short_at_100"] > 5  # 14.4 nats
-    assert r["naive_short_at_10000"] > 0.7  # 1.9
-    assert r["importance_short_at_100"] < 0.6  # 0.12
-    # effective sample sizes of 1.5 and 281 of 10,000 draws
-    assert r["ess_naive_share"] < 1e-3 < 5e-3 < r["ess_importance_share"]
-    assert r["minibatch_error"] < 1e-12  # unbiased: the mean over all minibatches is the loss
-
-
-def check_estimators(r):
-    for name, one in r["one_dimension"].items():
-        assert one["z_score"] < 5, name
-        # 2,000,000 draws from a distribution with heavy tails
-        assert one["variance_ratio"] == pytest.approx(1, abs=0.03), name
-    assert max(r["means_agree"].values()) < 2  # mean squared z-score; 1 if expectations agree
-    # 1,280 and 35; leave one out 0.34, SGVB A 2.4, five draws 0.20
-    relative = r["relative_variance"]
-    ranked = [relative[f"score function{kind}"] for kind in ("", ", running mean")]
-    assert ranked[0] > 200 > ranked[1] > 5 > relative["SGVB A"] > 1
-    assert relative["SGVB B, 5"] == pytest.approx(0.2, rel=0.2)
-    trained = r["trained"]  # -23.8, -21.1, -21.0, -20.9
-    others = ("score function, leave one out", "SGVB A", "SGVB B")
-    assert trained["score function"] < min(trained[name] for name in others) - 1
-    assert trained["SGVB B"] > -22
-    assert r["bounds"] == sorted(r["bounds"])
-    assert r["bounds"][-1] < r["log_evidence"] + 0.05
-    assert r["log_evidence"] - r["bounds"][-1] < 0.3 * (r["log_evidence"] - r["bounds"][0])
-    for iwae, dreg in zip(r["signal_to_noise"]["IWAE"], r["signal_to_noise"]["DReG"], strict=True):
-        assert dreg > 1.5 * iwae  # 3 to 6 times
-    assert min(r["learned"].values()) > -25  # -22.3 to -23.6
-    assert all(r["learned"][name] > began + 2 for name, began in r["began"].items())
-    assert r["learned"]["wake-sleep"] < r["learned"]["Monte Carlo EM"]
 
 
 def check_mixtures(r):
@@ -188,19 +90,28 @@ def check_new_cells(r):
 
 
 CASES = {
-    "00_bare_pyro": (check_bare_pyro, {"reparameterization", "elbo", "reconstructions", "samples"}),
-    "01_three_parts": (check_three_parts, {"likelihoods", "conditional", "denoising"}),
     "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
     "13_new_cells": (check_new_cells, {"query", "comparison"}),
     "12_uncertain_decoder": (check_uncertain_decoder, {"overfitting", "weights", "pictures"}),
-    "04_estimators": (check_estimators, {"variance", "iwae", "em"}),
     "07_mixtures": (check_mixtures, {"latent_mixture", "samples", "pseudo_inputs"}),
     "08_flows": (check_flows, {"posteriors", "prior"}),
-    "03_the_bound": (check_the_bound, {"jensen", "gap", "em", "evidence"}),
 }
 
 # These assert their claims themselves and show their pictures by pyplot: how many.
-PICTURES = {"02_autoencoder_and_vae": 4, "05_manifold": 6, "06_tasks": 4, "09_maps": 4}
+PICTURES = {
+    "mini_vae": 1,
+    "00_bare_pyro": 2,
+    "01_three_parts": 2,
+    "02_autoencoder_and_vae": 4,
+    "03_jensen_and_kl": 1,
+    "04_estimators": 1,
+    "05_manifold": 6,
+    "06_tasks": 4,
+    "09_maps": 4,
+    "14_the_gap": 3,
+    "15_expectation_maximization": 2,
+    "16_tighter_bounds": 2,
+}
 
 RUN = """
 import runpy, sys
@@ -275,7 +186,7 @@ def test_tutorial_asserts_what_it_says_and_shows_its_pictures(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", sorted({*PICTURES} - {"mini_vae"}))
 def test_a_tutorial_has_one_idea_and_says_it(name):
     lines = (TUTORIALS / f"{name}.py").read_text().splitlines()
     text = [line for line in lines if line.startswith("#")]
