@@ -161,7 +161,7 @@ assert found["ring", "mixture of 8"] > 1
 # %% [markdown]
 # The numbers above the panels are gaps; the thin line is where the exact density is a fifth of its
 # maximum. Two steps are enough for the banana. The mixture could fit the ring with eight pieces,
-# but its components fell on a part of it: $\mathrm{KL}(q\Vert p)$ does not force $q$ to cover $p$. The
+# but its components fell on a part: $\mathrm{KL}(q\Vert p)$ does not force $q$ to cover $p$. The
 # ring needs *depth*: two steps fill less than half of its directions, eight nearly all. What
 # topology forbids is less than it seems. A flow is continuous with a continuous inverse, and no
 # such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing, and
@@ -240,6 +240,6 @@ assert radius.min() > 0.8 * d**0.5  # of 10,000 draws with D = 1,000, the neares
 # elsewhere takes $D$ passes a step, one for each dimension. A flow *prior* (script 17) runs the
 # other way round for this reason.
 #
-# **Exercises.** 1. Train the ring's flow of four steps from three seeds. How often does it close,
-# and does the plain step do better? 2. How narrow is the cut of eight steps when trained ten times
-# as long? **Next:** 09 gives latents a place in the picture.
+# **Exercises.** 1. Train the ring's flow of four steps from other seeds, gated and plain. How often
+# does it close? 2. In two dimensions the mean of $\lVert z\rVert$ is below $\sqrt D$. Derive its
+# exact value for any $D$. **Next:** 09 gives latents a place in the picture.
