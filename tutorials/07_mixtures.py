@@ -200,8 +200,7 @@ assert gain.mean() > 3 * error
 # the seeds the prior's own components match the digits worse than a Gaussian mixture that is fitted
 # to those codes afterwards: 0.48 against 0.65 on the digits, 0.48 against 0.56 on MNIST, and the
 # seeds differ by more than 0.1. On the digits even PCA does better. A prior is fitted for the
-# density: a component may hold two digits, or a digit take two components. If you want clusters,
-# cluster the codes.
+# density: a component may hold two digits. If you want clusters, cluster the codes.
 
 # %%
 index = partial(adjusted_rand_score, labels)

@@ -113,6 +113,7 @@ with torch.no_grad():
 print(f"E KL(q || p) {left:.4f} = I(x; z) {information:.4f} + KL(q_agg || p) {from_prior:.4f}")
 assert abs(left - information - from_prior) < 1e-3
 assert 0 < information < math.log(50)
+assert from_prior > 0
 
 # %% [markdown]
 # ## The best prior, and why it is not used
@@ -164,6 +165,7 @@ for panel, (name, density) in zip(panels, densities.items(), strict=True):
     panel.set(title=name, xlim=(-4, 4), ylim=(-4, 4))
 plt.show()
 base = exact["N(0, I)"].mean().item()
+assert base < truth - 0.3
 gains = {name: values.mean().item() - base for name, values in exact.items()}
 print(f"gain over N(0, I), of {truth - base:.3f} that are possible:", gains)
 for name in kinds:
