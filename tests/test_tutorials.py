@@ -18,34 +18,6 @@ from matplotlib.image import imread
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
-def check_mixtures(r):
-    assert r["em_against_sklearn"] < 1e-3  # 100 iterations from the same start
-    assert r["em_least_rise"] > -1e-6  # the ridge on the covariances is not part of the bound
-    assert r["ari_em"] > 0.5  # 0.665
-    assert r["ari_mixture"] > 0.25  # 0.41, 0.58 after twice the epochs; 0 at random
-    assert r["components_in_use"] >= 6  # 10; 1 if the prior collapses
-    for prior in ("standard", "mixture", "vamp"):
-        # -19.0, -18.8, -18.6; without latents: -27.1
-        assert -20.5 < r[f"log_p_{prior}"] < -17.5, prior
-    assert r["log_p_vamp"] > r["log_p_standard"] - 0.2
-    assert r["parameters_of_vamp"] == 0  # the parameters of the shared encoder are counted once
-
-
-def check_flows(r):
-    # float64 identities
-    assert max(r["determinant_error_plain"], r["determinant_error_gated"]) < 1e-10
-    for name in ("diagonal", "full rank", "mixture of 8", "IAF, 4 steps"):
-        # the mass outside the grid is missing
-        assert r[f"integral_banana_{name}"] == pytest.approx(1, abs=0.02), name
-        assert r[f"gap_banana_{name}"] > -0.02  # a KL, estimated from 50,000 draws
-    assert r["gap_banana_IAF, 4 steps"] < 0.15  # 0.03
-    assert r["gap_banana_diagonal"] > 0.8  # 0.98
-    assert r["gap_banana_full rank"] > 0.8  # 0.96
-    assert r["gap_ring_IAF, 4 steps"] < r["gap_ring_diagonal"] - 0.3  # 1.4, 2.1
-    assert r["inverse_slower"] > 5  # 148 times
-    assert r["inverse_error"] < 1e-2  # 40 dimensions, one after the other, in float32
-    assert r["log_p_flow"] > -22.5  # -21.3
-    assert r["log_p_standard normal"] > -22.5  # -21.2
 
 
 def check_single_cell(r):
@@ -93,24 +65,25 @@ CASES = {
     "11_single_cell": (check_single_cell, {"training", "latent", "predictive"}),
     "13_new_cells": (check_new_cells, {"query", "comparison"}),
     "12_uncertain_decoder": (check_uncertain_decoder, {"overfitting", "weights", "pictures"}),
-    "07_mixtures": (check_mixtures, {"latent_mixture", "samples", "pseudo_inputs"}),
-    "08_flows": (check_flows, {"posteriors", "prior"}),
 }
 
 # These assert their claims themselves and show their pictures by pyplot: how many.
 PICTURES = {
-    "mini_vae": 1,
     "00_bare_pyro": 2,
     "01_three_parts": 2,
-    "02_autoencoder_and_vae": 4,
+    "02_autoencoder_and_vae": 6,
     "03_jensen_and_kl": 1,
     "04_estimators": 1,
     "05_manifold": 6,
-    "06_tasks": 4,
+    "06_tasks": 3,
+    "07_mixtures": 2,
+    "08_flows": 2,
     "09_maps": 4,
     "14_the_gap": 3,
     "15_expectation_maximization": 2,
     "16_tighter_bounds": 2,
+    "17_learned_priors": 2,
+    "mini_vae": 1,
 }
 
 RUN = """

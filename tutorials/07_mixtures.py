@@ -1,224 +1,249 @@
 # %% [markdown]
-# # 07 · Mixtures
+# # 07 · Mixtures: finite, infinite, and as a prior
 #
-# A Gaussian mixture finds clusters: in the data, fitted by EM, or in the latents of a VAE, as the
-# prior p(z). This tutorial has EM by hand, compared with scikit-learn's; then a mixture prior whose
-# clusters match the digits, without labels in training; then the VampPrior, whose components are
-# posteriors of the model itself.
+# A mixture of Gaussians can follow any density, a VAE is a mixture of infinitely many, and a
+# mixture can be the prior of a VAE. The script follows the last part of N1, "GMM", and its equation
+# (1), the sum over $m$ that becomes an integral over $z$ (N0 to N4 are the notes that the course
+# follows; `tutorials/README.md` introduces them):
 #
-#     p(x) = sum_k w_k N(x; mu_k, S_k)                    a mixture of the data
-#     p(z) = sum_k w_k N(z; mu_k, S_k),  x ~ p(x | z)     of the latents: clusters of any shape in x
-#     p(z) = 1/K sum_k q(z | u_k)                         the VampPrior
+# $$p(x)=\sum_{k=1}^K w_k\,N(x;\mu_k,\sigma_k^2)\qquad\longrightarrow\qquad
+#   p(x)=\int N\bigl(x;\mu(z),\sigma(z)^2\bigr)\,p(z)\,dz .$$
 #
-#     python tutorials/07_mixtures.py --quick      # embedded digits, under a minute
-#     python tutorials/07_mixtures.py              # MNIST, from PYROVAE_DATA; minutes
+# `PYROVAE_QUICK=1` or `--quick` runs its second half on 8 x 8 digits; otherwise on MNIST.
 
 # %%
-import argparse
-import itertools
-import json
-import math
+import os
 import sys
 import warnings
+from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from torch.distributions import MultivariateNormal
+from torch.distributions import Gamma, Laplace, Normal
 from torchvision.utils import make_grid
 
 import pyrovae as pv
-from pyrovae import datasets, nets, objectives, posteriors, priors
+from pyrovae import datasets, likelihoods, nets, objectives, posteriors, priors
 
-parser = argparse.ArgumentParser(
-    description="Gaussian mixtures by EM, the mixture prior, the VampPrior."
-)
-parser.add_argument("--quick", action="store_true", help="embedded 8 x 8 digits instead of MNIST")
-parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
-options = parser.parse_args([] if "ipykernel" in sys.modules else None)
-options.output.mkdir(parents=True, exist_ok=True)
+QUICK = "--quick" in sys.argv or os.environ.get("PYROVAE_QUICK") == "1"
 torch.manual_seed(0)
-result = {}  # the numbers that this script computes, printed at its end
-
-
-def show(figure, name):
-    """Save a picture."""
-    figure.savefig(options.output / f"07_{name}.png", dpi=110)
-
-
-def tiles(pictures, columns):
-    """Return images with shape (N, pixels) as one picture, in a grid with this many columns."""
-    pictures = pictures.reshape(-1, 1, side, side)
-    return make_grid(pictures, columns, padding=max(1, side // 8))[0].numpy()
-
-
-data = datasets.digits() if options.quick else datasets.mnist()
-x, x_test = (torch.from_numpy(part).flatten(1).float() for part in (data.x, data.x_test))
-x, x_test = x / x.max(), x_test / x_test.max()
-labels, labels_test = data.labels, data.labels_test
-side = math.isqrt(x.shape[1])
-K = 10
 
 # %% [markdown]
-# ## EM by hand
+# ## One, two, four, eight Gaussians, by EM
 #
-#     E-step   r_nk = w_k N(x_n; mu_k, S_k) / sum_j w_j N(x_n; mu_j, S_j)     responsibilities
-#     M-step   N_k = sum_n r_nk,   w_k = N_k / N,   mu_k = sum_n r_nk x_n / N_k
-#              S_k = sum_n r_nk (x_n - mu_k)(x_n - mu_k)' / N_k
+# N1 shows a curve that four Gaussians fit. Ours is a skew hump beside a sharp peak; since we know
+# the density, the distance $\mathrm{KL}(p_\text{true}\Vert p)$ of each fit can be integrated on a
+# grid. The parameters come from EM. Given them, the probability that the data point $x_n$ came
+# from component $k$ is its *responsibility*; given the responsibilities, the best parameters are
+# weighted means.
 #
-# The responsibilities are the exact posterior p(k | x_n), which has a closed form since k is
-# discrete. The bound with q(k) = r is therefore tight after each E-step, and log p(x) never
-# decreases. The mixture is fitted to the first ten principal components of the digits, because ten
-# full covariances of all pixels would need more images than there are.
+# $$\text{E:}\quad r_{nk}=\frac{w_kN(x_n;\mu_k,\sigma_k^2)}{\sum_jw_jN(x_n;\mu_j,\sigma_j^2)}
+#   \qquad\text{M:}\quad w_k=\frac{\sum_nr_{nk}}{N},\quad
+#   \mu_k=\frac{\sum_nr_{nk}x_n}{\sum_nr_{nk}},\quad
+#   \sigma_k^2=\frac{\sum_nr_{nk}(x_n-\mu_k)^2}{\sum_nr_{nk}} .$$
+#
+# Responsibilities are the exact posterior $p(k\mid x_n)$: it exists in closed form because $k$ is
+# discrete. So the bound is tight after each E-step, and $\log p(x)$ never decreases. With more
+# Gaussians the fit gets better, at four it is close. Started at our result, scikit-learn's EM stays
+# there.
 
 # %%
-RIDGE = 1e-3  # keeps a covariance from collapsing onto a point; scikit-learn's `reg_covar`
-chosen = slice(0, 5000)
-features = torch.from_numpy(PCA(10, random_state=0).fit_transform(x[chosen].double()))
-N, F = features.shape
-start = features[torch.randperm(N, generator=torch.Generator().manual_seed(3))[:K]]
-w, mu = torch.full((K,), 1 / K, dtype=torch.double), start.clone()
-S = torch.cov(features.T).expand(K, F, F).clone()
-ridge = RIDGE * torch.eye(F, dtype=torch.double)
-rises = []
-for _ in range(100):
-    joint = w.log() + MultivariateNormal(mu, S).log_prob(features[:, None])  # (N, K)
-    rises.append(joint.logsumexp(1).mean().item())
-    r = joint.softmax(1)
-    mass = r.sum(0)
-    w, mu = mass / N, r.T @ features / mass[:, None]
-    off = features[:, None] - mu  # (N, K, F)
-    S = torch.einsum("nk,nki,nkj->kij", r, off, off) / mass[:, None, None] + ridge
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # scikit-learn warns that it stops after 100 steps, as we do
-    peer = GaussianMixture(
-        K,
-        means_init=start.numpy(),
-        weights_init=[1 / K] * K,
-        precisions_init=[torch.linalg.inv(torch.cov(features.T)).numpy()] * K,
-        reg_covar=RIDGE,
-        max_iter=100,
-        tol=0.0,
-    ).fit(features.numpy())
-ours, theirs = rises[-1], peer.lower_bound_
-result["em_against_sklearn"] = abs(ours - theirs)
-result["em_least_rise"] = min(b - a for a, b in itertools.pairwise(rises))
-result["ari_em"] = adjusted_rand_score(labels[chosen], r.argmax(1))
-print(f"EM: log p(x) {rises[0]:.3f} -> {ours:.3f}; scikit-learn, from the same start {theirs:.3f}")
-print(f"clusters against digits: adjusted Rand index {result['ari_em']:.3f}")
+grid = torch.linspace(-8, 16, 2_401, dtype=torch.double)
+step = grid[1] - grid[0]
+hump, peak = Gamma(torch.tensor(2.0), 0.8), Laplace(torch.tensor(7.0), 0.4)
+x = torch.where(torch.rand(5_000) < 0.6, hump.sample((5_000,)), peak.sample((5_000,))).double()
+true = 0.4 * peak.log_prob(grid).exp()
+true[grid > 0] += 0.6 * hump.log_prob(grid[grid > 0].float()).exp()
+assert abs(true.sum() * step - 1) < 1e-3
 
+
+def kl_from_true(density):
+    return torch.special.xlogy(true, true / density.clamp(1e-300)).sum().item() * step.item()
+
+
+def em(k, steps=200):
+    w, mu = torch.full((k,), 1 / k).double(), x.quantile((torch.arange(k) + 0.5).double() / k)
+    sigma, rises = torch.full((k,), x.std().item() / k).double(), []
+    for _ in range(steps):
+        joint = w.log() + Normal(mu, sigma).log_prob(x[:, None])  # (N, k)
+        rises.append(joint.logsumexp(1).mean())
+        r = joint.softmax(1)
+        mass = r.sum(0)
+        w, mu = mass / len(x), r.T @ x / mass
+        sigma = ((r * (x[:, None] - mu) ** 2).sum(0) / mass).sqrt()
+    assert torch.stack(rises).diff().min() > -1e-12  # log p(x) never decreases
+    return w, mu, sigma, rises[-1].item()
+
+
+fits, distance = {}, {}
+for K in (1, 2, 4, 8):
+    w, mu, sigma, log_p = em(K)
+    fits[f"K = {K}"] = (w * Normal(mu, sigma).log_prob(grid[:, None]).exp()).sum(1)
+    distance[K] = kl_from_true(fits[f"K = {K}"])
+    start = dict(weights_init=w, means_init=mu[:, None], precisions_init=sigma[:, None, None] ** -2)
+    again = GaussianMixture(K, reg_covar=0, **start).fit(x[:, None].numpy())
+    assert abs(again.lower_bound_ - log_p) < 1e-3
+assert distance[1] > 2 * distance[2] > 4 * distance[4] > distance[8]
 
 # %% [markdown]
-# ## A mixture in the latent space
+# ## Infinitely many
 #
-# The same mixture as a *prior*: its parameters are trained together with the networks, by the same
-# bound. Only one argument changes.
+# Let $m$ in N1's sum be a real number $z$ with density $N(0,1)$, and let a network give the mean
+# and the standard deviation of its Gaussian. That is the decoder of a VAE of one latent. Its $p(x)$
+# needs no encoder and no sampling: over a grid of $z$ the integral is a sum, so that we can train
+# $\log p(x)$ itself. The density that results integrates to one, and it is closer to the true one
+# than four free Gaussians are. It is also the limit of finite mixtures: with $z_1,\dots,z_m$ drawn
+# from the prior, the mixture of their $m$ Gaussians approaches it as $1/\sqrt m$, that is, a
+# hundred times as many Gaussians leave about a tenth of the error.
 #
-#     log p(z) = log sum_k w_k N(z; mu_k, S_k),      p(k | x) ~ E_q(z|x) p(k | z)
-#
-# The KL has no closed form; SGVB then estimates it as log q(z | x) - log p(z), at the draw of z
-# that the reconstruction term uses. The warm-up of the KL matters: with full weight from the start,
-# all components become equal before the encoder separates the images.
+# > **Find the mistake.** N1 calls the distribution of $m$ multinomial and writes it $p(x)$. It is
+# > categorical, and it is $p(m)$, the prior; the density of the data is what the sum gives. The
+# > assertions: the weights sum to one over $z$, and the mixture integrates to one over $x$.
 
 # %%
-D, WIDTH, EPOCHS = (6, 128, 120) if options.quick else (10, 400, 60)
-x_bits = (x_test > 0.5).float()[:360] if options.quick else torch.bernoulli(x_test[:1000])
+z = torch.linspace(-5, 5, 101)
+weights = Normal(0.0, 1.0).log_prob(z).exp() * (z[1] - z[0])
+assert abs(weights.sum() - 1) < 1e-4
 
 
-def fitted(make_prior, epochs=EPOCHS, seed=0):
-    """Fit a VAE with the prior `make_prior(posterior)`; return it and its test log p(x)."""
+def log_mixture(likelihood, points, z, w):
+    return (w.log() + likelihood(z[:, None]).log_prob(points[:, None, None])).logsumexp(1)
+
+
+def density(likelihood, z=z, w=weights):
+    with torch.no_grad():
+        return log_mixture(likelihood, grid.float(), z, w).exp().double()
+
+
+exact = likelihoods.HeteroscedasticGaussian(nets.MLP(1, [64, 64], 2), floor=0.05)
+adam = torch.optim.Adam(exact.parameters(), 1e-2)
+rates = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 1_500)
+for chosen in torch.randint(len(x), (1_500, 200)):
+    adam.zero_grad()
+    log_mixture(exact, x[chosen].float(), z, weights).mean().neg().backward()
+    adam.step()
+    rates.step()
+fits["infinite"] = density(exact)
+assert abs(fits["infinite"].sum() * step - 1) < 1e-3
+distance["infinite"] = kl_from_true(fits["infinite"])
+assert distance["infinite"] < distance[4]
+error = {}
+for m in (10, 1_000):
+    each = torch.stack([density(exact, torch.randn(m), torch.ones(m) / m) for _ in range(20)])
+    error[m] = (each - fits["infinite"]).abs().sum(1).mean().item() * step.item()
+print("KL from the true density:", distance, "distance of m draws from the integral:", error)
+assert 5 < error[10] / error[1_000] < 20
+
+axes = plt.figure(figsize=(11, 2.4), layout="constrained").subplots(1, 5, sharex=True, sharey=True)
+for axis, (name, p) in zip(axes, fits.items(), strict=True):
+    axis.fill_between(grid, true, color="0.85")
+    axis.plot(grid, p)
+    axis.set(title=name, xlim=(-2, 12))
+plt.show()
+
+# %% [markdown]
+# ## A mixture as the prior: what it buys
+#
+# Now the mixture stands over $z$, $p(z)=\sum_kw_kN(z;\mu_k,\mathrm{diag}\,\sigma_k^2)$, and is
+# trained with the networks by the same bound; one argument changes. The KL has no closed form any
+# more and is estimated at the draw of $z$. The weight of the KL rises from 0 to 1 over the first
+# half of training.
+#
+# One protocol holds for all binary images of the course. Bits are drawn anew from the grey levels
+# at each visit in training, and once for the test images, so that $\log p$ can be compared between
+# scripts. Over three seeds and on the same test images, the mixture prior has the higher
+# $\log p(x)$ on average, by 0.1 nats on the digits and by 1.6 on MNIST, several standard
+# errors. (The library warns that some importance weights are heavy-tailed; both models get as
+# many draws, so the warning is silenced.)
+
+# %%
+data = datasets.digits() if QUICK else datasets.mnist()
+grey, grey_test = (torch.from_numpy(x).float() / data.x.max() for x in (data.x, data.x_test))
+grey, grey_test = grey[:10_000], grey_test[:1_000]
+labels = data.labels_test[: len(grey_test)]
+test = torch.bernoulli(grey_test, generator=torch.Generator().manual_seed(0))
+shape, d, hidden, epochs = grey.shape[1:], *((6, 128, 120) if QUICK else (10, 300, 40))
+warnings.simplefilter("ignore", pv.EvidenceWarning)
+
+
+def fitted(prior, seed):
     torch.manual_seed(seed)
-    q = posteriors.DiagonalNormal(nets.MLP(x.shape[1], [WIDTH, WIDTH], 2 * D))
-    prior = make_prior(q)
-    vae = pv.VAE(prior, q, pv.likelihoods.Bernoulli(nets.MLP(D, [WIDTH, WIDTH], x.shape[1])))
-    pv.fit(
-        vae,
-        x,
-        epochs=epochs,
-        objective=objectives.SGVB_B(beta=objectives.warm_up(0.5)),
-        optimizer=partial(torch.optim.Adam, lr=2e-3),
-        transform=pv.batches.binarize,
-        seed=seed,
-        progress=False,
-    )
-    return vae, pv.log_evidence(vae, x_bits, samples=500).log_p.mean().item()
+    f, g = nets.MLP(shape, [hidden] * 2, 2 * d), nets.MLP(d, [hidden] * 2, shape)
+    graph = pv.VAE(prior, posteriors.DiagonalNormal(f), likelihoods.Bernoulli(g))
+    how = {"optimizer": partial(torch.optim.Adam, lr=4e-3 if QUICK else 1e-3), "seed": seed}
+    how |= {"objective": objectives.SGVB_B(beta=objectives.warm_up(0.5)), "epochs": epochs}
+    pv.fit(graph, grey, batch_size=200, transform=pv.batches.binarize, progress=False, **how)
+    return graph.eval()
 
 
-vae, result["log_p_mixture"] = fitted(lambda q: priors.Mixture(D, K))
-z = pv.embed(vae, x_test)
-with torch.no_grad():
-    r = vae.prior.responsibilities(z)
-    clusters = r.argmax(-1)
-result["ari_mixture"] = adjusted_rand_score(labels_test, clusters)
-result["components_in_use"] = int((r.mean(0) > 0.01).sum())
-print(
-    f"\nmixture prior: clusters against digits: ARI {result['ari_mixture']:.3f}, "
-    f"{result['components_in_use']} components in use"
-)
+kinds = (priors.StandardNormal(d), priors.Mixture(d, 10))
+models = [[fitted(deepcopy(prior), seed) for prior in kinds] for seed in range(3)]
+log_p = [[pv.log_evidence(part, test, samples=200).log_p for part in pair] for pair in models]
+print("log p(x) of N(0, I) and of the mixture:", [[p.mean().item() for p in two] for two in log_p])
+gain = torch.stack([mixed - plain for plain, mixed in log_p]).mean(0)  # of each image
+print(f"mean gain {gain.mean():.2f} +- {(error := gain.std() / len(test) ** 0.5):.2f}")
+assert gain.mean() > 3 * error
 
 # %% [markdown]
-# Left: the posterior means of test images, projected onto their first two principal components and
-# coloured by digit; the means of the components are shown as crosses. Right: one row per component:
-# its mean, decoded, and draws z ~ N(mu_k, S_k), decoded.
-
-# %%
-figure = Figure(figsize=(11, 5.2), layout="constrained")
-left, right = figure.subplots(1, 2)
-plane = PCA(2, random_state=0).fit(z)
-points, means = plane.transform(z), plane.transform(vae.prior.mu.detach())
-dots = left.scatter(points[:, 0], points[:, 1], c=labels_test, cmap="tab10", s=6)
-left.scatter(means[:, 0], means[:, 1], marker="x", c="k", s=60)
-left.set(title="posterior means by digit, means of the components", xticks=[], yticks=[])
-figure.colorbar(dots, ax=left, ticks=range(10), shrink=0.7)
-with torch.no_grad():
-    each = vae.prior.mu[:, None] + vae.prior.log_sigma.exp()[:, None] * torch.randn(K, 9, D)
-    each[:, 0] = vae.prior.mu
-    right.imshow(tiles(vae.likelihood(each).mean, 9), cmap="gray_r", aspect="auto")
-right.set(title="per component: its mean, and eight draws", xticks=[], yticks=[])
-show(figure, "latent_mixture")
-
-# %% [markdown]
-# ## The VampPrior
+# ## And what it does not buy
 #
-# Which prior maximizes the bound for a given encoder? Averaged over the data, the bound contains -E
-# KL(q(z | x) || p(z)), which is largest if p(z) is the aggregate posterior 1/N sum_n q(z | x_n).
-# That prior overfits and costs N encodings; the VampPrior keeps K components, at learned
-# pseudo-inputs u_k. It shares the encoder: `Vamp(posterior, u)` takes the posterior of the same
-# model, whose parameters are counted once.
+# Ten components, ten digits: is the component of an image its digit? The probability of component
+# $k$ is $p(k\mid x)=E_{q(z\mid x)}\,p(k\mid z)$, an average over draws of $q$. The adjusted Rand
+# index compares clusters with the digits, 0 for chance and 1 for agreement. It says little
+# by itself, so there are trivial controls: k-means and a Gaussian mixture, on the first principal
+# components of the pixels and on the codes of the VAE *without* a mixture prior. On average over
+# the seeds the prior's own components match the digits worse than a Gaussian mixture that is fitted
+# to those codes afterwards: 0.48 against 0.65 on the digits, 0.48 against 0.56 on MNIST, and the
+# seeds differ by more than 0.1. On the digits even PCA does better. A prior is fitted for the
+# density: a component may hold two digits. If you want clusters, cluster the codes.
 
 # %%
-pseudo_inputs = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:100]]
-vamp, result["log_p_vamp"] = fitted(lambda q: priors.Vamp(q, pseudo_inputs, low=0.0, high=1.0))
-plain, result["log_p_standard"] = fitted(lambda q: priors.StandardNormal(D))
-count = sum(p.numel() for p in vamp.parameters()) - sum(p.numel() for p in plain.parameters())
-result["parameters_of_vamp"] = count - pseudo_inputs.numel()
-for name in ("standard", "mixture", "vamp"):
-    print(
-        f"{name:9s} prior: log p(x) {result[f'log_p_{name}']:.2f} nats per image, "
-        f"{len(x_bits)} test images, 500 importance samples"
-    )
+index = partial(adjusted_rand_score, labels)
 
-figure = Figure(figsize=(10, 2.0), layout="constrained")
-for axis, (name, graph) in zip(
-    figure.subplots(1, 3),
-    {"standard": plain, "mixture": vae, "VampPrior": vamp}.items(),
-    strict=True,
-):
-    torch.manual_seed(0)
-    axis.imshow(tiles(pv.generate(graph, 40), 10), cmap="gray_r")
-    axis.set(title=f"{name}: samples", xticks=[], yticks=[])
-show(figure, "samples")
 
-shown = {"before training": pseudo_inputs, "learned": vamp.prior.pseudo_inputs.detach()}
-figure = Figure(figsize=(8, 2.2), layout="constrained")
-for axis, (name, u) in zip(figure.subplots(1, 2), shown.items(), strict=True):
-    axis.imshow(tiles(u[:40].clamp(0, 1), 10), cmap="gray_r")
-    axis.set(title=f"pseudo-inputs, {name}", xticks=[], yticks=[])
-show(figure, "pseudo_inputs")
+def controls(train, rows):
+    by_means = KMeans(10, n_init=3, random_state=0).fit(train)
+    by_em = GaussianMixture(10, reg_covar=1e-3, random_state=0, max_iter=300).fit(train)
+    return [index(by_means.predict(rows)), index(by_em.predict(rows))]
+
+
+flat, flat_test = grey.flatten(1).numpy(), grey_test.flatten(1).numpy()
+pca = PCA(d, random_state=0).fit(flat)
+found = {"PCA": [controls(pca.transform(flat), pca.transform(flat_test))] * 3}
+found["codes, N(0, I)"] = [controls(pv.embed(a, grey), pv.embed(a, grey_test)) for a, _ in models]
+found["mixture prior"] = []
+for _, graph in models:
+    with torch.no_grad():
+        draws = graph.posterior(grey_test).sample((50,))
+        found["mixture prior"] += [index(graph.prior.responsibilities(draws).mean(0).argmax(1))]
+means = {name: torch.tensor(values).mean(0) for name, values in found.items()}
+print("adjusted Rand index, three seeds:", found, means)
+assert means["mixture prior"] < means["codes, N(0, I)"].max()
+
+# %% [markdown]
+# A row for each component of the last seed: its mean, decoded, and draws $z\sim N(\mu_k,\sigma_k)$,
+# decoded. Some rows are one digit, others mix two or three; right, samples of both models.
 
 # %%
-print("RESULT", json.dumps(result))
+prior = graph.prior
+z = prior.mu[:, None] + prior.log_sigma.exp()[:, None] * torch.randn(10, 9, d)
+z[:, 0] = prior.mu  # with shape (10, 9, d)
+samples = torch.cat([pv.generate(part, 45, seed=0) for part in models[-1]])
+sheets = {"Ten components: mean and draws": pv.decode(graph, z.detach().flatten(0, 1))}
+sheets["Samples: N(0, I) above, mixture below"] = samples
+axes = plt.figure(figsize=(9, 5), layout="constrained").subplots(1, 2)
+for axis, (title, images) in zip(axes, sheets.items(), strict=True):
+    axis.imshow(make_grid(images, 9, padding=1, pad_value=0.5)[0].numpy(), cmap="gray")
+    axis.set(title=title, xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# **Exercises.** 1. Find a start from which EM with two Gaussians ends at a worse maximum. 2. Images
+# have no grid over $z$, so VAEs are trained by the bound. Train the decoder of one latent by its
+# ELBO, with a Gaussian encoder: how much farther from the true density does it end? **Next:** 17
+# asks which prior is the best, and learns it.
