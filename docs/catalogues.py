@@ -4,8 +4,8 @@
     python docs/catalogues.py --status   # how much of each page is translated
 
 A translator runs the first, fills in the empty `msgstr` of one file after the other, deletes the
-lines `#, fuzzy` (a message that changed keeps its old translation under this mark), and looks at the
-result with `python docs/build.py --language zh_CN`. docs/glossary.md has the terms.
+lines `#, fuzzy` (a message that changed keeps its old translation under this mark), and looks at
+the result with `python docs/build.py --language zh_CN`. docs/glossary.md has the terms.
 
 Messages that no text has any more are dropped; the files have no dates and no line numbers, and
 messages stand in the order of the text. The reference is not translated.
@@ -39,8 +39,8 @@ msgstr ""
 def extract() -> None:
     """Write a template with the messages of each page to build/templates."""
     folders = [site_pages.SOURCE, TEMPLATES]
-    settings = ["-c", site_pages.DOCS, "-D", "exclude_patterns=reference,downloads"]
-    options = ["-q", *settings, "-d", TEMPLATES.with_name("doctrees-templates")]
+    settings = ["-c", site_pages.DOCS, "-D", "exclude_patterns=reference/[!i]*,downloads"]
+    options = ["-Q", *settings, "-d", TEMPLATES.with_name("doctrees-templates")]
     command = [sys.executable, "-m", "sphinx", "-b", "gettext", *options, *folders]
     subprocess.run([str(each) for each in command], check=True)
 
@@ -81,7 +81,9 @@ def write(catalogue: Catalog, path: Path, language: str) -> None:
 
 def missing(path: Path) -> list[str]:
     """Return the messages of a catalogue that have no translation, or an uncertain one."""
-    return [each.id for each in read(path) if each.id and each.id not in translation.translated(path)]
+    return [
+        each.id for each in read(path) if each.id and each.id not in translation.translated(path)
+    ]
 
 
 def main() -> None:

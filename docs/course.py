@@ -117,7 +117,9 @@ def standard_error(notebook: NotebookNode) -> list[str]:
 
 def pictures(notebook: NotebookNode) -> list[np.ndarray]:
     """Return the pictures that a notebook shows, each of shape (height, width, 3), in [0, 1]."""
-    found = [each.data["image/png"] for each in outputs(notebook) if "image/png" in each.get("data", {})]
+    found = [
+        each.data["image/png"] for each in outputs(notebook) if "image/png" in each.get("data", {})
+    ]
     images = [Image.open(io.BytesIO(base64.b64decode(png))) for png in found]
     return [np.asarray(image.convert("RGB")) / 255 for image in images]
 

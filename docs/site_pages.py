@@ -60,7 +60,12 @@ def put(path: Path, content: bytes) -> None:
 
 def own_pages() -> dict[str, bytes]:
     """Return the pages and pictures of docs/."""
-    found = [*DOCS.glob("*.md"), *DOCS.glob("*.png"), *DOCS.glob("howto/*"), *DOCS.glob("reference/*")]
+    found = [
+        *DOCS.glob("*.md"),
+        *DOCS.glob("*.png"),
+        *DOCS.glob("howto/*"),
+        *DOCS.glob("reference/*"),
+    ]
     return {path.relative_to(DOCS).as_posix(): path.read_bytes() for path in found}
 
 

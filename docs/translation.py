@@ -36,7 +36,9 @@ def check(app: Any, document: Any) -> None:
     path = path_of(app.config.language, app.env.docname)
     if not path.exists() or app.builder.name == "gettext":
         return
-    for node in document.findall(lambda node: getattr(node, "attributes", {}).get("translated") is False):
+    for node in document.findall(
+        lambda node: getattr(node, "attributes", {}).get("translated") is False
+    ):
         message = " ".join((node.rawsource or node.astext()).split())
         if not is_wordless(message) and message not in translated(path):
             logger.warning(f"not translated: {message!r}", location=app.env.docname)
