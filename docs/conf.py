@@ -52,7 +52,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "code"
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 80
+python_maximum_signature_line_length = 120
 toc_object_entries_show_parents = "hide"
 
 # Chinese: `sphinx-build -D language=zh_CN` reads the catalogues of docs/locale.

@@ -115,12 +115,15 @@ def standard_error(notebook: NotebookNode) -> list[str]:
     return [each.text for each in outputs(notebook) if each.get("name") == "stderr"]
 
 
+def pngs(notebook: NotebookNode) -> list[str]:
+    """Return the pictures that a notebook shows, encoded."""
+    shown = (each.get("data", {}) for each in outputs(notebook))
+    return [data["image/png"] for data in shown if "image/png" in data]
+
+
 def pictures(notebook: NotebookNode) -> list[np.ndarray]:
     """Return the pictures that a notebook shows, each of shape (height, width, 3), in [0, 1]."""
-    found = [
-        each.data["image/png"] for each in outputs(notebook) if "image/png" in each.get("data", {})
-    ]
-    images = [Image.open(io.BytesIO(base64.b64decode(png))) for png in found]
+    images = (Image.open(io.BytesIO(base64.b64decode(png))) for png in pngs(notebook))
     return [np.asarray(image.convert("RGB")) / 255 for image in images]
 
 

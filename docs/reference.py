@@ -79,7 +79,7 @@ def ours(thing: Any) -> bool:
 def introduction(module: ModuleType) -> str:
     """Return what a module says of itself, with its lines as they are."""
     lines = inspect.getdoc(module).splitlines()
-    return "\n".join(["::", "", *(f"   {line}" for line in lines), ""])
+    return "\n".join([".. code-block:: text", "", *(f"   {line}" for line in lines), ""])
 
 
 def table(entries: list[tuple[str, Any]]) -> str:

@@ -4,6 +4,7 @@ The pages of docs/, README and its neighbours, the course with its outputs, the 
 report of a run. A file whose content is as before is left alone, so that Sphinx reads it once.
 """
 
+import base64
 import importlib.util
 import re
 import shutil
@@ -73,7 +74,7 @@ def texts() -> dict[str, bytes]:
     """Return README and its neighbours, with links that hold in the site."""
     pages = {f"{page}.md": linked((ROOT / name).read_text(), "") for name, page in TEXTS.items()}
     index = (course.TUTORIALS / "README.md").read_text()
-    pages["course/index.md"] = linked(index, "tutorials") + contents()
+    pages["course/index.md"] = with_gallery(linked(index, "tutorials")) + contents()
     return {name: text.encode() for name, text in pages.items()}
 
 
@@ -96,12 +97,44 @@ def linked(text: str, folder: str) -> str:
     return LINK.sub(replaced, text)
 
 
-def contents() -> str:
-    """Return the table of contents of the course: the scripts in the order of their numbers."""
+def numbered() -> list[Path]:
+    """Return the scripts of the course without the answers: mini_vae, then by their numbers."""
     scripts = [path for path in course.scripts() if path.parent == course.TUTORIALS]
-    names = sorted((path.stem for path in scripts), key=lambda name: (name[0].isdigit(), name))
+    return sorted(scripts, key=lambda path: (path.stem[0].isdigit(), path.stem))
+
+
+def contents() -> str:
+    """Return the table of contents of the course."""
+    names = [path.stem for path in numbered()]
     lines = ["", "```{toctree}", ":hidden:", ":maxdepth: 1", "", *names, "```", ""]
     return "\n".join(lines)
+
+
+def with_gallery(text: str) -> str:
+    """Return the index of the course with a picture of each script before its table."""
+    shown = [path for path in numbered() if thumbnail(path)]
+    cards = [f"[![](pictures/{path.stem}.png) {title(path)}]({path.stem}.ipynb)" for path in shown]
+    gallery = "\n\n".join([":::{container} gallery", *cards, ":::"])
+    return text.replace("## The scripts\n", f"## The scripts\n\n{gallery}\n", 1)
+
+
+def title(script: Path) -> str:
+    """Return the title of a script."""
+    return course.convert(script).cells[0].source.partition("\n")[0].removeprefix("# ")
+
+
+def thumbnail(script: Path) -> bytes | None:
+    """Return the middle picture of a script, or None if none of its pictures is known."""
+    notebook = run_shown(script)
+    found = course.pngs(notebook) if notebook else []
+    return base64.b64decode(found[len(found) // 2]) if found else None
+
+
+def run_shown(script: Path) -> NotebookNode | None:
+    """Return the run whose outputs the page of a script has: the full one if there is one."""
+    if course.is_old(script):
+        return None
+    return course.full_run(script) or course.quick_run(script)
 
 
 # ------------------------------------------------------------------------------------ the course
@@ -115,6 +148,8 @@ def course_pages() -> dict[str, bytes]:
         pages[path.as_posix()] = written(page(script))
         pages[f"downloads/{path.relative_to('course')}"] = written(download(script))
         pages[f"downloads/{script.relative_to(course.TUTORIALS)}"] = script.read_bytes()
+        if picture := thumbnail(script):
+            pages[f"course/pictures/{script.stem}.png"] = picture
     return pages
 
 
@@ -125,15 +160,11 @@ def written(notebook: NotebookNode) -> bytes:
 
 def page(script: Path) -> NotebookNode:
     """Return the page of a script: its text, code and outputs under a line on the run shown."""
-    notebook = course.full_run(script)
-    if notebook is None and course.is_old(script):
-        notebook = course.convert(script)
-    notebook = notebook or course.quick_run(script)
-    title, _, rest = notebook.cells[0].source.partition("\n")
-    head = [about(script, notebook), rest.strip(), below(script)]
-    notebook.cells[0].source = "\n\n".join([title, *filter(None, head[:2])])
-    if head[2]:
-        notebook.cells.append(nbformat.v4.new_markdown_cell(head[2], id="below"))
+    notebook = run_shown(script) or course.convert(script)
+    heading, _, rest = notebook.cells[0].source.partition("\n")
+    notebook.cells[0].source = f"{heading}\n\n{about(script, notebook)}\n\n{rest.strip()}"
+    if text := below(script):
+        notebook.cells.append(nbformat.v4.new_markdown_cell(text, id="below"))
     notebook.metadata = nbformat.from_dict({"kernelspec": notebook.metadata.kernelspec})
     return notebook
 

@@ -206,6 +206,7 @@ CASES = {
 # These assert their claims themselves and show their pictures by pyplot: how many.
 PICTURES = {"02_autoencoder_and_vae": 4, "05_manifold": 6, "06_tasks": 4, "09_maps": 4}
 
+
 def test_every_tutorial_is_listed():
     found = {path.stem for path in TUTORIALS.glob("*.py")}
     listed = {*CASES, *PICTURES}
