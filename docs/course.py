@@ -14,6 +14,7 @@ import base64
 import hashlib
 import io
 import os
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -242,13 +243,22 @@ def keep(path: Path) -> None:
     write(trimmed(notebook, mode="full", date=made), FULL / path.name)
 
 
+def kept(path: Path) -> CourseError | None:
+    """Keep a full run, and return why if it cannot be kept."""
+    try:
+        return keep(path)
+    except CourseError as problem:
+        return problem
+
+
 def main() -> None:
     """Run the scripts that have no run, or keep full runs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", nargs="+", type=Path, default=[], metavar="FILE")
     options = parser.parse_args()
-    for path in options.keep:
-        keep(path)
+    problems = [str(problem) for path in options.keep if (problem := kept(path))]
+    if problems:
+        sys.exit("\n".join(problems))
     for script in [] if options.keep else scripts():
         if not is_old(script) and full_run(script) is None:
             quick_run(script)
