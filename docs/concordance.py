@@ -17,6 +17,7 @@ TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
 README = TUTORIALS / "README.md"
 MARKS = "<!-- {} of docs/concordance.py: {} -->"
 FOLLOWS = "*follows*"
+LISTED = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 
 
 class Row(NamedTuple):
@@ -92,7 +93,7 @@ def mistakes(rows: list[Row]) -> str:
 
 
 def updated(text: str) -> str:
-    """Return tutorials/README.md with its tables as the data have them."""
+    """Return tutorials/README.md with its tables as the data have them, and its scripts linked."""
     rows = read("concordance")
     tables = {
         "notes": from_notes(rows),
@@ -103,7 +104,13 @@ def updated(text: str) -> str:
         begin, end = MARKS.format("begin", name), MARKS.format("end", name)
         head, _, rest = text.partition(begin)
         text = f"{head}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
-    return text
+    return LISTED.sub(linked, text)
+
+
+def linked(row: re.Match[str]) -> str:
+    """Return the beginning of a row of the table of scripts, with a link once the script exists."""
+    name = f"{row[1]}.py"
+    return f"| [`{name}`]({name}) |" if (TUTORIALS / name).exists() else row[0]
 
 
 if __name__ == "__main__":
