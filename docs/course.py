@@ -33,7 +33,9 @@ TUTORIALS = ROOT / "tutorials"
 FULL = ROOT / "docs" / "full"
 RUNS = ROOT / "build" / "course"
 
-QUICK = {"PYROVAE_QUICK": "1", "OMP_NUM_THREADS": "1"}
+# The library of this checkout, here and in the kernels.
+sys.path.insert(0, str(ROOT))
+QUICK = {"PYROVAE_QUICK": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 STRICT = "import warnings\nwarnings.simplefilter('error')"
 LENIENT = "warnings.resetwarnings()"  # the kernel itself warns when it shuts down
 

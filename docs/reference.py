@@ -84,7 +84,7 @@ def introduction(module: ModuleType) -> str:
 
 def table(entries: list[tuple[str, Any]]) -> str:
     """Return a table of names and first sentences."""
-    rows = (f"   {name}" for name, _ in entries)
+    rows = (f"   ~{name}" for name, _ in entries)
     return "\n".join([".. autosummary::", "   :nosignatures:", "", *rows, ""])
 
 

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from babel.messages.catalog import Message
 from babel.messages.pofile import read_po
 from sphinx.util import logging
 
@@ -25,10 +26,15 @@ def is_wordless(message: str) -> bool:
 
 @cache
 def translated(path: Path) -> frozenset[str]:
-    """Return the messages of a catalogue that have a translation, and no uncertain one."""
+    """Return the messages of a catalogue with a translation that is certain."""
+    return frozenset(each.id for each in certain(path))
+
+
+def certain(path: Path) -> list[Message]:
+    """Return the entries of a catalogue that are translated and not marked as fuzzy."""
     with path.open("rb") as file:
-        messages = [*read_po(file, charset="utf-8")]
-    return frozenset(each.id for each in messages if each.id and each.string and not each.fuzzy)
+        entries = [*read_po(file, charset="utf-8")]
+    return [each for each in entries if each.id and each.string and not each.fuzzy]
 
 
 def check(app: Any, document: Any) -> None:
@@ -36,9 +42,11 @@ def check(app: Any, document: Any) -> None:
     path = path_of(app.config.language, app.env.docname)
     if not path.exists() or app.builder.name == "gettext":
         return
+    # Sphinx leaves the mark on an image's text, though it is translated with its paragraph.
+    known = translated(path) | {each.string for each in certain(path)}
     for node in document.findall(
         lambda node: getattr(node, "attributes", {}).get("translated") is False
     ):
         message = " ".join((node.rawsource or node.astext()).split())
-        if not is_wordless(message) and message not in translated(path):
+        if not is_wordless(message) and message not in known:
             logger.warning(f"not translated: {message!r}", location=app.env.docname)
