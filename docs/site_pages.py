@@ -34,6 +34,21 @@ LINKS = {
     **{name: f"{page}.md" for name, page in TEXTS.items()},
 }
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+# In both languages here, so that a page needs no other translation after another run.
+SHOWN = {
+    "full": {
+        "en": "The outputs are those of a run on the full data.",
+        "zh": "本页的输出来自在完整数据上的一次运行。",
+    },
+    "quick": {
+        "en": "The outputs are those of a quick run on small data.",
+        "zh": "本页的输出来自在小数据上的一次快速运行。",
+    },
+    "none": {
+        "en": "This script has not been run for these pages.",
+        "zh": "本页的脚本尚未运行。",
+    },
+}
 PACKAGES = {"pyrovae.singlecell": "cells", "anndata": "cells", "NeuralSpline": "flows"}
 
 
@@ -172,16 +187,15 @@ def page(script: Path) -> NotebookNode:
 def about(script: Path, notebook: NotebookNode) -> str:
     """Return which run a page shows, and the links to the notebook and the script."""
     run = notebook.metadata.get("pyrovae", {"mode": "none", "date": ""})
-    says = {
-        "full": "The outputs are those of a run on the full data.",
-        "quick": "The outputs are those of a quick run on small data.",
-        "none": "This script has not been run for these pages.",
-    }
     up = "../" * len(script.relative_to(course.TUTORIALS).parts)
     path = f"{up}downloads/{script.relative_to(course.TUTORIALS).with_suffix('')}"
     links = f"{{download}}`Notebook <{path}.ipynb>` · {{download}}`Script <{path}.py>`"
-    date = f'```{{raw}} html\n<time datetime="{run["date"]}">{run["date"]}</time>\n```'
-    return f":::{{container}} run\n{says[run['mode']]}\n\n{date}\n\n{links}\n:::"
+    says = "".join(
+        f'<span lang="{lang}">{text}</span>' for lang, text in SHOWN[run["mode"]].items()
+    )
+    date = f'<time datetime="{run["date"]}">{run["date"]}</time>'
+    html = f"```{{raw}} html\n<p class='shown'>{says}</p>{date}\n```"
+    return f":::{{container}} run\n{html}\n\n{links}\n:::"
 
 
 def below(script: Path) -> str:

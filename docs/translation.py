@@ -21,7 +21,8 @@ def path_of(language: str, page: str) -> Path:
 
 def is_wordless(message: str) -> bool:
     """Whether a message is the same in every language: code, equations, numbers."""
-    return not WORDLESS.sub("", message)
+    equation = "\\" in message and "$" not in message and "`" not in message
+    return equation or not WORDLESS.sub("", message)
 
 
 @cache

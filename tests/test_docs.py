@@ -152,7 +152,13 @@ def test_no_message_of_a_catalogue_is_untranslated(path):
 
 @pytest.mark.parametrize(
     ("message", "wordless"),
-    [("`pv.fit`", True), ("$p(x)$, 3 $\\pm$ 1", True), ("[N](a.md)", True), ("A word `x`", False)],
+    [
+        ("`pv.fit`", True),
+        ("$p(x)$, 3 $\\pm$ 1", True),
+        ("[N](a.md)", True),
+        ("A word `x`", False),
+        (r"\log p(x)", True),
+    ],
 )
 def test_what_needs_no_translation(message, wordless):
     assert translation.is_wordless(message) == wordless
