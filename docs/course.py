@@ -14,6 +14,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -118,6 +119,14 @@ def standard_error(notebook: NotebookNode) -> list[str]:
     return [each.text for each in outputs(notebook) if each.get("name") == "stderr"]
 
 
+def printed(notebook: NotebookNode) -> list[str]:
+    """Return the text that the cells print or show."""
+    found = [
+        each.get("text") or each.get("data", {}).get("text/plain") for each in outputs(notebook)
+    ]
+    return [text for text in found if text]
+
+
 def pngs(notebook: NotebookNode) -> list[str]:
     """Return the pictures that a notebook shows, encoded."""
     shown = (each.get("data", {}) for each in outputs(notebook))
@@ -164,6 +173,7 @@ def trimmed(notebook: NotebookNode, **about: str) -> NotebookNode:
         cell.id, cell.metadata = f"cell-{number}", NotebookNode()
         if cell.cell_type == "code":
             cell.execution_count = None
+            cell.outputs = [each for each in cell.outputs if not is_address(each)]
     for each in outputs(notebook):
         each.pop("execution_count", None)
         if each.output_type == "execute_result":
@@ -172,6 +182,12 @@ def trimmed(notebook: NotebookNode, **about: str) -> NotebookNode:
             each.data = NotebookNode({"image/png": smaller(each.data["image/png"])})
             each.metadata = NotebookNode()
     return notebook
+
+
+def is_address(output: NotebookNode) -> bool:
+    """Whether an output only says where an object is, as <Generator at 0x7f3da2d8e8f0> does."""
+    data = output.get("data", {})
+    return "image/png" not in data and " at 0x" in data.get("text/plain", "")
 
 
 def smaller(png: str) -> str:
@@ -241,6 +257,8 @@ def keep(path: Path) -> None:
         raise CourseError(f"{path}: a cell wrote to the standard error:\n{problems[0]}")
     if any(each.output_type == "error" for each in outputs(notebook)):
         raise CourseError(f"{path}: a cell raised")
+    if found := re.search(r"(/tmp|/work|/home|/root)/[^\s\"']*", "".join(printed(notebook))):
+        raise CourseError(f"{path}: an output has a path of this machine, {found[0]}")
     made = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
     write(trimmed(notebook, mode="full", date=made), FULL / path.name)
 
