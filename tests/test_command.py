@@ -473,13 +473,22 @@ def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypat
     files.load(tmp_path / "run" / "model")
 
 
+@pytest.fixture(scope="module")
+def whole(stored, tmp_path_factory):
+    """A run on binary data that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    call("fit", stored / "binary.npy", "--output", folder, *TERSE)
+    return folder
+
+
 @pytest.mark.parametrize("where", ["measure", "report", "render"])
-def test_a_run_killed_after_training_is_completed_by_resume(stored, tmp_path, monkeypatch, where):
+def test_a_run_killed_after_training_is_completed_by_resume(
+    stored, whole, tmp_path, monkeypatch, where
+):
     def kill(*_, **__):
         raise KeyboardInterrupt
 
     args = ["fit", stored / "binary.npy", "--output", tmp_path / "run"]
-    call("fit", stored / "binary.npy", "--output", tmp_path / "whole", *QUICK)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, where, kill)
         call(*args, *QUICK, code=130)
@@ -490,8 +499,8 @@ def test_a_run_killed_after_training_is_completed_by_resume(stored, tmp_path, mo
     assert (tmp_path / "run" / "report.html").exists()
     assert not list((tmp_path / "run").glob(".*"))
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
-    whole, again = (weights(tmp_path / name) for name in ("whole", "run"))
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    before, after = weights(whole), weights(tmp_path / "run")
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
