@@ -412,6 +412,24 @@ NETS = [
         ((8,), (3,)),
         (1, 5, 3),
     ),
+    Case(
+        "CoordinateDecoder",
+        lambda: nets.CoordinateDecoder(2, (2, 5, 3), [6], frequencies=3),
+        ((2,), (5, 3, 2)),
+        (2, 5, 3),
+    ),
+    Case(
+        "CoordinateDecoder, c",
+        lambda: nets.CoordinateDecoder(2, (1, 5, 3), [6, 5], context=3),
+        ((2,), (5, 3, 2), (3,)),
+        (1, 5, 3),
+    ),
+    Case(
+        "InterpolatedImage",
+        lambda: nets.InterpolatedImage(nets.MLP(2, [6], (2, 5, 3)), (2, 5, 3)),
+        ((2,), (5, 3, 2)),
+        (2, 5, 3),
+    ),
     Case("ConvDecoder", lambda: conv_decoder((2, 5, 3)), ((2,),), (2, 5, 3)),
     Case(
         "ConvDecoder, c",

@@ -1,4 +1,4 @@
-"""Data sets as plain arrays: scikit-learn's digits, MNIST, array files, folders of images.
+"""Data sets as plain arrays: digits, MNIST, array files, stacks and folders of images.
 
 Every loader returns a `Dataset`: images with shape (N, C, H, W) or vectors with shape (N, D), and
 labels as indices into `label_names`. Values are as stored; their `Kind` determines which
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.data.posing import Posed, posed
-from pyrovae.data.reading import image_files, read_arrays, read_images
+from pyrovae.data.reading import image_files, read_arrays, read_images, read_stack
 from pyrovae.data.supports import Kind, Suggestion, kind_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "kind_of",
     "mnist",
     "posed",
+    "stack",
 ]
 
 
@@ -166,6 +167,19 @@ def image_folder(path: str | Path) -> Dataset:
     read = read_images(path)
     kind = Kind.BINARY if read.x.max() <= 1 else Kind.LEVELS
     return Dataset(path.resolve().name, read.x, kind, read.labels, label_names=read.label_names)
+
+
+def stack(path: str | Path) -> Dataset:
+    """Read an MRC stack of images (Cheng et al. 2015), such as an `.mrcs` of particles.
+
+    Raises:
+        ImportError: if the package mrcfile is not installed.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, is empty, or is no stack of images.
+    """
+    path = Path(path)
+    x = read_stack(path)
+    return Dataset(path.stem, x, kind_of(x))
 
 
 def _torchvision(source: str, name: str, root: str | Path | None) -> Dataset:

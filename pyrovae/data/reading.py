@@ -1,5 +1,6 @@
 """Array files and folders of images, read as NumPy arrays; errors name the file and the place."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from pyrovae.data.batches import as_source
 from pyrovae.data.supports import Support
 
-__all__ = ["Arrays", "image_files", "read_arrays", "read_images"]
+__all__ = ["Arrays", "image_files", "read_arrays", "read_images", "read_stack"]
 
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -28,6 +29,40 @@ class Arrays(NamedTuple):
     x_test: np.ndarray | None = None
     labels_test: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------- stacks
+def read_stack(path: Path) -> np.ndarray:
+    """Read an MRC stack of images as (N, 1, H, W), by the package mrcfile.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `datasets.stack`.
+    """
+    try:
+        import mrcfile
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is an MRC stack: reading it needs the package mrcfile, "
+            "pip install 'pyrovae[microscopy]'"
+        ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a file longer than its header says
+            with mrcfile.open(path) as file:
+                x = np.array(file.data)
+    except Exception as error:  # mrcfile and NumPy raise many kinds for damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as an MRC stack ({reason}); expected a whole .mrcs file of "
+            "images, as mrcfile writes it"
+        ) from error
+    if x.ndim == 2:
+        x = x[None]
+    if x.ndim != 3:
+        raise ValueError(f"{path}: expected a stack of images (N, H, W), got shape {x.shape}")
+    return _rows(x.astype(np.float32) if x.dtype == np.float16 else x, f"{path}, data")
 
 
 # ------------------------------------------------------------------------------------- array files

@@ -70,9 +70,11 @@ def read_data(data: str, data_dir: Path | None = None, missing: bool = False) ->
         return datasets.image_folder(path)
     if path.suffix.lower() in (".npy", ".npz"):
         return datasets.array(path, missing)
+    if path.suffix.lower() in (".mrcs", ".mrc"):
+        return datasets.stack(path)
     raise FileNotFoundError(
-        f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz or .h5ad "
-        "file, or a folder of images; there is no such folder"
+        f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz, .mrcs "
+        "or .h5ad file, or a folder of images; there is no such folder"
     )
 
 
