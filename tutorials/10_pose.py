@@ -179,9 +179,8 @@ assert gain > 2 * error
 assert 0.4 < by_digit(near_found, near_true).mean() < 0.85
 
 # %% [markdown]
-# The angle pays for itself: its KL is in the ELBO too. But its correlation with the true one is far
-# from 1: beyond about 1.2 inferred angles turn back (left picture below), and another content
-# explains the image, one that looks like it upside down.
+# The angle pays for its KL. But its correlation with the true one is far from 1: beyond about 1.2
+# inferred angles turn back (left picture below), and a content that looks upside down steps in.
 #
 # ## Any angle
 #
@@ -245,5 +244,6 @@ assert torch.allclose(drawn[2][..., ::2, ::2], plain, atol=1e-4)
 show("z from left to right, θ from -π/2 down to π/2", drawn)
 
 # %% [markdown]
-# **Exercises.** 1. Fit eight turns to the first data. What becomes of angles beyond 1.2? 2. Move
-# images too (`translation=1.4`), with a prior and a posterior of translations. **Next:** 11, cells.
+# **Exercises.** 1. How far is N4's sum above the ELBO, on average, if angles are $N(0,s^2)$? 2. The
+# picture has the content's centre at $t$. Which $\Delta x$ is that? Which of them can be read off
+# without the angle? **Next:** 11, counts of genes.
