@@ -152,8 +152,8 @@ def fit(rows, epochs, prior=None, posterior=None, turns=0, turns_from=0):
         pose |= {"turns_from": turns_from, "pixels": shape[1] * shape[2] // 4}
     graph = graphs.PoseVAE(priors.StandardNormal(2), q, p, shape=shape, align=True, **pose)
     objective = TraceEnum_ELBO(max_plate_nesting=1) if turns else None
-    options = {"batch_size": 100, "seed": 0, "learning_rate": 5e-3 if QUICK else 1e-3}
-    pv.fit(graph, rows, objective=objective, epochs=epochs, progress=False, **options)
+    options = {"batch_size": 50, "learning_rate": 3e-3} if QUICK else {"batch_size": 100}
+    pv.fit(graph, rows, objective=objective, epochs=epochs, seed=0, progress=False, **options)
     return graph.eval()
 
 
@@ -169,45 +169,45 @@ bits = (torch.from_numpy(part.x > 0.5 * data.x.max()).float() for part in posed)
 near, near_test, anyhow, any_test = bits
 near_true, any_true = posed[1].theta[:, 0], posed[3].theta[:, 0]
 normal = priors.CentredNormal(1, pi / 4), posteriors.DiagonalNormal
-vae, graph = (fit(near, 32 if QUICK else 4, *angle) for angle in ((), normal))
+vae, graph = (fit(near, 25 if QUICK else 4, *angle) for angle in ((), normal))
 without, elbo = (pv.elbo(each, near_test, samples=2).elbo for each in (vae, graph))
 gain, error = (elbo - without).mean(), (elbo - without).std() / len(elbo) ** 0.5
 near_found = pv.embed(graph, near_test, site="theta").squeeze(-1).numpy()
 print(f"ELBO {without.mean():.2f}; with an angle {elbo.mean():.2f}, {gain:.2f} ± {error:.2f} more")
 print("correlation with the true angle, by digit:", by_digit(near_found, near_true).round(2))
-assert gain > 2 * error
+assert gain > 3 * error
 assert 0.4 < by_digit(near_found, near_true).mean() < 0.85
 
 # %% [markdown]
-# The angle pays for its KL. But its correlation with the true one is far from 1: beyond about 1.2
-# inferred angles turn back (left picture below), and a content that looks upside down steps in.
+# The angle pays for its KL. But its correlation with the true one is far from 1: in the left
+# picture below, images beyond about 1.2 are taken for another content, half a turn away.
 #
 # ## Any angle
 #
-# With angles uniform on the circle this encoder fails altogether. For images on the far side it
-# would have to pass through angles worse than the one that it has: a *local optimum* of the bound.
-# A way out (TARGET-VAE, Nasiri and Bepler, 2022): turn each image by 0, 45, ..., 315 degrees, let
-# the encoder see all 8 copies, and a discrete latent $k$ say which is upright. `TraceEnum_ELBO`
-# does not sample it but sums over all eight, weighted by $q(k\mid y)$. To save time the likelihood
-# takes a quarter of the pixels in each step, drawn anew, and counts them four times.
+# With angles uniform on the circle this befalls half of the images. The middle picture has two
+# lines for a digit, half a turn apart; the correlation is 0, that of *doubled* angles is not. The
+# angles between are worse than both: a *local optimum*. A way out (TARGET-VAE, Nasiri and Bepler,
+# 2022): turn each image by 0, 45, ..., 315 degrees, let the encoder see all 8 copies, and a
+# discrete latent $k$ say which is upright. `TraceEnum_ELBO` does not sample it but sums over all
+# eight, weighted by $q(k\mid y)$. To save time the likelihood takes a quarter of the pixels.
 
 # %%
-circle, epochs = (priors.UniformAngle(1), posteriors.WrappedNormal), 15 if QUICK else 8
-once, free = fit(anyhow, epochs, *circle), fit(anyhow, epochs, *circle, 8, 45 if QUICK else 100)
+circle, epochs = (priors.UniformAngle(1), posteriors.WrappedNormal), 12 if QUICK else 8
+once, free = fit(anyhow, epochs, *circle), fit(anyhow, epochs, *circle, 8, 60 if QUICK else 100)
 found = [pv.embed(each, any_test, site="theta").squeeze(-1).numpy() for each in (once, free)]
-cases = (1, found[0]), (1, found[1]), (2, found[1])
-lost, r, halves = (by_digit(n * t, n * any_true) for n, t in cases)
-print(f"read off {lost.round(2)}\n8 turns {r.round(2)}\nup to half turns {halves.round(2)}")
-assert lost.mean() < 0.15
+lost, lost_half, r, half = (by_digit(n * t, n * any_true) for t in found for n in (1, 2))
+print(f"read off {lost.round(2)}, doubled angles {lost_half.round(2)}")
+print(f"8 turns {r.round(2)}, doubled angles {half.round(2)}")
+assert abs(lost.mean()) < 0.05 < lost_half.mean()
 assert r.mean() > lost.mean() + 0.2
-assert halves[[2, 5]].mean() > r[[2, 5]].mean()
+assert half[[2, 5, 8]].mean() > r[[2, 5, 8]].mean()
 
 # %% [markdown]
-# Digits that look alike upside down, above all 2 and 5, are found up to half a turn (last line, of
-# doubled angles). Which way up is a 7? The decoder may draw it upside down at $\theta=0$, a 6 not:
-# so correlations are *within* digits. A normal prior would hardly mind. An offset $\delta$ costs
-# $\delta^2/2s^2$ nats an image, 0.5 at $\pi/4$, 2 at $\pi/2$, of over a hundred in full mode. Each
-# digit has a colour in the picture, and its mean difference taken out.
+# Digits that look much the same upside down, such as 2, 5 and 8, are still found up to half a turn.
+# And which way up is a 7? The decoder may draw it upside down at $\theta=0$, a 6 not: correlations
+# are *within* digits. A normal prior would hardly mind: an offset $\delta$ costs $\delta^2/2s^2$
+# nats an image, 0.5 at $\pi/4$, 2 at $\pi/2$, of over a hundred in full mode. Each digit has a
+# colour in the picture, and its mean difference is taken out.
 
 # %%
 log_p = normal[0]().log_prob(torch.tensor([[0.0], [pi / 4], [pi / 2]]))
