@@ -180,7 +180,7 @@ assert 0.4 < by_digit(near_found, near_true).mean() < 0.85
 
 # %% [markdown]
 # The angle pays for its KL. But its correlation with the true one is far from 1: in the left
-# picture below, images beyond about 1.2 are taken for another content, half a turn away.
+# picture below, images beyond 1.2 to 1.5 are taken for another content, half a turn away.
 #
 # ## Any angle
 #
@@ -224,8 +224,8 @@ plt.show()
 # %% [markdown]
 # ## Content at zero pose
 #
-# Two digits at any angle, turned back by the inferred angles, and decoded at $\theta=0$. Then $z$
-# along one axis, $\theta$ along the other; on a finer grid, since the decoder takes *places*.
+# Two digits at any angle, turned back by the inferred angles, decoded at $\theta=0$. Then $z$ along
+# one axis, $\theta$ along the other, on a finer grid of *places*. (Quick mode leaves blurs.)
 
 # %%
 best = r.argsort()[::-1][:2]
