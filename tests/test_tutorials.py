@@ -81,6 +81,7 @@ PICTURES = {
     "07_mixtures": 2,
     "08_flows": 2,
     "09_maps": 4,
+    "10_pose": 3,
     "14_the_gap": 3,
     "15_expectation_maximization": 2,
     "16_tighter_bounds": 2,
