@@ -29,7 +29,7 @@ from pyrovae.evaluation import (
     scores,
 )
 from pyrovae.files import FileError, History, inspect, load, save
-from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing
+from pyrovae.graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing, PoseVAE
 from pyrovae.likelihoods import expression
 from pyrovae.nets import counts as blocks
 from pyrovae.tasks import (
@@ -64,6 +64,7 @@ __all__ = [
     "History",
     "LatentSummary",
     "Missing",
+    "PoseVAE",
     "RestorationWarning",
     "Restored",
     "Terms",

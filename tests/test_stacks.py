@@ -35,7 +35,7 @@ def test_damaged_stacks_are_refused_by_name(tmp_path):
     content = path.read_bytes()
     for damaged in (content[:-40], content[:100], b"", content + b"123", b"x" * len(content)):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="particles.mrcs cannot be read"):
+        with pytest.raises(ValueError, match=r"particles\.mrcs cannot be read"):
             datasets.stack(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.stack(tmp_path / "other.mrcs")
