@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from pyrovae.graphs.parts import check_part
 from pyrovae.graphs.places import aligned, centre_of_mass, pixel_grid, posed_places, turned
+from pyrovae.graphs.pose_checks import check_pose_parts
 from pyrovae.programs import data_plate, register
 
 __all__ = ["PoseVAE"]
@@ -125,7 +126,7 @@ class PoseVAE(nn.Module):
         self.align, self.centre, self.pixels, self.free_mean = align, centre, pixels, free_mean
         turns = getattr(encoder, "turns", 0)
         self.turns_from = turns_from
-        self._check_parts(turns)
+        check_pose_parts(self, turns)
         phi = 2 * math.pi * (torch.arange(turns) / max(1, turns))
         phi = torch.where(phi < math.pi, phi, phi - 2 * math.pi)  # near 0, for a normal prior
         self.register_buffer("phi", phi, persistent=False)
@@ -235,7 +236,8 @@ class PoseVAE(nn.Module):
         if self.encoder is None:
             return x, None
         if self.turn is not None and not self._turning():
-            return self.encoder.net(x, *c), None
+            alone: Any = self.encoder.net
+            return alone(x, *c), None
         h = self.encoder(x, *c)
         return (h, None) if self.turn is None else self._chosen_copy(h)
 
@@ -283,30 +285,6 @@ class PoseVAE(nn.Module):
             )
             if prior is not None and posterior is not None
         ]
-
-    def _check_parts(self, turns: int) -> None:
-        for name in ("rotation", "translation", "scale"):
-            if (getattr(self, f"{name}_prior") is None) != (
-                getattr(self, f"{name}_posterior") is None
-            ):
-                raise ValueError(
-                    f"PoseVAE: {name}_prior and {name}_posterior go together: give both, or "
-                    "neither for a fixed pose"
-                )
-        angle = None if self.rotation_prior is None else self.rotation_prior()
-        if (self.turn is None) != (turns == 0) or (self.turn is not None and angle is None):
-            raise ValueError(
-                "PoseVAE: turn, a network of one number, goes with an encoder of turned copies, "
-                "nets.TurnedCopies, and with a rotation"
-            )
-        size = math.prod(self.shape[-2:])
-        if self.pixels is not None and not 1 <= self.pixels <= size:
-            raise ValueError(f"PoseVAE: pixels is {self.pixels}, expected 1 to H W = {size}")
-        if self.free_mean and not isinstance(getattr(angle, "base_dist", None), dist.Normal):
-            raise ValueError(
-                "PoseVAE: free_mean drops a term of the KL to a normal prior of the angle: give "
-                "rotation_prior=priors.CentredNormal(1, sd), or leave it out"
-            )
 
 
 def _at(q: Any, loc: Tensor) -> Any:

@@ -52,7 +52,7 @@ def _shifts(axis: Axes, dx: np.ndarray) -> None:
     """Draw shifts as points, at equal scale."""
     axis.axhline(0, color=GREY, lw=0.8)
     axis.axvline(0, color=GREY, lw=0.8)
-    axis.scatter(*dx.T, s=8, lw=0, alpha=0.5, color=BLUE)
+    axis.scatter(dx[:, 0], dx[:, 1], s=8, lw=0, alpha=0.5, color=BLUE)
     reach = 1.05 * max(np.abs(dx).max(), 1e-3)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axis.set(title="Shift of the content", xlabel="right, half lengths", ylabel="up")
