@@ -1,28 +1,26 @@
 # %% [markdown]
 # # 13 · New cells: a batch that the model never saw, labels for a few, and which model is right
 #
-# Tutorial 11 fitted the two-latent count model to the cells of an atlas. A new experiment brings
-# cells of a batch s' that the model does not know. In
+# Script 11 fitted the two-latent count model of N4 (scVI; N0 to N4 are the notes that the course
+# follows; tutorials/README.md introduces them). A new experiment brings cells of a batch $s'$ that
+# the model does not know. In the first layer of the decoder
 #
-#     h = a(W_z z + W_s s + b)                     the decoder's first layer
+# $$h=a(W_zz+W_ss+b)$$
 #
-# the batch enters by one column of W_s for each batch. A new batch is a new column, and everything
-# else may stay as it is (Lotfollahi et al. 2022): the reference is not trained again.
+# the batch enters by one column of $W_s$ for each batch. A new batch is a new column, and all else
+# may stay as it is (Lotfollahi et al., 2022): the reference is not trained again. Labels $y$ of
+# some cells make $z$ a mixture that knows them (Kingma et al., 2014; Xu et al., 2021):
 #
-# Labels y of some cells make z a mixture that knows them (Kingma et al. 2014; Xu et al. 2021):
+# $$y\sim\mathrm{Cat}(1/L),\qquad u\sim N(0,I),\qquad
+#   z\sim N(\mu(u,y),\sigma(u,y)^2),\qquad x\mid z,l\ \text{as before},$$
+# $$q(z,y,u\mid x)=q(z\mid x)\,q(y\mid z)\,q(u\mid z,y).$$
 #
-#     y ~ Cat(1 / L),   u ~ N(0, I),   z ~ N(mu(u, y), sigma(u, y)^2),   x | z, l as before
-#     q(z, y, u | x) = q(z | x) q(y | z) q(u | z, y)
-#
-# y is discrete, so it has no reparameterization; with L labels the sum over y is exact, and Pyro
-# takes it: `pyro.infer.TraceEnum_ELBO` and `infer={"enumerate": "parallel"}` in the guide.
-#
-#     python tutorials/13_new_cells.py --quick     # simulated cells; under a minute
-#     python tutorials/13_new_cells.py             # Kang et al. 2018, from PYROVAE_DATA/single_cell
+# $y$ is discrete, so it has no reparameterization; with $L$ labels the sum over $y$ is exact, and
+# Pyro takes it: `TraceEnum_ELBO`, and `infer={"enumerate": "parallel"}` in the guide.
+# `PYROVAE_QUICK=1` or `--quick` runs it on simulated cells; otherwise it takes cells of Kang et al.
+# (2018), with and without interferon.
 
 # %%
-import argparse
-import json
 import os
 import sys
 import warnings
@@ -38,23 +36,18 @@ from sklearn.neighbors import KNeighborsClassifier
 import pyrovae as pv
 from pyrovae.singlecell import CellLabels, SingleCellVAE, compare, simulate
 
-parser = argparse.ArgumentParser(description="Reference mapping, label transfer, and comparison.")
-parser.add_argument("--quick", action="store_true", help="simulated cells")
-parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the pictures")
-options = parser.parse_args([] if "ipykernel" in sys.modules else None)
-options.output.mkdir(parents=True, exist_ok=True)
-
-result = {}
+QUICK = "--quick" in sys.argv or os.environ.get("PYROVAE_QUICK") == "1"
 torch.manual_seed(0)
-epochs = 30 if options.quick else 60
+epochs = 30 if QUICK else 60
 
 # %% [markdown]
 # ## A reference, and a batch left out
 #
-# One batch is held out: it plays the new experiment. Of the reference's labels a third is hidden.
+# One batch is held out: it plays the new experiment. Of the reference's labels a third is hidden,
+# so that the predictions can be compared with the truth in both places.
 
 # %%
-if options.quick:
+if QUICK:
     atlas = simulate(cells=1500, genes=150, types=4, batches=3, seed=0).to_anndata()
 else:
     root = Path(os.environ.get("PYROVAE_DATA", "data"))
@@ -75,7 +68,8 @@ model.train(max_epochs=epochs, progress=False)
 #
 # `prepare_query_anndata` brings the genes into the reference's order (zeros for those that are
 # missing). `load_query_data` adds the column for the new batch. z of the new cells is there at
-# once: by default the encoder does not see the batch. `train` then fits the new column alone.
+# once: by default the encoder does not see the batch. `train` then fits the new column alone, and
+# the reference's own cells are seen as before: nothing of what they use has moved.
 
 # %%
 query = SingleCellVAE.prepare_query_anndata(new, model)
@@ -87,14 +81,10 @@ after = mapped.get_elbo()
 now = mapped.graph.state_dict()
 moved = [name for name in now if not torch.equal(now[name], weights[name])]
 print(f"ELBO of the new cells: {before:.1f} before, {after:.1f} after training {moved}")
-result |= {"elbo_before": before, "elbo_after": after, "tensors_moved": len(moved)}
 assert after > before
+assert len(moved) == 1  # the columns of the decoder's only hidden layer
 assert set(moved) <= set(mapped.query.trained)
-
-# The reference's own cells are seen as before: nothing of what they use has moved.
-own = [model.get_elbo(), mapped.get_elbo(reference)]
-result["reference_moved"] = abs(own[0] - own[1])
-assert result["reference_moved"] < 1e-2
+assert abs(model.get_elbo() - mapped.get_elbo(reference)) < 1e-2  # sums in another order
 
 # %% [markdown]
 # ## Labels
@@ -111,17 +101,16 @@ predicted = soft.idxmax(axis=1).to_numpy()
 z, z_new = model.get_latent_representation(), mapped.get_latent_representation()
 seen = ~hidden[~left_out]
 neighbours = KNeighborsClassifier(15).fit(z[seen], truth[~left_out][seen])
-result |= {
-    "hidden": float((labels.predict() == truth[~left_out])[~seen].mean()),
-    "new_batch": float((predicted == truth[left_out]).mean()),
-    "neighbours": float(neighbours.score(z_new, truth[left_out])),
-    "confidence": float(soft.max(axis=1).mean()),
-}
-print(
-    f"accuracy: hidden labels {result['hidden']:.3f}, the new batch {result['new_batch']:.3f} "
-    f"(mean confidence {result['confidence']:.3f}); nearest neighbours {result['neighbours']:.3f}"
-)
-assert result["new_batch"] > result["neighbours"] - 0.05
+unseen = float((labels.predict() == truth[~left_out])[~seen].mean())
+new_batch, near = (predicted == truth[left_out]).mean(), neighbours.score(z_new, truth[left_out])
+confidence = float(soft.max(axis=1).mean())
+print(f"accuracy: hidden labels {unseen:.3f}, new batch {new_batch:.3f}, neighbours {near:.3f}")
+print(f"mean confidence on the new batch {confidence:.3f}")
+assert unseen > 0.85
+assert new_batch > near - 0.05
+if QUICK:
+    assert new_batch > 0.8
+    assert abs(confidence - new_batch) < 0.1
 
 # %% [markdown]
 # Both in one plane: the new cells lie where the reference has cells of their type.
@@ -138,7 +127,6 @@ for axis, cells, types, title in (
         axis.scatter(*plane.transform(cells)[rows].T, s=4, color=f"C{i}", label=name)
     axis.set(title=title, xticks=[], yticks=[])
 axes[1].legend(fontsize=7)
-figure.savefig(options.output / "13_query.png")
 plt.show()
 
 # %% [markdown]
@@ -158,12 +146,8 @@ for name in ("nb", "poisson"):
 table = compare(models, n_samples=100)
 print(table.round(2).to_string())
 poisson = table.loc["poisson"]
-result |= {
-    "poisson_loses": -float(poisson["difference"]),
-    "poisson_error": float(poisson["difference_standard_error"]),
-    "value_error": float(poisson["standard_error"]),
-}
 assert poisson["difference"] < -3 * poisson["difference_standard_error"]
+assert poisson["difference_standard_error"] < poisson["standard_error"]
 
 figure, axis = plt.subplots(figsize=(7, 2.4), layout="constrained")
 axis.errorbar(
@@ -175,8 +159,13 @@ axis.errorbar(
 )
 axis.axvline(0, color="0.7", zorder=0)
 axis.set(xlabel="log p(x) - that of the best, nats per cell (± 2 paired standard errors)")
-figure.savefig(options.output / "13_comparison.png")
 plt.show()
 
-# %%
-print("RESULT", json.dumps(result))
+# %% [markdown]
+# The Poisson model is out: counts of cells vary more than that. Whether zeros are inflated is the
+# smaller question, and its answer is to be read from the interval, not from the order of the table.
+#
+# **Exercises.** 1. Fit the reference without labels for one whole type, and predict: what does the
+# classifier say of the cells of that type, and how confident is it? 2. Let the new batch be 20
+# cells only. Does the column still improve their ELBO, and that of the other cells of their batch?
+# **Next:** 12 makes the weights of the decoder uncertain.

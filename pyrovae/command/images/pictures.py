@@ -1,5 +1,7 @@
 """Pictures of a fitted model of images or arrays, in the unit of the stored data."""
 
+from math import isnan
+
 import numpy as np
 
 from pyrovae.command.choices import Prior
@@ -73,6 +75,9 @@ def _training(settings: ImageSettings, history: History) -> Picture:
     """Draw how training went."""
     noisy = " The encoder sees noisy rows in training, clean ones in validation."
     noisy = noisy if settings.denoise else ""
+    if settings.pose and isnan(history.reconstruction[-1]):  # of an objective of Pyro
+        figure = plots.curve(history, "ELBO, E[log p(x | z)] - KL(q(z | x) || p(z))")
+        return Picture("Training", figure, "Validation: after each epoch.")
     if not settings.is_autoencoder:
         return Picture("Training", plots.curves(history), TRAINING + noisy)
     name = settings.bound_name(history.bound_name)
