@@ -214,5 +214,6 @@ show("The manifold", {" " * i: row for i, row in enumerate(pv.manifold(plane, st
 # %% [markdown]
 # **Exercises.** 1. At $\lambda=1$ all latents have collapsed. Find the largest $\lambda$ at which
 # one is active, and compare it with the largest eigenvalue of the covariance of the pixels. 2.
-# Train the ring's decoder without hidden layers: what is the best that it can do? **Next:** 06 uses
-# the posterior to denoise, to fill in hidden pixels and to enlarge.
+# Train the ring's decoder without hidden layers: what is the best that it can do? Answers:
+# `tutorials/answers/05_manifold.py`. **Next:** 06 uses the posterior to denoise, to fill in hidden
+# pixels and to enlarge.
