@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Answers to 05 · The manifold
 #
-# **1.** It is the largest eigenvalue of the covariance of the pixels, $l_1$. The model with a linear
-# decoder is probabilistic PCA, whose best $WW^\top+\lambda I$ keeps the eigenvalues above $\lambda$
-# and no other (Tipping and Bishop, 1999). A latent that begins to be used moves the image by
+# **1.** It is the largest eigenvalue of the covariance of the pixels, $l_1$. The model with a
+# linear decoder is probabilistic PCA, whose best $WW^\top+\lambda I$ keeps the eigenvalues above
+# $\lambda$ and no other (Tipping and Bishop, 1999). A latent that begins to be used moves the image by
 # little, where every decoder is linear, so the threshold is the same for networks. Below it is
 # crossed from both sides, at $0.7\,l_1$ and $1.3\,l_1$. (Close to it training takes long: the gain
 # of a latent is there of second order.)
@@ -41,8 +41,8 @@ print(f"largest eigenvalue {largest:.2f}, active latents at these shares of it: 
 assert active[1.3] == 0 < active[0.7]
 
 # %% [markdown]
-# **2.** Without hidden layers the mean is $Wz+b$, and $p(x)=N(b,WW^\top+\sigma^2I)$ is one Gaussian.
-# The best of them has the mean and the covariance of the data, whatever their shape, with
+# **2.** Without hidden layers the mean is $Wz+b$, and $p(x)=N(b,WW^\top+\sigma^2I)$ is one
+# Gaussian. The best of them has the mean and the covariance of the data, whatever their shape, with
 # $\log p(x)=-\tfrac12\log|2\pi eS|$ on average. The ring becomes a round cloud, and the hole in its
 # middle fills: a draw of $N(0,sI)$ is nearer than $r$ to the centre with the probability
 # $1-e^{-r^2/2s}$. With $\sigma$ fixed at 0.3 (below the best scale) the latents make up the rest.
