@@ -3,8 +3,8 @@
 #
 # **1.** It is the largest eigenvalue of the covariance of the pixels, $l_1$. The model with a
 # linear decoder is probabilistic PCA, whose best $WW^\top+\lambda I$ keeps the eigenvalues above
-# $\lambda$ and no other (Tipping and Bishop, 1999). A latent that begins to be used moves the image by
-# little, where every decoder is linear, so the threshold is the same for networks. Below it is
+# $\lambda$ and no other (Tipping and Bishop, 1999). A latent that begins to be used moves the image
+# by little, where every decoder is linear, so the threshold is the same for networks. Below it is
 # crossed from both sides, at $0.7\,l_1$ and $1.3\,l_1$. (Close to it training takes long: the gain
 # of a latent is there of second order.)
 
