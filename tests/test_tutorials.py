@@ -22,8 +22,6 @@ from matplotlib.image import imread
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
-
-
 def check_single_cell(r):
     # 100,000 draws: five standard errors
     assert max(r["zeros_error_NB"], r["zeros_error_ZINB"]) < 0.008
