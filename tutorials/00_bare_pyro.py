@@ -184,7 +184,7 @@ assert elbo > pixels + (2 if QUICK else 50)
 # numbers, and from the same initial weights `pv.fit` ends where the loop above does. N1's formula 5
 # reads the ELBO as reconstruction minus KL; the picture shows the KL of each latent dimension, what
 # it knows about the image. `log_evidence` estimates $\log p(x)$ itself, which lies above the ELBO.
-# (On MNIST 300 draws are too few for most images: the estimate is too low. Its warning is silenced.)
+# (On MNIST 300 draws are too few, so the estimate is too low; the warning of it is silenced.)
 
 # %%
 q = posteriors.DiagonalNormal(nets.MLP(D, [hidden], 2 * J, activation=nn.Tanh))
