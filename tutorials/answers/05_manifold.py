@@ -6,7 +6,7 @@
 # $\lambda$ and no other (Tipping and Bishop, 1999). A latent that begins to be used moves the image
 # by little, where every decoder is linear, so the threshold is the same for networks. Below it is
 # crossed from both sides, at $0.7\,l_1$ and $1.3\,l_1$. (Close to it training takes long: the gain
-# of a latent is there of second order.)
+# of a latent is there of second order.) On the digits $l_1$ is 0.7, on MNIST 5.4.
 
 # %%
 import math
