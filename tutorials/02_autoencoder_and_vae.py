@@ -144,7 +144,8 @@ rows = [test[:10], *(pv.reconstruct(graph, test[:10]) for graph in (full, conv))
 show("Reconstructions", dict(zip(("original", "fully connected", "conv"), rows, strict=True)))
 
 # %%
-kernel, picture, zeros = torch.randn(1, 1, 3, 3), x[:1, :, :7, :7], torch.zeros(1, 1, 5, 5)
+kernel, zeros = torch.randn(1, 1, 3, 3), torch.zeros(1, 1, 5, 5)
+picture = nn.functional.adaptive_avg_pool2d(x[:1], 7)
 zeros[..., ::2, ::2] = small = conv2d(picture, kernel, stride=2)  # 7 x 7 to 3 x 3
 again = conv_transpose2d(small, kernel, stride=2)
 assert torch.allclose(again, conv2d(zeros, kernel.flip(2, 3), padding=2), atol=1e-5)
@@ -235,8 +236,7 @@ show("Nine draws of the posterior of one 3, and three walks to an 8", draws | wa
 # ## Which one overfits?
 #
 # N0 and N1 blame the autoencoder for overfitting. On 200 images, trained for long, *both* learn
-# them by heart: their errors on test images are a multiple of those in training, and about the
-# same.
+# them by heart: their errors on test images are a multiple of those in training, and alike.
 
 # %%
 few = [fit(make, D, rows=x[:200], epochs=300) for make in (autoencoder, variational)]
@@ -246,4 +246,5 @@ assert 0.8 < error(few[0]) / error(few[1]) < 1.25
 
 # %% [markdown]
 # **Exercises.** 1. Give the autoencoder a standard normal prior: which term joins the loss? 2. Fix
-# the VAE's $\sigma$ at 1: why do its images look alike? **Next:** 03 derives the VAE's bound.
+# the VAE's $\sigma$ at 1: why do all its images of 8 x 8 digits look alike? Answers:
+# `tutorials/answers/02_autoencoder_and_vae.py`. **Next:** 03 derives the VAE's bound.

@@ -246,3 +246,10 @@ print(f"area under the curve: VAE {area:.3f}, PCA {of_pca:.3f}")
 assert area > max(0.9, of_pca)
 blank = pv.anomaly_score(model, torch.zeros(1, *shape), samples=200)
 assert (scores < blank).double().mean() > 0.9
+
+# %% [markdown]
+# **Exercises.** All on the linear model of section 1, where the answers are exact. 1. By how many
+# decibels is the mean of $p(x_h\mid x_o)$ closer to the truth than a draw, and why? 2. Tell
+# `pv.denoise` half, and then twice, of the noise that the pictures really have. What happens to the
+# error, and what to the 90 % intervals? Answers: `tutorials/answers/06_tasks.py`. **Next:** 07
+# gives the prior more than one component.

@@ -243,7 +243,6 @@ show("Samples", {name: pv.generate(graphs[name], 12, seed=0) for name in results
 # likelihood or samples matter, or a prior that knows the places together. `benchmarks/maps.py` has
 # 64 maps of 3 x 3 over seeds: there the low rank costs no ELBO, but some of the reconstruction.
 #
-# **Exercises.** 1. Fit the matrix normal with `dense=True`. How much of its KL do the correlations
-# save? 2. Replace the prior by `priors.Flow(latents)`: does the RV of samples rise?
-# 3. Count the reach of one row of 3 x 3 maps through the default `MapDecoder`. **Next:** 10 gives
-# latents that are a picture's pose.
+# **Exercises.** 1. Fit the matrix normal with `dense=True`. How much of its KL is due to the
+# correlations? 2. Count the reach of one row of 3 x 3 maps through the default `MapDecoder`.
+# Answers: `tutorials/answers/09_maps.py`. **Next:** 10 gives latents that are a picture's pose.

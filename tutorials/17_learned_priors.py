@@ -61,7 +61,7 @@ across = test - test @ W.T @ W
 off_plane = -across.square().sum(1) / (2 * sigma**2) - 4 * math.log(2 * math.pi * sigma**2)
 truth = (in_plane.logsumexp(1) - math.log(len(t)) + off_plane).mean().item()
 
-step = 0.08
+step = 0.1
 axis = torch.arange(-6, 6, step) + step / 2
 grid = torch.cartesian_prod(axis, axis)
 
@@ -119,8 +119,9 @@ assert from_prior > 0
 # ## The best prior, and why it is not used
 #
 # Put $q_\text{agg}$ of these 50 rows in the place of $N(0,I)$, and change nothing else. Their
-# bound rises by exactly $\mathrm{KL}(q_\text{agg}\Vert p)$. On test rows it rises by less: most of
-# the gain is the prior's knowledge of these 50 codes. With more rows the difference vanishes, but
+# bound rises by exactly $\mathrm{KL}(q_\text{agg}\Vert p)$. On test rows it rises by much less, for
+# three seeds by 0.07 to 0.09 nats: most of the gain is the prior's knowledge of these 50 codes, and
+# a test row whose code is far from all of them loses. With more rows the difference vanishes, but
 # each density of this prior needs as many encodings as it has rows. The VampPrior keeps the form
 # and few components, $p(z)=\frac1K\sum_kq(z\mid u_k)$, at *pseudo-inputs* $u_k$ that are learned.
 # It shares the encoder, whose parameters count once.
@@ -131,7 +132,7 @@ with torch.no_grad():
     weights = q.log_prob(grid[:, None]).exp() * step**2
     rise = ((log_agg - log_prior)[:, None] * weights).sum(0).mean().item()
 print(f"the bound rises by {from_prior:.3f} on these rows, by {rise:.3f} on test rows")
-assert 0 < rise < from_prior
+assert rise < from_prior / 2
 kinds = {
     "mixture": lambda q: priors.Mixture(2, 20),
     "VampPrior": lambda q: priors.Vamp(q, x[:20]),
@@ -189,7 +190,7 @@ data = datasets.digits() if QUICK else datasets.mnist()
 grey, grey_test = (torch.from_numpy(x).float() / data.x.max() for x in (data.x, data.x_test))
 grey, grey_test = grey[:10_000], grey_test[:1_000]
 bits = torch.bernoulli(grey_test, generator=torch.Generator().manual_seed(0))
-shape, (d, hidden, epochs) = grey.shape[1:], (6, 128, 100) if QUICK else (20, 300, 40)
+shape, (d, hidden, epochs) = grey.shape[1:], (6, 128, 80) if QUICK else (20, 300, 40)
 starts = grey[:: len(grey) // 50][:50]
 kinds = {
     "N(0, I)": lambda q: priors.StandardNormal(d),
