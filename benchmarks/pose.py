@@ -206,7 +206,8 @@ def pyroved(kind: str, data: Posed, z: int, seed: int, given: Any) -> Figures:
     judge = SVI(model.model, model.guide, Adam({"lr": 1e-3}), Trace_ELBO(num_particles=5))
     loss = sum(judge.evaluate_loss(batch) for batch in data.test[:, 0].split(BATCH))
     latents = model.encode(data.test[:, 0])[0].numpy()
-    dx = latents[:, 1:3] * model.t_prior.numpy() if kind == "moved" else None
+    # its places are (down, left)
+    dx = -latents[:, [2, 1]] * model.t_prior.numpy() if kind == "moved" else None
     figures = {"ELBO": -loss / len(data.test), **of_pose(latents[:, 0], dx, data)}
     return {**figures, "s an epoch": seconds}
 

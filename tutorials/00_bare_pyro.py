@@ -242,7 +242,6 @@ joint = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(torch.t
 first_row = joint - dist.Normal(x / 2, 0.5**0.5).log_prob(z)  # log p(x), for every z
 assert (first_row - dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(x))).abs().max() < 1e-5
 assert (joint - dist.Normal(x / 2, 1.0).log_prob(z)).mean() < first_row.mean() - 0.1
-
 # %% [markdown]
 # **Exercises.** 1. Derive the ELBO of the last cell, and its maximum for data of any variance. 2.
 # Make $x\mid z$ a `dist.Poisson`, with counts from 0 to 16 as data: which lines of `mini_vae.py`

@@ -241,7 +241,6 @@ own = train(vae(prior=LaplacePrior(J)), grey, transform=bits)
 print(f"ELBO with the Laplace prior {elbo(own, test):.2f}, log scales {own.prior.log_b.data}")
 assert elbo(own, test) > pixels + (2 if QUICK else 60)
 assert own.prior.log_b.abs().max() > 0.1  # the parameters of one's own part are trained
-
 # %% [markdown]
 # **Exercises.** 1. Give the prior the context, $p(z\mid c)=N(\mu_c,I)$ with ten learned means:
 # write the part, and train it with a decoder that is not shown the label. 2. Fit the `Gaussian`

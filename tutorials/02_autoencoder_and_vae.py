@@ -243,7 +243,6 @@ few = [fit(make, D, rows=x[:200], epochs=300) for make in (autoencoder, variatio
 print(ratio := [error(graph) / error(graph, x[:200]) for graph in few])
 assert min(ratio) > 2  # test error over training error
 assert 0.8 < error(few[0]) / error(few[1]) < 1.25
-
 # %% [markdown]
 # **Exercises.** 1. Give the autoencoder a standard normal prior: which term joins the loss? 2. Fix
 # the VAE's $\sigma$ at 1: why do all its images of 8 x 8 digits look alike? Answers:

@@ -41,7 +41,6 @@ from pyrovae.evaluation.scores import coverage, psnr, ssim
 
 QUICK = "--quick" in sys.argv or os.environ.get("PYROVAE_QUICK") == "1"
 torch.manual_seed(0)
-
 data = pv.datasets.digits() if QUICK else pv.datasets.mnist()
 train, everything = (torch.tensor(x) / data.x.max() for x in (data.x[:20_000], data.x_test[:100]))
 is_four = torch.tensor(data.labels_test[:100] == 4)
@@ -93,13 +92,11 @@ decoder.load_state_dict({"weight": pca.weights, "bias": pca.mean})
 encoder.load_state_dict({name: torch.zeros_like(p) for name, p in encoder.named_parameters()})
 prior, q = pv.priors.StandardNormal(5), pv.posteriors.DiagonalNormal(encoder)
 linear = pv.VAE(prior, q, pv.likelihoods.Gaussian(decoder, sigma=pca.variance**0.5))
-
 x = pv.generate(linear, 50, mean=False, seed=1)
 hidden = torch.rand(x.shape) < 0.5
 exact = pca.impute(x.view(-1, *shape), hidden.view(-1, *shape))
 found = pv.impute(linear, x, hidden=hidden, draws=39, samples=4000, seed=0)
 score = pv.tasks.hidden_log_prob(linear, x, hidden=hidden, samples=4000, seed=0)
-
 error = (found.mean - exact.mean.flatten(1)).abs().max()
 nats = ((score.log_p - exact.log_prob) / hidden.sum(1)).abs().max()
 held = coverage(x, *found.interval(0.9), where=hidden)
@@ -156,7 +153,6 @@ noise = pv.graphs.GaussianNoise(0.5)
 y = noise(test)
 denoising = fit(pv.Denoising(vae(), noise))
 posterior = pv.denoise(model, y, noise=noise, draws=39, seed=0)
-
 decibels = table(
     {
         "noisy": y,
@@ -183,8 +179,7 @@ show(noisy=y, posterior=posterior.mean, draw=posterior.draws[0], clean=test)
 # hidden pixel; for the VAE it is an estimate, which is too low rather than too high.
 
 # %%
-lower = torch.zeros(shape, dtype=torch.bool)
-lower[:, shape[1] // 2 :] = True
+lower = (torch.arange(shape[1]) >= shape[1] // 2)[:, None].expand(shape)
 nats, pictures = {}, {"mean image": torch.where(lower, mean_image(known, len(test)), test)}
 for k in (latents, 40):
     gaussian = PCA(known, k).impute(test, lower)
@@ -195,7 +190,6 @@ for name, method in {"encoder on zeros": "encoder", "VAE, the posterior": "refin
     pictures[name], how = answer.mean, {"samples": 20_000, "batch_size": 8}
     log_p = pv.tasks.hidden_log_prob(model, test, hidden=lower, method=method, **how).log_p
     nats[name] = (log_p / lower.sum()).mean().item()
-
 decibels, draws = table(pictures), answer.draws
 print("nats for each hidden pixel:", {name: round(value, 2) for name, value in nats.items()})
 assert decibels["VAE, the posterior"] == max(decibels.values())
