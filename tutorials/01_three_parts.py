@@ -91,8 +91,8 @@ def show(title, rows):
 # a smaller loss is at first a posterior that equals the prior.) Now let the posterior be a *point*
 # and the prior *flat*: the ELBO becomes $\log p(x\mid f(x))$, and the same call of `fit` trains an
 # autoencoder. Without a KL it reconstructs its input more closely, noise included; from the grey
-# image out of which the input was drawn it is *farther* on the digits (on MNIST it is a little
-# nearer to that, too). Its $z$ has no distribution, so the library refuses to generate from it.
+# image out of which the input was drawn it is *farther* on the digits, but on MNIST a little
+# nearer. Its $z$ has no distribution, so the library refuses to generate from it.
 
 # %%
 baseline = train(vae(), grey, transform=bits)

@@ -81,8 +81,8 @@ def show(title, rows):
 #   =\frac{\lVert x-g(f(x))\rVert^2}{2\sigma^2}+\frac D2\log(2\pi\sigma^2),$$
 #
 # the squared error up to a factor and a constant. The factor is $1/(2\sigma^2)$ on the *sum* of
-# squares; N4's $1/\sigma^2$ on their mean over $n$ pixels is too little by $n/2$. N3 writes the
-# composition as $f\circ g$. That one leads from codes to codes and takes no image: what
+# squares; N4's $1/\sigma^2$ on their mean over $n$ pixels is too small by the factor $n/2$. N3
+# writes the composition as $f\circ g$. That one leads from codes to codes and takes no image: what
 # reconstructs an image is $g\circ f$, first the encoder and then the decoder.
 
 # %%
@@ -180,7 +180,7 @@ show("Codes of one number, from the least to the largest", strips)
 # or a Gaussian fitted to the training codes. Two scores judge how real images are, since each can
 # be fooled: the distance to the nearest training image (small for a blur) and the confidence of a
 # calibrated classifier (high for many a bold shape). Together they say which images pass for real:
-# those not below the worst 5 % of test images by either. At $N(0,I)$ the autoencoder's images are
+# those among the better 95 % of test images by both. At $N(0,I)$ the autoencoder's images are
 # farther off; the fitted Gaussian repairs most of that. The confidence alone does not see it.
 
 # %%

@@ -73,7 +73,7 @@ plt.show()
 #
 # With $w=p(x,z)/q(z\mid x)$ and $z\sim q(z\mid x)$ the inequality gives the bound. These are N0's
 # formulas 22 to 27; the first two rows are equalities, the third is Jensen's inequality, formula 3,
-# and the last two only rewrite it:
+# and the rows after it only rewrite it:
 #
 # $$\begin{aligned}
 # \log p(x)&=\log\int p(x\mid z)\,p(z)\,dz                                       &&(22)\\

@@ -102,12 +102,12 @@ print(f"Keras' loss leaves out {log_c.mean():.1f} nats an image, {log_c.mean() /
 # ## Small noise, large noise, learned noise
 #
 # Five models, ten latents, one difference. With a small $\lambda$ the reconstructions are sharp and
-# the code carries many nats, but few draws of the prior look like digits: the posteriors are narrow
-# and leave most of the prior's mass to no image. With a large $\lambda$, 1 on the digits and 10 on
-# MNIST, no latent is worth its KL; all collapse to the prior, and every sample is the mean image.
-# (On MNIST, whose pixels vary more, eight are active at 1: see exercise 1.) The learned $\lambda$
-# has the best ELBO, and ends where it must: at the mean squared error of a pixel under draws of
-# $q$.
+# the code carries many nats, but few draws of the prior look like digits: the posteriors are
+# narrow, and most of the prior's mass lies where no image has its posterior. With a large
+# $\lambda$, 1 on the digits and 10 on MNIST, no latent is worth its KL; all collapse to the prior,
+# and every sample is the mean image. (On MNIST, whose pixels vary more, eight are active at 1: see
+# exercise 1.) The learned $\lambda$ has the best ELBO, and ends where it must: at the mean squared
+# error of a pixel under draws of $q$.
 
 # %%
 table, samples = {}, {}

@@ -243,7 +243,7 @@ for axis, (title, images) in zip(axes, sheets.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **Exercises.** 1. Find a start from which EM with two Gaussians ends at a worse maximum. 2. Images
-# have no grid over $z$, so VAEs are trained by the bound. Train the decoder of one latent by its
-# ELBO, with a Gaussian encoder: how much farther from the true density does it end? **Next:** 17
-# asks which prior is the best, and learns it.
+# **Exercises.** 1. Find a start from which EM with two Gaussians stops at a point that is no
+# maximum. 2. Images have no grid over $z$, so VAEs are trained by the bound. Train the decoder of
+# one latent by its ELBO, with a Gaussian encoder: how much farther from the true density does it
+# end? **Next:** 17 asks which prior is the best, and learns it.

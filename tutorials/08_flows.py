@@ -75,10 +75,10 @@ plt.show()
 # ## Two posteriors that are no Gaussian
 #
 # Two latents, $z\sim N(0,I)$, and one observation with noise of standard deviation 0.2: for the
-# *banana* $x=z_2+z_1^2$, for the *ring* $x=z_1^2+z_2^2$. The gap
-# $\log p(x)-\mathrm{ELBO}=\mathrm{KL}(q\,\Vert\,p(z\mid x))$ says how far a posterior is from the
-# exact one, and $e^{-\mathrm{gap}}$ can be read as the share of the exact posterior that $q$ fills,
-# where it fills a part of it evenly.
+# *banana* $x=z_2+z_1^2$, for the *ring* $x=z_1^2+z_2^2$. The gap $\log
+# p(x)-\mathrm{ELBO}=\mathrm{KL}(q\,\Vert\,p(z\mid x))$ says how far a posterior is from the exact
+# one, and $e^{-\mathrm{gap}}$ can be read as the share of the exact posterior that $q$ fills, if
+# $q$ covers only a part of it, and covers that part evenly.
 
 
 # %%
@@ -165,8 +165,8 @@ assert found["ring", "mixture of 8"] > 1
 # ring needs *depth*: two steps fill less than half of its directions, eight nearly all. What
 # topology forbids is less than it seems. A flow is continuous with a continuous inverse, and no
 # such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing, and
-# that is what eight steps make. A gap of 1.4, which says a quarter of the ring, is not topology's
-# work: it is too few steps, or a local optimum of training.
+# that is what eight steps make. A gap of 1.4, which means that a quarter of the ring is filled, is
+# not due to topology: it is too few steps, or a local optimum of training.
 
 # %%
 gaps = {steps: found["ring", f"IAF, T = {steps}"] for steps in (2, 4, 8)}

@@ -87,7 +87,7 @@ assert torch.linalg.svdvals(low_rank(torch.randn(7, 5)).maps.loc)[..., 1:].max()
 # The paper speaks of dependence between the places of a map. With *diagonal* factors there is none:
 # $\Omega\otimes\Psi$ is then diagonal too, and given $x$ all entries are independent. What rows and
 # columns share is their scale. So these posteriors are a *subset* of those of an ordinary vector:
-# at one decoder their best ELBO is never higher. They need fewer numbers. Only dense factors
+# for a given decoder their best ELBO is never higher. They need fewer numbers. Only dense factors
 # (`dense=True`) correlate neighbours, in the picture on the right.
 
 # %%
@@ -240,8 +240,8 @@ show("Samples", {name: pv.generate(graphs[name], 12, seed=0) for name in results
 
 # %% [markdown]
 # Use maps where a part of the latents has to mean a part of the picture; an ordinary decoder where
-# likelihood or samples matter, or a prior that knows the places together. `benchmarks/maps.py` has
-# 64 maps of 3 x 3 over seeds: there the low rank costs no ELBO, but some of the reconstruction.
+# likelihood or samples matter, or use a prior that models all places jointly. `benchmarks/maps.py`
+# has 64 maps of 3 x 3 over seeds: there the low rank costs no ELBO, but some of the reconstruction.
 #
 # **Exercises.** 1. Fit the matrix normal with `dense=True`. How much of its KL is due to the
 # correlations? 2. Count the reach of one row of 3 x 3 maps through the default `MapDecoder`.

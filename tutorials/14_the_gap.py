@@ -171,15 +171,16 @@ for factor in (0.9, 1.1):
 #
 # Why a guide at all? Since $p(x)=\mathrm E_{p(z)}\,p(x\mid z)$, one could average $p(x\mid z)$ over
 # draws of the prior. N4 says that $n$ must then be large, and this is how large: the posterior
-# fills a fraction of about $e^{-\mathrm{KL}}$ of the prior, with the KL of the posterior from the
-# prior, so about $e^{\mathrm{KL}}$ draws are needed until some of them explain $x$ (Chatterjee and
-# Diaconis 2018). Until then the estimate of $\log p(x)$ is far too low. *Importance sampling* draws
-# from $q$ and divides by its density, $p(x)=\mathrm E_q\,p(x\mid z)p(z)/q(z\mid x)$; here with a
-# $q$ that is not exact either, with standard deviations 1.2 times too large. In the model below, of
-# 12 latent dimensions and $W^\top W=a^2I$, the KL is $6\log(1+a^2/s^2)$ on average; $a$ is chosen
-# so that it is 5, 10 and 20 nats. Nothing is trained, and the exact $\log p(x)$ is the zero line.
-# Where the number of draws reaches $e^{\mathrm{KL}}$ (dotted), the naive estimate is still a nat or
-# two too low; at a KL of 20 nats, which is little for images, no computer gets there.
+# fills a fraction of about $e^{-\mathrm{KL}}$ of the prior, with $\mathrm{KL}=\mathrm{KL}(p(z\mid
+# x)\Vert p(z))$, so about $e^{\mathrm{KL}}$ draws are needed until some of them explain $x$
+# (Chatterjee and Diaconis 2018). Until then the estimate of $\log p(x)$ is far too low. *Importance
+# sampling* draws from $q$ and divides by its density, $p(x)=\mathrm E_q\,p(x\mid z)p(z)/q(z\mid
+# x)$; here with a $q$ that is not exact either, with standard deviations 1.2 times too large. In
+# the model below, of 12 latent dimensions and $W^\top W=a^2I$, the KL is $6\log(1+a^2/s^2)$ on
+# average; $a$ is chosen so that it is 5, 10 and 20 nats. Nothing is trained, and the exact $\log
+# p(x)$ is the zero line. Where the number of draws reaches $e^{\mathrm{KL}}$ (dotted), the naive
+# estimate is still a nat or two too low; at a KL of 20 nats, which is little for images, no
+# computer gets there.
 
 # %%
 warnings.simplefilter("ignore", pv.EvidenceWarning)  # too few draws are what is to be shown

@@ -218,12 +218,12 @@ plt.show()
 # %% [markdown]
 # **At equal draws**, one for each image and epoch, Monte Carlo EM and AEVB are alike: its draws are
 # nearer to the posterior, and it is ahead by a few tenths of a nat on the digits, but behind by two
-# nats on MNIST. They take several times the processor time, and AEVB with five draws for each image
-# is as good or better at less than half of that time. **At equal time** AEVB with one draw has made
-# four times as many passes over the data and is far ahead (on MNIST by twenty nats): N2's sentence
-# holds. Wake-sleep takes more time for a pass and is behind after equally many, since its guide
-# minimizes another divergence. Reweighted wake-sleep with five draws is on a par with AEVB with
-# five draws on the digits, and behind it on MNIST.
+# nats on MNIST. The chains take several times AEVB's processor time, and AEVB with five draws for
+# each image is as good or better at less than half of that time. **At equal time** AEVB with one
+# draw has made four times as many passes over the data as Monte Carlo EM and is far ahead (on MNIST
+# by twenty nats): N2's sentence holds. Wake-sleep takes more time for a pass and is behind after
+# equally many, since its guide minimizes another divergence. Reweighted wake-sleep with five draws
+# is on a par with AEVB with five draws on the digits, and behind it on MNIST.
 
 # %%
 margin = 0.5 if QUICK else 3.0

@@ -41,10 +41,10 @@ torch.manual_seed(0)
 # $$\log p(x)-\mathcal L_K\approx\frac{1}{2K}\,\mathrm{Var}\Bigl(\frac{w}{p(x)}\Bigr).$$
 #
 # To test this take the VAE with a linear decoder, $x\sim N(Wz,s^2I)$ with two latent dimensions.
-# Its posterior is Gaussian, $N(\mu,LL^\top)$, and $\log p(x)$ is the density of
-# $N(0,WW^\top+s^2I)$. Let $q$ be a little off: shifted by $\delta$ in each dimension, with standard
-# deviations $c$ times those of the posterior. In the coordinates in which the posterior is $N(0,I)$
-# the shift is $\delta'=L^{-1} (\delta,\delta)$, and the variance is a Gaussian integral:
+# Its posterior is Gaussian, $N(\mu,LL^\top)$, and $p(x)$ is the density of $N(0,WW^\top+s^2I)$. Let
+# $q$ be a little off: shifted by $\delta$ in each dimension, with standard deviations $c$ times
+# those of the posterior. In the coordinates in which the posterior is $N(0,I)$ the shift is
+# $\delta'=L^{-1} (\delta,\delta)$, and the variance is a Gaussian integral:
 #
 # $$\mathrm{Var}\Bigl(\frac{w}{p(x)}\Bigr)=\Bigl(\frac{c^2}{\sqrt{2c^2-1}}\Bigr)^{2}
 #   \exp\Bigl(\frac{\lVert\delta'\rVert^2}{2c^2-1}\Bigr)-1 .$$
@@ -143,7 +143,7 @@ assert (exact - joint) > 10 * (exact - right)
 # Its standard deviation falls as $K^{-3/2}$, faster than the signal, so that its ratio *rises* as
 # $\sqrt K$. Both laws are for large $K$. Here they are on the linear VAE: the mean gradient in
 # $\delta$ over the standard deviation of one estimate. Without any signal the ratio would be about
-# $\sqrt{2/\pi n}$ for $n$ draws, drawn as a dotted line.
+# $\sqrt{2/(\pi n)}$ for $n$ draws, drawn as a dotted line.
 
 
 # %%

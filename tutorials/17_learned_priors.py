@@ -225,5 +225,5 @@ plt.show()
 # %% [markdown]
 # **Exercises.** 1. Which prior is the best for an encoder that ignores $x$, and what are the two
 # parts of the KL then? 2. Fit the spiral with $N(0,I)$ and a decoder of one hidden layer. Is a
-# learned prior still worth anything? **Next:** 08 uses flows where a draw must be fast, as the
-# posterior.
+# learned prior still worth anything? **Next:** 11 applies the model to cells. (08 uses flows as the
+# posterior, where a draw must be fast.)
