@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 from pyrovae.files.kinds import Kind, check, list_of, number, optional, text, whole
@@ -18,7 +18,7 @@ _KINDS: dict[Any, Kind] = {  # of a field's type, as it is read from a file
 _OLD_NAMES = {"weight": "beta", "bound": "bound_name"}  # of version 0.1.0
 
 
-def in_words(bound_name: str, reconstruction: float, kl: float, loss: float) -> str:
+def in_words(bound_name: str, reconstruction: float, kl: float, loss: float = nan) -> str:
     """Return a bound in nats; the ELBO with its terms, since the gap of other bounds is no KL.
 
     An objective of Pyro reports its loss only, and NaN for the terms.

@@ -4,8 +4,7 @@
 # **1.** It depends on the seed: four gated steps close the ring from some seeds, and from others
 # they stay at a part of it, with a gap that is larger by a nat or more. Plain steps often do
 # better: at this learning rate nothing has to be stabilized, and a gate limits each step to a
-# contraction. The gaps of two seeds are printed; asserted is only what holds for all, that a gap
-# is a KL.
+# contraction. With two seeds each they are ahead on average; a gap is a KL, so none is negative.
 #
 # **2.** $\lVert z\rVert$ has a chi distribution with $D$ degrees of freedom, whose mean is
 # $\sqrt2\,\Gamma((D+1)/2)/\Gamma(D/2)$: 1.2533 for $D=2$, and $\sqrt D\,(1-1/(4D)+\dots)$ for
@@ -31,6 +30,7 @@ class Ring(pv.conditional.Conditional):
 line = torch.linspace(-3, 3, 201)
 grid, prior, x = torch.cartesian_prod(line, line), priors.StandardNormal(2), torch.tensor([[2.0]])
 log_p = (prior().log_prob(grid) + Ring()(grid).log_prob(x)).logsumexp(0) + 2 * math.log(6 / 200)
+gaps = {True: [], False: []}  # gated or plain
 for seed in (0, 1):
     for gated in (True, False):
         torch.manual_seed(seed)
@@ -40,9 +40,10 @@ for seed in (0, 1):
         how = {"objective": objectives.SGVB_A(), "batch_size": 64, "progress": False}
         adam = partial(torch.optim.Adam, lr=5e-3)
         pv.fit(graph, x.expand(1_280, 1), epochs=24, optimizer=adam, seed=seed, **how)
-        gap = (log_p - pv.elbo(graph, x, samples=5_000).elbo.mean()).item()
-        print(f"seed {seed}, gated {gated}: gap {gap:.2f}")
-        assert gap > -0.05
+        gaps[gated].append((log_p - pv.elbo(graph, x, samples=5_000).elbo.mean()).item())
+        print(f"seed {seed}, gated {gated}: gap {gaps[gated][-1]:.2f}")
+assert min(gaps[True] + gaps[False]) > -0.05
+assert sum(gaps[False]) < sum(gaps[True])
 
 # %%
 for d in (2, 10, 100):
