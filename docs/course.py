@@ -26,6 +26,7 @@ import jupytext
 import nbformat
 import numpy as np
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -38,6 +39,7 @@ RUNS = ROOT / "build" / "course"
 sys.path.insert(0, str(ROOT))
 QUICK = {"PYROVAE_QUICK": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 STRICT = "import warnings\nwarnings.simplefilter('error')"
+_STARTS = 3  # of a kernel
 LENIENT = "warnings.resetwarnings()"  # the kernel itself warns when it shuts down
 
 
@@ -90,7 +92,24 @@ def execute(notebook: NotebookNode, timeout: float = 900) -> NotebookNode:
 
 
 def execute_in(folder: str, notebook: NotebookNode, timeout: float) -> NotebookNode:
-    """Return the notebook with the outputs of a run in `folder`, with warnings as errors."""
+    """Return the notebook with the outputs of a run in `folder`, with warnings as errors.
+
+    A kernel that does not start, as may happen where another one takes its port, is started again.
+    """
+    for _ in range(_STARTS - 1):
+        try:
+            return _executed_once(folder, notebook, timeout)
+        except CellExecutionError as problem:
+            raise CourseError(str(problem)) from None
+        except Exception as problem:  # nbclient and zmq raise many kinds
+            print(f"the kernel is started again ({problem})", file=sys.stderr)
+    try:
+        return _executed_once(folder, notebook, timeout)
+    except Exception as problem:
+        raise CourseError(str(problem)) from None
+
+
+def _executed_once(folder: str, notebook: NotebookNode, timeout: float) -> NotebookNode:
     first, last = (nbformat.v4.new_code_cell(text) for text in (STRICT, LENIENT))
     run = nbformat.from_dict({**notebook, "cells": [first, *notebook.cells, last]})
     client = NotebookClient(
@@ -100,10 +119,7 @@ def execute_in(folder: str, notebook: NotebookNode, timeout: float) -> NotebookN
         extra_arguments=["--log-level=CRITICAL", "--InteractiveShell.colors=nocolor"],
     )
     inherited = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
-    try:
-        client.execute(env={**inherited, **QUICK})
-    except Exception as problem:
-        raise CourseError(str(problem)) from None
+    client.execute(env={**inherited, **QUICK})
     run.cells = run.cells[1:-1]
     return run
 
