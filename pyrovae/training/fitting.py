@@ -6,10 +6,7 @@ for each epoch, for each minibatch x_1 .. x_M:
 with validation, early stopping, the best weights, and exact resume.
 """
 
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +24,9 @@ from pyrovae.data import (
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.clipping import ClipNorm
+from pyrovae.training.distributed import processes
 from pyrovae.training.events import Hook
+from pyrovae.training.interrupts import graceful_interrupt
 from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler, adam
@@ -150,33 +149,37 @@ def fit(
     ends: dict[str, Any] = {"patience": patience, "checkpoint": checkpoint, "callback": callback}
     arguments = Arguments(epochs, batch_size, check, **transforms, **steps, **ends)
     reading: dict[str, Any] = {"drop_last": drop_last, "steps": steps_per_epoch, "digest": True}
-    training = as_minibatches(data, graph, batch_size=batch_size, **reading)
-    held_out = None
-    if validation is not None:
-        held_out = as_minibatches(validation, graph, batch_size=batch_size, name="validation")
     estimator = as_objective(objective)
-    _check_data_size(estimator, training.rows)
-    saved = read(resume) if resume is not None else None
-    seed = _seed(seed if saved is None else saved.seed)
-    history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
     listeners = _listeners(hooks)
     freeze = [freeze] if isinstance(freeze, str) else freeze
-    devices = programs.cuda_devices(graph)
-    with programs.random_stream(seed, devices), store_kept_on_refusal():
-        example = arguments.transformed(*training.first())
-        _check_data(graph, training, held_out, arguments, example)
-        how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
-        svi = FusedSVI(graph, estimator, how, example, measure=bool(listeners))
-        claim_parameters(graph, svi.programs.stored_names())
-        if progress:
-            listeners = [*listeners, ProgressBar()]
-        schedule = scheduler(svi.optimizer) if scheduler else None
-        loop = Loop(arguments, svi, training, held_out, history, schedule, listeners)
-        warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
-        if saved:
-            restore(loop, saved)
-        with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
-            loop.run(interrupted)
+    how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
+    with processes() as group, store_kept_on_refusal():
+        reading["share"] = group.share
+        training = as_minibatches(data, graph, batch_size=batch_size, **reading)
+        held_out = None
+        if validation is not None:
+            held_out = as_minibatches(
+                validation, graph, batch_size=batch_size, name="validation", share=group.share
+            )
+        group.check_data(training, held_out)
+        _check_data_size(estimator, training.rows)
+        saved = group.from_writer(lambda: read(resume)) if resume is not None else None
+        seed = group.from_writer(lambda: _seed(seed if saved is None else saved.seed))
+        history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
+        with programs.random_stream(seed, programs.cuda_devices(graph)):
+            example = arguments.transformed(*training.first())
+            _check_data(graph, training, held_out, arguments, example)
+            svi = FusedSVI(graph, estimator, how, example, bool(listeners), group)
+            claim_parameters(graph, svi.programs.stored_names())
+            listeners = [*listeners, *([ProgressBar()] if progress else [])]
+            schedule = scheduler(svi.optimizer) if scheduler else None
+            heard = listeners if group.is_writer else []
+            loop = Loop(arguments, svi, training, held_out, history, schedule, heard)
+            warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
+            if saved:
+                restore(loop, saved)
+            with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
+                loop.run(interrupted)
     return loop.history
 
 
@@ -272,26 +275,3 @@ def _check_shapes(training: tuple[torch.Tensor, ...], held_out: tuple[torch.Tens
             f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass "
             "both in the same form"
         )
-
-
-@contextmanager
-def _graceful_interrupt() -> Iterator[threading.Event]:
-    """Context in which the first Ctrl-C sets a flag that the loop reads between steps.
-
-    A second Ctrl-C interrupts as usual.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
-
-    def on_interrupt(*_: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
