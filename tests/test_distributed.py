@@ -150,8 +150,7 @@ class Passes:
 def sampled(folder):
     """A data set, of which each process reads its items."""
     graph = autoencoder()
-    items = [row for row in data()]
-    return graph, quiet(graph, Items(items), epochs=2, batch_size=8)
+    return graph, quiet(graph, Items(list(data())), epochs=2, batch_size=8)
 
 
 class Items(torch.utils.data.Dataset):
@@ -473,5 +472,3 @@ def test_one_process_alone_is_untouched_by_a_job_of_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     history = quiet(autoencoder(), data(), epochs=1)
     assert math.isfinite(history.loss[0])
-
-

@@ -79,9 +79,9 @@ class DatasetMinibatches(Minibatches):
         some = [rows for rows in order if len(rows)]
         contents = iter(DataLoader(self.dataset, batch_sampler=some, generator=own))
         for i, rows in enumerate(order, 1):
-            name, batch = f"{self.name}: minibatch {i}", ()
+            batch: tuple[Tensor, ...] = ()
             if len(rows):
-                batch = _placed(next(contents), self.graph, name)
+                batch = _placed(next(contents), self.graph, f"{self.name}: minibatch {i}")
             yield Minibatch(batch, torch.tensor(list(rows), dtype=torch.int64))
 
 

@@ -144,6 +144,7 @@ class Objective(ELBO, ABC):
         """Add the gradient of the mean loss per observation to the parameters'.
 
         The mean, so that Adam's eps, weight decay and clipping mean the same at every batch size.
+
         Returns:
             The mean loss, and the bound.
         """

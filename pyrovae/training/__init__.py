@@ -2,6 +2,7 @@
 
 from pyrovae.training import hooks
 from pyrovae.training.clipping import ClipNorm
+from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.divergence import TrainingError
 from pyrovae.training.events import Hook
 from pyrovae.training.fitting import fit
@@ -14,9 +15,11 @@ __all__ = [
     "Hook",
     "MakeOptimizer",
     "Optimization",
+    "Processes",
     "TrainingError",
     "adam",
     "check_programs",
     "fit",
     "hooks",
+    "processes",
 ]

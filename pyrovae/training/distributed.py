@@ -70,7 +70,7 @@ class Processes:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        self._told(lambda: dist.all_gather_object(values, value, group=self.group))
+        self._told(dist.all_gather_object, values, value, group=self.group)
         return values
 
     def first(self, words: str) -> str:
@@ -89,7 +89,7 @@ class Processes:
                 made[0] = make()
             except Exception as error:
                 made[1] = error.with_traceback(None)
-        self._told(lambda: dist.broadcast_object_list(made, group=self.group, group_src=0))
+        self._told(dist.broadcast_object_list, made, group=self.group, group_src=0)
         if made[1] is not None:
             raise made[1]
         return made[0]
@@ -129,7 +129,7 @@ class Processes:
     # -------------------------------------------------------------------------------------- tensors
     def total(self, tensor: Tensor) -> Tensor:
         """Return a tensor after its sum over all processes was put into it."""
-        self._told(lambda: dist.all_reduce(tensor, group=self.group))
+        self._told(dist.all_reduce, tensor, group=self.group)
         return tensor
 
     @torch.no_grad()
@@ -150,10 +150,9 @@ class Processes:
                     "Build the same graph in every process"
                 )
         for tensor in tensors:
-            sent = tensor.detach().contiguous()
-            self._told(lambda sent=sent: dist.broadcast(sent, group=self.group, group_src=0))
-            if sent.data_ptr() != tensor.data_ptr():
-                tensor.copy_(sent)
+            sent = tensor.detach().clone(memory_format=torch.contiguous_format)
+            self._told(dist.broadcast, sent, group=self.group, group_src=0)
+            tensor.copy_(sent)
 
     @torch.no_grad()
     def average_gradients(
@@ -185,9 +184,9 @@ class Processes:
             place = step * self.size + self.number
             torch.manual_seed((seed + 1 + place * _SPREAD) % 2**64)
 
-    def _told(self, tell: Callable[[], object]) -> None:
+    def _told(self, tell: Callable[..., object], *content: Any, **more: Any) -> None:
         try:
-            tell()
+            tell(*content, **more)
         except RuntimeError as error:
             raise ConnectionError(
                 f"fit: process {self.number} lost the other processes of the job: one of them "

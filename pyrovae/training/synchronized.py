@@ -31,12 +31,12 @@ def synchronized(programs: Programs, processes: Processes) -> Iterator[None]:
     layers = [part for part in programs.modules() if isinstance(part, _BatchNorm)]
     layers = [] if processes.size == 1 else layers
     for layer in layers:
-        layer.forward = functools.partial(_forward, layer, processes)
+        vars(layer)["forward"] = functools.partial(_forward, layer, processes)
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            del vars(layer)["forward"]
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def alone(programs: Programs) -> Iterator[None]:
         yield
     finally:
         for layer, forward in zip(layers, kept, strict=True):
-            layer.forward = forward
+            vars(layer)["forward"] = forward
 
 
 def _forward(layer: _BatchNorm, processes: Processes, x: Tensor) -> Tensor:
@@ -82,15 +82,13 @@ def _statistics(processes: Processes, x: Tensor) -> tuple[Tensor, Tensor, float]
 
 def _follow(layer: _BatchNorm, mean: Tensor, variance: Tensor, n: float) -> None:
     """Take the statistics of a minibatch into the running ones, as torch does."""
-    if not layer.track_running_stats or layer.running_mean is None:
+    seen, means, variances = layer.num_batches_tracked, layer.running_mean, layer.running_var
+    if seen is None or means is None or variances is None:
         return
-    layer.num_batches_tracked.add_(1)
-    rate = layer.momentum
-    if rate is None:
-        rate = 1 / layer.num_batches_tracked.item()
-    unbiased = variance * (n / max(1.0, n - 1))
-    layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), rate)
-    layer.running_var.lerp_(unbiased.to(layer.running_var.dtype), rate)
+    seen.add_(1)
+    rate = 1 / seen.item() if layer.momentum is None else layer.momentum
+    means.lerp_(mean.to(means.dtype), rate)
+    variances.lerp_((variance * (n / max(1.0, n - 1))).to(variances.dtype), rate)
 
 
 class _Total(torch.autograd.Function):
