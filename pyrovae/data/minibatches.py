@@ -77,7 +77,8 @@ class Minibatches(ABC):
             checked when it comes.
         repeatable: whether an epoch can be read again.
         share: the part of each minibatch that is read, and of the rows in order.
-        divided: whether `share` divides the minibatches; otherwise each process brings its own.
+        divided: whether the library divides the data; otherwise each process brings its own share.
+        common: whether it divides each minibatch, so that all processes have as many of them.
     """
 
     rows: int | None = None
@@ -86,6 +87,7 @@ class Minibatches(ABC):
     repeatable = True
     share = WHOLE
     divided = True
+    common = True
 
     @abstractmethod
     def __len__(self) -> int:

@@ -115,7 +115,7 @@ class IterableMinibatches(Minibatches):
             )
         if steps is None:
             self.rows = _rows_of(iterable)
-        self.divided = False
+        self.divided = self.common = False
         self.repeatable = iter(iterable) is not iterable
         self._first: tuple[Tensor, ...] | None = None
         self._rest: Iterator[Any] | None = None

@@ -129,7 +129,7 @@ class Loop:
     def minibatches(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield the minibatches of an epoch, as many in each process."""
         own = self.training.epoch(seed, start)
-        return own if self.training.divided else self.processes.together(own, Minibatch(()))
+        return own if self.training.common else self.processes.together(own, Minibatch(()))
 
     def transformed(self, minibatch: Minibatch) -> tuple[Tensor, ...]:
         """Return a minibatch as the programs get it in training."""
