@@ -8,6 +8,7 @@ import math
 import os
 import socket
 
+import anndata
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 import pyrovae as pv
 from pyrovae.data import as_minibatches
 from pyrovae.data.minibatches import Share
+from pyrovae.singlecell import open_shards
 
 PROCESSES = 2
 ROWS = 37  # with 8 rows a minibatch, the last has 5: 3 and 2
@@ -300,7 +302,31 @@ def distributed_sampler(folder):
     return {"seen": seen[-4:]}
 
 
-ONLY_IN_A_JOB = [resumed, one_writer, diverges, fails_alone, refused, distributed_sampler]
+def shards(folder):
+    """Cells in files: each process notes which it reads."""
+    seen = []
+
+    def note(x):
+        seen.append(x[:, 0].long().tolist())
+        return x
+
+    x = open_shards(folder / "shards")
+    x.block = 4
+    graph = autoencoder().float()
+    history = quiet(graph, x, transform=note, epochs=2, batch_size=8, validation=x)
+    steps = math.ceil(ROWS / 8)
+    return {"seen": seen, "validation": history.validation_elbo, "steps": steps}
+
+
+ONLY_IN_A_JOB = [shards, resumed, one_writer, diverges, fails_alone, refused, distributed_sampler]
+
+
+def write_shards(folder):
+    folder.mkdir()
+    for i, part in enumerate(data().split(20)):
+        x = part.float().numpy()
+        x[:, 0] = range(20 * i, 20 * i + len(x))
+        anndata.AnnData(x).write_h5ad(folder / f"{i}.h5ad")
 
 
 def record(graph, history):
@@ -328,6 +354,7 @@ def job(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    write_shards(folder / "shards")
     torch.multiprocessing.spawn(in_job, (folder, port), nprocs=PROCESSES)
     files = [folder / f"process{rank}.pt" for rank in range(PROCESSES)]
     return folder, [torch.load(file, weights_only=False) for file in files]
@@ -418,6 +445,16 @@ def test_an_error_in_one_process_ends_the_other(job):
 def test_what_cannot_work_is_refused_in_both(job, name, words):
     for found in job[1]:
         assert words in found["refused"][name]
+
+
+def test_cells_in_files_are_read_once_an_epoch_by_one_process(job):
+    shares = [found["shards"]["seen"] for found in job[1]]
+    # The first minibatch of all is the example on which the programs are checked, in each process.
+    read = [[cell for part in share[1:] for cell in part] for share in shares]
+    assert sorted(read[0] + read[1]) == sorted([*range(ROWS)] * 2)
+    assert not set(read[0][:8]) & set(read[1][:8])
+    first, second = (found["shards"]["validation"] for found in job[1])
+    assert first == second
 
 
 def test_a_distributed_sampler_gives_each_row_once(job):

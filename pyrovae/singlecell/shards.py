@@ -21,6 +21,7 @@ from pyrovae.singlecell.messages import listed
 __all__ = ["Shards", "open_shards"]
 
 BLOCK = 1024  # cells that are read together
+_GAP = 64  # cells that are read in the time that another read takes to begin, about 1 ms
 _SUFFIXES = (".h5ad", ".zarr")
 
 
@@ -83,16 +84,19 @@ class Shards(Rows):
         return Selected(self, rows)
 
     def _parts(self, rows: np.ndarray) -> Iterator[Any]:
-        """Yield what is read of each run of neighbouring rows of one file."""
+        """Yield what is read at once: rows of one file without wide gaps."""
         file = np.searchsorted(self._ends, rows, side="right")
-        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(file) != 0)) + 1
+        cuts = np.flatnonzero((np.diff(rows) > _GAP) | (np.diff(file) != 0)) + 1
         for run in np.split(np.arange(len(rows)), cuts) if len(rows) else ():
             i = int(file[run[0]])
-            first = int(rows[run[0]] - (self._ends[i - 1] if i else 0))
-            yield self._read(i, first, first + len(run))
+            yield self._read(i, rows[run] - (self._ends[i - 1] if i else 0))
 
-    def _read(self, i: int, start: int, stop: int) -> Any:
+    def _read(self, i: int, rows: np.ndarray) -> Any:
+        """Return some rows of a file, in single precision."""
+        start, stop = int(rows[0]), int(rows[-1]) + 1
         part = self._counts(i)[start:stop]
+        if len(rows) < stop - start:
+            part = part[rows - start]
         if hasattr(part, "tocsr"):
             part.data = part.data.astype(np.float32, copy=False)
             return part
