@@ -90,12 +90,13 @@ class BlockMinibatches(Minibatches):
             if skipped >= len(rows):
                 skipped -= len(rows)
                 continue
-            buffer, at = self._loaded(rows), skipped
-            skipped = 0
+            order = rows.argsort()
+            places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+            buffer, at, skipped = self._loaded(rows[order]), skipped, 0
             while size and at < len(rows):
                 missing = size - sum(len(piece.rows) for piece in pieces if piece.rows is not None)
                 some = slice(at, min(len(rows), at + missing))
-                pieces.append(Minibatch(take(buffer, some, *self.placement), rows[some]))
+                pieces.append(Minibatch(take(buffer, places[some], *self.placement), rows[some]))
                 at = some.stop
                 if some.stop - some.start == missing:
                     yield _joined(pieces)
@@ -141,24 +142,21 @@ class BlockMinibatches(Minibatches):
         return sizes
 
     def _loaded(self, rows: Tensor) -> tuple[Source, ...]:
-        """Return some rows in memory, in their order.
+        """Return some rows, in ascending order, in the memory of the graph's device.
 
         Raises:
             ValueError: if a value is not finite.
         """
-        order = rows.argsort()
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order))
-        read = tuple(loaded(source, rows[order]) for source in self.sources)
+        read = tuple(loaded(source, rows).to(self.placement[0]) for source in self.sources)
         for i, source in enumerate(read):
             bad = source.scan().not_finite if source.dtype.is_floating_point else None
             if bad is not None:
                 raise ValueError(
                     f"{self.name}: {'x' if i == 0 else f'context {i}'}: {bad.value} in row "
-                    f"{rows[order][bad.row]}, position {bad.position}. Remove those rows, or fill "
+                    f"{rows[bad.row]}, position {bad.position}. Remove those rows, or fill "
                     "the values in"
                 )
-        return tuple(source.select(back) for source in read)
+        return read
 
 
 def block_of(source: object) -> int | None:

@@ -41,6 +41,7 @@ class Shards(Rows):
     def __init__(self, files: Sequence[Path], layer: str | None = None) -> None:
         self.files, self.layer = list(files), layer
         self._open: dict[int, Any] = {}
+        self._matrices: dict[int, Any] = {}
         self.genes = _names(self._group(0)["var"])
         sizes = [self._size(i) for i in range(len(self.files))]
         self._ends = np.cumsum(sizes)
@@ -49,7 +50,7 @@ class Shards(Rows):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files out of copies and of other processes."""
-        return {**super().__getstate__(), "_open": {}}
+        return {**super().__getstate__(), "_open": {}, "_matrices": {}}
 
     @cached_property
     def obs(self) -> Any:
@@ -113,7 +114,12 @@ class Shards(Rows):
         return counts.shape[0]
 
     def _counts(self, i: int) -> Any:
-        """Return the counts of a file as anndata reads them from the disk, by rows."""
+        """Return the counts of a file, of which a slice is read from the disk."""
+        if i not in self._matrices:
+            self._matrices[i] = self._matrix(i)
+        return self._matrices[i]
+
+    def _matrix(self, i: int) -> Any:
         from anndata.io import sparse_dataset
 
         group, file = self._group(i), self.files[i]
