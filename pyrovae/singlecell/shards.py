@@ -143,11 +143,7 @@ class Shards(Rows):
 
 
 def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = None) -> Shards:
-    """Open cells in many files as data for `pyrovae.fit`, which stay on the disk.
-
-        shards = pv.open_shards("atlas/")
-        train, held_out = (shards.select(rows) for rows in pv.data.split(len(shards), 0.1))
-        pv.fit(graph, train, validation=held_out)
+    """Return the cells of many files as data for `pyrovae.fit`, which stay on the disk.
 
     A fit checks the counts when it reads them. The cells are shuffled in blocks: 1024 neighbours in
     a file are read together with 31 other blocks from anywhere, and their 32,768 cells are
@@ -162,6 +158,21 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         FileNotFoundError: if there is no such file, or none in the folder.
         ValueError: if a file is damaged, has other genes, or is stored by genes.
         ImportError: if anndata, or for .zarr zarr, is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> import pyrovae as pv
+        >>> from pyrovae.singlecell import simulate
+        >>> folder, cells = Path(tempfile.mkdtemp()), simulate(60, 20).to_anndata()
+        >>> cells[:25].copy().write_h5ad(folder / "a.h5ad")
+        >>> cells[25:].copy().write_h5ad(folder / "b.h5ad")
+        >>> shards = open_shards(folder)
+        >>> shards.shape
+        torch.Size([60, 20])
+        >>> train, held_out = (shards.select(rows) for rows in pv.batches.split(60, 0.1))
+        >>> graph = pv.graphs.count_vae(20)
+        >>> pv.fit(graph, train, validation=held_out, epochs=1, progress=False).stopped
+        'all epochs ran'
     """
     files = _files_in(Path(paths)) if isinstance(paths, str | Path) else list(map(Path, paths))
     if not files:

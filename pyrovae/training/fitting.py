@@ -74,6 +74,14 @@ def fit(
     ELBO (at beta = 1, never during warm-up). Ctrl-C ends the fit after the current step: the graph
     is usable, and the checkpoint, if one is written, resumes at that step.
 
+    Called in every process of a `torchrun` job, it trains one graph in all of them, on CPUs by gloo
+    or on GPUs by NCCL, with the result of one process at the same `batch_size`: each process reads
+    its share of each minibatch, gradients are averaged over all rows, batch normalization sees all
+    rows, and validation is one number. Draws differ from those of one process. The first process
+    alone writes the checkpoint and calls callback and hooks, which must not change the graph. Give
+    all processes the same graph and the same data; but each its own share of a `DataLoader`, by
+    `DistributedSampler`, or of an iterable. An error in one process ends all.
+
     Args:
         graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
         data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each: NumPy arrays
@@ -99,7 +107,7 @@ def fit(
             "epoch" for all others.
         epochs: planned passes over the data, over which schedules run.
         steps_per_epoch: minibatches that count as an epoch of an iterable; its length if None.
-        batch_size: rows of a minibatch; a `DataLoader` or iterable has its own.
+        batch_size: rows of a minibatch, over all processes; a `DataLoader` or iterable has its own.
         drop_last: leave out the last minibatch of an epoch if it has fewer rows.
         accumulate: minibatches per optimizer step; the gradient is the mean over all their rows.
         transform: applied to x of each training minibatch, with new random numbers each time, such
@@ -116,10 +124,11 @@ def fit(
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
-        resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
-            arguments (a transform cannot be compared; `epochs` may differ where the weight of the
-            KL does not jump); on the CPU the fit then continues bit for bit as if it had never
-            stopped (with a `DataLoader` too, if it has no generator of its own).
+        resume: file written by `checkpoint=` in a fit of the same graph and data, in any number of
+            processes, with the same arguments (a transform cannot be compared; `epochs` may differ
+            where the weight of the KL does not jump); on the CPU, in as many processes, the fit
+            then continues bit for bit as if it had never stopped (with a `DataLoader` too, if it
+            has no generator of its own).
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
