@@ -236,8 +236,8 @@ def print_constants(found: Constants) -> None:
 def print_outcomes(outcomes: list[Outcome]) -> None:
     """Print the simulation."""
     print(
-        "\nsimulated on NOMINAL hardware; ms of a step; an epoch of 10 M cells in minutes, of 1 G in "
-        "hours"
+        "\nsimulated on NOMINAL hardware; ms of a step; an epoch of 10 M cells in minutes, of 1 G "
+        "in hours"
     )
     head = f"{'each process':<38}{'N':>5}{'read':>7}{'step':>7}{'wait':>7}{'reduce':>8}"
     print(f"{head}{'cells/s':>12}{'10 M':>8}{'1 G':>8}  limited by (read ahead: cells/s)")

@@ -39,7 +39,7 @@ from safetensors.torch import load_file
 
 from pyrovae.files import checkpoint, description
 
-EPOCHS, BATCH = 30, 4  # an epoch of 324 steps, so that there are moments within epochs
+EPOCHS, BATCH = 40, 4  # an epoch of 324 steps, so that there are moments within epochs
 FIT = ["-m", "pyrovae", "fit", "digits", "--hidden", "32", "--samples", "0", "--no-report"]
 POLL = 0.01  # seconds
 
@@ -93,14 +93,16 @@ def next_epoch(process: subprocess.Popen, file: Path, before: int | None) -> int
     return None
 
 
-def kill_again_and_again(folder: Path, args: argparse.Namespace, span: float) -> list[Kill]:
+def kill_again_and_again(
+    folder: Path, args: argparse.Namespace, starting: float, epoch: float
+) -> list[Kill]:
     """Run until it has been killed as often as wanted, and then to its end.
 
     Args:
         folder: of the run.
         args: the number of kills, of processes, and the seed.
-        span: seconds within which a kill comes, after the first checkpoint of its process; a
-            quarter of the kills come before it, at any time from the start on.
+        starting: seconds until the first checkpoint; a quarter of the kills come within them.
+        epoch: seconds of an epoch; the others come within them, after the first checkpoint.
     """
     draw, kills = random.Random(args.seed), list[Kill]()
     file, run = folder / "checkpoint.safetensors", folder / "run.json"
@@ -110,7 +112,7 @@ def kill_again_and_again(folder: Path, args: argparse.Namespace, span: float) ->
         last = len(kills) == args.kills
         early = not last and draw.random() < 0.25
         if early:
-            time.sleep(draw.uniform(0, span))
+            time.sleep(draw.uniform(0, starting))
         else:
             resumed_at = next_epoch(process, file, before)
             if kills and kills[-1].resumed_at is None:
@@ -118,7 +120,7 @@ def kill_again_and_again(folder: Path, args: argparse.Namespace, span: float) ->
             if last:
                 process.wait()
                 return kills
-            time.sleep(draw.uniform(0, span / args.kills))
+            time.sleep(draw.uniform(0, epoch))
         if process.poll() is not None:
             raise RuntimeError("the run ended before it was killed: raise EPOCHS")
         os.kill(victim(process, draw), signal.SIGKILL)
@@ -149,9 +151,11 @@ def table(kills: list[Kill]) -> str:
     lines = ["kill   after (s)   epochs in the checkpoint   whole   resumed at   lost epochs"]
     for i, kill in enumerate(kills, 1):
         kept = "none yet" if kill.epochs is None else str(kill.epochs)
-        resumed = "(killed again)" if kill.resumed_at is None else str(kill.resumed_at)
+        resumed = "killed again" if kill.resumed_at is None else str(kill.resumed_at)
         whole = "yes" if kill.whole else "NO"
-        lines.append(f"{i:>4} {kill.after:>11.2f} {kept:>26} {whole:>7} {resumed:>12} {kill.lost}")
+        lines.append(
+            f"{i:>4} {kill.after:>11.2f} {kept:>26} {whole:>7} {resumed:>12} {kill.lost:>13}"
+        )
     return "\n".join(lines)
 
 
@@ -174,7 +178,7 @@ def main() -> int:
     print(
         f"uninterrupted: {span + first - begun:.1f} s, of which training {span:.1f} s", flush=True
     )
-    kills = kill_again_and_again(home / "killed", args, span)
+    kills = kill_again_and_again(home / "killed", args, first - begun, span / EPOCHS)
     alike = same(home / "whole", home / "killed")
     print(table(kills))
     print(f"weights bit for bit: {alike['weights']}; losses: {alike['losses']}")

@@ -310,12 +310,15 @@ def shards(folder):
         seen.append(x[:, 0].long().tolist())
         return x
 
-    x = open_shards(folder / "shards")
+    x, file = open_shards(folder / "shards"), folder / "shards.safetensors"
     x.block = 4
-    graph = autoencoder().float()
-    history = quiet(graph, x, transform=note, epochs=2, batch_size=8, validation=x)
-    steps = math.ceil(ROWS / 8)
-    return {"seen": seen, "validation": history.validation_elbo, "steps": steps}
+    graph, again = (autoencoder().float() for _ in range(2))
+    options = {"batch_size": 8, "validation": x}
+    history = quiet(graph, x, transform=note, epochs=2, **options)
+    quiet(autoencoder().float(), x, epochs=1, **options, checkpoint=file)
+    resumed = quiet(again, x, epochs=2, **options, resume=file)
+    validation = [history.validation_elbo, resumed.validation_elbo]
+    return {"seen": seen, "validation": validation}
 
 
 ONLY_IN_A_JOB = [shards, resumed, one_writer, diverges, fails_alone, refused, distributed_sampler]
@@ -455,6 +458,7 @@ def test_cells_in_files_are_read_once_an_epoch_by_one_process(job):
     assert not set(read[0][:8]) & set(read[1][:8])
     first, second = (found["shards"]["validation"] for found in job[1])
     assert first == second
+    assert first[0] == first[1]  # of a resumed fit
 
 
 def test_a_distributed_sampler_gives_each_row_once(job):

@@ -14,6 +14,7 @@ import pyrovae as pv
 from pyrovae.data import ArrayRows, SparseRows, as_minibatches
 from pyrovae.data.blocks import BlockMinibatches
 from pyrovae.data.minibatches import Share
+from pyrovae.files import checkpoint
 from pyrovae.singlecell import open_shards
 
 SIZES, GENES = (70, 1, 45, 34), 7
@@ -187,6 +188,32 @@ def test_a_fit_streams_the_shards(stored):
     assert len(history.validation_elbo) == 5
     in_memory = held_out[:]
     assert pv.elbo(vae, held_out).elbo.shape == pv.elbo(vae, in_memory).elbo.shape == (30,)
+
+
+def test_a_fit_killed_within_an_epoch_loses_only_the_steps_since(sparse_folder, tmp_path):
+    """A hook that raises stands for the kill: nothing is written after the last checkpoint."""
+
+    class Kill(pv.hooks.Hook):
+        def on_step(self, step):
+            if step.step == 14:  # the 5th of the 2nd epoch of 10 steps
+                raise KeyboardInterrupt
+
+    def count_vae():
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            return pv.graphs.count_vae(GENES, hidden=8, latents=2)  # with dropout and batch norm
+
+    shards, file = open_shards(sparse_folder), tmp_path / "fit.safetensors"
+    options = {"epochs": 3, "batch_size": 16, "seed": 0, "progress": False}
+    whole, killed, again = count_vae(), count_vae(), count_vae()
+    pv.fit(whole, shards, **options)
+    with pytest.raises(KeyboardInterrupt):
+        pv.fit(killed, shards, checkpoint=file, checkpoint_every=3, hooks=Kill(), **options)
+    state = checkpoint.read(file)
+    assert (len(state["history"]["loss"]), state["position"]) == (1, 3)
+    pv.fit(again, shards, resume=file, **options)
+    pairs = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_value_that_is_not_finite_is_named(tmp_path):

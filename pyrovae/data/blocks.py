@@ -67,6 +67,10 @@ class BlockMinibatches(Minibatches):
     def __len__(self) -> int:
         return len(self._sizes())
 
+    def planned(self) -> int:
+        """Return the number of minibatches in one process."""
+        return -(-(self.rows or 0) // self.batch_size)
+
     def first(self) -> tuple[Tensor, ...]:
         """Return the first rows."""
         return take(self.sources, slice(0, self.batch_size), *self.placement)

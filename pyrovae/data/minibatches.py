@@ -93,6 +93,10 @@ class Minibatches(ABC):
     def __len__(self) -> int:
         """Return the number of minibatches of an epoch."""
 
+    def planned(self) -> int:
+        """Return the number of minibatches of an epoch, however many processes divide them."""
+        return len(self)
+
     @abstractmethod
     def first(self) -> tuple[Tensor, ...]:
         """Return a minibatch to check programs on, without using it up."""

@@ -11,7 +11,7 @@ from pyrovae.files import History
 from pyrovae.training.svi import FusedSVI
 from pyrovae.training.synchronized import alone
 
-__all__ = ["TrainingError", "diagnose", "diagnose_step"]
+__all__ = ["TrainingError", "diagnose", "diagnose_step", "diverged"]
 
 _NOTHING_FOUND = "every site's density is finite"
 _LISTED = 5  # rows that an error lists
@@ -29,6 +29,18 @@ class TrainingError(RuntimeError):
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
         self.history = history
+
+
+def diverged(what: str, step: int, history: History) -> TrainingError:
+    """Return the error of a fit that diverged in a step of the epoch after those of its history."""
+    kept = history.best_epoch or len(history.loss)
+    return TrainingError(
+        f"step {step} of epoch {len(history.loss) + 1}: {what}. The graph holds the weights "
+        f"{f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller learning rate, "
+        'clip_norm="auto", data of about unit size (conditional.Standardized), or a bounded scale '
+        "in the likelihood or posterior",
+        history,
+    )
 
 
 def _name(objective: Any) -> str:

@@ -62,6 +62,7 @@ def fit(
     patience: int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
     resume: str | Path | None = None,
     callback: Callable[[History], bool | None] | None = None,
     hooks: Hook | Sequence[Hook] = (),
@@ -124,6 +125,8 @@ def fit(
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
+        checkpoint_every: optimizer steps within an epoch after which it is written too; for long
+            epochs, so that a process that is killed loses few steps.
         resume: file written by `checkpoint=` in a fit of the same graph and data, in any number of
             processes, with the same arguments (a transform cannot be compared; `epochs` may differ
             where the weight of the KL does not jump); on the CPU, in as many processes, the fit
@@ -150,12 +153,14 @@ def fit(
         'all epochs ran'
     """
     counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-    _check_counts(**counts, steps_per_epoch=steps_per_epoch, patience=patience)
+    optional = {"patience": patience, "checkpoint_every": checkpoint_every}
+    _check_counts(**counts, **optional, steps_per_epoch=steps_per_epoch)
     _check_choices(patience, validation, scheduler_interval, precision, ema)
     check = getattr(graph, "check", _no_check)
     transforms: dict[str, Any] = {"transform": transform, "batch_transform": batch_transform}
     steps: dict[str, Any] = {"accumulate": accumulate, "scheduler_interval": scheduler_interval}
     ends: dict[str, Any] = {"patience": patience, "checkpoint": checkpoint, "callback": callback}
+    ends["checkpoint_every"] = checkpoint_every
     arguments = Arguments(epochs, batch_size, check, **transforms, **steps, **ends)
     reading: dict[str, Any] = {"drop_last": drop_last, "steps": steps_per_epoch, "digest": True}
     estimator = as_objective(objective)
@@ -212,7 +217,7 @@ def _seed(seed: int | None) -> int:
 
 
 def _check_counts(**counts: int | None) -> None:
-    optional = ("steps_per_epoch", "patience")
+    optional = ("steps_per_epoch", "patience", "checkpoint_every")
     for name, count in counts.items():
         if count is None and name in optional:
             continue

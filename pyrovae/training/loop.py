@@ -15,7 +15,7 @@ from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
 from pyrovae.training.batchnorm import recompute_batchnorm
-from pyrovae.training.divergence import TrainingError, diagnose_step
+from pyrovae.training.divergence import diagnose_step, diverged
 from pyrovae.training.events import Epoch, Hook, Start, Step
 from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
@@ -111,6 +111,9 @@ class Loop:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)
                 return
+            every = self.arguments.checkpoint_every
+            if every is not None and self.position % every == 0:
+                save(self)
         if self.position:
             self.close_epoch(started)
         else:
@@ -297,11 +300,4 @@ class Loop:
             TrainingError: always.
         """
         self.programs.put(self.best or self.good)
-        kept = self.history.best_epoch or len(self.history.loss)
-        raise TrainingError(
-            f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. The graph holds "
-            f"the weights {f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller "
-            'learning rate, clip_norm="auto", data of about unit size (conditional.Standardized), '
-            "or a bounded scale in the likelihood or posterior",
-            self.history,
-        )
+        raise diverged(what, self.position, self.history)
