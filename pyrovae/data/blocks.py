@@ -9,6 +9,8 @@ own blocks, so that together they read each row once an epoch.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +21,22 @@ from pyrovae.data.source import Source, loaded, slices
 
 __all__ = ["BlockMinibatches", "block_of"]
 
-BLOCKS = 32  # of a buffer: with blocks of 1024 cells and 300 non-zeros a cell, 80 MB
+BLOCKS = 32  # of a buffer, of which there are two: 80 MB each for 1024 cells of 300 non-zeros
 _IN_ORDER = 1024  # rows read together in order
+
+
+class _Buffer(NamedTuple):
+    """Rows that were read together.
+
+    Attributes:
+        rows: their numbers, shuffled, but for those that are not wanted.
+        places: where they lie in the sources.
+        sources: (x, *c) of all rows that were read.
+    """
+
+    rows: Tensor
+    places: Tensor
+    sources: tuple[Source, ...]
 
 
 class BlockMinibatches(Minibatches):
@@ -86,25 +102,42 @@ class BlockMinibatches(Minibatches):
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield shuffled minibatches of this share; those before `start` are not read."""
         sizes = self._sizes()
-        skipped = sum(sizes[:start])
-        pieces: list[Minibatch] = []
         wanted = iter(sizes[start:])
-        size = next(wanted, 0)
-        for rows in self._buffers(seed):
-            if skipped >= len(rows):
-                skipped -= len(rows)
-                continue
-            order = rows.argsort()
-            places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-            buffer, at, skipped = self._loaded(rows[order]), skipped, 0
-            while size and at < len(rows):
-                missing = size - sum(len(piece.rows) for piece in pieces if piece.rows is not None)
-                some = slice(at, min(len(rows), at + missing))
-                pieces.append(Minibatch(take(buffer, places[some], *self.placement), rows[some]))
-                at = some.stop
-                if some.stop - some.start == missing:
+        size, pieces = next(wanted, 0), list[Minibatch]()
+        for buffer in self._read_ahead(seed, sum(sizes[:start])):
+            at = 0
+            while size and at < len(buffer.rows):
+                missing = size - sum(len(piece.batch[0]) for piece in pieces)
+                pieces.append(self._piece(buffer, slice(at, at + missing)))
+                at += missing
+                if at <= len(buffer.rows):
                     yield _joined(pieces)
-                    pieces, size = [], next(wanted, 0)
+                    size, pieces = next(wanted, 0), []
+
+    def _piece(self, buffer: "_Buffer", some: slice) -> Minibatch:
+        batch = take(buffer.sources, buffer.places[some], *self.placement)
+        return Minibatch(batch, buffer.rows[some])
+
+    def _read_ahead(self, seed: int, skipped: int) -> Iterator["_Buffer"]:
+        """Yield the buffers of an epoch; while one is used, another thread reads the next."""
+        with ThreadPoolExecutor(1) as reader:
+            ahead: Future[_Buffer] | None = None
+            for rows in self._buffers(seed):
+                if skipped >= len(rows):
+                    skipped -= len(rows)
+                    continue
+                now, ahead = ahead, reader.submit(self._read, rows, skipped)
+                skipped = 0
+                if now is not None:
+                    yield now.result()
+            if ahead is not None:
+                yield ahead.result()
+
+    def _read(self, rows: Tensor, skipped: int) -> "_Buffer":
+        """Read a buffer, the first rows of which were used before."""
+        order = rows.argsort()
+        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        return _Buffer(rows[skipped:], places[skipped:], self._loaded(rows[order]))
 
     def _own(self, generator: torch.Generator) -> Tensor:
         """Return the numbers of this share's blocks in the order of an epoch.
