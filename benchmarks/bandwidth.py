@@ -9,8 +9,10 @@ what is measured is the work of a core, and a disk has to be as fast.
 Simulated with these constants: N processes, each of which reads its share of a minibatch, takes a
 step of random duration, and waits for all others in the all-reduce,
 
-    step of all = max_r (read_r + compute_r) + latency + bytes / bandwidth       as the library does
-                  max_r max(read_r, compute_r) + ...                             if it read ahead
+    step of all = max_r max(read_r, compute_r) + latency + bytes / bandwidth
+
+with read_r + compute_r where one core does both, by one reader as in the library, or by eight as in
+a `DataLoader` with workers,
 
 on hardware that one can rent. Its figures are NOMINAL, from public data sheets, and no GPU was
 measured: `compute` of a GPU is its nominal arithmetic times an assumed use, plus a floor for the
@@ -81,6 +83,7 @@ class Machine:
         name: what it is.
         storage: bytes a second that all processes of a machine share.
         sharing: processes of a machine.
+        alone: whether the core that takes the step has to read too.
         compute: seconds of a step of `rows` cells.
         link: bytes a second between processes, and seconds until the first byte arrives.
     """
@@ -88,6 +91,7 @@ class Machine:
     name: str
     storage: float
     sharing: int
+    alone: bool
     compute: Callable[[int], float]
     link: tuple[float, float]
 
@@ -162,11 +166,19 @@ def machines(constants: Constants) -> list[Machine]:
         return constants.step * rows / BATCH
 
     return [
-        Machine("CPU core, local NVMe 3 GB/s, 25 Gb/s", 3e9, 16, cpu, (3.1e9, 5e-5)),
-        Machine("A10G, network disk 1 GB/s, 25 Gb/s", 1e9, 1, gpu(31e12, 0.6e12), (3.1e9, 5e-5)),
-        Machine("H100, 8 x NVMe 20 GB/s, NVLink", 20e9, 8, gpu(67e12, 3.35e12), (450e9, 2e-5)),
-        Machine("H100, 8 x NVMe 20 GB/s, 400 Gb/s", 20e9, 8, gpu(67e12, 3.35e12), (50e9, 3e-5)),
-        Machine("H100, object store 5 GB/s, 400 Gb/s", 5e9, 8, gpu(67e12, 3.35e12), (50e9, 3e-5)),
+        Machine("CPU core, local NVMe 3 GB/s, 25 Gb/s", 3e9, 16, True, cpu, (3.1e9, 5e-5)),
+        Machine(
+            "A10G, network disk 1 GB/s, 25 Gb/s", 1e9, 1, False, gpu(31e12, 0.6e12), (3.1e9, 5e-5)
+        ),
+        Machine(
+            "H100, 8 x NVMe 20 GB/s, NVLink", 20e9, 8, False, gpu(67e12, 3.35e12), (450e9, 2e-5)
+        ),
+        Machine(
+            "H100, 8 x NVMe 20 GB/s, 400 Gb/s", 20e9, 8, False, gpu(67e12, 3.35e12), (50e9, 3e-5)
+        ),
+        Machine(
+            "H100, object store 5 GB/s, 400 Gb/s", 5e9, 8, False, gpu(67e12, 3.35e12), (50e9, 3e-5)
+        ),
     ]
 
 
@@ -176,7 +188,7 @@ class Outcome:
 
     machine: str
     processes: int
-    ahead: bool
+    readers: int
     cells: float
     read: float
     compute: float
@@ -190,12 +202,12 @@ class Outcome:
         return max(parts, key=lambda name: parts[name])
 
 
-def simulate(machine: Machine, processes: int, constants: Constants, ahead: bool) -> Outcome:
+def simulate(machine: Machine, processes: int, constants: Constants, readers: int) -> Outcome:
     """Simulate steps of `BATCH` x 8 cells a process (of `BATCH` on a CPU core)."""
     draw = random.Random(0)
     rows = BATCH if machine.name.startswith("CPU") else 8 * BATCH
     on_machine = min(processes, machine.sharing)
-    read = rows * max(1 / constants.read, constants.disk * on_machine / machine.storage)
+    read = rows * max(1 / constants.read / readers, constants.disk * on_machine / machine.storage)
     bandwidth, latency = machine.link
     sent = 4 * constants.parameters * 2 * (processes - 1) / processes
     reduce = latency * 2 * (processes > 1) + sent / bandwidth
@@ -204,18 +216,19 @@ def simulate(machine: Machine, processes: int, constants: Constants, ahead: bool
         durations = []
         for _ in range(processes):
             compute = machine.compute(rows) * draw.lognormvariate(0, JITTER)
-            durations.append(max(read, compute) if ahead else read + compute)
+            durations.append(read + compute if machine.alone else max(read, compute))
         slowest += max(durations)
         total += max(durations) + reduce
-    mean = max(read, machine.compute(rows)) if ahead else read + machine.compute(rows)
+    alike = machine.compute(rows)
+    mean = read + alike if machine.alone else max(read, alike)
     return Outcome(
         machine.name,
         processes,
-        ahead,
+        readers,
         rows * processes * STEPS / total,
         read,
         machine.compute(rows),
-        slowest / STEPS - mean,
+        max(0.0, slowest / STEPS - mean),
         reduce,
     )
 
@@ -240,15 +253,15 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
         "in hours"
     )
     head = f"{'each process':<38}{'N':>5}{'read':>7}{'step':>7}{'wait':>7}{'reduce':>8}"
-    print(f"{head}{'cells/s':>12}{'10 M':>8}{'1 G':>8}  limited by (read ahead: cells/s)")
-    for now, ahead in zip(outcomes[::2], outcomes[1::2], strict=True):
+    print(f"{head}{'cells/s':>12}{'10 M':>8}{'1 G':>8}  limited by (8 readers)")
+    for now, more in zip(outcomes[::2], outcomes[1::2], strict=True):
         times = (now.read, now.compute, now.wait, now.reduce)
         shown = [f"{1e3 * part:.2f}" for part in times]
         spans = [f"{cells / now.cells / unit:.1f}" for cells, unit in ATLASES]
         print(
             f"{now.machine:<38}{now.processes:>5}{shown[0]:>7}{shown[1]:>7}{shown[2]:>7}"
             f"{shown[3]:>8}{now.cells:>12,.0f}{spans[0]:>8}{spans[1]:>8}  {now.limit} "
-            f"({ahead.cells:,.0f})"
+            f"({more.cells:,.0f}, {more.limit})"
         )
 
 
@@ -263,10 +276,10 @@ def main() -> None:
         constants = simulated(Path(folder), args.cells)
     print_constants(constants)
     outcomes = [
-        simulate(machine, processes, constants, ahead)
+        simulate(machine, processes, constants, readers)
         for machine in machines(constants)
         for processes in (1, 8, 64)
-        for ahead in (False, True)
+        for readers in (1, 8)
     ]
     print_outcomes(outcomes)
     if args.json:

@@ -23,7 +23,7 @@ from pyrovae.singlecell import simulate
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ["index", "howto/images", "howto/cells", "howto/swap", "howto/follow"]
+PAGES = ["index", "howto/images", "howto/cells", "howto/swap", "howto/follow", "limits"]
 FEW = ["--epochs", "1", "--samples", "0", "--no-report"]  # what `pyrovae fit` gets here
 
 
@@ -42,6 +42,9 @@ def own_data(tmp_path, monkeypatch):
     types = np.array(["t0", "t1"])[cells.obs["cell_type"].astype("category").cat.codes]
     cells.obs["cell_type"] = np.where(np.arange(240) % 4, types, "Unknown")
     cells[:200].copy().write_h5ad("cells.h5ad")
+    Path("atlas").mkdir()
+    for number in range(2):
+        cells[100 * number : 100 * (number + 1)].copy().write_h5ad(f"atlas/{number}.h5ad")
     new = cells[200:].copy()
     new.obs["batch"] = "c"
     new.write_h5ad("new_cells.h5ad")
