@@ -64,7 +64,7 @@ def diagnose_step(
         data: what to call the data.
     """
     words = found = ""
-    with alone(svi.programs):
+    with alone(svi.programs, svi.processes):
         for batch, minibatch in zip(batches, minibatches, strict=True):
             if batch and not found:
                 words = diagnose(svi, batch, minibatch.rows, data)

@@ -21,7 +21,7 @@ from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI, Result
-from pyrovae.training.synchronized import synchronized
+from pyrovae.training.synchronized import alone, synchronized
 from pyrovae.training.validation import judged_since, validate
 
 __all__ = ["Loop"]
@@ -203,9 +203,10 @@ class Loop:
             learning_rates=[float(group["lr"]) for group in self.svi.optimizer.param_groups],
             gradient_norm=result.gradient_norm,
         )
-        for hook in self.hooks:
-            if hook.on_step(step):
-                self.history.stopped = f"the hook {type(hook).__name__} ended it"
+        with alone(self.programs, self.processes):
+            ended = [hook for hook in self.hooks if hook.on_step(step)]
+        for hook in ended:
+            self.history.stopped = f"the hook {type(hook).__name__} ended it"
 
     # ------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:
@@ -271,9 +272,11 @@ class Loop:
     def decide(self) -> None:
         """Write into the history why the fit ends here, if it does."""
         self.history.stopped = self.ended()
-        ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
         callback = self.arguments.callback if self.processes.is_writer else None
-        if callback is not None and callback(self.history):
+        with alone(self.programs, self.processes):
+            ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
+            called_off = callback is not None and callback(self.history)
+        if called_off:
             self.history.stopped = "the callback ended it"
         elif ended:
             self.history.stopped = f"the hook {type(ended[0]).__name__} ended it"

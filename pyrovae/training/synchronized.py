@@ -40,9 +40,10 @@ def synchronized(programs: Programs, processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def alone(programs: Programs) -> Iterator[None]:
+def alone(programs: Programs, processes: Processes) -> Iterator[None]:
     """Context in which they see the rows of their own process, whatever the others do."""
-    layers = [part for part in programs.modules() if "forward" in vars(part)]
+    parts = programs.modules() if processes.size > 1 else ()
+    layers = [part for part in parts if "forward" in vars(part)]
     kept = [vars(layer).pop("forward") for layer in layers]
     try:
         yield
