@@ -238,6 +238,11 @@ def test_a_folder_without_shards_is_refused(tmp_path):
         open_shards(tmp_path / "none")
 
 
+def test_the_command_line_names_what_reads_such_a_folder(sparse_folder):
+    with pytest.raises(ValueError, match=r"singlecell\.open_shards"):
+        pv.datasets.image_folder(sparse_folder)
+
+
 def test_other_genes_are_refused(sparse_folder):
     adata = anndata.read_h5ad(sparse_folder / "2.h5ad")
     adata[:, ::-1].copy().write_h5ad(sparse_folder / "2.h5ad")
