@@ -328,7 +328,28 @@ def shards(folder):
     return {"seen": seen, "validation": validation}
 
 
-ONLY_IN_A_JOB = [shards, resumed, one_writer, diverges, fails_alone, refused, distributed_sampler]
+def drawn_items(folder):
+    """A data set that draws its items anew at each visit is the same in both processes."""
+
+    class Noisy(Items):
+        def __getitem__(self, i):
+            return self.items[i] + 0.01 * torch.randn(6, dtype=torch.double)
+
+    torch.manual_seed(int(os.environ["RANK"]))
+    call = functools.partial(quiet, autoencoder(), Noisy(list(data())), epochs=1, batch_size=8)
+    return {"error": message_of(call)}
+
+
+ONLY_IN_A_JOB = [
+    drawn_items,
+    shards,
+    resumed,
+    one_writer,
+    diverges,
+    fails_alone,
+    refused,
+    distributed_sampler,
+]
 
 
 def write_shards(folder):
@@ -466,6 +487,10 @@ def test_cells_in_files_are_read_once_an_epoch_by_one_process(job):
     first, second = (found["shards"]["validation"] for found in job[1])
     assert first == second
     assert first[0] == first[1]  # of a resumed fit
+
+
+def test_a_data_set_may_draw_its_items(job):
+    assert [found["drawn_items"]["error"] for found in job[1]] == ["", ""]
 
 
 def test_a_distributed_sampler_gives_each_row_once(job):

@@ -112,14 +112,16 @@ class Processes:
         for part in data if self.size > 1 else ():
             if part is None:
                 continue
-            seen = fingerprint(part.first())
-            told = self.gathered((part.divided, part.rows, part.fingerprint or seen))
+            if part.divided:  # items of a data set may be drawn anew at each visit
+                told = self.gathered((part.rows, part.fingerprint))
+            else:
+                told = self.gathered(fingerprint(part.first()))
             if part.divided and len(set(told)) > 1:
                 raise ValueError(
                     "fit: the processes of the job were given different data, expected the same "
                     "arrays or data set in each, of which fit gives each process its share"
                 )
-            if not part.divided and len({first for *_, first in told}) < self.size:
+            if not part.divided and len(set(told)) < self.size:
                 raise ValueError(
                     "fit: the iterables of two processes begin with the same minibatch, expected "
                     "each over a share of its own: let it yield every WORLD_SIZE-th minibatch from "
