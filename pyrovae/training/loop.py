@@ -21,6 +21,7 @@ from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI, Result
+from pyrovae.training.threads import threads_for
 from pyrovae.training.validation import judged_since, validate
 
 __all__ = ["Loop"]
@@ -66,7 +67,8 @@ class Loop:
         self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
-        with programs.modes_restored(self.programs), self.svi.frozen():
+        threads = threads_for(self.svi.products)
+        with programs.modes_restored(self.programs), self.svi.frozen(), threads:
             try:
                 for hook in self.hooks:
                     hook.on_start(started)

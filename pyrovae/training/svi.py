@@ -28,6 +28,7 @@ from pyrovae.training.optimization import (
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products
+from pyrovae.training.threads import Products
 
 __all__ = ["FusedSVI", "Optimization", "Result", "check_programs"]
 
@@ -77,6 +78,7 @@ class FusedSVI:
         constant: the modules that are held constant.
         frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
+        products: multiplications of a minibatch's forward pass, see `Products`.
 
     Raises:
         ValueError: if there is nothing to train, or the programs do not fit each other.
@@ -92,7 +94,9 @@ class FusedSVI:
         measure: bool = False,
     ) -> None:
         self.graph, self.objective = graph, objective
-        self.programs = check_programs(graph, objective, *batch)
+        with Products() as products:
+            self.programs = check_programs(graph, objective, *batch)
+        self.products = products.total
         named = self.programs.named_trainable()
         held = {name for part in optimization.freeze for name in named_by(part, named, "freeze")}
         moved = {name: value for name, value in named.items() if name not in held}
