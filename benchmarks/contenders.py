@@ -256,7 +256,7 @@ def pyro_example(case: Case) -> tuple[Fit, Quality]:
 
 
 def pythae_vae(case: Case) -> tuple[Fit, Quality]:
-    """pythae's VAE with the same networks, by its own trainer."""
+    """The VAE of pythae with the same networks, by its own trainer."""
     import tempfile
 
     from pythae.data.datasets import BaseDataset
@@ -286,9 +286,7 @@ def pythae_vae(case: Case) -> tuple[Fit, Quality]:
 
     def fit() -> Any:
         nets = networks(case)
-        config = VAEConfig(
-            input_dim=(1, 28, 28), latent_dim=LATENTS, reconstruction_loss="bce"
-        )
+        config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENTS, reconstruction_loss="bce")
         with tempfile.TemporaryDirectory() as folder:
             how = BaseTrainerConfig(
                 output_dir=folder,
@@ -307,7 +305,7 @@ def pythae_vae(case: Case) -> tuple[Fit, Quality]:
 
 
 def pyroved_vae(case: Case) -> tuple[Fit, Quality]:
-    """pyroVED's iVAE without invariances, by its own trainer."""
+    """The iVAE of pyroVED without invariances, by its own trainer."""
     import pyroved
 
     x = images(case)[0]
@@ -344,7 +342,7 @@ CONTENDERS: dict[str, Callable[[Case], tuple[Fit, Quality]]] = {
 }
 
 
-# --------------------------------------------------------------------------------------- the process
+# ---------------------------------------------------------------------------------- the process
 def peak() -> float:
     """Return the largest memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

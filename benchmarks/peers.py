@@ -7,7 +7,7 @@ threads. Reported: rows of data per second (median); how many times faster this 
 time and from the processor time, each the median of the ratios within a turn; memory beyond that
 before the fit; held-out log p(x) by one importance sampler for all, mean and spread over the turns.
 
-    python benchmarks/peers.py [--quick] [--only counts images] [--environments FOLDER] [--json FILE]
+    python benchmarks/peers.py [--quick] [--only counts images] [--json FILE]
 """
 
 import argparse

@@ -116,8 +116,9 @@ def fit(options: Options) -> None:
     from pyrovae.command.fit import fit_and_report
 
     outcome = fit_and_report(options, say=_nothing if options.quiet else typer.echo)
-    if outcome.code:
+    if outcome.message:
         typer.echo(f"pyrovae: {outcome.message}", err=True)
+    if outcome.code:
         raise typer.Exit(outcome.code)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from pyrovae.command.runs import Run, claim, resumed
 from pyrovae.command.settings import Settings
 from pyrovae.command.writing import as_plain, write
 from pyrovae.files import History, in_words
-from pyrovae.training import TrainingError
+from pyrovae.training import TrainingError, processes
 
 __all__ = ["Outcome", "fit_and_report"]
 
@@ -49,6 +50,8 @@ class Trained(NamedTuple):
 def fit_and_report(options: Options, say: Say) -> Outcome:
     """Fit a model to data, measure it on held-out data, and leave model and report in a folder.
 
+    Of the processes of a `torchrun` job, all train and the first does everything else.
+
     Args:
         options: As the user gave them.
         say: Called with each line to print.
@@ -60,15 +63,19 @@ def fit_and_report(options: Options, say: Say) -> Outcome:
     started = time.time()
     refuse_inapplicable(options)
     refuse_contradictions(options)
-    folder, kind = claim(options), experiment_of(settings_of(options.data))
+    kind = experiment_of(settings_of(options.data))
+    with processes() as job:
+        folder, options = job.from_writer(lambda: place(options))
+    say = say if job.is_writer else _nothing
     with notes(say) as warned:
-        options = resumed(folder, options) if options.resume else options
         data = kind.load(options)
         settings = kind.resolve(options, data)
         with threads(settings.threads):
             experiment = kind.build(folder, settings, data)
             say(experiment.greeting())
-            trained = train(experiment, say)
+            trained = train(experiment, say, job.is_writer)
+            if not job.is_writer:
+                return Outcome(outcome(experiment.run, trained).code)
             figures = measure(experiment, trained, say)
             if settings.report:
                 page = report(experiment, trained, figures, warned, started)
@@ -79,16 +86,34 @@ def fit_and_report(options: Options, say: Say) -> Outcome:
     return outcome(experiment.run, trained)
 
 
-def train(experiment: Experiment, say: Say) -> Trained:
-    """Train the model and save it, as it is if training diverges or is interrupted."""
+def _nothing(line: str) -> None:
+    """Print nothing."""
+
+
+def place(options: Options) -> tuple[Path, Options]:
+    """Return the folder of a run, and its options: those of the run that it continues, if any."""
+    folder = claim(options)
+    return folder, resumed(folder, options) if options.resume else options
+
+
+def train(experiment: Experiment, say: Say, writes: bool = True) -> Trained:
+    """Train the model and save it, as it is if training diverges or is interrupted.
+
+    Args:
+        experiment: What is trained.
+        say: Called with each line to print.
+        writes: Whether this process writes; in a job only one does.
+    """
     run = experiment.run
-    run.begin()
+    if writes:
+        run.begin()
     try:
         trained = Trained(experiment.train(progress_lines(run.settings, say)))
     except TrainingError as error:
         error.history.stopped = "diverged"
         trained = Trained(error.history, str(error))
-    experiment.save(trained.history)
+    if writes:
+        experiment.save(trained.history)
     say(f"model: {run.model} ({trained.history.stopped})")
     return trained
 

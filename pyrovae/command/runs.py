@@ -210,12 +210,15 @@ def claim(options: Options) -> Path:
 def resumed(folder: Path, options: Options) -> Options:
     """Return the options of an interrupted run, with those changed that may change.
 
+    A run that was killed before its first checkpoint begins again.
+
     Raises:
         FileNotFoundError: There is no interrupted run.
         ValueError: Another option differs from the run's.
     """
     run = Run.open(folder)
-    if not run.checkpoint.is_file():
+    begun = run.checkpoint.is_file()
+    if not begun and (run.model / "model.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds a run that is complete, there is nothing to resume; "
             "leave --resume out to fit again"
@@ -229,7 +232,7 @@ def resumed(folder: Path, options: Options) -> Options:
                 "leave it out with --resume, or fit again with --overwrite"
             )
     changed = {name: value for name, value in given(options).items() if name in MAY_CHANGE}
-    return Options(**vars(options) | settings | changed)
+    return Options(**vars(options) | settings | changed | {"resume": begun})
 
 
 MAY_CHANGE = frozenset(

@@ -20,7 +20,7 @@ from pyrovae.data.batches import (
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
 from pyrovae.data.loading import as_minibatches
-from pyrovae.data.minibatches import ArrayMinibatches, Minibatch, Minibatches
+from pyrovae.data.minibatches import ArrayMinibatches, Minibatch, Minibatches, Share
 from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
 from pyrovae.data.sparse import SparseRows, check_indices, is_sparse, to_scipy
@@ -40,6 +40,7 @@ __all__ = [
     "Rows",
     "Scan",
     "Selected",
+    "Share",
     "Source",
     "Sources",
     "SparseRows",

@@ -3,14 +3,17 @@
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyrovae.data.batches import as_sources
-from pyrovae.data.minibatches import ArrayMinibatches, Minibatches
+from pyrovae.data.batches import as_source, as_sources
+from pyrovae.data.blocks import BlockMinibatches, block_of
+from pyrovae.data.minibatches import WHOLE, ArrayMinibatches, Minibatches, Share
 from pyrovae.data.source import Source
 from pyrovae.data.streams import DatasetMinibatches, IterableMinibatches
 
 __all__ = ["as_minibatches"]
+
+_OF_ALL_ROWS = "torch.utils.data.sampler"  # the module of the samplers that know one process
 
 
 def as_minibatches(
@@ -22,6 +25,7 @@ def as_minibatches(
     steps: int | None = None,
     name: str = "data",
     digest: bool = False,
+    share: Share = WHOLE,
 ) -> Minibatches:
     """Return data as minibatches.
 
@@ -34,15 +38,20 @@ def as_minibatches(
         steps: minibatches of an epoch of an iterable.
         name: what errors call the data.
         digest: take the fingerprint of arrays.
+        share: the part of arrays and data sets that this process reads; an iterable of minibatches
+            is over the share of its process already.
 
     Raises:
         TypeError: if the data are of another kind.
-        ValueError: if there is no minibatch, an array has a value that is not finite, or `steps` is
-            given for data with a length of their own.
+        ValueError: if there is no minibatch, an array has a value that is not finite, `steps` is
+            given for data with a length of their own, or a `DataLoader` would give every process
+            all rows.
     """
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size, drop_last=drop_last)
     if _is_iterable(data):
+        if share.parts > 1:
+            _check_shared(data, name)
         return IterableMinibatches(data, graph, steps, name)
     if steps is not None:
         raise ValueError(
@@ -51,16 +60,30 @@ def as_minibatches(
         )
     result: Minibatches
     if isinstance(data, Dataset) and not isinstance(data, TensorDataset):
-        result = DatasetMinibatches(data, graph, batch_size, drop_last, name)
+        result = DatasetMinibatches(data, graph, batch_size, drop_last, name, share)
+    elif any(map(block_of, data if isinstance(data, list | tuple) else [data])):
+        result = BlockMinibatches(_members(data, name), graph, batch_size, drop_last, name, share)
     else:
         sources = as_sources(data, name, digest)
-        result = ArrayMinibatches(sources, graph, batch_size, drop_last, digest)
+        result = ArrayMinibatches(sources, graph, batch_size, drop_last, digest, share)
     if not len(result):
         raise ValueError(
             f"{name}: {result.rows} rows and batch_size {batch_size} leave no minibatch with "
             "drop_last=True: lower batch_size"
         )
     return result
+
+
+def _members(data: Any, name: str) -> tuple[Source, ...]:
+    """Return (x, *c) as sources whose values are checked when they are read."""
+    members = list(data) if isinstance(data, list | tuple) else [data]
+    sources = tuple(as_source(part, f"{name}: member {i}") for i, part in enumerate(members))
+    if len({len(source) for source in sources}) > 1:
+        raise ValueError(
+            f"{name}: the members have {[len(source) for source in sources]} rows, expected one "
+            "row of context per row of x"
+        )
+    return sources
 
 
 def _is_iterable(data: Any) -> bool:
@@ -70,3 +93,17 @@ def _is_iterable(data: Any) -> bool:
     array = isinstance(data, Tensor | Source | list | tuple | str | bytes)
     array = array or any(hasattr(data, name) for name in ("__array__", "shape", "dtype"))
     return not array and not isinstance(data, Dataset) and hasattr(data, "__iter__")
+
+
+def _check_shared(data: Any, name: str) -> None:
+    """Refuse a loader of torch's that reads all rows in each of several processes."""
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
+        return
+    by_torch = type(data.batch_sampler) in (BatchSampler, type(None))
+    if by_torch and type(data.sampler).__module__ == _OF_ALL_ROWS:
+        raise ValueError(
+            f"{name}: a DataLoader with a {type(data.sampler).__name__} reads all rows in each "
+            "process of the job, expected a share. Pass its data set, of which fit gives each "
+            "process a share, or a DataLoader with "
+            "sampler=torch.utils.data.DistributedSampler(dataset)"
+        )

@@ -13,16 +13,53 @@ from torch import Tensor
 from pyrovae.data.batches import device_and_dtype, fingerprint, shuffled_batches, take
 from pyrovae.data.source import Source
 
-__all__ = ["ArrayMinibatches", "Minibatch", "Minibatches", "epoch_order", "number_of_batches"]
+__all__ = [
+    "WHOLE",
+    "ArrayMinibatches",
+    "Minibatch",
+    "Minibatches",
+    "Share",
+    "epoch_order",
+    "number_of_batches",
+]
 
 _IN_ORDER = 1024  # rows of arrays read together in order
 
 
-class Minibatch(NamedTuple):
-    """One minibatch.
+class Share(NamedTuple):
+    """The part of the rows that one of several processes reads; together they read each row once.
 
     Attributes:
-        batch: (x, *c), M rows each, on the device of the graph.
+        number: of this part, from 0.
+        parts: their number; 1 is all rows.
+
+    Example:
+        >>> Share(1, 3).of_minibatch(torch.tensor([7, 4, 6, 5, 9]))
+        tensor([4, 9])
+        >>> Share(1, 3).in_order(5)
+        tensor([2, 3])
+    """
+
+    number: int = 0
+    parts: int = 1
+
+    def of_minibatch(self, rows: Tensor) -> Tensor:
+        """Return the row numbers of this part of a minibatch."""
+        return rows[self.number :: self.parts]
+
+    def in_order(self, n: int) -> Tensor:
+        """Return the row numbers of this part of n rows that are read in order."""
+        return torch.arange(n).tensor_split(self.parts)[self.number]
+
+
+WHOLE = Share()
+
+
+class Minibatch(NamedTuple):
+    """One minibatch, or a share of one.
+
+    Attributes:
+        batch: (x, *c), M rows each, on the device of the graph; empty if the share has no rows.
         rows: the numbers of these rows in the data; None where they are not known.
     """
 
@@ -39,16 +76,26 @@ class Minibatches(ABC):
         scanned: whether all values were read and found finite; otherwise each minibatch is to be
             checked when it comes.
         repeatable: whether an epoch can be read again.
+        share: the part of each minibatch that is read, and of the rows in order.
+        divided: whether the library divides the data; otherwise each process brings its own share.
+        common: whether it divides each minibatch, so that all processes have as many of them.
     """
 
     rows: int | None = None
     fingerprint: str | None = None
     scanned = False
     repeatable = True
+    share = WHOLE
+    divided = True
+    common = True
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of minibatches of an epoch."""
+
+    def planned(self) -> int:
+        """Return the number of minibatches of an epoch, however many processes divide them."""
+        return len(self)
 
     @abstractmethod
     def first(self) -> tuple[Tensor, ...]:
@@ -72,6 +119,7 @@ class ArrayMinibatches(Minibatches):
         batch_size: rows of a minibatch.
         drop_last: leave out the last minibatch of an epoch if it has fewer rows.
         digest: take the fingerprint of the data.
+        share: the part that is read.
     """
 
     scanned = True
@@ -83,7 +131,9 @@ class ArrayMinibatches(Minibatches):
         batch_size: int,
         drop_last: bool = False,
         digest: bool = False,
+        share: Share = WHOLE,
     ) -> None:
+        self.share = share
         self.rows = len(sources[0])
         self.fingerprint = fingerprint(sources) if digest else None
         self.placement = device_and_dtype(graph, sources)
@@ -101,12 +151,12 @@ class ArrayMinibatches(Minibatches):
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield shuffled minibatches."""
         order = epoch_order(len(self.sources[0]), self.batch_size, self.drop_last, seed)
-        for rows in order[start:]:
-            yield Minibatch(self._take(rows), rows)
+        for rows in map(self.share.of_minibatch, order[start:]):
+            yield Minibatch(self._take(rows) if len(rows) else (), rows)
 
     def in_order(self) -> Iterator[Minibatch]:
         """Yield the rows in order."""
-        for rows in torch.arange(len(self.sources[0])).split(_IN_ORDER):
+        for rows in filter(len, self.share.in_order(len(self.sources[0])).split(_IN_ORDER)):
             yield Minibatch(self._take(rows), rows)
 
     def _take(self, rows: Tensor | slice) -> tuple[Tensor, ...]:

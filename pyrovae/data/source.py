@@ -22,7 +22,7 @@ from pyrovae.data.scan import Off, Reading, Scan
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["Rows", "Selected", "Source", "rows_within", "slices"]
+__all__ = ["Rows", "Selected", "Source", "loaded", "rows_within", "slices"]
 
 AT_ONCE = 1 << 20  # values in memory together while data are scanned: 4 MiB in float32
 Hash = Any  # what hashlib.sha256() returns
@@ -83,6 +83,10 @@ class Rows(ABC):
         dtype: type of the values.
         device: where `__getitem__` returns them.
 
+    Attributes:
+        block: how many neighbouring rows are quick to read together, where single rows are slow, as
+            in compressed files; None where any row is as quick.
+
     Example:
         >>> class Squares(Rows):
         ...     def __getitem__(self, rows):
@@ -90,6 +94,8 @@ class Rows(ABC):
         >>> Squares((5, 1), torch.int64).scan()
         Scan(low=0.0, high=16.0, whole=True, not_finite=None, off=None)
     """
+
+    block: int | None = None
 
     def __init__(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
@@ -113,6 +119,10 @@ class Rows(ABC):
     def select(self, rows: Tensor) -> Rows:
         """Return those rows as a view of this source."""
         return Selected(self, rows)
+
+    def load(self, rows: Tensor) -> Source:
+        """Return those rows in memory; it is quick for rows in ascending order."""
+        return self.select(rows)
 
     def to(self, device: torch.device | str) -> Rows:
         """Return this source: each minibatch is moved when it is taken."""
@@ -201,10 +211,20 @@ class Selected(Rows):
     def __init__(self, source: Source, rows: Tensor) -> None:
         super().__init__((len(rows), *source.shape[1:]), source.dtype, source.device)
         self.source, self.rows = source, rows
+        self.block = getattr(source, "block", None)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return rows of the selection."""
         return self.source[self.rows[rows]]
+
+    def load(self, rows: Tensor) -> Source:
+        """Return rows of the selection in memory."""
+        return loaded(self.source, self.rows[rows])
+
+
+def loaded(source: Source, rows: Tensor) -> Source:
+    """Return some rows of a source in memory, if it can load them, else as a view."""
+    return source.load(rows) if isinstance(source, Rows) else source.select(rows)
 
 
 def rows_within(shape: Sequence[int], values: int) -> int:

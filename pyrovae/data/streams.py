@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae.data.batches import as_sources, device_and_dtype, take
-from pyrovae.data.minibatches import Minibatch, Minibatches, epoch_order, number_of_batches
+from pyrovae.data.minibatches import (
+    WHOLE,
+    Minibatch,
+    Minibatches,
+    Share,
+    epoch_order,
+    number_of_batches,
+)
 
 __all__ = ["DatasetMinibatches", "IterableMinibatches"]
 
@@ -32,11 +39,19 @@ class DatasetMinibatches(Minibatches):
         batch_size: rows of a minibatch.
         drop_last: leave out the last minibatch of an epoch if it has fewer rows.
         name: what errors call the data.
+        share: the part that is read.
     """
 
     def __init__(
-        self, dataset: Any, graph: object, batch_size: int, drop_last: bool, name: str
+        self,
+        dataset: Any,
+        graph: object,
+        batch_size: int,
+        drop_last: bool,
+        name: str,
+        share: Share = WHOLE,
     ) -> None:
+        self.share = share
         self.rows = len(dataset)
         self.dataset, self.graph, self.name = dataset, graph, name
         self.batch_size, self.drop_last = batch_size, drop_last
@@ -52,25 +67,29 @@ class DatasetMinibatches(Minibatches):
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield shuffled minibatches."""
         order = epoch_order(len(self.dataset), self.batch_size, self.drop_last, seed)
-        return self._read([rows.tolist() for rows in order[start:]])
+        return self._read([self.share.of_minibatch(rows).tolist() for rows in order[start:]])
 
     def in_order(self) -> Iterator[Minibatch]:
         """Yield the rows in order."""
-        rows = torch.arange(len(self.dataset)).split(self.batch_size)
-        return self._read([part.tolist() for part in rows])
+        rows = self.share.in_order(len(self.dataset)).split(self.batch_size)
+        return self._read([part.tolist() for part in rows if len(part)])
 
     def _read(self, order: list[Any]) -> Iterator[Minibatch]:
         own = torch.Generator()  # a loader draws a seed for its workers, which are none
-        loader = DataLoader(self.dataset, batch_sampler=order, generator=own)
-        for i, (rows, content) in enumerate(zip(order, loader, strict=True)):
-            batch = _placed(content, self.graph, f"{self.name}: minibatch {i + 1}")
-            yield Minibatch(batch, torch.tensor(list(rows)))
+        some = [rows for rows in order if len(rows)]
+        contents = iter(DataLoader(self.dataset, batch_sampler=some, generator=own))
+        for i, rows in enumerate(order, 1):
+            batch: tuple[Tensor, ...] = ()
+            if len(rows):
+                batch = _placed(next(contents), self.graph, f"{self.name}: minibatch {i}")
+            yield Minibatch(batch, torch.tensor(list(rows), dtype=torch.int64))
 
 
 class IterableMinibatches(Minibatches):
     """Minibatches that a `DataLoader` or another iterable yields: x, or a tuple or list (x, *c).
 
-    An iterator that can be read once only, such as a generator, continues from epoch to epoch.
+    An iterator that can be read once only, such as a generator, continues from epoch to epoch. Of
+    several processes, each brings an iterable over its own share of the data.
 
     Args:
         iterable: yields minibatches.
@@ -96,6 +115,7 @@ class IterableMinibatches(Minibatches):
             )
         if steps is None:
             self.rows = _rows_of(iterable)
+        self.divided = self.common = False
         self.repeatable = iter(iterable) is not iterable
         self._first: tuple[Tensor, ...] | None = None
         self._rest: Iterator[Any] | None = None
@@ -156,6 +176,7 @@ class IterableMinibatches(Minibatches):
     def _one_pass(self, seed: int, skipped: int) -> Iterator[Any]:
         with torch.random.fork_rng(devices=[]):  # a loader draws its order with the first item
             torch.default_generator.manual_seed(seed)
+            _shuffle_again(self.iterable, seed)
             iterator = islice(iter(self.iterable), skipped, None)
             first = next(iterator, _END)
         if first is not _END:
@@ -168,6 +189,13 @@ def _length(iterable: Any) -> int | None:
         return len(iterable)
     except TypeError:
         return None
+
+
+def _shuffle_again(iterable: Any, seed: int) -> None:
+    """Give a distributed sampler, which shuffles by a seed and an epoch of its own, the pass."""
+    set_epoch = getattr(getattr(iterable, "sampler", None), "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(seed)
 
 
 def _rows_of(iterable: Any) -> int | None:

@@ -144,7 +144,6 @@ class Objective(ELBO, ABC):
         """Add the gradient of the mean loss per observation to the parameters'.
 
         The mean, so that Adam's eps, weight decay and clipping mean the same at every batch size.
-        A loss that is not finite adds nothing.
 
         Returns:
             The mean loss, and the bound.
@@ -153,8 +152,7 @@ class Objective(ELBO, ABC):
         bound = self.bound(model, guide, *batch)
         loss = self.loss_of(bound, rows) / (self.data_size or rows)
         value = loss.item()
-        if math.isfinite(value):
-            loss.backward()
+        loss.backward()
         return value, bound
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from pyrovae.singlecell.labels import CellLabels
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.saving import saved_setup
+from pyrovae.singlecell.shards import Shards, open_shards
 from pyrovae.singlecell.simulation import Simulation, simulate
 from pyrovae.singlecell.training import WARM_UP, default_epochs
 
 __all__ = [
     "WARM_UP",
     "CellLabels",
+    "Shards",
     "Simulation",
     "SingleCellVAE",
     "compare",
     "default_epochs",
     "listed",
+    "open_shards",
     "read",
     "rows_in",
     "saved_setup",

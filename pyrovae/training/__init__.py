@@ -3,6 +3,7 @@
 from pyrovae.training import hooks
 from pyrovae.training.adam import Adam, AdamW, adam
 from pyrovae.training.clipping import ClipNorm
+from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.divergence import TrainingError
 from pyrovae.training.events import Hook
 from pyrovae.training.fitting import fit
@@ -17,9 +18,11 @@ __all__ = [
     "Hook",
     "MakeOptimizer",
     "Optimization",
+    "Processes",
     "TrainingError",
     "adam",
     "check_programs",
     "fit",
     "hooks",
+    "processes",
 ]

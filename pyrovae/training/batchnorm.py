@@ -24,6 +24,7 @@ def recompute_batchnorm(
     programs: Programs,
     batches: Callable[[], Iterable[tuple[Tensor, ...]]],
     constant: Collection[nn.Module] = (),
+    least: int = 2,
 ) -> None:
     """Recompute the statistics of every batch normalization in a graph.
 
@@ -33,13 +34,14 @@ def recompute_batchnorm(
         programs: of the graph; only a graph that is an `nn.Module` shows its layers.
         batches: returns the minibatches (x, *c) to average over.
         constant: modules that keep their statistics and stay in eval() mode.
+        least: rows of a minibatch; one with fewer is left out.
     """
     on_batch = _OnBatch(programs, constant)
     if not any(isinstance(module, _LAYERS) for module in on_batch.modules()):
         return
     graph = programs.graph
     with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
-        whole = ([batch] for batch in batches() if len(batch[0]) > 1)  # update_bn takes item 0
+        whole = ([batch] for batch in batches() if len(batch[0]) >= least)  # update_bn takes item 0
         update_bn(whole, on_batch)
 
 

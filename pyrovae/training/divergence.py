@@ -1,16 +1,19 @@
 """Diagnosis of a fit that diverges."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pyrovae import programs
+from pyrovae.data import Minibatch
 from pyrovae.files import History
 from pyrovae.training.svi import FusedSVI
+from pyrovae.training.synchronized import alone
 
-__all__ = ["NOTHING_FOUND", "TrainingError", "diagnose"]
+__all__ = ["TrainingError", "diagnose", "diagnose_step", "diverged"]
 
-NOTHING_FOUND = "every site's density is finite"
+_NOTHING_FOUND = "every site's density is finite"
 _LISTED = 5  # rows that an error lists
 
 
@@ -28,8 +31,45 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
+def diverged(what: str, step: int, history: History) -> TrainingError:
+    """Return the error of a fit that diverged in a step of the epoch after those of its history."""
+    kept = history.best_epoch or len(history.loss)
+    return TrainingError(
+        f"step {step} of epoch {len(history.loss) + 1}: {what}. The graph holds the weights "
+        f"{f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller learning rate, "
+        'clip_norm="auto", data of about unit size (conditional.Standardized), or a bounded scale '
+        "in the likelihood or posterior",
+        history,
+    )
+
+
 def _name(objective: Any) -> str:
     return type(getattr(objective, "elbo", objective)).__name__
+
+
+def diagnose_step(
+    svi: FusedSVI,
+    batches: Sequence[tuple[Tensor, ...]],
+    minibatches: Sequence[Minibatch],
+    data: str = "data",
+) -> str:
+    """Return what is not finite in the first of some minibatches where something is.
+
+    Every process calls it, and all return the words of one in which something was found.
+
+    Args:
+        svi: as for `diagnose`.
+        batches: the minibatches as the programs got them; empty ones are left out.
+        minibatches: the same before a transform, with the numbers of their rows.
+        data: what to call the data.
+    """
+    words = found = ""
+    with alone(svi.programs):
+        for batch, minibatch in zip(batches, minibatches, strict=True):
+            if batch and not found:
+                words = diagnose(svi, batch, minibatch.rows, data)
+                found = "" if words.startswith(_NOTHING_FOUND) else words
+    return svi.processes.first(found) or svi.processes.first(words)
 
 
 def diagnose(
@@ -49,7 +89,7 @@ def diagnose(
     found = programs.not_finite(svi.graph, *batch)
     if found is None:
         return (
-            f"{NOTHING_FOUND} at fresh draws, so the loss itself overflowed: a "
+            f"{_NOTHING_FOUND} at fresh draws, so the loss itself overflowed: a "
             f"closed-form KL, or what {_name(svi.objective)} computes of the densities"
         )
     site, bad = found

@@ -6,10 +6,7 @@ for each epoch, for each minibatch x_1 .. x_M:
 with validation, early stopping, the best weights, and exact resume.
 """
 
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +25,9 @@ from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
 from pyrovae.training.clipping import ClipNorm
+from pyrovae.training.distributed import processes
 from pyrovae.training.events import Hook
+from pyrovae.training.interrupts import graceful_interrupt
 from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler
@@ -64,6 +63,7 @@ def fit(
     patience: int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
     resume: str | Path | None = None,
     callback: Callable[[History], bool | None] | None = None,
     hooks: Hook | Sequence[Hook] = (),
@@ -75,6 +75,14 @@ def fit(
     validation data, the graph is left with the weights of the epoch that has the best validation
     ELBO (at beta = 1, never during warm-up). Ctrl-C ends the fit after the current step: the graph
     is usable, and the checkpoint, if one is written, resumes at that step.
+
+    Called in every process of a `torchrun` job, it trains one graph in all of them, on CPUs by gloo
+    or on GPUs by NCCL, with the result of one process at the same `batch_size`: each process reads
+    its share of each minibatch, gradients are averaged over all rows, batch normalization sees all
+    rows, and validation is one number. Draws differ from those of one process. The first process
+    alone writes the checkpoint and calls callback and hooks, which must not change the graph. Give
+    all processes the same graph and the same data; but each its own share of a `DataLoader`, by
+    `DistributedSampler`, or of an iterable. An error in one process ends all.
 
     Args:
         graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
@@ -101,7 +109,7 @@ def fit(
             "epoch" for all others.
         epochs: planned passes over the data, over which schedules run.
         steps_per_epoch: minibatches that count as an epoch of an iterable; its length if None.
-        batch_size: rows of a minibatch; a `DataLoader` or iterable has its own.
+        batch_size: rows of a minibatch, over all processes; a `DataLoader` or iterable has its own.
         drop_last: leave out the last minibatch of an epoch if it has fewer rows.
         accumulate: minibatches per optimizer step; the gradient is the mean over all their rows.
         transform: applied to x of each training minibatch, with new random numbers each time, such
@@ -118,10 +126,13 @@ def fit(
         seed: of the random stream of this fit; None draws one from the global stream, which is
             otherwise left alone.
         checkpoint: file for the state, written after each epoch and when interrupted.
-        resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
-            arguments (a transform cannot be compared; `epochs` may differ where the weight of the
-            KL does not jump); on the CPU the fit then continues bit for bit as if it had never
-            stopped (with a `DataLoader` too, if it has no generator of its own).
+        checkpoint_every: optimizer steps within an epoch after which it is written too; for long
+            epochs, so that a process that is killed loses few steps.
+        resume: file written by `checkpoint=` in a fit of the same graph and data, in any number of
+            processes, with the same arguments (a transform cannot be compared; `epochs` may differ
+            where the weight of the KL does not jump); on the CPU, in as many processes, the fit
+            then continues bit for bit as if it had never stopped (with a `DataLoader` too, if it
+            has no generator of its own).
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
@@ -143,41 +154,47 @@ def fit(
         'all epochs ran'
     """
     counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-    _check_counts(**counts, steps_per_epoch=steps_per_epoch, patience=patience)
+    optional = {"patience": patience, "checkpoint_every": checkpoint_every}
+    _check_counts(**counts, **optional, steps_per_epoch=steps_per_epoch)
     _check_choices(patience, validation, scheduler_interval, precision, ema)
     check = getattr(graph, "check", _no_check)
     transforms: dict[str, Any] = {"transform": transform, "batch_transform": batch_transform}
     steps: dict[str, Any] = {"accumulate": accumulate, "scheduler_interval": scheduler_interval}
     ends: dict[str, Any] = {"patience": patience, "checkpoint": checkpoint, "callback": callback}
+    ends["checkpoint_every"] = checkpoint_every
     arguments = Arguments(epochs, batch_size, check, **transforms, **steps, **ends)
     reading: dict[str, Any] = {"drop_last": drop_last, "steps": steps_per_epoch, "digest": True}
-    training = as_minibatches(data, graph, batch_size=batch_size, **reading)
-    held_out = None
-    if validation is not None:
-        held_out = as_minibatches(validation, graph, batch_size=batch_size, name="validation")
     estimator = as_objective(objective)
-    _check_data_size(estimator, training.rows)
-    saved = read(resume) if resume is not None else None
-    seed = _seed(seed if saved is None else saved.seed)
-    history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
     listeners = _listeners(hooks)
     freeze = [freeze] if isinstance(freeze, str) else freeze
-    devices = programs.cuda_devices(graph)
-    with programs.random_stream(seed, devices), store_kept_on_refusal():
-        example = arguments.transformed(*training.first())
-        _check_data(graph, training, held_out, arguments, example)
-        how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
-        svi = FusedSVI(graph, estimator, how, example, measure=bool(listeners))
-        claim_parameters(graph, svi.programs.stored_names())
-        if progress:
-            listeners = [*listeners, ProgressBar()]
-        schedule = scheduler(svi.optimizer) if scheduler else None
-        loop = Loop(arguments, svi, training, held_out, history, schedule, listeners)
-        warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
-        if saved:
-            restore(loop, saved)
-        with pyro.validation_enabled(False), _graceful_interrupt() as interrupted:
-            loop.run(interrupted)
+    how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema)
+    with processes() as group, store_kept_on_refusal():
+        reading["share"] = group.share
+        training = as_minibatches(data, graph, batch_size=batch_size, **reading)
+        held_out = None
+        if validation is not None:
+            held_out = as_minibatches(
+                validation, graph, batch_size=batch_size, name="validation", share=group.share
+            )
+        group.check_data(training, held_out)
+        _check_data_size(estimator, training.rows)
+        saved = group.from_writer(lambda: read(resume)) if resume is not None else None
+        seed = group.from_writer(lambda: _seed(seed if saved is None else saved.seed))
+        history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
+        with programs.random_stream(seed, programs.cuda_devices(graph)):
+            example = arguments.transformed(*training.first())
+            _check_data(graph, training, held_out, arguments, example)
+            svi = FusedSVI(graph, estimator, how, example, bool(listeners), group)
+            claim_parameters(graph, svi.programs.stored_names())
+            listeners = [*listeners, *([ProgressBar()] if progress else [])]
+            schedule = scheduler(svi.optimizer) if scheduler else None
+            heard = listeners if group.is_writer else []
+            loop = Loop(arguments, svi, training, held_out, history, schedule, heard)
+            warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
+            if saved:
+                restore(loop, saved)
+            with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
+                loop.run(interrupted)
     return loop.history
 
 
@@ -201,7 +218,7 @@ def _seed(seed: int | None) -> int:
 
 
 def _check_counts(**counts: int | None) -> None:
-    optional = ("steps_per_epoch", "patience")
+    optional = ("steps_per_epoch", "patience", "checkpoint_every")
     for name, count in counts.items():
         if count is None and name in optional:
             continue
@@ -273,26 +290,3 @@ def _check_shapes(training: tuple[torch.Tensor, ...], held_out: tuple[torch.Tens
             f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass "
             "both in the same form"
         )
-
-
-@contextmanager
-def _graceful_interrupt() -> Iterator[threading.Event]:
-    """Context in which the first Ctrl-C sets a flag that the loop reads between steps.
-
-    A second Ctrl-C interrupts as usual.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
-
-    def on_interrupt(*_: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

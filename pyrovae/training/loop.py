@@ -15,13 +15,12 @@ from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
 from pyrovae.training.batchnorm import recompute_batchnorm
-from pyrovae.training.divergence import NOTHING_FOUND, TrainingError, diagnose
+from pyrovae.training.divergence import diagnose_step, diverged
 from pyrovae.training.events import Epoch, Hook, Start, Step
 from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI, Result
-from pyrovae.training.threads import threads_for
 from pyrovae.training.validation import judged_since, validate
 
 __all__ = ["Loop"]
@@ -55,20 +54,21 @@ class Loop:
         """Derive the remaining state from the arguments."""
         self.graph, self.objective = self.svi.graph, self.svi.objective
         self.programs, self.average = self.svi.programs, self.svi.average
+        self.processes = self.svi.processes
         self.validation_objective = self.objective.validation_objective()
         self.devices = programs.cuda_devices(self.graph)
         self.by_step = scheduled_by_step(self.scheduler, self.arguments.scheduler_interval)
-        self.steps_per_epoch = math.ceil(len(self.training) / self.arguments.accumulate)
+        minibatches = max(self.processes.gathered(len(self.training)))
+        self.steps_per_epoch = math.ceil(minibatches / self.arguments.accumulate)
         self.good = self.programs.state()
 
-    # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
         self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
-        threads = threads_for(self.svi.products)
-        with programs.modes_restored(self.programs), self.svi.frozen(), threads:
+        with self.svi.in_training():
+            self.reseed()
             try:
                 for hook in self.hooks:
                     hook.on_start(started)
@@ -77,7 +77,7 @@ class Loop:
             finally:
                 for hook in self.hooks:
                     hook.on_end()
-        self.leave()
+            self.leave()
 
     def leave(self) -> None:
         """Give the graph the weights that the fit returns."""
@@ -103,10 +103,13 @@ class Loop:
             self.step(group)
             if interrupted.is_set():
                 self.history.stopped = "interrupted"
+            self.history.stopped = self.processes.first(self.history.stopped)
             if self.history.stopped:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)
                 return
+            if self.position % (self.arguments.checkpoint_every or math.inf) == 0:
+                save(self)
         if self.position:
             self.close_epoch(started)
         else:
@@ -118,13 +121,18 @@ class Loop:
         The order is a function of seed and epoch, so that a resumed fit sees the same ones.
         """
         seed, size = (self.history.seed or 0) + len(self.history.loss), self.arguments.accumulate
-        minibatches = self.training.epoch(seed, self.position * size)
+        minibatches = self.minibatches(seed, self.position * size)
         while group := list(islice(minibatches, size)):
             yield group
 
+    def minibatches(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
+        """Yield the minibatches of an epoch, as many in each process."""
+        own = self.training.epoch(seed, start)
+        return own if self.training.common else self.processes.together(own, Minibatch(()))
+
     def transformed(self, minibatch: Minibatch) -> tuple[Tensor, ...]:
         """Return a minibatch as the programs get it in training."""
-        return self.arguments.transformed(*minibatch.batch)
+        return self.arguments.transformed(*minibatch.batch) if minibatch.batch else ()
 
     def recompute_batchnorm(self) -> None:
         """Recompute the statistics of batch normalization at the current weights.
@@ -136,16 +144,17 @@ class Loop:
 
         def batches() -> Iterator[tuple[Tensor, ...]]:
             seed = self.history.seed or 0
-            first = islice(self.training.epoch(seed), _BATCHES_FOR_BATCHNORM)
-            return map(self.transformed, first)
+            first = islice(self.minibatches(seed), _BATCHES_FOR_BATCHNORM)
+            return (self.svi.present(self.transformed(minibatch)) for minibatch in first)
 
-        recompute_batchnorm(self.programs, batches, self.svi.constant)
+        least = 2 if self.processes.size == 1 else 1  # which shares of more rows may have
+        recompute_batchnorm(self.programs, batches, self.svi.constant, least)
 
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""
         batches = [self.transformed(minibatch) for minibatch in group]
         if not self.training.scanned or self.arguments.batch_transform is not None:
-            for batch in batches:
+            for batch in filter(None, batches):
                 self.arguments.check(*batch)
         self.set_beta(self.steps_done())
         before = checkpoint.random_state(self.devices)
@@ -153,23 +162,20 @@ class Loop:
         result = self.svi.step(*batches)
         if not math.isfinite(result.loss):
             checkpoint.set_random_state(before, self.devices)
-            self.fail(f"the loss is {result.loss}: {self.where(batches, group)}")
+            self.fail(f"the loss is {result.loss}: {diagnose_step(self.svi, batches, group)}")
         if self.svi.measures and not math.isfinite(result.gradient_norm):
             self.fail(f"the norm of the gradient is {result.gradient_norm}")
-        rows = sum(len(batch[0]) for batch in batches)
+        rows = result.rows
         self.totals.add(result.loss * rows, result.reconstruction, sum(result.kl.values()), rows)
         if self.by_step and self.scheduler is not None:
             self.scheduler.step()
         if self.hooks:
             self.call_hooks(result, rows)
+        self.reseed()
 
-    def where(self, batches: list[tuple[Tensor, ...]], group: list[Minibatch]) -> str:
-        """Return what is not finite in the first minibatch where something is."""
-        for batch, minibatch in zip(batches, group, strict=True):
-            words = diagnose(self.svi, batch, minibatch.rows)
-            if not words.startswith(NOTHING_FOUND):
-                break
-        return words
+    def reseed(self) -> None:
+        """Begin the random stream of the next step, if there are several processes."""
+        self.processes.reseed(self.history.seed or 0, self.steps_done())
 
     def set_beta(self, step: int) -> float:
         """Set and return the KL's weight for a step, counted from 0 over the whole fit."""
@@ -230,13 +236,15 @@ class Loop:
             return {}, None
         with self.average.in_place() if self.average is not None else nullcontext():
             self.recompute_batchnorm()
-            found = validate(self.programs, self.validation_objective, self.held_out, self.lost)
+            found = validate(
+                self.programs, self.validation_objective, self.held_out, self.lost, self.processes
+            )
             weights = self.programs.state() if self.average is not None else None
         return found, weights
 
     def lost(self, minibatch: Minibatch) -> None:
         """Fail on a minibatch of the validation data whose bound is not finite."""
-        where = diagnose(self.svi, minibatch.batch, minibatch.rows, "validation data")
+        where = diagnose_step(self.svi, [minibatch.batch], [minibatch], "validation data")
         self.fail(f"the validation ELBO is not finite: {where}")
 
     def keep_best(self, weights: dict[str, Tensor]) -> None:
@@ -260,10 +268,12 @@ class Loop:
         """Write into the history why the fit ends here, if it does."""
         self.history.stopped = self.ended()
         ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
-        if self.arguments.callback is not None and self.arguments.callback(self.history):
+        callback = self.arguments.callback if self.processes.is_writer else None
+        if callback is not None and callback(self.history):
             self.history.stopped = "the callback ended it"
         elif ended:
             self.history.stopped = f"the hook {type(ended[0]).__name__} ended it"
+        self.history.stopped = self.processes.first(self.history.stopped)
 
     def ended(self) -> str:
         """Return why the fit ends after this epoch, empty if it goes on."""
@@ -286,11 +296,4 @@ class Loop:
             TrainingError: always.
         """
         self.programs.put(self.best or self.good)
-        kept = self.history.best_epoch or len(self.history.loss)
-        raise TrainingError(
-            f"step {self.position} of epoch {len(self.history.loss) + 1}: {what}. The graph holds "
-            f"the weights {f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller "
-            'learning rate, clip_norm="auto", data of about unit size (conditional.Standardized), '
-            "or a bounded scale in the likelihood or posterior",
-            self.history,
-        )
+        raise diverged(what, self.position, self.history)

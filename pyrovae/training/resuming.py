@@ -40,8 +40,11 @@ class Checkpoint(NamedTuple):
 
 
 def save(loop: "Loop") -> None:
-    """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted."""
-    if loop.arguments.checkpoint is not None:
+    """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted.
+
+    Of several processes the first writes it; it holds what all need.
+    """
+    if loop.arguments.checkpoint is not None and loop.processes.is_writer:
         state = {name: part.of(loop) for name, part in PARTS.items()}
         checkpoint.write(Path(loop.arguments.checkpoint), state)
 

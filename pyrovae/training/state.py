@@ -35,6 +35,7 @@ class Arguments:
     accumulate: int = 1
     scheduler_interval: str | None = None
     checkpoint: str | Path | None = None
+    checkpoint_every: int | None = None
     callback: Callable[[History], bool | None] | None = None
 
     def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +109,7 @@ def _settings(loop: "Loop") -> dict[str, Any]:
         "accumulate": loop.arguments.accumulate,
         "ema": None if loop.average is None else loop.average.decay,
         "frozen": sorted(loop.svi.frozen_names),
-        "number of minibatches": len(loop.training),
+        "number of minibatches": loop.training.planned(),
         "number of validation rows": None if held_out is None else held_out.rows,
     }
 

@@ -8,17 +8,18 @@ one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
 import math
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae.objectives import Bound, Objective
-from pyrovae.programs import Programs, parameters_held
+from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
 from pyrovae.training.clipping import ClipNorm, Clipping
+from pyrovae.training.distributed import Processes
 from pyrovae.training.optimization import (
     LearningRate,
     MakeOptimizer,
@@ -28,7 +29,8 @@ from pyrovae.training.optimization import (
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products
-from pyrovae.training.threads import Products
+from pyrovae.training.synchronized import synchronized
+from pyrovae.training.threads import Products, threads_for
 
 __all__ = ["FusedSVI", "Optimization", "Result", "check_programs"]
 
@@ -47,19 +49,21 @@ class Optimization(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one optimizer step found, before it moved the weights.
+    """What one optimizer step found in all processes, before it moved the weights.
 
     Attributes:
+        rows: of the step.
         loss: mean loss per observation.
         reconstruction: summed over the rows, in nats.
         kl: by latent site, summed over the rows, in nats.
         gradient_norm: before clipping; NaN where it was not measured.
     """
 
+    rows: int
     loss: float
     reconstruction: float
     kl: dict[str, float]
-    gradient_norm: float
+    gradient_norm: float = math.nan
 
 
 class FusedSVI:
@@ -71,6 +75,7 @@ class FusedSVI:
         optimization: the optimizer, and what goes with it.
         batch: one minibatch, on which the programs are checked and their parameters found.
         measure: measure the gradient's norm at every step, clipped or not.
+        processes: that train the graph together; they begin with the first one's weights.
 
     Attributes:
         parameters: the tensors that are trained.
@@ -92,11 +97,15 @@ class FusedSVI:
         optimization: Optimization,
         batch: Tensors,
         measure: bool = False,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes or Processes()
+        self._stand_in = tuple(part[:2] for part in batch)
         self.graph, self.objective = graph, objective
         with Products() as products:
             self.programs = check_programs(graph, objective, *batch)
         self.products = products.total
+        self.processes.share_first(list(self.programs.named_tensors().values()))
         named = self.programs.named_trainable()
         held = {name for part in optimization.freeze for name in named_by(part, named, "freeze")}
         moved = {name: value for name, value in named.items() if name not in held}
@@ -114,17 +123,28 @@ class FusedSVI:
         self._products: AbstractContextManager = BFloat16Products(graph) if low else nullcontext()
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
 
-    def frozen(self) -> AbstractContextManager:
-        """Return the context in which the parameters that are held constant get no gradient."""
-        return frozen(self._named, self.frozen_names)
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """Context of all steps; afterwards modes, threads and what needs a gradient are as before.
+
+        The parameters that are held constant get no gradient, batch normalization looks at the rows
+        of all processes, and torch takes as many threads as a step is worth.
+        """
+        constant = frozen(self._named, self.frozen_names)
+        together = synchronized(self.programs, self.processes)
+        with modes_restored(self.programs), constant, together, threads_for(self.products):
+            yield
 
     def step(self, *batches: Tensors) -> Result:
         """Take one step on one or more minibatches; the gradient is the mean over all their rows.
+
+        A minibatch is empty, (), if all its rows are other processes'.
 
         A loss or a measured gradient that is not finite is returned before any weight changes.
         """
         with self._held, self._products:
             result = self._accumulated(batches) if len(batches) > 1 else self._one(batches[0])
+            result = self._of_all_processes(result)
         norm = math.nan
         if math.isfinite(result.loss):
             norm = self.clipping.clip(self.parameters) if self.measures else norm
@@ -147,23 +167,59 @@ class FusedSVI:
             torch.clear_autocast_cache()
 
     def _one(self, batch: Tensors) -> Result:
-        loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *batch)
-        return Result(loss, bound.reconstruction.item(), _numbers(bound), math.nan)
+        present = self.present(batch)
+        loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *present)
+        if batch:
+            return Result(len(batch[0]), loss, bound.reconstruction.item(), _numbers(bound))
+        for parameter in self.parameters:
+            parameter.grad = None
+        return Result(0, 0.0, 0.0, dict.fromkeys(bound.kl, 0.0))
+
+    def present(self, batch: Tensors) -> Tensors:
+        """Return a minibatch, or for an empty one some rows that count for nothing.
+
+        The programs run in every process, since batch normalization waits for all of them.
+        """
+        self.processes.rows = len(batch[0]) if batch else 0
+        return batch or self._stand_in
+
+    def _of_all_processes(self, result: Result) -> Result:
+        """Return what all processes found, and give the parameters the mean gradient."""
+        if self.processes.size == 1:
+            return result
+        numbers = [result.loss * result.rows, result.reconstruction, *result.kl.values()]
+        present = [parameter.grad is not None for parameter in self.parameters]
+        sums = self.processes.sums([result.rows, *numbers, *present])
+        rows, loss, reconstruction = int(sums[0]), sums[1] / sums[0], sums[2]
+        kl = dict(zip(result.kl, sums[3:], strict=False))
+        if math.isfinite(loss):
+            fraction = result.rows / rows
+            self.processes.average_gradients(self.parameters, fraction, sums[-len(present) :])
+            self._average_learned(fraction)
+        return Result(rows, loss, reconstruction, kl)
+
+    def _average_learned(self, fraction: float) -> None:
+        """Give the objective the mean of what it learned in the processes, such as a baseline."""
+        learned = self.objective.state_dict()
+        if learned:
+            values = [fraction * float(value) for value in learned.values()]
+            means = zip(learned.items(), self.processes.sums(values), strict=True)
+            self.objective.load_state_dict({name: _like(old, new) for (name, old), new in means})
 
     def _accumulated(self, batches: Sequence[Tensors]) -> Result:
         """Leave the gradients of the mean over all rows; they need one more copy of the weights."""
-        rows = sum(len(batch[0]) for batch in batches)
+        rows = sum(len(batch[0]) for batch in batches if batch)
         sums: list[Tensor | None] = [None] * len(self.parameters)
-        total = Result(0.0, 0.0, {}, math.nan)
+        total = Result(rows, 0.0, 0.0, {})
         for batch in batches:
-            fraction = len(batch[0]) / rows
             result = self._one(batch)
+            fraction = result.rows / max(1, rows)
             for i, parameter in enumerate(self.parameters):
                 sums[i] = _plus(sums[i], parameter.grad, fraction)
                 parameter.grad = None
             kl = {site: total.kl.get(site, 0.0) + value for site, value in result.kl.items()}
             reconstruction = total.reconstruction + result.reconstruction
-            total = Result(total.loss + fraction * result.loss, reconstruction, kl, math.nan)
+            total = Result(rows, total.loss + fraction * result.loss, reconstruction, kl)
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return total
@@ -192,6 +248,11 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
 
 def _numbers(bound: Bound) -> dict[str, float]:
     return {site: kl.item() for site, kl in bound.kl.items()}
+
+
+def _like(old: Any, new: float) -> Any:
+    """Return a number as what it replaces: a number or a tensor."""
+    return torch.full_like(old, new) if isinstance(old, Tensor) else new
 
 
 def _plus(total: Tensor | None, gradient: Tensor | None, fraction: float) -> Tensor | None:

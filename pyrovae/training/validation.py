@@ -15,6 +15,7 @@ from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
 from pyrovae.objectives import Objective
 from pyrovae.programs import Programs
+from pyrovae.training.distributed import Processes
 
 __all__ = ["judged_since", "validate", "warn_of_idle_patience"]
 
@@ -24,22 +25,27 @@ def validate(
     objective: Objective,
     data: Minibatches,
     on_not_finite: Callable[[Minibatch], None],
+    processes: Processes,
 ) -> dict[str, float]:
     """Return the bound on data and its terms, in nats per observation.
 
-    It is evaluated under eval(), with the same noise each time.
+    It is evaluated under eval(), with the same noise each time. Each process evaluates its share of
+    the rows, and all return the same numbers.
 
     Args:
         programs_: of the graph.
         objective: at beta = 1.
         data: the held-out data.
         on_not_finite: called with a minibatch whose bound is not finite, at the random state before
-            it; a NaN would otherwise stay the best epoch, since nothing is above it.
+            it, or with an empty one if it is another process's; it must raise an error. A NaN would
+            otherwise stay the best epoch, since nothing is above it.
+        processes: of the fit.
     """
-    graph, rows, reconstruction, kl = programs_.graph, 0, 0.0, 0.0
+    graph, rows, reconstruction, kl = programs_.graph, 0.0, 0.0, 0.0
+    broken = Minibatch(())
     devices = programs.cuda_devices(graph)
     check = getattr(graph, "check", None)
-    with programs.evaluation(graph):
+    with programs.evaluation(graph, seed=processes.number):
         for minibatch in data.in_order():
             if check is not None and not data.scanned:
                 check(*minibatch.batch)
@@ -47,9 +53,13 @@ def validate(
             terms = objective.bound(graph.model, graph.guide, *minibatch.batch).numbers()
             if not all(map(math.isfinite, terms)):
                 checkpoint.set_random_state(before, devices)
-                on_not_finite(minibatch)
+                broken, rows = minibatch, math.nan
+                break
             reconstruction, kl = reconstruction + terms[0], kl + terms[1]
             rows += len(minibatch.batch[0])
+        rows, reconstruction, kl = processes.sums([rows, reconstruction, kl])
+        if math.isnan(rows):
+            on_not_finite(broken)
     return {
         "validation_elbo": (reconstruction - kl) / rows,
         "validation_reconstruction": reconstruction / rows,
