@@ -86,7 +86,11 @@ def public(dotted):
     path = home / "__init__.py" if home.is_dir() else home.with_suffix(".py")
     if not path.is_file():
         return None
-    for node in tree(path).body:
+    return public_of(tree(path).body)
+
+
+def public_of(body):
+    for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return set()
@@ -172,10 +176,11 @@ def test_private_names_stay_in_their_module(path):
     assert not private
 
 
-def test_the_root_holds_rooms_and_three_files():
+def test_the_root_holds_rooms_and_four_files():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert {name for name in entries if (PACKAGE / name).is_file()} == {
         "__init__.py",
+        "__init__.pyi",
         "__main__.py",
         "py.typed",
     }
@@ -215,8 +220,26 @@ def test_importing_is_light():
         "typer",
         "jinja2",
     )
-    heavy = run(f"import sys, pyrovae; print([m for m in {modules} if m in sys.modules])")
+    named = "from pyrovae import *"
+    heavy = run(f"import sys; {named}; print([m for m in {modules} if m in sys.modules])")
     assert heavy.strip() == "[]"
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from pyrovae.command import cli; print('torch' in sys.modules)"
+    assert run(code).strip() == "False"
+
+
+def test_the_stub_names_what_is_there():
+    import pyrovae
+
+    found = tree(PACKAGE / "__init__.pyi").body
+    named = [
+        alias.name for node in found if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    assert sorted(named) == sorted(pyrovae.__all__)
+    assert set(public_of(found)) == set(named)
+    assert all(hasattr(pyrovae, name) for name in named)
 
 
 def test_importing_changes_nothing():

@@ -5,8 +5,9 @@ log NB(0) = -theta log(1 + mu / theta)                            C: see `pochha
 log ZINB(0) = log(pi + (1 - pi) NB(0)),   log ZINB(x) = log(1 - pi) + log NB(x)
 
 Most counts of single cells are zeros, which need no C. It is computed for the other counts alone,
-in double precision, in which it keeps its digits at theta = 1e7. Value and gradients come out of
-one pass over the counts.
+in double precision, in which it keeps its digits at theta = 1e7. With one theta of moderate size
+per gene, counts up to 16 are computed in single precision: by `count_kernel.py` if numba is there,
+otherwise by `small_counts.py` if they are many. Value and gradients come out of one pass.
 
 With a = log mu, t = log theta, g = logit pi, d = log(1 + mu / theta), s = -theta d,
 r = mu / (theta + mu), and at a zero w = P(the zero is one of the negative binomial's):
@@ -17,6 +18,9 @@ x > 0         x - (x + theta) r    theta (psi(x + theta) - psi(theta) - d + r   
                                           - x / (theta + mu))
 """
 
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +28,9 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.autograd import Function
 
+from pyrovae.distributions import small_counts
 from pyrovae.distributions.pochhammer import (
+    TABULATED,
     indices_where,
     log_pochhammer,
     log_pochhammer_by_gene,
@@ -33,6 +39,7 @@ from pyrovae.distributions.pochhammer import (
 __all__ = ["negative_binomial_log_prob"]
 
 _LARGE = 9.0  # log theta above which r - d is computed by its series
+_MANY = 0.25  # share of non-zeros from which all values alike are computed faster
 
 
 def negative_binomial_log_prob(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
@@ -52,17 +59,51 @@ class _LogProb(Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
-        differentiable, theta, a = any(ctx.needs_input_grad), t.exp(), a.contiguous()
-        log_p, gradients = _at_zero(a, t, theta, g, differentiable)
-        _overwrite_counts(a, t, g, x, log_p, gradients)
+        differentiable, a = any(ctx.needs_input_grad), a.contiguous()
+        module = _for_small_counts(a, t, x)
+        if module is None:
+            log_p, gradients = _at_zero(a, t, t.exp(), g, differentiable)
+        else:
+            tables = small_counts.tables(t)
+            log_p, gradients = module.evaluate(a, t, g, x, tables, differentiable)
+        if module is None or module is small_counts:
+            above = TABULATED if module else 0
+            _overwrite_counts(a, t, g, x, log_p, gradients, above)
         ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
         return log_p
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        da, dt, *dg = (gradient * upstream for gradient in ctx.saved_tensors)
-        return da, dt.sum_to_size(ctx.shape), dg[0] if dg else None, None
+        da, dt, *dg = ctx.saved_tensors
+        if upstream.stride() == (0,) * upstream.dim():  # one number: the sum is taken first
+            dt = dt.sum_to_size(ctx.shape) * upstream.flatten()[0]
+        else:
+            dt = (dt * upstream).sum_to_size(ctx.shape)
+        return da * upstream, dt, dg[0] * upstream if dg else None, None
+
+
+def _for_small_counts(a: Tensor, t: Tensor, x: Tensor) -> ModuleType | None:
+    """Return the module that computes small counts in single precision, None if none may."""
+    one_type = a.dtype == t.dtype == x.dtype == torch.float32
+    if not one_type or t.dim() != 1 or t.shape != a.shape[-1:] or not a.numel():
+        return None
+    if a.device.type != "cpu" or not t.max() < _LARGE:
+        return None
+    compiled = _compiled()
+    if compiled is None and x.count_nonzero() > _MANY * x.numel():
+        return small_counts
+    return compiled
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """Return the module compiled by numba, if numba is installed."""
+    if find_spec("numba") is None:
+        return None
+    from pyrovae.distributions import count_kernel
+
+    return count_kernel
 
 
 def _at_zero(
@@ -103,10 +144,19 @@ def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 
 def _overwrite_counts(
-    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, log_p: Tensor, gradients: list[Tensor]
+    a: Tensor,
+    t: Tensor,
+    g: Tensor | None,
+    x: Tensor,
+    log_p: Tensor,
+    gradients: list[Tensor],
+    above: int = 0,
 ) -> None:
-    """Write log p, and the gradients if there are any, at the places of the non-zero counts."""
-    place = indices_where(x.expand(a.shape).reshape(-1) != 0)
+    """Write log p, and the gradients if there are any, at the places of the counts above some."""
+    flat = x.expand(a.shape).reshape(-1)
+    place = indices_where(flat > above if above else flat != 0)
+    if above and not len(place):
+        return
     x, a = (v.expand(log_p.shape).reshape(-1).index_select(0, place).double() for v in (x, a))
     t, (log_c, slope) = _dispersion(t.double(), log_p.shape, place, x)
     theta, ratio = t.exp(), a - t

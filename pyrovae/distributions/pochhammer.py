@@ -14,9 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["indices_where", "log_pochhammer", "log_pochhammer_by_gene"]
+__all__ = [
+    "TABULATED",
+    "indices_where",
+    "log_pochhammer",
+    "log_pochhammer_by_gene",
+    "tables_by_gene",
+]
 
-_TABULATED = 16  # largest count that is looked up
+TABULATED = 16  # largest count that is looked up
 _ALMOST_POISSON = 20.0  # log theta above which lgamma loses digits in float64 too
 
 
@@ -40,18 +46,27 @@ def log_pochhammer_by_gene(x: Tensor, t: Tensor, gene: Tensor) -> tuple[Tensor, 
         t: log theta, with shape (G,).
         gene: index of each count's gene, with shape (N,).
     """
-    i = torch.arange(_TABULATED, dtype=t.dtype, device=t.device)
-    terms = t.exp()[:, None] + i  # (G, 16)
-    tables = (terms / (i + 1)).log_().cumsum(1), terms.reciprocal_().cumsum(1)
-    place = x.clamp(max=_TABULATED).long().add_(gene * _TABULATED - 1)
+    tables = tables_by_gene(t)
+    place = x.clamp(max=TABULATED).long().add_(gene * TABULATED - 1)
     log_c, slope = (table.view(-1).index_select(0, place) for table in tables)
-    large = indices_where(x > _TABULATED)
+    large = indices_where(x > TABULATED)
     if len(large):
         t_large = t.index_select(0, gene.index_select(0, large))
         exact = log_pochhammer(x.index_select(0, large), t_large)
         for looked_up, value in zip((log_c, slope), exact, strict=True):
             looked_up.index_copy_(0, large, value)
     return log_c, slope
+
+
+def tables_by_gene(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log C and d log C / d theta of the counts 1 to 16, each with shape (G, 16).
+
+    Args:
+        t: log theta, with shape (G,), in float64.
+    """
+    i = torch.arange(TABULATED, dtype=t.dtype, device=t.device)
+    terms = t.exp()[:, None] + i
+    return (terms / (i + 1)).log_().cumsum(1), terms.reciprocal_().cumsum(1)
 
 
 def indices_where(condition: Tensor) -> Tensor:

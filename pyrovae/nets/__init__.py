@@ -18,6 +18,7 @@ inputs, which are concatenated to the features, batch dimensions broadcast. `sha
 of one output.
 """
 
+from pyrovae.nets import counts as blocks
 from pyrovae.nets.adapters import AnyLeading, WithoutContext
 from pyrovae.nets.batching import concatenated, over_leading_axes
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder, MapDecoder
@@ -42,6 +43,7 @@ __all__ = [
     "TurnedCopies",
     "WideLinear",
     "WithoutContext",
+    "blocks",
     "concatenated",
     "over_leading_axes",
 ]

@@ -32,7 +32,7 @@ from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.state import fit_of
-from pyrovae.training import fit
+from pyrovae.training import Adam, fit
 
 __all__ = ["CellLabels"]
 
@@ -130,7 +130,7 @@ class CellLabels:
             self.graph,
             (x, visible, *c),
             objective=TraceEnum_ELBO(max_plate_nesting=1),
-            optimizer=functools.partial(torch.optim.Adam, lr=lr, eps=0.01, fused=True),
+            optimizer=functools.partial(Adam, lr=lr, eps=0.01, fused=True),
             epochs=epochs,
             batch_size=batch_size,
             clip_norm="auto",

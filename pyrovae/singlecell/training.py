@@ -24,8 +24,7 @@ from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.query import only_new_weights
 from pyrovae.singlecell.scverse import device_of, joined, plan_arguments
 from pyrovae.singlecell.state import FitResult, Model
-from pyrovae.singlecell.threads import threads_for
-from pyrovae.training import ClipNorm, Hook, TrainingError, fit
+from pyrovae.training import Adam, ClipNorm, Hook, TrainingError, fit
 
 __all__ = ["WARM_UP", "default_epochs", "train"]
 
@@ -126,12 +125,11 @@ def train(
     beta = _warm_up(n_epochs_kl_warmup, epochs)
     if model.query is not None:
         plan["weight_decay"] = 0.0  # it would move weights that get no gradient
-    adam = functools.partial(torch.optim.Adam, **plan, fused=True)
+    adam = functools.partial(Adam, **plan, fused=True)
     before = None if model.fit_result is None or resume else model.fit_result.history
     keep = functools.partial(_keep, model, before, training, validation)
     try:
-        weights = sum(parameter.numel() for parameter in model.graph.parameters())
-        with only_new_weights(model) as constant, threads_for(batch_size, weights):
+        with only_new_weights(model) as constant:
             history = fit(
                 model.graph,
                 _data(model, training),

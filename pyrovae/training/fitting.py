@@ -23,13 +23,14 @@ from pyrovae.data import (
 )
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
+from pyrovae.training.adam import adam
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.distributed import processes
 from pyrovae.training.events import Hook
 from pyrovae.training.interrupts import graceful_interrupt
 from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
-from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler, adam
+from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler
 from pyrovae.training.resuming import read, restore, store_kept_on_refusal
 from pyrovae.training.state import Arguments
 from pyrovae.training.svi import FusedSVI, Optimization

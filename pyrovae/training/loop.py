@@ -21,7 +21,7 @@ from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Arguments, Totals
 from pyrovae.training.svi import FusedSVI, Result
-from pyrovae.training.synchronized import alone, synchronized
+from pyrovae.training.synchronized import alone
 from pyrovae.training.validation import judged_since, validate
 
 __all__ = ["Loop"]
@@ -63,14 +63,12 @@ class Loop:
         self.steps_per_epoch = math.ceil(minibatches / self.arguments.accumulate)
         self.good = self.programs.state()
 
-    # ------------------------------------------------------------------------------------ the loop
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
         self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
-        together = synchronized(self.programs, self.processes)
-        with programs.modes_restored(self.programs), self.svi.frozen(), together:
+        with self.svi.in_training():
             self.reseed()
             try:
                 for hook in self.hooks:
@@ -111,8 +109,7 @@ class Loop:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)
                 return
-            every = self.arguments.checkpoint_every
-            if every is not None and self.position % every == 0:
+            if self.position % (self.arguments.checkpoint_every or math.inf) == 0:
                 save(self)
         if self.position:
             self.close_epoch(started)

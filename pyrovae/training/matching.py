@@ -11,6 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.files import kinds
+from pyrovae.training.adam import Adam, AdamW
 
 __all__ = ["HOW", "names", "optimizer", "plain", "same", "scheduler", "tensors"]
 
@@ -74,7 +75,7 @@ def optimizer(present: Optimizer, state: dict[str, Any]) -> None:
     kinds.check(state, {"state": slots, "param_groups": groups}, "optimizer")
     here, there = present.state_dict()["param_groups"], state["param_groups"]
     same("optimizer: number of groups", len(there), len(here))
-    of_torch = type(present).__module__.startswith("torch.")
+    of_torch = type(present).__module__.startswith("torch.") or type(present) in (Adam, AdamW)
     for was, now in zip(there, here, strict=True):
         same("optimizer: type of a group", isinstance(was, dict), True)
         names("optimizer", was, now)

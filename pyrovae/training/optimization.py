@@ -5,7 +5,7 @@ Names are those of the graph's parameters: "likelihood.net.layers.0.weight", or 
 """
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ __all__ = [
     "MakeOptimizer",
     "MakeScheduler",
     "Scheduler",
-    "adam",
     "frozen",
     "make_optimizer",
     "modules_named",
@@ -33,11 +32,6 @@ MakeScheduler = Callable[[Optimizer], Scheduler]
 LearningRate = float | Mapping[str, float] | None
 
 _SHOWN = 5  # names that an error lists
-
-
-def adam(parameters: Iterable[Tensor]) -> Optimizer:
-    """Return Adam with a learning rate of 1e-3 (Kingma & Ba 2015), fused into one kernel."""
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
 def make_optimizer(

@@ -8,15 +8,15 @@ one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
 import math
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae.objectives import Bound, Objective
-from pyrovae.programs import Programs, parameters_held
+from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
 from pyrovae.training.clipping import ClipNorm, Clipping
 from pyrovae.training.distributed import Processes
@@ -29,6 +29,8 @@ from pyrovae.training.optimization import (
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products
+from pyrovae.training.synchronized import synchronized
+from pyrovae.training.threads import Products, threads_for
 
 __all__ = ["FusedSVI", "Optimization", "Result", "check_programs"]
 
@@ -81,6 +83,7 @@ class FusedSVI:
         constant: the modules that are held constant.
         frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
+        products: multiplications of a minibatch's forward pass, see `Products`.
 
     Raises:
         ValueError: if there is nothing to train, or the programs do not fit each other.
@@ -99,7 +102,9 @@ class FusedSVI:
         self.processes = processes or Processes()
         self._stand_in = tuple(part[:2] for part in batch)
         self.graph, self.objective = graph, objective
-        self.programs = check_programs(graph, objective, *batch)
+        with Products() as products:
+            self.programs = check_programs(graph, objective, *batch)
+        self.products = products.total
         self.processes.share_first(list(self.programs.named_tensors().values()))
         named = self.programs.named_trainable()
         held = {name for part in optimization.freeze for name in named_by(part, named, "freeze")}
@@ -118,9 +123,17 @@ class FusedSVI:
         self._products: AbstractContextManager = BFloat16Products(graph) if low else nullcontext()
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
 
-    def frozen(self) -> AbstractContextManager:
-        """Return the context in which the parameters that are held constant get no gradient."""
-        return frozen(self._named, self.frozen_names)
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """Context of all steps; afterwards modes, threads and what needs a gradient are as before.
+
+        The parameters that are held constant get no gradient, batch normalization looks at the rows
+        of all processes, and torch takes as many threads as a step is worth.
+        """
+        constant = frozen(self._named, self.frozen_names)
+        together = synchronized(self.programs, self.processes)
+        with modes_restored(self.programs), constant, together, threads_for(self.products):
+            yield
 
     def step(self, *batches: Tensors) -> Result:
         """Take one step on one or more minibatches; the gradient is the mean over all their rows.

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae.command.choices import Likelihood, Optimizer, Posterior
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS
 from pyrovae.command.images.settings import ImageSettings
+from pyrovae.training import Adam, AdamW
 
 __all__ = [
     "build_optimizer",
@@ -22,8 +23,8 @@ __all__ = [
 ]
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
-    Optimizer.ADAM: functools.partial(torch.optim.Adam, fused=True),
-    Optimizer.ADAMW: functools.partial(torch.optim.AdamW, fused=True),
+    Optimizer.ADAM: functools.partial(Adam, fused=True),
+    Optimizer.ADAMW: functools.partial(AdamW, fused=True),
     Optimizer.ADAMAX: torch.optim.Adamax,
     Optimizer.ADAGRAD: functools.partial(torch.optim.Adagrad, fused=True),
     Optimizer.RMSPROP: torch.optim.RMSprop,

@@ -1,0 +1,154 @@
+"""The fast paths of log NB and log ZINB against the exact one in double precision."""
+
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from pyrovae.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial, small_counts
+from pyrovae.distributions import negative_binomial_log_prob as paths
+from pyrovae.distributions.negative_binomial_log_prob import negative_binomial_log_prob
+
+if find_spec("numba"):
+    from pyrovae.distributions import count_kernel
+
+    MODULES = [small_counts, count_kernel]
+else:
+    MODULES = [small_counts]
+
+pytestmark = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.split(".")[-1])
+
+
+@pytest.fixture(autouse=True)
+def _use(module, monkeypatch):
+    """The path under test, wherever a path in single precision is taken at all."""
+    chosen = paths._for_small_counts
+    monkeypatch.setattr(paths, "_MANY", -1.0)
+    monkeypatch.setattr(paths, "_compiled", lambda: None if module is small_counts else module)
+    assert chosen(torch.zeros(2, 3), torch.zeros(3), torch.ones(2, 3)) is module
+
+
+def drawn(low=-3.0, high=3.0, genes=300, cells=40, most=600.0):
+    a = torch.rand(cells, genes) * 14 - 8
+    t = torch.rand(genes) * (high - low) + low
+    g = torch.randn(cells, genes) * 4
+    x = torch.poisson(torch.rand(cells, genes) ** 6 * most)
+    return a, t, g, x * (torch.rand(cells, genes) < 0.4)
+
+
+def with_gradients(a, t, g, x):
+    given = [v.clone().requires_grad_() for v in (a, t, g) if v is not None]
+    log_p = negative_binomial_log_prob(given[0], given[1], None if g is None else given[2], x)
+    weights = torch.linspace(0.5, 2, log_p.numel()).view(log_p.shape).to(log_p.dtype)
+    return log_p, *torch.autograd.grad((weights * log_p).sum(), given)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(("low", "high"), [(-3, 3), (-9, -7), (7, 8.99)])
+def test_value_and_gradients_are_those_of_double_precision(low, high, gated):
+    a, t, g, x = drawn(low, high)
+    g = g if gated else None
+    assert (x > 16).any()
+    assert (x == 0).any()
+    exact = with_gradients(*(None if v is None else v.double() for v in (a, t, g)), x.double())
+    found = with_gradients(a, t, g, x)
+    for name, value, wanted in zip(("log p", *"atg")[: len(found)], found, exact, strict=True):
+        assert value.dtype == torch.float32
+        # theta (slope - d) at theta = e^9 has 4 digits more before the point than after
+        tolerance = 2e-4 if name == "t" and high > 3 else 2e-5
+        torch.testing.assert_close(value.double(), wanted, rtol=5e-6, atol=tolerance)
+
+
+def test_the_value_alone_is_that_of_the_gradients(module):
+    a, t, g, x = drawn()
+    for gate in (g, None):
+        tables = small_counts.tables(t)
+        alone, none = module.evaluate(a, t, gate, x, tables, False)
+        assert not none
+        torch.testing.assert_close(alone, module.evaluate(a, t, gate, x, tables, True)[0])
+
+
+@pytest.mark.parametrize("which", ["a", "t", "g", "x"])
+def test_nan_comes_through(which):
+    given = dict(zip("atgx", drawn(), strict=True))
+    given[which][(5,) if which == "t" else (3, 5)] = math.nan
+    wrong = ~negative_binomial_log_prob(*given.values()).isfinite()
+    assert wrong[3, 5]
+    others = torch.ones_like(wrong)
+    others[..., 5] = False
+    assert not (wrong & others).any()
+
+
+@pytest.mark.parametrize(
+    ("which", "count"), [("a", 3.0), ("a", 40.0), ("g", 0.0), ("g", 3.0), ("g", 40.0)]
+)
+def test_infinite_parameters_are_as_on_the_exact_path(which, count):
+    a, t, g, x = drawn()
+    (a if which == "a" else g)[3, 5], x[3, 5] = math.inf, count
+    exact = negative_binomial_log_prob(*(v.double() for v in (a, t, g, x)))
+    found = negative_binomial_log_prob(a, t, g, x)
+    assert torch.equal(found.isfinite(), exact.isfinite())
+    finite = exact.isfinite()
+    torch.testing.assert_close(found[finite], exact[finite].float(), rtol=5e-6, atol=2e-5)
+
+
+def test_a_mean_of_zero_gives_a_zero():
+    a, t, g, x = drawn()
+    a[:], x[:] = -math.inf, 0.0
+    torch.testing.assert_close(negative_binomial_log_prob(a, t, None, x), torch.zeros_like(a))
+    found = negative_binomial_log_prob(a, t, g, x)
+    torch.testing.assert_close(found, torch.zeros_like(a), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (1, 300), (300,), (3, 1, 300), (3, 40, 300)])
+def test_counts_broadcast(shape):
+    a, t, g, _ = drawn()
+    a, g = (v.expand(3, 40, 300) for v in (a, g))
+    x = torch.poisson(torch.full(shape, 3.0))
+    repeated = negative_binomial_log_prob(a, t, g, x.expand(3, 40, 300).clone())
+    torch.testing.assert_close(negative_binomial_log_prob(a, t, g, x), repeated)
+
+
+def test_one_cell_without_a_batch():
+    a, t, g, x = drawn()
+    one = negative_binomial_log_prob(a[0], t, g[0], x[0])
+    torch.testing.assert_close(one, negative_binomial_log_prob(a, t, g, x)[0])
+
+
+def test_threads_change_nothing(module, monkeypatch):
+    a, t, g, x = drawn(cells=41)
+    before, alone = torch.get_num_threads(), with_gradients(a, t, g, x)
+    if module is not small_counts:
+        monkeypatch.setattr(module, "_LEAST_VALUES", 1000)
+    torch.set_num_threads(3)
+    try:
+        together = with_gradients(a, t, g, x)
+    finally:
+        torch.set_num_threads(before)
+    for one, several in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, several)
+
+
+def test_what_single_precision_cannot_do_takes_the_exact_path():
+    a, t, _, x = drawn()
+    assert paths._for_small_counts(a.double(), t.double(), x.double()) is None
+    assert paths._for_small_counts(a, t + 12, x) is None
+    assert paths._for_small_counts(a, t.expand(a.shape), x) is None
+    assert paths._for_small_counts(a, torch.full_like(t, math.nan), x) is None
+    assert paths._for_small_counts(a[:0], t, x[:0]) is None
+
+
+def test_the_distributions_use_it(module, monkeypatch):
+    a, t, g, x = drawn()
+    used = []
+    evaluate = module.evaluate
+
+    def counted(*given):
+        used.append(1)
+        return evaluate(*given)
+
+    monkeypatch.setattr(module, "evaluate", counted)
+    assert NegativeBinomial.from_logs(a, t).log_prob(x).isfinite().all()
+    assert ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x).isfinite().all()
+    assert len(used) == 2
