@@ -46,14 +46,14 @@ Table = dict[str, list[dict[str, float]]]
 
 def cases(given: argparse.Namespace) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
     """Yield the title, the rows and the case of each table."""
-    shared = {"epochs": given.epochs, "threads": given.threads, "test": 200}
+    shared = {"epochs": given.epochs, "threads": given.threads, "test": 100}
     if "counts" in given.only:
         for genes, share, rows in COUNTS:
-            case = {"genes": genes, "share": share, "rows": rows, "samples": 100}
+            case = {"genes": genes, "share": share, "rows": rows, "samples": 50}
             yield f"{genes:,} genes, {share:.0%} non-zeros", CELLS, case | shared
     if "images" in given.only:
         for hidden, batch, rows in NETWORKS:
-            case = {"hidden": hidden, "batch": batch, "rows": rows, "samples": 100}
+            case = {"hidden": hidden, "batch": batch, "rows": rows, "samples": 50}
             yield f"images, 784-{hidden}-20, batch {batch}", IMAGES, case | shared
 
 

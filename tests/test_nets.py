@@ -134,14 +134,20 @@ def test_products_are_in_single_precision_where_the_cpu_or_torch_has_no_bfloat16
         monkeypatch.delattr(torch.cpu, "get_capabilities")
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    layer, x = WideLinear(20, 5).train(), torch.randn(3, 20)
+    layer, x = WideLinear(2000, 50).train(), torch.randn(3, 2000)
     assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_few_weights_are_not_rounded(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    layer, x = WideLinear(158, 128, bf16=True), torch.randn(3, 158)
+    assert torch.equal(layer.train()(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_products_are_rounded_in_training_only(bf16, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    layer, x = WideLinear(20, 5, bf16), torch.randn(3, 20)
+    layer, x = WideLinear(2000, 50, bf16), torch.randn(3, 2000)
     exact = nn.functional.linear(x, layer.weight, layer.bias)
     assert torch.equal(layer.eval()(x), exact)
     assert torch.equal(layer.train()(x), exact) is not bf16

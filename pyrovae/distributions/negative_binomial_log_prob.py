@@ -39,7 +39,7 @@ from pyrovae.distributions.pochhammer import (
 __all__ = ["negative_binomial_log_prob"]
 
 _LARGE = 9.0  # log theta above which r - d is computed by its series
-_MANY = 0.25  # share of non-zeros from which all values alike are computed faster
+_MANY = 0.4  # share of non-zeros from which all values alike are computed faster
 
 
 def negative_binomial_log_prob(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from pyrovae.nets.batching import Network, concatenated, over_leading_axes
 __all__ = ["Blocks", "WideLinear"]
 
 
+_WIDE = 100_000  # weights
+
+
 class WideLinear(nn.Linear):
     """x W^T + b, multiplied in bfloat16 in training on a CPU with instructions for it (AVX-512).
 
@@ -27,13 +30,15 @@ class WideLinear(nn.Linear):
     Args:
         features_in: number of input features.
         features_out: number of output features.
-        bf16: whether to multiply in bfloat16 where the CPU can.
+        bf16: whether to multiply in bfloat16 where the CPU can, and there are enough weights to
+            make up for the conversion.
     """
 
     def __init__(self, features_in: int, features_out: int, bf16: bool = True) -> None:
         super().__init__(features_in, features_out)
         self.features_in, self.features_out = features_in, features_out
-        self.bf16, self._rounds = bf16, bf16 and _multiplies_bfloat16()
+        wide = features_in * features_out >= _WIDE
+        self.bf16, self._rounds = bf16, bf16 and wide and _multiplies_bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b with shape (*, features_out), in the type of the weights."""
