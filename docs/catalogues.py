@@ -7,7 +7,7 @@ A translator runs the first, fills in the empty `msgstr` of one file after the o
 lines `#, fuzzy` (a message that changed keeps its old translation under this mark), and looks at
 the result with `python docs/build.py --language zh_CN`. docs/glossary.md has the terms.
 
-Messages that no text has any more are dropped; the files have no dates and no line numbers, and
+Nothing is executed for this. Messages that no text has any more are dropped; the files have no dates and no line numbers, and
 messages stand in the order of the text. The reference is not translated.
 """
 
@@ -96,7 +96,7 @@ def main() -> None:
         for path in sorted(LOCALE.rglob("*.po")):
             print(f"{len(missing(path)):5} missing   {path.relative_to(LOCALE)}")
         return
-    site_pages.assemble()
+    site_pages.assemble(outputs=False)
     extract()
     for page in options.pages or pages():
         for language in LANGUAGES:
