@@ -7,8 +7,9 @@ A translator runs the first, fills in the empty `msgstr` of one file after the o
 lines `#, fuzzy` (a message that changed keeps its old translation under this mark), and looks at
 the result with `python docs/build.py --language zh_CN`. docs/glossary.md has the terms.
 
-Nothing is executed for this. Messages that no text has any more are dropped; the files have no dates and no line numbers, and
-messages stand in the order of the text. The reference is not translated.
+Nothing is executed for this. Messages that no text has any more are dropped; the files have no
+dates and no line numbers, and messages stand in the order of the text. The reference is not
+translated.
 """
 
 import argparse
