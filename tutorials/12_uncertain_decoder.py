@@ -182,8 +182,8 @@ plt.show()
 #   nats below its best. Its ELBO on training images is much closer to that on test images, too.
 #   Part of the remaining difference is the encoder's, which is a point estimate and overfits.
 # * **Full Bayes is not better than a point estimate with early stopping** (which needs held-out
-#   images): it ends below the best value of the point estimate for each $N$. Only for the 100
-#   images of MNIST is it in between ahead by 8 nats, and would have to be stopped early as well. A
+#   images): it ends below the best value of the point estimate for each $N$. With the 100 images
+#   of MNIST it is ahead for a time, by 8 nats, but would have to be stopped early as well. A
 #   diagonal $q(w)$ around one network is a poor approximation of the posterior: its noise makes the
 #   reconstruction worse, and a weight for which the data carry too little information goes back to
 #   the prior.

@@ -115,7 +115,8 @@ if QUICK:
     assert abs(confidence - new_batch) < 0.1
 
 # %% [markdown]
-# Both in one plane: the new cells lie where the reference has cells of their type.
+# Both in one plane: the new cells lie in or near the regions where the reference has cells of their
+# type.
 
 # %%
 plane = PCA(2).fit(z)
