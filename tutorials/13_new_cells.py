@@ -167,10 +167,10 @@ plt.show()
 # %% [markdown]
 # On the simulated cells the Poisson model is out: their counts vary more than that. Whether zeros
 # are inflated is the smaller question, and its answer is to be read from the interval, not from the
-# order of the table. Kang's cells answer in the other way. Zero inflation is worth 3.1 ± 0.5 nats a
-# cell there. The Poisson model is 11 ± 7 nats below, which decides nothing: for more than half of
-# the 125 cells it is the better one, and for a few it is worse by hundreds of nats. Such a mean
-# needs more cells, and the large standard error says so.
+# order of the table. On Kang's cells it is the other way round. Zero inflation is worth 3.1 ± 0.5
+# nats a cell there. The Poisson model is 11 ± 7 nats below, which decides nothing: for more than
+# half of the 125 cells it is the better one, and for a few it is worse by hundreds of nats. Such a
+# mean needs more cells, and the large standard error says so.
 #
 # **Exercises.** 1. Fit the reference without labels for one whole type, and predict: what does the
 # classifier say of the cells of that type, and how confident is it? 2. Let the new batch be 20
