@@ -31,7 +31,7 @@ x, test = (torch.from_numpy(part[:10_000]).float() / data.x.max() for part in (d
 labels, kinds = (torch.from_numpy(part).long() for part in (data.labels, data.labels_test))
 test, labels, kinds, shape = test[:2_000], labels[: len(x)], kinds[:2_000], x.shape[1:]
 n = x[0].numel()
-hidden, epochs, rate = (200, 40, 3e-3) if QUICK else (400, 20, 1e-3)
+hidden, epochs, rate = (200, 40, 3e-3) if QUICK else (400, 15, 1e-3)
 
 
 def variational(d, sigma=0.15, learned=True):

@@ -42,7 +42,7 @@ from pyrovae.evaluation.scores import coverage, psnr, ssim
 QUICK = "--quick" in sys.argv or os.environ.get("PYROVAE_QUICK") == "1"
 torch.manual_seed(0)
 data = pv.datasets.digits() if QUICK else pv.datasets.mnist()
-train, everything = (torch.tensor(x) / data.x.max() for x in (data.x[:20_000], data.x_test[:100]))
+train, everything = (torch.tensor(x) / data.x.max() for x in (data.x[:10_000], data.x_test[:100]))
 is_four = torch.tensor(data.labels_test[:100] == 4)
 test, shape = everything[~is_four], train.shape[1:]  # section 6 needs the fours, the others do not
 
@@ -115,7 +115,7 @@ assert abs(held.mean - 0.9) < 4 * held.standard_error < 0.05
 # training pictures by heart has too small a standard deviation, and a proper score punishes that.
 
 # %%
-known = train[torch.tensor(data.labels[:20_000] != 4)]
+known = train[torch.tensor(data.labels[:10_000] != 4)]
 validation, known = known[: len(known) // 10], known[len(known) // 10 :]
 latents, width, epochs = (10, 128, 150) if QUICK else (20, 400, 30)
 
