@@ -175,7 +175,7 @@ show("Reconstructions by likelihood", rows)
 #
 # and a classifier, the label with the largest $p(x\mid c)$. The difference is what the label is
 # worth in nats. A classifier by nearest neighbours recognizes most digits that were asked for: more
-# than eight in ten on the digits, more than half on MNIST, where $z$ still has a say in it.
+# than eight in ten on the digits, three in four on MNIST, where $z$ still has a say in it.
 
 # %%
 q = DiagonalNormal(MLP(shape, [hidden], 2 * J, context=10))
