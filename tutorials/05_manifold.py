@@ -70,8 +70,8 @@ def show(title, rows):
 # So each $\lambda$ is another model of the same data, their ELBOs are comparable, and the noise
 # variance can be learned like any parameter. Where the derivative of the ELBO in $\lambda$ is zero,
 # $\lambda$ is the mean squared error of a pixel, $\mathrm E\lVert x-\mu_G\rVert^2/n$. Who writes
-# "squared error plus KL" and adds no weight has chosen $\lambda=\tfrac12$ or 1: noise as wide as the
-# whole range of a grey value.
+# "squared error plus KL" without a weight has chosen $\lambda=\tfrac12$ or 1: noise about as wide
+# as the whole range of a grey value.
 
 # %%
 lam, vae = 0.1, variational(2, 0.1**0.5, False)
@@ -91,9 +91,9 @@ assert torch.allclose(lam * (elbo + n / 2 * math.log(2 * math.pi * lam)), J, ato
 # $$\log p(x)=-\mathrm{BCE}(x,p)+\log C(p),\qquad
 #   C(p)=\frac{2\,\mathrm{artanh}(1-2p)}{1-2p}\;\ge 2 .$$
 #
-# The factor is least at $p=\tfrac12$ and grows without bound towards 0 and 1, so that a loss without
-# it undervalues black and white pixels. With it $p$ is no longer the mean of a pixel: the mean of a
-# continuous Bernoulli lies between $p$ and $\tfrac12$.
+# The factor is least at $p=\tfrac12$ and grows without bound towards 0 and 1, so that a loss
+# without it undervalues black and white pixels. With it $p$ is no longer the mean of a pixel: the
+# mean of a continuous Bernoulli lies between $p$ and $\tfrac12$.
 
 # %%
 logits = vae.likelihood.net(z).flatten(1) + 1.0  # any logits will do
@@ -192,8 +192,8 @@ plt.show()
 # straight line from the most typical 3 to the most typical 8; then what the line decodes to; then
 # the whole prior, cut into squares of equal probability (AEVB, figure 4). What lies between the two
 # is whatever the plane holds there. That is a property of the map, and no law of nature: another
-# seed puts other digits on the way. The last picture is read like a map: neighbours look alike, since
-# the decoder is continuous, and the middle of the picture is the middle of the prior.
+# seed puts other digits on the way. The last picture is read like a map: neighbours look alike,
+# since the decoder is continuous, and the middle of the picture is the middle of the prior.
 
 
 # %%
