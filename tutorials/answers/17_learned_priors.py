@@ -31,7 +31,7 @@ def bound(prior, hidden):
     q = posteriors.DiagonalNormal(nets.MLP(10, [64], 4))
     graph = pv.VAE(prior, q, likelihoods.Gaussian(nets.MLP(2, hidden, 10), 0.3))
     adam = partial(torch.optim.Adam, lr=5e-3)
-    pv.fit(graph, x, epochs=40, batch_size=100, optimizer=adam, seed=0, progress=False)
+    pv.fit(graph, x, epochs=20, batch_size=100, optimizer=adam, seed=0, progress=False)
     return pv.elbo(graph, test, samples=10).elbo.mean().item()
 
 
