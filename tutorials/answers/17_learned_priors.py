@@ -4,8 +4,8 @@
 # **1.** If $q(z\mid x)=r(z)$ for all $x$, then $q_\text{agg}=r$ and $I(x;z)=0$: the best prior is
 # $r$ itself, and the KL is zero. Such a model has collapsed; its decoder gets no information.
 #
-# **2.** With one hidden layer the decoder bends the plane, as N4 says, and $N(0,I)$ gains most of
-# what a learned prior gained before; what is left is smaller.
+# **2.** With one hidden layer the decoder bends the plane, as N4 says, and $N(0,I)$ gains about
+# half of what a learned prior gained before; what is left is smaller.
 
 # %%
 from functools import partial
