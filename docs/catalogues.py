@@ -66,8 +66,10 @@ def update(language: str, page: str) -> None:
     catalogue = read(translation.path_of(language, page), language)
     catalogue.update(template)
     for message in catalogue:
-        if message.id and not message.string and translation.is_wordless(message.id):
+        uncertain = message.fuzzy or not message.string
+        if message.id and uncertain and translation.is_wordless(message.id):
             message.string = message.id
+            message.flags.discard("fuzzy")
     write(catalogue, translation.path_of(language, page), language)
 
 
