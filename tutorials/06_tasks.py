@@ -222,7 +222,7 @@ show(given=repeated, bilinear=bilinear, posterior=large.mean, truth=test)
 # `pv.anomaly_score` is $-\log p(x)$, by importance sampling from the encoder. The area under the
 # curve is the probability that a four, which training did not contain, gets a higher score than
 # another digit: 1/2 is guessing, 1 is perfect. It is compared with the density of PCA: on MNIST,
-# where fours look much like nines, 0.81 and 0.63.
+# where fours look much like nines, 0.80 and 0.63.
 #
 # Models may find simple pictures probable, however strange (Nalisnick et al. 2019). A black picture
 # is as simple as can be. The model of 8 x 8 digits is not deceived; that of MNIST is, to which it

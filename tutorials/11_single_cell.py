@@ -52,11 +52,10 @@ for p in (NegativeBinomial(mu, theta), ZeroInflatedNegativeBinomial(mu, theta, t
 # %% [markdown]
 # ## From an h5ad
 #
-# `setup_anndata` declares which columns hold the batch and the labels. The model checks each value
-# before training: negative, fractional or missing counts raise an error with cell and gene. We
-# train for five epochs, keep draws of the posterior predictive distribution, and go on. (The
-# picture leaves out the first tenth: it would hide the rest.) `train` warms up the KL of $z$, not
-# of $l$.
+# `setup_anndata` declares which columns hold batch and labels. The model checks each value before
+# training: negative, fractional or missing counts raise an error with cell and gene. We train for
+# five epochs, keep draws of the posterior predictive distribution, and go on. (The picture leaves
+# out the first tenth: it would hide the rest.) `train` warms up the KL of $z$, not of $l$.
 
 # %%
 if QUICK:
