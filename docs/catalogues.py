@@ -7,8 +7,9 @@ A translator runs the first, fills in the empty `msgstr` of one file after the o
 lines `#, fuzzy` (a message that changed keeps its old translation under this mark), and looks at
 the result with `python docs/build.py --language zh_CN`. docs/glossary.md has the terms.
 
-Messages that no text has any more are dropped; the files have no dates and no line numbers, and
-messages stand in the order of the text. The reference is not translated.
+Nothing is executed for this. Messages that no text has any more are dropped; the files have no
+dates and no line numbers, and messages stand in the order of the text. The reference is not
+translated.
 """
 
 import argparse
@@ -65,8 +66,10 @@ def update(language: str, page: str) -> None:
     catalogue = read(translation.path_of(language, page), language)
     catalogue.update(template)
     for message in catalogue:
-        if message.id and not message.string and translation.is_wordless(message.id):
+        uncertain = message.fuzzy or not message.string
+        if message.id and uncertain and translation.is_wordless(message.id):
             message.string = message.id
+            message.flags.discard("fuzzy")
     write(catalogue, translation.path_of(language, page), language)
 
 
@@ -96,7 +99,7 @@ def main() -> None:
         for path in sorted(LOCALE.rglob("*.po")):
             print(f"{len(missing(path)):5} missing   {path.relative_to(LOCALE)}")
         return
-    site_pages.assemble()
+    site_pages.assemble(outputs=False)
     extract()
     for page in options.pages or pages():
         for language in LANGUAGES:

@@ -52,16 +52,21 @@ SHOWN = {
 PACKAGES = {"pyrovae.singlecell": "cells", "anndata": "cells", "NeuralSpline": "flows"}
 
 
-def assemble() -> None:
-    """Write all sources, and remove what is no longer one."""
-    pages = {**own_pages(), **texts(), **course_pages(), **reference_pages()}
+def assemble(outputs: bool = True) -> None:
+    """Write all sources, and remove what is no longer one.
+
+    Args:
+        outputs: Without them nothing is executed: the texts are all that translators need.
+    """
+    pages = {**own_pages(), **texts(), **course_pages(outputs), **reference_pages()}
     for name, content in pages.items():
         put(SOURCE / name, content)
     for path in [*SOURCE.rglob("*")]:
         if path.is_file() and path.relative_to(SOURCE).as_posix() not in pages:
             path.unlink()
-    mathjax()
-    report()
+    if outputs:
+        mathjax()
+        report()
 
 
 def put(path: Path, content: bytes) -> None:
@@ -127,8 +132,9 @@ def contents() -> str:
 
 def with_gallery(text: str) -> str:
     """Return the index of the course with a picture of each script before its table."""
-    shown = [path for path in numbered() if thumbnail(path)]
-    cards = [f"[![](pictures/{path.stem}.png) {title(path)}]({path.stem}.ipynb)" for path in shown]
+    cards = [
+        f"[![](pictures/{path.stem}.png) {title(path)}]({path.stem}.ipynb)" for path in numbered()
+    ]
     gallery = "\n\n".join([":::{container} gallery", *cards, ":::"])
     return text.replace("## The scripts\n", f"## The scripts\n\n{gallery}\n", 1)
 
@@ -138,10 +144,9 @@ def title(script: Path) -> str:
     return course.convert(script).cells[0].source.partition("\n")[0].removeprefix("# ")
 
 
-def thumbnail(script: Path) -> bytes | None:
-    """Return the middle picture of a script, or None if none of its pictures is known."""
-    notebook = run_shown(script)
-    found = course.pngs(notebook) if notebook else []
+def thumbnail(run: NotebookNode | None) -> bytes | None:
+    """Return the middle picture of a run, or None if it has none."""
+    found = course.pngs(run) if run else []
     return base64.b64decode(found[len(found) // 2]) if found else None
 
 
@@ -155,15 +160,15 @@ def run_shown(script: Path) -> NotebookNode | None:
 # ------------------------------------------------------------------------------------ the course
 
 
-def course_pages() -> dict[str, bytes]:
+def course_pages(outputs: bool = True) -> dict[str, bytes]:
     """Return a page, and a notebook and a script to download, for each script."""
     pages = {}
     for script in course.scripts():
-        path = course.place(script, Path("course"))
-        pages[path.as_posix()] = written(page(script))
+        path, run = course.place(script, Path("course")), run_shown(script) if outputs else None
+        pages[path.as_posix()] = written(page(script, run))
         pages[f"downloads/{path.relative_to('course')}"] = written(download(script))
         pages[f"downloads/{script.relative_to(course.TUTORIALS)}"] = script.read_bytes()
-        if picture := thumbnail(script):
+        if picture := thumbnail(run):
             pages[f"course/pictures/{script.stem}.png"] = picture
     return pages
 
@@ -173,9 +178,9 @@ def written(notebook: NotebookNode) -> bytes:
     return (nbformat.writes(notebook) + "\n").encode()
 
 
-def page(script: Path) -> NotebookNode:
+def page(script: Path, run: NotebookNode | None) -> NotebookNode:
     """Return the page of a script: its text, code and outputs under a line on the run shown."""
-    notebook = run_shown(script) or course.convert(script)
+    notebook = run or course.convert(script)
     heading, _, rest = notebook.cells[0].source.partition("\n")
     notebook.cells[0].source = f"{heading}\n\n{about(script, notebook)}\n\n{rest.strip()}"
     if text := below(script):

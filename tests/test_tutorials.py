@@ -4,12 +4,14 @@ A script is executed as a notebook; the executed notebooks stay in build/course,
 documentation takes them. The scripts assert their claims themselves.
 """
 
+import re
 from pathlib import Path
 
 import course
 import pytest
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
+INDEX = TUTORIALS / "README.md"
 
 
 # How many pictures each script shows by pyplot.
@@ -39,7 +41,7 @@ PICTURES = {
 def test_every_tutorial_is_listed():
     found = {path.stem for path in TUTORIALS.glob("*.py")}
     assert found == {*PICTURES}, "each script in tutorials/ needs a row in PICTURES"
-    index = (TUTORIALS / "README.md").read_text()
+    index = INDEX.read_text()
     assert [name for name in found if f"{name}.py" not in index] == []
 
 
@@ -75,11 +77,24 @@ def test_a_script_that_warns_fails_or_leaves_files_is_refused(tmp_path, body, me
         course.execute(course.convert(tmp_path / "a.py"))
 
 
+def size(name):
+    """The number of words of a script's text, and of its lines of code."""
+    lines = [line for line in (TUTORIALS / f"{name}.py").read_text().splitlines() if line]
+    text = [line for line in lines if line.startswith("#")]
+    return sum(len(line.split()) - 1 for line in text), len(lines) - len(text)
+
+
 @pytest.mark.parametrize("name", sorted({*PICTURES} - {"mini_vae"}))
 def test_a_tutorial_has_one_idea_and_says_it(name):
     lines = (TUTORIALS / f"{name}.py").read_text().splitlines()
-    text = [line for line in lines if line.startswith("#")]
+    words, code = size(name)
     assert len(lines) < 250
     assert sum(line.startswith(("assert ", "    assert ")) for line in lines) >= 8
-    words = sum(len(line.split()) - 1 for line in text)
-    assert words > 4 * (len(lines) - len(text))  # words for each line of code
+    assert words > 5 * code
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_index_says_how_long_a_tutorial_takes_to_read(name):
+    row = re.search(rf"^\| \[`{name}.py`.*\| (\d+) \|$", INDEX.read_text(), re.MULTILINE)
+    words, code = size(name)
+    assert abs(int(row[1]) - words / 100 - code / 10) <= 1  # words and lines of code a minute

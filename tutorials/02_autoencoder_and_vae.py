@@ -205,7 +205,7 @@ for name, graph in models.items():
         holes[f"{name}, {where}"] = images[:12]
 assert far["AE", "N(0, I)"] > (1.2 if QUICK else 1.05) * far["VAE", "N(0, I)"]
 assert 1 < far["AE", "fitted"] / far["VAE", "fitted"] < 1.2
-if QUICK:  # on MNIST 0.49 and 0.51, no difference to speak of
+if QUICK:  # on MNIST 0.38 and 0.55: the same order, a smaller ratio
     assert passed["AE", "N(0, I)"] < 0.5 * passed["VAE", "N(0, I)"]
 show("Decoded random codes", holes)
 

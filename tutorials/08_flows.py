@@ -162,16 +162,18 @@ assert found["ring", "mixture of 8"] > 1
 # The numbers above the panels are gaps; the thin line is where the exact density is a fifth of its
 # maximum. Two steps are enough for the banana. The mixture could fit the ring with eight pieces,
 # but its components fell on a part: $\mathrm{KL}(q\Vert p)$ does not force $q$ to cover $p$. The
-# ring needs *depth*: two steps fill less than half of its directions, eight nearly all. What
-# topology forbids is less than it seems. A flow is continuous with a continuous inverse, and no
-# such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing, and
-# that is what eight steps make. A gap of 1.4, which means that a quarter of the ring is filled, is
-# not due to topology: it is too few steps, or a local optimum of training.
+# ring needs *depth*: two steps fill less than half of its directions, eight more than two thirds.
+# What topology forbids is less than it seems. A flow is continuous with a continuous inverse, and
+# no such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing.
+# The cut that eight steps leave is wider than that, and it depends on the seed: in full mode, with
+# four times as many steps of training, a quarter of the ring is missing, with a gap of 0.4. Like
+# the gap of 1.4 of two steps, which fill a quarter, this is not due to topology: it is a local
+# optimum of training, or too few steps.
 
 # %%
 gaps = {steps: found["ring", f"IAF, T = {steps}"] for steps in (2, 4, 8)}
 assert gaps[8] < gaps[2] - 0.5
-assert covered["ring", "IAF, T = 8"] > 0.85 > 0.6 > covered["ring", "IAF, T = 2"]
+assert covered["ring", "IAF, T = 8"] > 2 / 3 > 0.5 > covered["ring", "IAF, T = 2"]
 
 # %% [markdown]
 # ## Where the stable form matters, and where it does not

@@ -52,11 +52,10 @@ for p in (NegativeBinomial(mu, theta), ZeroInflatedNegativeBinomial(mu, theta, t
 # %% [markdown]
 # ## From an h5ad
 #
-# `setup_anndata` declares which columns hold the batch and the labels. The model checks every value
-# once, before training: negative, fractional or missing counts raise an error that names cell and
-# gene. We train for five epochs, keep draws of the posterior predictive distribution, and train on.
-# The picture leaves out the first tenth, which is so much worse that it would hide all the rest.
-# Each call of `train` warms up the weight of the KL of $z$, never that of $l$.
+# `setup_anndata` declares which columns hold batch and labels. The model checks each value before
+# training: negative, fractional or missing counts raise an error with cell and gene. We train for
+# five epochs, keep draws of the posterior predictive distribution, and go on. (The picture leaves
+# out the first tenth: it would hide the rest.) `train` warms up the KL of $z$, not of $l$.
 
 # %%
 if QUICK:
@@ -96,9 +95,9 @@ plt.show()
 #  &=\mathbb E_q\log p(x\mid z,l,s)-\mathrm{KL}(q(z\mid x,s)\,\Vert\,p(z))
 #    -\mathrm{KL}(q(l\mid x,s)\,\Vert\,p(l\mid s)).\end{aligned}$$
 #
-# Rows 2 and 4 from the same draws of $q$ differ by the noise of the KLs alone. N4 writes
-# $q(z\mid x,s)$. The default of scvi-tools and of this library is `encode_covariates=False`: the
-# encoders get $x$ only, although the exact posterior depends on $s$: a part of the gap.
+# Rows 2 and 4 from the same draws of $q$ differ by the noise of the KLs alone. N4 writes $q(z\mid
+# x,s)$. By default the encoders of scvi-tools and of this library get $x$ only
+# (`encode_covariates=False`), though the exact posterior depends on $s$: a part of the gap.
 
 
 # %%
@@ -124,9 +123,8 @@ assert torch.equal(graph.posterior(x.log1p(), c.roll(1, -1)).mean, q_z.mean)  # 
 # %% [markdown]
 # > **Find the mistake.** N4: "since $z$ and $l$ are independent, $q(z,l)=q(z)\,q(l)$". They are
 # > independent in the *prior*. Given $x$ they explain the same counts, and a larger $l$ leaves less
-# > for $z$. The factors are an assumption, made for convenience.
-#
-# The least example, $x=z+l+\varepsilon$ with three standard normals, has the correlation $-1/2$.
+# > for $z$. The factors are an assumption, made for convenience. The least example,
+# > $x=z+l+\varepsilon$ with three standard normals, has the correlation $-1/2$.
 
 # %%
 V = (torch.eye(2) + torch.ones(2, 2)).inverse()  # precision of the prior, and what x adds
@@ -135,12 +133,12 @@ assert torch.isclose(V[0, 1] / V.diagonal().prod().sqrt(), torch.tensor(-0.5))
 # %% [markdown]
 # ## The gap, decomposed
 #
-# $\log p(x\mid s)$ less the bound is the KL from $q$ to the exact posterior. Some of it went with
-# more epochs, as printed above. What is left has three causes: one encoder serves all cells
-# (amortization), $q(z)$ is diagonal, and $q(z)$, $q(l)$ are separate. To tell them apart, the
-# decoder is held fixed, and each held-out cell gets a normal $N(m,LL^\top)$ of $(z,l)$ of its own,
-# refined from where the encoder put it: $L$ diagonal; full but for the row of $l$; full. The last
-# is also the proposal for an importance estimate of $\log p(x\mid s)$, a bound itself.
+# $\log p(x\mid s)$ less the bound is the KL from $q$ to the exact posterior. What more epochs leave
+# of it has three causes: one encoder serves all cells (amortization), $q(z)$ is diagonal, and
+# $q(z)$, $q(l)$ are separate. To tell them apart, the decoder is held fixed, and each held-out cell
+# gets a normal $N(m,LL^\top)$ of $(z,l)$ of its own, refined from where the encoder put it: $L$
+# diagonal; full but for the row of $l$; full. The last is also the proposal for an importance
+# estimate of $\log p(x\mid s)$, a bound itself.
 
 
 # %%
@@ -183,8 +181,9 @@ assert step.mean() > 2 * step.std() / 60**0.5  # correlations within z
 assert abs(gains["q(z, l) full-rank"]) < gains["q(z) q(l) by cell"]
 
 # %% [markdown]
-# In quick mode the gap is 6 nats after 5 epochs and 2 after 65. Of these two, 1.6 are amortization,
-# 0.3 correlations within $z$, 0.03 those of $z$ with $l$; 0.2 are left, the Gaussian form's.
+# In quick mode the gap is 6 nats after 5 epochs and 2 after 65: 1.6 of amortization, 0.3 of
+# correlations within $z$, 0.03 of those of $z$ with $l$, 0.2 of the Gaussian form. On Kang's cells
+# it is 4.9, 0.5, 0.07 and 0.2, more than the 4.5 printed above, an estimate that is too low.
 #
 # ## Posterior predictive check
 #
@@ -202,16 +201,17 @@ for ax, drawn, epochs in zip(axes, zeros[1:], (few, few + many), strict=True):
 plt.show()
 before, after = (np.abs(drawn - zeros[0]) for drawn in zeros[1:])
 print(f"mean error of a share of zeros: {before.mean():.3f}, then {after.mean():.3f}")
-assert after.max() < 0.1 < (0.2 if QUICK else 0.1) < before.max()
+assert after.max() < 0.1 < before.max() - (0.1 if QUICK else 0)
 assert after.mean() < min(0.02, before.mean())
 
 # %% [markdown]
 # ## z: clusters without the batch
 #
 # The decoder gets the batch, so $z$ need not hold it. The usual shortcut, principal components of
-# log-normalized counts, stands beside it. Two numbers: the adjusted Rand index of k-means against
-# the types, and the mixing: among the 15 nearest neighbours *of the same type*, the share from
-# other batches over its value for batches mixed at random. 1 is perfect for both.
+# log-normalized counts, stands beside it. Two numbers, at best 1: the adjusted Rand index of
+# k-means against the types, and the mixing: the share of other batches among the 15 nearest
+# neighbours *of the same type*, over its value for batches mixed at random. On Kang's cells, of
+# five donors, $z$ mixes better than PCA (0.92, 0.89), but clusters no better (0.82, 0.87).
 
 
 # %%

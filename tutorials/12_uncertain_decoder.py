@@ -92,10 +92,8 @@ assert max(abs(loss + log_evidence) for loss in losses) < 1e-9
 # %%
 whole = kl_divergence(toy.q_w(), dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)).item()
 minibatches = list(zip(X.split(7), C.split(7), strict=True))  # 7, 7, 7 and 3 rows
-kls = [
-    pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch).kl["w"].item()
-    for batch in minibatches
-]
+terms = [pv.objectives.SGVB_B().bound(toy.model, toy.guide, *batch) for batch in minibatches]
+kls = [each.kl["w"].item() for each in terms]
 print(f"KL {whole:.6f}; the shares of the minibatches", [f"{kl:.3f}" for kl in kls])
 assert abs(sum(kls) - whole) < 1e-9
 assert len(minibatches) * whole > 3 * sum(kls)  # the mistake
@@ -156,16 +154,14 @@ def trained(graph, x):
 pixel = images.mean(0).clamp(1e-3, 1 - 1e-3)
 floor = dist.Bernoulli(pixel).log_prob(test).sum(-1).mean().item()
 print(f"independent pixels: {floor:.1f} nats per test image")
-graphs, curves, last, training = {}, {}, {}, {}
+graphs, curves, last, best, training = {}, {}, {}, {}, {}
 for key in [(size, full) for size in sizes for full in (False, True)]:
     graphs[key] = fresh(*key)
     curves[key] = trained(graphs[key], images[: key[0]])
     last[key], training[key] = curves[key][-1][1], bound(graphs[key], images[: key[0]])
-    best = max(value for _, value in curves[key])
-    print(
-        f"N = {key[0]:5d}, {'full Bayes' if key[1] else 'point':10}: test {last[key]:7.1f}", end=" "
-    )
-    print(f"(best during training {best:6.1f}), training {training[key]:7.1f}")
+    best[key], kind = max(value for _, value in curves[key]), "full Bayes" if key[1] else "point"
+    print(f"N = {key[0]:5d}, {kind:10}: test {last[key]:7.1f}", end=" ")
+    print(f"(best during training {best[key]:6.1f}), training {training[key]:7.1f}")
 
 # %%
 axes = plt.figure(figsize=(10, 3.4), layout="constrained").subplots(1, 3, sharey=True)
@@ -181,25 +177,27 @@ plt.show()
 # %% [markdown]
 # Three observations.
 #
-# * The point estimate overfits, and more so with fewer images. Full Bayes hardly does: its ELBO
-#   on training images is much closer to that on test images. Part of the remaining difference is
-#   the encoder's, which still overfits.
+# * The point estimate overfits, and more so with fewer images. With the fewest it ends far below
+#   its best value on test images, 57 nats on the digits and 269 on MNIST; full Bayes ends 4 and 32
+#   nats below its best. Its ELBO on training images is much closer to that on test images, too.
+#   Part of the remaining difference is the encoder's, which is a point estimate and overfits.
 # * **Full Bayes is not better than a point estimate with early stopping** (which needs held-out
-#   images). A diagonal $q(w)$ around one network is a poor approximation of the posterior: its
-#   noise makes the reconstruction worse, and a weight for which the data carry too little
-#   information goes back to the prior.
+#   images): it ends below the best value of the point estimate for each $N$. With the 100 images
+#   of MNIST it is ahead for a time, by 8 nats, but would have to be stopped early as well. A
+#   diagonal $q(w)$ around one network is a poor approximation of the posterior: its noise makes the
+#   reconstruction worse, and a weight for which the data carry too little information goes back to
+#   the prior.
 # * $\mathrm{KL}(q(w)\Vert p(w))$ grows with the data, while the KL per data point decreases.
 
 # %%
 few, most = sizes[0], sizes[-1]
 assert training[few, False] - last[few, False] > 2 * (training[few, True] - last[few, True])
 assert last[few, True] > last[few, False] + 15
-assert last[few, True] > max(value for _, value in curves[few, True]) - 6
-assert all(max(value for _, value in curves[n, False]) > last[n, True] for n in sizes)  # in time
-q = {size: graphs[size, True].q_w() for size in sizes}
-prices = [
-    kl_divergence(p, dist.Normal(torch.zeros(p.event_shape), 1.0).to_event(1)) for p in q.values()
-]
+assert best[few, False] - last[few, False] > 4 * (best[few, True] - last[few, True])
+assert all(best[size, False] > last[size, True] for size in sizes)  # stopped in time
+q = [graphs[size, True].q_w() for size in sizes]
+standard = dist.Normal(torch.zeros(q[0].event_shape), 1.0).to_event(1)
+prices = [kl_divergence(p, standard) for p in q]
 shares = [price.item() / size for price, size in zip(prices, sizes, strict=True)]
 print("KL(q(w) || p(w)) per data point", [f"{share:.2f}" for share in shares])
 assert prices[0] < prices[1] < prices[2]

@@ -92,6 +92,8 @@ assert abs(model.get_elbo() - mapped.get_elbo(reference)) < 1e-2  # sums in anot
 # The classifier q(y | z) is trained with the model, on the labels that are known. It predicts the
 # hidden ones, and those of the new batch. Its probabilities are calibrated on labelled cells that
 # were held out (Guo et al. 2017). For comparison: the nearest neighbours in z without it.
+# (Calibration is for cells like those of the reference. On Kang's new batch the classifier is right
+# for 89 % of the cells, and its mean confidence is 94 %.)
 
 # %%
 labels = CellLabels.from_model(model, "known", unlabeled_category="Unknown")
@@ -113,7 +115,8 @@ if QUICK:
     assert abs(confidence - new_batch) < 0.1
 
 # %% [markdown]
-# Both in one plane: the new cells lie where the reference has cells of their type.
+# Both in one plane: the new cells lie in or near the regions where the reference has cells of their
+# type.
 
 # %%
 plane = PCA(2).fit(z)
@@ -145,9 +148,9 @@ for name in ("nb", "poisson"):
     models[name].train(max_epochs=epochs, progress=False)
 table = compare(models, n_samples=100)
 print(table.round(2).to_string())
-poisson = table.loc["poisson"]
-assert poisson["difference"] < -3 * poisson["difference_standard_error"]
-assert poisson["difference_standard_error"] < poisson["standard_error"]
+out = table.loc["poisson" if QUICK else "nb"]  # what these cells can decide
+assert out["difference"] < -3 * out["difference_standard_error"]
+assert (table["difference_standard_error"] < table["standard_error"]).all()
 
 figure, axis = plt.subplots(figsize=(7, 2.4), layout="constrained")
 axis.errorbar(
@@ -162,8 +165,12 @@ axis.set(xlabel="log p(x) - that of the best, nats per cell (± 2 paired standar
 plt.show()
 
 # %% [markdown]
-# The Poisson model is out: counts of cells vary more than that. Whether zeros are inflated is the
-# smaller question, and its answer is to be read from the interval, not from the order of the table.
+# On the simulated cells the Poisson model is out: their counts vary more than that. Whether zeros
+# are inflated is the smaller question, and its answer is to be read from the interval, not from the
+# order of the table. On Kang's cells it is the other way round. Zero inflation is worth 3.1 ± 0.5
+# nats a cell there. The Poisson model is 11 ± 7 nats below, which decides nothing: for more than
+# half of the 125 cells it is the better one, and for a few it is worse by hundreds of nats. Such a
+# mean needs more cells, and the large standard error says so.
 #
 # **Exercises.** 1. Fit the reference without labels for one whole type, and predict: what does the
 # classifier say of the cells of that type, and how confident is it? 2. Let the new batch be 20

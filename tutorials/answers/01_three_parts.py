@@ -75,7 +75,7 @@ for learned in (False, True):
     torch.manual_seed(0)
     q = pv.posteriors.DiagonalNormal(pv.nets.MLP(D, [100], 2 * J))
     p = pv.likelihoods.Gaussian(pv.nets.MLP(J, [100], D), sigma=1.0, learned=learned)
-    graph = fit(pv.VAE(pv.priors.StandardNormal(J), q, p), grey, epochs=40)
+    graph = fit(pv.VAE(pv.priors.StandardNormal(J), q, p), grey)
     active[learned] = int(pv.active_units(graph, grey).sum())
 print(
     f"largest eigenvalue {largest:.2f}; active: sigma = 1 {active[False]}, learned {active[True]}"

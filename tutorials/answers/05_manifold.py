@@ -51,7 +51,7 @@ assert active[1.3] == 0 < active[0.7]
 torch.manual_seed(0)
 z = torch.randn(2_000, 2)
 ring = z / 10 + z / z.norm(dim=1, keepdim=True)
-graph = fitted(ring, nn.Linear(2, 4), nn.Linear(2, 2), 0.3, epochs=60)
+graph = fitted(ring, nn.Linear(2, 4), nn.Linear(2, 2), 0.3, epochs=40)
 S = ring.T.cov(correction=0)
 best = MultivariateNormal(ring.mean(0), S).log_prob(ring).mean().item()
 assert abs(best + torch.logdet(2 * math.pi * math.e * S).item() / 2) < 1e-4
