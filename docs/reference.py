@@ -65,7 +65,7 @@ def objects(name: str, module: ModuleType, seen: set[int]) -> Iterator[tuple[str
             continue
         if id(thing) not in seen:
             seen.add(id(thing))
-            short = each in pyrovae.__all__ and vars(pyrovae)[each] is thing
+            short = each in pyrovae.__all__ and getattr(pyrovae, each) is thing
             yield (f"pyrovae.{each}" if short else f"{name}.{each}"), thing
 
 
