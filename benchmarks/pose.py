@@ -218,8 +218,9 @@ def pyroved(kind: str, data: Posed, z: int, seed: int, given: Any) -> Figures:
     latents = model.encode(data.test[:, 0])[0].numpy()
     # its places are (down, left)
     dx = -latents[:, [2, 1]] * model.t_prior.numpy() if kind == "moved" else None
-    figures = {"ELBO": -loss / len(data.test), **of_pose(latents[:, 0], dx, data)}
-    return {**figures, "s an epoch": seconds}
+    found = of_pose(latents[:, 0], dx, data)
+    found.pop("place", None)  # its angle runs the other way in its axes, which is not converted
+    return {"ELBO": -loss / len(data.test), **found, "s an epoch": seconds}
 
 
 def show(results: dict[str, Any]) -> None:

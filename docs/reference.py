@@ -54,7 +54,8 @@ def page(title: str, names: list[str], seen: set[int]) -> str:
 def find(name: str) -> ModuleType:
     """Return a module by the name that users write: pyrovae.blocks is pyrovae.nets.counts."""
     short = name.removeprefix("pyrovae.")
-    return vars(pyrovae)[short] if short in vars(pyrovae) else importlib.import_module(name)
+    named = short in pyrovae.__all__
+    return getattr(pyrovae, short) if named else importlib.import_module(name)
 
 
 def objects(name: str, module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any]]:

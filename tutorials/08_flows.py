@@ -196,7 +196,8 @@ assert rough[1] < 2 < 5 < rough[0]
 # Each step also sees $h(x)$, numbers that the encoder computes beside $\mu$ and $\sigma$. Without
 # them the steps are the same map for every $x$: the posterior moves and scales with $x$, but its
 # shape is one. With many different observations of the banana the context is worth about half a nat
-# each; the standard error is over the observations.
+# each after the quick fit, and 0.1 after the long one, in which the one shape is a better
+# compromise; the standard error is over the observations.
 
 
 # %%
@@ -218,7 +219,7 @@ for wrap in (lambda net: net, WithoutContext):
 gain = bounds[0] - bounds[1]
 error = gain.std() / len(x) ** 0.5
 print(f"with h the ELBO is {gain.mean():.3f} +- {error:.3f} nats higher")
-assert gain.mean() > 0.1 + 3 * error
+assert gain.mean() > 0.05 + 3 * error
 
 # %% [markdown]
 # ## The typical set
