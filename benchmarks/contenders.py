@@ -111,7 +111,7 @@ def pyrovae_cells(case: Case) -> tuple[Fit, Quality]:
     SingleCellVAE.setup_anndata(train)
 
     def fit() -> Any:
-        model = SingleCellVAE(train)
+        model = SingleCellVAE(train, seed=torch.initial_seed())
         warmup = max(1, case["epochs"] // 4)
         settings: dict[str, Any] = {"n_epochs_kl_warmup": warmup, "progress": False}
         model.train(case["epochs"], batch_size=128, train_size=1.0, **settings)

@@ -40,7 +40,7 @@ def variational(d, sigma=0.15, learned=True):
     return pv.VAE(priors.StandardNormal(d), posteriors.DiagonalNormal(f), p)
 
 
-def fit(make, *arguments, rows=x, epochs=epochs):
+def fit(make, *arguments, rows=x, epochs=epochs, rate=rate):
     torch.manual_seed(0)
     graph = make(*arguments)
     adam = partial(torch.optim.Adam, lr=rate)
@@ -204,11 +204,11 @@ def convolutional():
     return pv.VAE(priors.StandardNormal(2), posteriors.DiagonalNormal(f), p)
 
 
-plane = fit(convolutional, epochs=20 if QUICK else 10)
+plane = fit(convolutional, epochs=20 if QUICK else 10, rate=3e-3)
 codes, known = pv.embed(plane, test), pv.embed(plane, x)
 accuracy = scores.knn_accuracy(known, labels, codes, kinds).mean
 print(f"nearest neighbours in two dimensions name {100 * accuracy:.0f} % of the digits rightly")
-assert accuracy > 0.3  # by chance: 0.1
+assert accuracy > 0.4  # by chance: 0.1
 off = {k: (codes - codes[kinds == k].mean(0)).norm(dim=1) + 9 * (kinds != k) for k in (3, 8)}
 ends = torch.stack([test[off[k].argmin()] for k in off])  # the most typical 3 and 8
 line, walk = pv.embed(plane, ends), pv.interpolate(plane, *ends, steps=12)
