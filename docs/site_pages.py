@@ -28,6 +28,7 @@ MATHJAX = ROOT / "build" / "mathjax"
 TEXTS = {"README.md": "readme", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
 LINKS = {
     "docs/coming_from_scvi_tools.md": "coming_from_scvi_tools.md",
+    "docs/limits.md": "limits.md",
     "docs/mnist.png": "mnist.png",
     "docs/estimators.png": "estimators.png",
     "tutorials/README.md": "course/index.md",
