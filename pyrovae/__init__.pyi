@@ -1,4 +1,18 @@
-from . import graphs, likelihoods, nets, objectives, posteriors, priors, tasks
+from . import (
+    data,
+    distributions,
+    evaluation,
+    files,
+    graphs,
+    likelihoods,
+    nets,
+    objectives,
+    posteriors,
+    priors,
+    programs,
+    tasks,
+    training,
+)
 from .command.report import plots
 from .data import batches, datasets
 from .distributions import conditional
@@ -71,12 +85,16 @@ __all__ = [
     "bidirectional_bounds",
     "blocks",
     "conditional",
+    "data",
     "datasets",
     "decode",
     "denoise",
+    "distributions",
     "elbo",
     "embed",
+    "evaluation",
     "expression",
+    "files",
     "fit",
     "generate",
     "graphs",
@@ -98,6 +116,7 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
+    "programs",
     "realism",
     "reciprocal_log_evidence",
     "reconstruct",
@@ -105,4 +124,5 @@ __all__ = [
     "scores",
     "super_resolve",
     "tasks",
+    "training",
 ]

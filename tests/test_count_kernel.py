@@ -1,6 +1,7 @@
 """The fast paths of log NB and log ZINB against the exact one in double precision."""
 
 import math
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -152,3 +153,33 @@ def test_the_distributions_use_it(module, monkeypatch):
     assert NegativeBinomial.from_logs(a, t).log_prob(x).isfinite().all()
     assert ZeroInflatedNegativeBinomial.from_logs(a, t, g).log_prob(x).isfinite().all()
     assert len(used) == 2
+
+
+def test_one_number_for_all_genes_and_no_count():
+    a, t, _, _ = drawn()
+    found = NegativeBinomial.from_logs(a[0], t).log_prob(torch.tensor(2.0))
+    torch.testing.assert_close(
+        found, NegativeBinomial.from_logs(a[0], t).log_prob(torch.full_like(t, 2.0))
+    )
+
+
+def test_a_negative_number_has_no_log_prob(module):
+    a, t, g, x = drawn()
+    x[3, 5] = -1.0
+    if module is small_counts:
+        with pytest.raises(IndexError):
+            negative_binomial_log_prob(a, t, g, x)
+    else:
+        assert negative_binomial_log_prob(a, t, g, x).isnan().nonzero().tolist() == [[3, 5]]
+
+
+def test_a_broken_numba_is_told_and_left_out(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "pyrovae.distributions.count_kernel", None)
+    monkeypatch.delattr("pyrovae.distributions.count_kernel", raising=False)
+    paths._compiled.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="numba cannot be imported"):
+            assert paths._compiled() is None
+    finally:
+        paths._compiled.cache_clear()

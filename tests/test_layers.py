@@ -230,6 +230,11 @@ def test_help_does_not_wait_for_torch():
     assert run(code).strip() == "False"
 
 
+@pytest.mark.parametrize("room", ["data", "distributions", "training"])
+def test_a_room_is_there_before_anything_is_imported(room):
+    assert run(f"import pyrovae as pv; print(pv.{room}.__name__)").strip() == f"pyrovae.{room}"
+
+
 def test_the_stub_names_what_is_there():
     import pyrovae
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import pyrovae as pv
-from pyrovae.training import Adam, AdamW
+from pyrovae.objectives import SGVB_B
+from pyrovae.training import Adam, AdamW, FusedSVI, Optimization
 from pyrovae.training.threads import Products, threads_for
 
 
@@ -67,6 +68,30 @@ def test_products_are_those_of_the_layers():
     with Products() as counted:
         nn.Linear(8, 7)(x) @ torch.zeros(7, 4)
     assert counted.total == 3 * 2 * 8 * (8 * 7 + 7 * 4)
+
+
+class Last(nn.Module):
+    """A recurrent layer over the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(30, 4)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+def test_products_by_keyword_and_of_layers_that_are_not_seen():
+    x, layer = torch.zeros(4, 30), nn.Linear(30, 7)
+    with Products() as counted:
+        nn.functional.linear(input=x, weight=layer.weight)
+        nn.LSTM(30, 5)(x)
+    assert counted.total == 4 * 30 * 7
+
+    q = pv.posteriors.DiagonalNormal(Last())
+    graph = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 30)))
+    svi = FusedSVI(graph, SGVB_B(), Optimization(Adam), (torch.zeros(8, 30),))
+    assert svi.products == 8 * sum(parameter.numel() for parameter in graph.parameters())
 
 
 @pytest.mark.parametrize(("width", "wanted"), [(8, 1), (2000, 3)])

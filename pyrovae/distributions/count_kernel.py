@@ -9,6 +9,7 @@ numba is optional. Its code is compiled at first use, in some seconds, and kept 
 """
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,7 +28,7 @@ _LEAST_VALUES = 200_000  # for a further thread
 # Cody and Waite's argument reduction of exp, with the polynomial of the Cephes library.
 _LOG2_E, _LN2_HIGH, _LN2_LOW = float32(1.44269504), float32(0.693359375), float32(-2.12194440e-4)
 _ROUNDING = float32(3 << 22)  # added, it leaves a whole number in the low bits
-_SMALLEST = float32(-87.0)
+_SMALLEST, _NAN = float32(-87.0), float32(math.nan)
 _ZERO, _ONE, _TWO, _TABULATED = (float32(v) for v in (0, 1, 2, 16))
 _E2, _E3, _E4 = float32(5.0000001201e-1), float32(1.6666665459e-1), float32(4.1665795894e-2)
 _E5, _E6, _E7 = float32(8.3334519073e-3), float32(1.3981999507e-3), float32(1.9875691500e-4)
@@ -52,7 +53,7 @@ def evaluate(
         tables: of the counts 0 to 16, with shape (2, 17, G), as `small_counts.tables` gives them.
         differentiable: whether gradients are needed; else the list is empty.
     """
-    genes, alike = a.shape[-1], x.shape == a.shape[a.dim() - x.dim() :]
+    genes, alike = a.shape[-1], x.dim() and x.shape == a.shape[a.dim() - x.dim() :]
     x = x if alike else x.expand(a.shape)  # row i of a has row i % len(x) of x
     count = (4 if g is not None else 3) if differentiable else 1
     found = a.new_empty(count, *a.shape)
@@ -68,13 +69,14 @@ def evaluate(
         run(0, rows, *given)
     else:
         ends = [rows * i // threads for i in range(threads + 1)]
-        for part in [_pool(threads).submit(run, *ab, *given) for ab in pairwise(ends)]:
+        for part in [_pool(threads, os.getpid()).submit(run, *ab, *given) for ab in pairwise(ends)]:
             part.result()
     return found[0], list(found[1:])
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return some threads of this process: a forked one does not have those of its parent."""
     return ThreadPoolExecutor(threads, "pyrovae-counts")
 
 
@@ -167,6 +169,7 @@ def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):  # noqa: ANN001, ANN202
         log = _log1p(e)
         d = _positive(ratio) + log
         u = log_p[j] - theta[j] * d
+        u = u if count >= _ZERO else _NAN  # no count
         if not count <= _ZERO:  # a zero has no such term, even where log mu is infinite
             u += count * ((min(a[j], t[j]) if t[j] > _ZERO else -_positive(-ratio)) - log)
         if g is not None:

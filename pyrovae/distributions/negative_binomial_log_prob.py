@@ -18,6 +18,7 @@ x > 0         x - (x + theta) r    theta (psi(x + theta) - psi(theta) - d + r   
                                           - x / (theta + mu))
 """
 
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -101,8 +102,15 @@ def _compiled() -> ModuleType | None:
     """Return the module compiled by numba, if numba is installed."""
     if find_spec("numba") is None:
         return None
-    from pyrovae.distributions import count_kernel
-
+    try:
+        from pyrovae.distributions import count_kernel
+    except ImportError as error:  # as of a numba for another NumPy
+        warnings.warn(
+            f"numba cannot be imported ({error}), so the likelihood of counts takes its slower "
+            "path; install a numba for this NumPy, or uninstall it",
+            stacklevel=2,
+        )
+        return None
     return count_kernel
 
 

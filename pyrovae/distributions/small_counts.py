@@ -48,7 +48,7 @@ def evaluate(
     """
     theta = t.exp()
     gene = torch.arange(len(t), dtype=torch.int32, device=t.device)
-    index = x.expand(a.shape).clamp(0, TABULATED).int().mul_(len(t)).add_(gene).view(-1)
+    index = x.expand(a.shape).clamp(max=TABULATED).int().mul_(len(t)).add_(gene).view(-1)
     u, slope = (table.index_select(0, index).view(a.shape) for table in tables.flatten(1))
     ratio = a - t
     d = F.softplus(ratio)

@@ -83,7 +83,7 @@ class FusedSVI:
         constant: the modules that are held constant.
         frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
-        products: multiplications of a minibatch's forward pass, see `Products`.
+        products: multiplications of a minibatch's forward pass, as far as they are known.
 
     Raises:
         ValueError: if there is nothing to train, or the programs do not fit each other.
@@ -104,9 +104,10 @@ class FusedSVI:
         self.graph, self.objective = graph, objective
         with Products() as products:
             self.programs = check_programs(graph, objective, *batch)
-        self.products = products.total
-        self.processes.share_first(list(self.programs.named_tensors().values()))
         named = self.programs.named_trainable()
+        weights = sum(parameter.numel() for parameter in named.values())
+        self.products = max(products.total, weights * len(batch[0]))  # each once a row at least
+        self.processes.share_first(list(self.programs.named_tensors().values()))
         held = {name for part in optimization.freeze for name in named_by(part, named, "freeze")}
         moved = {name: value for name, value in named.items() if name not in held}
         if not moved:

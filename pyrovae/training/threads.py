@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Products", "threads_for"]
@@ -19,6 +20,8 @@ _PER_THREAD = 20_000_000
 
 class Products(TorchFunctionMode):
     """Context that counts the multiplications of linear layers, convolutions and matrix products.
+
+    Recurrent layers, attention and compiled functions are not seen.
 
     Attributes:
         total: multiplications so far.
@@ -39,13 +42,16 @@ class Products(TorchFunctionMode):
     ) -> Any:
         """Call a function of torch, and count."""
         result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
+        name, given = getattr(func, "__name__", ""), [*args, *(kwargs or {}).values()][:2]
+        if len(given) < 2 or not all(isinstance(each, Tensor) for each in given):
+            return result
+        first, second = given
         if name in ("linear", "matmul", "__matmul__", "mm", "bmm", "mv"):
-            self.total += result.numel() * args[0].shape[-1]
+            self.total += result.numel() * first.shape[-1]
         elif name.startswith("conv_transpose"):
-            self.total += args[0].numel() * args[1][0].numel()
+            self.total += first.numel() * second[0].numel()
         elif name in ("conv1d", "conv2d", "conv3d"):
-            self.total += result.numel() * args[1][0].numel()
+            self.total += result.numel() * second[0].numel()
         return result
 
 
