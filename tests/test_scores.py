@@ -96,6 +96,18 @@ def test_coverage_is_the_fraction_within():
     assert scores.coverage(x[:, 0], low[:, 0], high[:, 0]).values.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("turned", [0.0, 2.5, -1.0])
+def test_circular_correlation_is_that_of_all_pairs(turned):
+    a = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.double) * 6.2
+    b = a + 0.4 * torch.randn(60, generator=torch.Generator().manual_seed(1)) + turned
+    one, other = ((t[:, None] - t).sin() for t in (a, b))
+    pairs = (one * other).sum() / (one.square().sum() * other.square().sum()).sqrt()
+    found = scores.circular_correlation(b[:, None], a[:, None])
+    assert found == pytest.approx(pairs.item(), abs=1e-12)
+    assert found > 0.5
+    assert scores.circular_correlation(-b, a) == pytest.approx(-found)
+
+
 def test_knn_accuracy_is_a_majority_of_the_nearest():
     codes, labels = random(60, 2), torch.arange(60) % 3
     test, expected = random(80, 2, seed=1), torch.arange(80) % 3
