@@ -5,7 +5,8 @@ The first and the last have one fused Adam, the second has Pyro's own. Every rou
 steps of each, in rotating order. The results are medians over rounds, and medians of the ratios
 within a round, so that the machine's noise affects all alike. `PyTorch, same density` is the
 hand-written step with this library's Bernoulli in place of torch's cross entropy: the difference
-from it to `fit` is the cost of Pyro's handlers.
+from it to `fit` is the cost of Pyro's handlers. The compiled rows compile the loss, before the
+timing: by `torch.compile` of the hand-written one, and by `fit(compile=True)`.
 
     python benchmarks/step.py [--quick] [--json FILE]
 """
@@ -59,7 +60,9 @@ def minibatches(data: Tensor, size: int) -> Iterator[Tensor]:
 Step = Callable[[], float]
 
 
-def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> Step:
+def plain(
+    data: Tensor, hidden: int, size: int, own_density: bool = False, compiled: bool = False
+) -> Step:
     """Hand-written PyTorch: SGVB B, one sample, fused Adam."""
     encoder, decoder = networks(hidden)
     optimizer = torch.optim.Adam(
@@ -73,12 +76,17 @@ def plain(data: Tensor, hidden: int, size: int, own_density: bool = False) -> St
             return -IndependentBernoulli(p, 1).log_prob(x).sum()
         return functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
 
-    def step() -> float:
-        x = next(batches)
+    def mean_loss(x: Tensor) -> Tensor:
         mu, log_sigma = encoder(x).chunk(2, -1)
         z = mu + log_sigma.exp() * torch.randn_like(mu)
         kl = 0.5 * (mu.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum()
-        loss = (reconstruction(decoder(z), x) + kl) / len(x)
+        return (reconstruction(decoder(z), x) + kl) / len(x)
+
+    if compiled:
+        mean_loss = torch.compile(mean_loss)
+
+    def step() -> float:
+        loss = mean_loss(next(batches))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -138,12 +146,13 @@ def library(hidden: int) -> pv.VAE:
     return vae
 
 
-def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int) -> float:
+def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int, compiled: bool = False) -> float:
     """Return seconds per step of the second epoch of `fit`, by its own clock.
 
-    The first epoch creates the optimizer's state.
+    The first epoch creates the optimizer's state, and compiles.
     """
-    history = pv.fit(vae, data[: steps * size], epochs=2, batch_size=size, progress=False)
+    settings = {"epochs": 2, "batch_size": size, "progress": False, "compile": compiled}
+    history = pv.fit(vae, data[: steps * size], **settings)
     return history.seconds[-1] / steps
 
 
@@ -161,11 +170,14 @@ def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
     steps = len(data) // size
     hand, same = plain(data, hidden, size), plain(data, hidden, size, own_density=True)
     svi, vae = plain_pyro(data, hidden, size), library(hidden)
+    by_torch = plain(data, hidden, size, compiled=True)
     contestants: dict[str, Callable[[], float]] = {
         "plain PyTorch": lambda: time_step(hand, steps),
         "PyTorch, same density": lambda: time_step(same, steps),
         "plain Pyro SVI": lambda: time_step(svi, steps),
         "pyrovae.fit": lambda: time_fit(vae, data, size, steps),
+        "PyTorch, compiled": lambda: time_step(by_torch, steps),
+        "fit(compile=True)": lambda: time_fit(vae, data, size, steps, compiled=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(rounds + 1):

@@ -24,6 +24,7 @@ from pyrovae.data import (
     Source,
     SparseRows,
     Support,
+    TensorRows,
     TransformedRows,
     as_source,
     as_sources,
@@ -415,3 +416,23 @@ def test_a_view_of_a_sparse_table_is_the_table_of_those_rows(monkeypatch, at_onc
     off = whole.view(rows).scan(COUNTS).off
     assert off == Off(-5.0, place, (column,), 1)
     assert off == whole.select(rows).scan(COUNTS).off
+
+
+@pytest.mark.parametrize(("share", "dense"), [(0.2, False), (0.3, True)])
+def test_a_fit_holds_a_fairly_dense_table_dense(share, dense):
+    x = (torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < share) * 3.0
+    table = SparseRows.of(sparse.csr_matrix(x.numpy()))
+    for rows in (table, table.view(torch.arange(40)), table.view(torch.tensor([3, 1, 30]))):
+        held = rows.for_epochs()
+        assert isinstance(held, TensorRows) == dense
+        assert torch.equal(held[:], rows[:])
+        if not dense:
+            assert held is rows
+
+
+def test_a_large_table_stays_sparse(monkeypatch):
+    table = SparseRows.of(sparse.csr_matrix(np.ones((10, 10))))
+    monkeypatch.setattr("pyrovae.data.sparse._LARGEST_COPY", 10 * 10 * 8 - 1)
+    assert table.for_epochs() is table
+    monkeypatch.setattr("pyrovae.data.sparse._LARGEST_COPY", 10 * 10 * 8)
+    assert isinstance(table.for_epochs(), TensorRows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.batches import device_and_dtype, fingerprint, shuffled_batches, take
-from pyrovae.data.source import Source
+from pyrovae.data.source import Rows, Source
 
 __all__ = [
     "WHOLE",
@@ -138,7 +138,8 @@ class ArrayMinibatches(Minibatches):
         self.fingerprint = fingerprint(sources) if digest else None
         self.placement = device_and_dtype(graph, sources)
         self.checked = sources  # where they lie: they are scanned only once
-        self.sources = tuple(source.to(self.placement[0]) for source in sources)
+        moved = [source.to(self.placement[0]) for source in sources]
+        self.sources = tuple(one.for_epochs() if isinstance(one, Rows) else one for one in moved)
         self.batch_size, self.drop_last = batch_size, drop_last
 
     def __len__(self) -> int:

@@ -128,6 +128,10 @@ class Rows(ABC):
         """Return this source: each minibatch is moved when it is taken."""
         return self
 
+    def for_epochs(self) -> Rows:
+        """Return the same rows as they are read fastest many times: a copy, or this source."""
+        return self
+
     def numel(self) -> int:
         """Return the number of values, zeros that are not stored included."""
         return self.shape.numel()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.dense import TensorRows
 from pyrovae.data.scan import Scan
 from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["SelectedSparse", "SparseRows", "check_indices", "is_sparse", "to_scipy"]
 
 _ROWS_AT_ONCE = 4096  # whose values are in double precision together
+_DENSE = 0.25  # share of stored values from which a dense copy takes at most twice their memory
+_LARGEST_COPY = 1 << 30  # bytes
 _NOT_IN_SCIPY = (torch.float16, torch.bfloat16)
 
 
@@ -48,6 +51,16 @@ class _Stored(Rows):
             return super().scan(support)
         dense = Selected(self, torch.arange(len(self)))  # in which zeros have a place
         return self.scan()._replace(off=dense.scan(support).off)
+
+    def for_epochs(self) -> Rows:
+        """Return a dense copy where it is not large: its minibatches need not be filled in."""
+        n = self.numel()
+        if self.stored() < _DENSE * n or n * self.dtype.itemsize > _LARGEST_COPY:
+            return self
+        values = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for first, rows in self._dense_blocks():
+            values[first : first + len(rows)] = rows
+        return TensorRows(values)
 
 
 class SparseRows(_Stored):
@@ -123,9 +136,10 @@ class SparseRows(_Stored):
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         return SparseRows(indptr, self.indices[places], self.values[places], self.shape[1])
 
-    def view(self, rows: Tensor) -> SelectedSparse:
+    def view(self, rows: Tensor) -> _Stored:
         """Return those rows without a copy; `select` copies them."""
-        return SelectedSparse(self, rows)
+        whole = len(rows) == len(self) and torch.equal(rows.cpu(), torch.arange(len(self)))
+        return self if whole else SelectedSparse(self, rows)
 
     def to(self, device: torch.device | str) -> SparseRows:
         """Return the table on a device, still sparse."""

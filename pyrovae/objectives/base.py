@@ -118,9 +118,13 @@ class Objective(ELBO, ABC):
         self.current_beta = float(self.beta(t)) if callable(self.beta) else float(self.beta)
         return self.current_beta
 
+    def anneals(self, site: str) -> bool:
+        """Whether beta weighs the KL of a latent site."""
+        return self.annealed is None or site in self.annealed
+
     def beta_of(self, site: str) -> float:
         """Return the present weight of a latent site's KL."""
-        return self.current_beta if self.annealed is None or site in self.annealed else 1.0
+        return self.current_beta if self.anneals(site) else 1.0
 
     def scaled_kl(self, site: str, kl: Tensor) -> Tensor:
         """Return a latent site's KL times its present weight."""

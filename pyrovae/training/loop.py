@@ -261,8 +261,7 @@ class Loop:
     def step_scheduler(self) -> None:
         """Step the learning-rate scheduler after an epoch."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            elbo = self.history.validation_elbo or self.history.elbo
-            self.scheduler.step(-elbo[-1])
+            self.scheduler.step(-(self.history.validation_elbo or self.history.elbo)[-1])
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -270,8 +269,9 @@ class Loop:
         """Write into the history why the fit ends here, if it does."""
         self.history.stopped = self.ended()
         callback = self.arguments.callback if self.processes.is_writer else None
+        epoch = Epoch(self.graph, self.history, self.steps_done())
         with alone(self.programs, self.processes):
-            ended = [hook for hook in self.hooks if hook.on_epoch(self.epoch_record())]
+            ended = [hook for hook in self.hooks if hook.on_epoch(epoch)]
             called_off = callback is not None and callback(self.history)
         if called_off:
             self.history.stopped = "the callback ended it"
@@ -287,10 +287,6 @@ class Loop:
         if patience is not None and judged_since(history, self.objective.target) >= patience:
             return f"no better validation ELBO for {patience} epochs"
         return ""
-
-    def epoch_record(self) -> Epoch:
-        """Return what hooks get after an epoch."""
-        return Epoch(self.graph, self.history, self.steps_done())
 
     # --------------------------------------------------------------------------- when it diverges
     def fail(self, what: str) -> None:

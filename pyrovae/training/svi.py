@@ -19,6 +19,7 @@ from pyrovae.objectives import Bound, Objective
 from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
 from pyrovae.training.clipping import ClipNorm, Clipping
+from pyrovae.training.compiled import CompiledBackward, check_compilable
 from pyrovae.training.distributed import Processes
 from pyrovae.training.optimization import (
     LearningRate,
@@ -46,6 +47,7 @@ class Optimization(NamedTuple):
     clip_norm: ClipNorm = None
     precision: str | None = None
     ema: float | None = None
+    compile: bool = False
 
 
 class Result(NamedTuple):
@@ -123,6 +125,10 @@ class FusedSVI:
         low = optimization.precision == "bf16"
         self._products: AbstractContextManager = BFloat16Products(graph) if low else nullcontext()
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
+        self._compiled: CompiledBackward | None = None
+        if optimization.compile:
+            check_compilable(self.programs, objective, self.processes.size)
+            self._compiled = CompiledBackward(self.programs, objective, self.parameters)
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
@@ -169,7 +175,10 @@ class FusedSVI:
 
     def _one(self, batch: Tensors) -> Result:
         present = self.present(batch)
-        loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *present)
+        if self._compiled is not None and self._compiled.takes(present):
+            loss, bound = self._compiled(*present)
+        else:
+            loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *present)
         if batch:
             return Result(len(batch[0]), loss, bound.reconstruction.item(), _numbers(bound))
         for parameter in self.parameters:

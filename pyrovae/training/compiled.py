@@ -1,0 +1,151 @@
+"""The loss of a graph and its gradients as one compiled function of tensors.
+
+(loss, reconstruction, KL of each site, gradients) = f(parameters, buffers, minibatch, beta)
+
+Pyro's handlers, which torch's compiler cannot read, run once: torch's tracer writes down the tensor
+operations of both programs, of the bound and of the backward pass, and these are compiled. It
+traces with tensors that hold no values, so that a program whose course depends on values is
+refused, never compiled wrong. Random numbers are drawn by the same calls as without compiling.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyrovae.objectives import Bound, Objective
+from pyrovae.programs import Programs
+
+__all__ = ["CompileError", "CompiledBackward", "check_compilable"]
+
+Tensors = tuple[Tensor, ...]
+
+
+def check_compilable(programs: Programs, objective: Objective, processes: int) -> None:
+    """Raise a ValueError if a fit cannot be compiled, as far as it is known before tracing."""
+    kind, graph = type(objective), programs.graph
+    if processes > 1:
+        raise CompileError(f"{processes} processes exchange numbers within a step")
+    if not isinstance(graph, nn.Module) or {*programs.named_tensors()} - {*graph.state_dict()}:
+        raise CompileError(
+            "a network or parameter is not in the graph; make the graph an nn.Module that holds all"
+        )
+    if kind.backward is not Objective.backward or objective.state_dict():
+        raise CompileError(f"{kind.__name__} has a backward pass or a state of its own")
+
+
+class CompiledBackward:
+    """`Objective.backward` for minibatches of one shape, that of the first one.
+
+    Args:
+        programs: the graph's, checked by `check_compilable`.
+        objective: the bound and its estimator.
+        parameters: those that get a gradient.
+    """
+
+    def __init__(self, programs: Programs, objective: Objective, parameters: list[Tensor]) -> None:
+        self.objective, self.moved = objective, parameters
+        self.programs = Programs(programs.graph, self._bound)
+        self._traced: Any = copy.copy(objective)
+        self._sites: list[str] = []
+        self._compiled: Any = None
+        self._shapes: list[Any] | None = None
+
+    def takes(self, batch: Tensors) -> bool:
+        """Whether a minibatch has the shape that is compiled; the first one may have any."""
+        return self._shapes is None or self._shapes == _shapes(batch)
+
+    def __call__(self, *batch: Tensor) -> tuple[float, Bound]:
+        """Give the parameters their gradients, and return the mean loss and the bound.
+
+        Raises:
+            ValueError: at the first call, if the programs cannot be traced, or not be compiled.
+        """
+        if self._compiled is not None:
+            return self._run(batch)
+        try:
+            self._compile(batch)
+            return self._run(batch)
+        except CompileError:
+            raise
+        except Exception as error:  # of the tracer, of torch's compiler, or of that of C++
+            first, *_ = [*str(error).strip().splitlines(), ""]
+            raise CompileError(f"{type(error).__name__}: {first}") from error
+
+    def _run(self, batch: Tensors) -> tuple[float, Bound]:
+        beta = torch.tensor(self.objective.current_beta)
+        with torch.no_grad():
+            loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
+        for parameter, gradient in zip(self.moved, gradients, strict=True):
+            parameter.grad = gradient
+        return loss.item(), Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
+
+    def _compile(self, batch: Tensors) -> None:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        graph = self.programs.graph
+        layout = self.objective.layout(graph.model, graph.guide, *batch)
+        self._traced.layout = lambda *_: layout  # it is found from values
+
+        def function(parameters: Any, buffers: Any, batch: Tensors, beta: Tensor) -> Any:
+            return self._function(parameters, buffers, batch, beta)
+
+        trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+        traced = trace(*self._tensors(), batch, torch.ones(()))
+        options: dict[str, Any] = {"fallback_random": True}
+        self._compiled = torch.compile(traced, dynamic=False, options=options)
+        self._shapes = _shapes(batch)
+
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return dict(self.programs.named_parameters()), dict(self.programs.named_buffers())
+
+    def _function(
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        batch: Tensors,
+        beta: Tensor,
+    ) -> tuple[Tensor, Tensor, list[Tensor], tuple[Tensor | None, ...]]:
+        """Return the mean loss, the terms of the bound, and the gradients."""
+        bound = functional_call(self.programs, {**parameters, **buffers}, batch)
+        self._sites, kl = list(bound.kl), list(bound.kl.values())
+        loss, objective = bound.loss, self.objective
+        if loss is None:
+            weighted = [
+                beta * term if objective.anneals(site) else term for site, term in bound.kl.items()
+            ]
+            loss = sum(weighted, -bound.reconstruction)
+        elif callable(objective.beta):
+            raise CompileError(
+                f"beta of {type(objective).__name__} is a schedule; give it a number"
+            )
+        names = {id(own): name for name, own in self.programs.named_parameters()}
+        wanted = [parameters[names[id(own)]] for own in self.moved]
+        loss = loss / len(batch[0])
+        return loss, bound.reconstruction, kl, torch.autograd.grad(loss, wanted, allow_unused=True)
+
+    def _bound(self, model: Any, guide: Any, *batch: Tensor) -> Bound:
+        """Return the bound, if no buffer was replaced: the compiled function would lose it."""
+        before = dict(self.programs.named_buffers())
+        bound = self._traced.bound(model, guide, *batch)
+        for name, buffer in self.programs.named_buffers():
+            if buffer is not before.get(name):
+                raise CompileError(
+                    f"the buffer {name} is replaced in each step; change it in place"
+                )
+        return bound
+
+
+class CompileError(ValueError):
+    """Why a fit cannot be compiled."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"fit: compile is True, but the loss cannot be compiled: {reason}. Leave compile out"
+        )
+
+
+def _shapes(batch: Tensors) -> list[Any]:
+    return [(part.shape, part.dtype) for part in batch]

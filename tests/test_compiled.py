@@ -1,0 +1,230 @@
+"""A compiled fit does what a plain one does, or says why there is none."""
+
+import cases
+import pyro
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import likelihoods, nets, posteriors, priors
+from pyrovae.training import compiled
+
+X = (torch.rand(130, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+
+
+def vae(prior=None, posterior=None, likelihood=None, data=6):
+    return pv.VAE(
+        prior or priors.StandardNormal(2),
+        posterior or posteriors.DiagonalNormal(nets.MLP(data, [8], 4)),
+        likelihood or likelihoods.Bernoulli(nets.MLP(2, [8], data)),
+    )
+
+
+def fitted(make, x=X, **settings):
+    """The histories and weights of a plain and of a compiled fit."""
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        graph = make()
+        settings = {"epochs": 2, "batch_size": 50, "seed": 0, "progress": False} | settings
+        history = pv.fit(graph, x, compile=compile, **settings)
+        found.append((history, graph.state_dict()))
+    return found
+
+
+def assert_equal(plain, other, **tolerance):
+    assert plain[0].elbo == pytest.approx(other[0].elbo, rel=1e-6)
+    for name, value in plain[1].items():
+        torch.testing.assert_close(other[1][name], value, msg=name, **tolerance)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The traced functions, which run as they are: compiling them takes seconds each."""
+    found = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: found.append(function) or function)
+    return found
+
+
+class Net(nn.Module):
+    """With batch normalization and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 4)
+        )
+        self.layers[0].bias = None  # batch normalization would leave noise as its gradient
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_compiled_by_the_machines_compiler():
+    settings = {"objective": pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.5)), "epochs": 3}
+    assert_equal(*fitted(vae, **settings))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in cases.PRIORS if not c.given and c.event == (2,)], ids=str
+)
+def test_every_prior(traced, case):
+    angles = case.where is cases.CIRCLE
+    q = posteriors.WrappedNormal if angles else posteriors.DiagonalNormal
+    assert_equal(*fitted(lambda: vae(case.make(), q(nets.MLP(6, [8], 4)))))
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("case", [c for c in cases.POSTERIORS if c.given == ((6,),)], ids=str)
+def test_every_posterior(traced, case):
+    d = case.event[0]
+    prior = priors.UniformAngle(d) if case.where is cases.CIRCLE else priors.StandardNormal(d)
+    make = lambda: vae(prior, case.make(), likelihoods.Bernoulli(nets.MLP(d, [8], 6)))  # noqa: E731
+    assert_equal(*fitted(make, epochs=1))
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pv.objectives.SGVB_A(samples=2),
+        pv.objectives.SGVB_B(samples=3, beta=0.5, data_size=130),
+        pv.objectives.SGVB_B(beta=pv.objectives.warm_up(0.8), annealed=["z"]),
+        pv.objectives.IWAE(samples=4),
+        pv.objectives.DReG(samples=4),
+        pv.objectives.FreeBits(0.1),
+        pv.objectives.Renyi(0.5, samples=3),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_objectives(traced, objective):
+    assert_equal(*fitted(vae, objective=objective))
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"freeze": ["posterior"]},
+        {"clip_norm": 1.0, "ema": 0.9, "accumulate": 2},
+        {"precision": "bf16"},
+        {"validation": X[:30], "drop_last": True},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_of_fit(traced, settings):
+    assert_equal(*fitted(vae, **settings))
+    assert len(traced) == 1
+
+
+def test_batch_normalization_and_dropout(traced):
+    assert_equal(*fitted(lambda: vae(posterior=posteriors.DiagonalNormal(Net()))))
+    assert len(traced) == 1
+
+
+def test_a_context(traced):
+    c = torch.eye(3)[torch.arange(130) % 3]
+    make = lambda: vae(  # noqa: E731
+        posterior=posteriors.DiagonalNormal(nets.MLP(6, [8], 4, context=3)),
+        likelihood=likelihoods.Bernoulli(nets.MLP(2, [8], 6, context=3)),
+    )
+    assert_equal(*fitted(make, (X, c)))
+    assert len(traced) == 1
+
+
+def test_minibatches_of_another_size_are_not_compiled(traced, monkeypatch):
+    sizes = []
+    run = compiled.CompiledBackward.__call__
+    monkeypatch.setattr(
+        compiled.CompiledBackward,
+        "__call__",
+        lambda self, *batch: sizes.append(len(batch[0])) or run(self, *batch),
+    )
+    fitted(vae)
+    assert sizes == [50] * 4  # of 50, 50, 30 in each of two epochs
+
+
+# ------------------------------------------------------------------------------------------ refused
+class Branching(nn.Module):
+    """A network whose course depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.net(x) if x.sum() > 0 else self.net(-x)
+
+
+class Replacing(nn.Module):
+    """A network that replaces a buffer by another tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 4)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.net(x - self.mean)
+
+
+class Stored(nn.Module):
+    """A graph with a parameter in Pyro's store."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 6)
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", priors.StandardNormal(2)())
+            pyro.sample("x", pyro.distributions.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        loc = pyro.param("test_compiled_loc", torch.zeros(2))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", pyro.distributions.Normal(loc, 1.0).to_event(1))
+
+
+class Stateful(pv.objectives.SGVB_B):
+    """An objective with a state."""
+
+    def state_dict(self):
+        return {"baseline": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "words"),
+    [
+        (lambda: vae(posterior=posteriors.DiagonalNormal(Branching())), {}, "data-dependent"),
+        (lambda: vae(posterior=posteriors.DiagonalNormal(Replacing())), {}, r"mean is replaced"),
+        (Stored, {}, "is not in the graph"),
+        (vae, {"objective": Stateful()}, "Stateful has .* a state"),
+        (
+            vae,
+            {"objective": pv.objectives.IWAE(samples=3, beta=pv.objectives.warm_up(0.5))},
+            "beta of IWAE is a schedule",
+        ),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(traced, make, settings, words):
+    graph = make()
+    before = {name: value.clone() for name, value in graph.named_parameters()}
+    with pytest.raises(ValueError, match=words):
+        pv.fit(graph, X, epochs=1, compile=True, progress=False, **settings)
+    for name, value in graph.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    def fails(function, **_):
+        def compiled(*_):
+            raise RuntimeError("no working C++ compiler\nand more")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ValueError, match=r"no working C\+\+ compiler\. Leave compile out"):
+        pv.fit(vae(), X, epochs=1, compile=True, progress=False)
