@@ -1,11 +1,11 @@
 """Does the cost of a cell stay the same from ten thousand to a million cells on the disk?
 
-Simulated cells of 2,000 genes, a tenth of them not zero, in .h5ad files of 10,000, read through
-`pyrovae.singlecell.open_shards`. For each number of cells, in a process of its own: the cells a
-second of an epoch, and the largest memory before the fit and after it. The files are copies of one,
-as their content does not matter here.
+Simulated cells of 2,000 genes, a tenth of them not zero, in .h5ad files (or .zarr folders) of
+10,000, read through `pyrovae.singlecell.open_shards`. For each number of cells, in a process of its
+own: the cells a second of an epoch, and the largest memory before the fit and after it. The files
+are copies of one, as their content does not matter here.
 
-    python benchmarks/scale.py [--cells 10000 100000 1000000] [--json FILE]
+    python benchmarks/scale.py [--cells 10000 100000 1000000] [--zarr] [--json FILE]
 """
 
 import argparse
@@ -22,19 +22,20 @@ from typing import Any
 GENES, SHARE, PER_FILE, BATCH = 2000, 0.1, 10_000, 128
 
 
-def write(folder: Path, files: int) -> None:
+def write(folder: Path, files: int, zarr: bool) -> None:
     """Write the files."""
     import anndata
     import numpy as np
     from scipy.sparse import random_array
 
     generator = np.random.default_rng(0)
-    shape, one = (PER_FILE, GENES), folder / "0.h5ad"
+    shape, suffix = (PER_FILE, GENES), "zarr" if zarr else "h5ad"
     counts = random_array(shape, density=SHARE, format="csr", dtype=np.float32, rng=generator)
     counts.data = 1 + generator.poisson(1.0, len(counts.data)).astype(np.float32)
-    anndata.AnnData(counts).write_h5ad(one)
+    adata, one = anndata.AnnData(counts), folder / f"0.{suffix}"
+    (adata.write_zarr if zarr else adata.write_h5ad)(one)
     for i in range(1, files):
-        shutil.copy(one, folder / f"{i}.h5ad")
+        (shutil.copytree if zarr else shutil.copy)(one, folder / f"{i}.{suffix}")
 
 
 def megabytes() -> float:
@@ -73,6 +74,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cells", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--zarr", action="store_true", help="in place of .h5ad")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -82,7 +84,7 @@ def main() -> None:
     found = []
     for n in given.cells:
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), max(1, n // PER_FILE))
+            write(Path(folder), max(1, n // PER_FILE), given.zarr)
             command = [sys.executable, __file__, "--measure", folder]
             run = subprocess.run(command, check=True, capture_output=True, text=True)
         found.append(json.loads(run.stdout.splitlines()[-1]))

@@ -1,5 +1,6 @@
 """Cells in many files: each is read once an epoch, shuffled, in one process and in several."""
 
+import pickle
 import warnings
 from itertools import pairwise
 
@@ -274,3 +275,13 @@ def test_fewer_rows_than_processes_are_refused(sparse_folder):
 
 def test_other_sources_are_not_read_in_blocks():
     assert ArrayRows(np.zeros((3, 2))).block is None
+
+
+def test_few_files_are_open_at_once(stored, monkeypatch):
+    monkeypatch.setattr("pyrovae.singlecell.shards._OPEN", 2)
+    cells = open_shards(stored)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    assert cell_of(cells[order]) == order.tolist()
+    assert len(cells._open) == len(cells._matrices) == 2
+    assert len(cells.obs) == N
+    assert cell_of(pickle.loads(pickle.dumps(cells))[order]) == order.tolist()

@@ -6,6 +6,7 @@ several processes each reads its own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from pyrovae.singlecell.messages import listed
 __all__ = ["Shards", "open_shards"]
 
 BLOCK = 1024  # cells that are read together
+_OPEN = 32  # files at once: each takes some 10 MB, and a process may open about 1,000
 _GAP = 64  # cells that are read in the time that another read takes to begin, about 1 ms
 _SUFFIXES = (".h5ad", ".zarr")
 
@@ -40,8 +42,9 @@ class Shards(Rows):
 
     def __init__(self, files: Sequence[Path], layer: str | None = None) -> None:
         self.files, self.layer = list(files), layer
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, Any] = {}  # the file used last is the last one
         self._matrices: dict[int, Any] = {}
+        self._reading = threading.RLock()  # no file is closed while another thread reads it
         self.genes = _names(self._group(0)["var"])
         sizes = [self._size(i) for i in range(len(self.files))]
         self._ends = np.cumsum(sizes)
@@ -50,7 +53,11 @@ class Shards(Rows):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files out of copies and of other processes."""
-        return {**super().__getstate__(), "_open": {}, "_matrices": {}}
+        return {**super().__getstate__(), "_open": {}, "_matrices": {}, "_reading": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a lock of its own."""
+        self.__dict__.update(state, _reading=threading.RLock())
 
     @cached_property
     def obs(self) -> Any:
@@ -58,7 +65,8 @@ class Shards(Rows):
         import pandas as pd
         from anndata.io import read_elem
 
-        frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.files))]
+        with self._reading:
+            frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.files))]
         return pd.concat(frames)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
@@ -95,7 +103,8 @@ class Shards(Rows):
     def _read(self, i: int, rows: np.ndarray) -> Any:
         """Return some rows of a file, in single precision."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        part = self._counts(i)[start:stop]
+        with self._reading:
+            part = self._counts(i)[start:stop]
         if len(rows) < stop - start:
             part = part[rows - start]
         if hasattr(part, "tocsr"):
@@ -115,14 +124,14 @@ class Shards(Rows):
 
     def _counts(self, i: int) -> Any:
         """Return the counts of a file, of which a slice is read from the disk."""
+        group = self._group(i)
         if i not in self._matrices:
-            self._matrices[i] = self._matrix(i)
+            self._matrices[i] = self._matrix(group, self.files[i])
         return self._matrices[i]
 
-    def _matrix(self, i: int) -> Any:
+    def _matrix(self, group: Any, file: Path) -> Any:
         from anndata.io import sparse_dataset
 
-        group, file = self._group(i), self.files[i]
         place = "X" if self.layer is None else f"layers/{self.layer}"
         if place not in group:
             layers = listed(group["layers"].keys()) if "layers" in group else "no layers"
@@ -136,10 +145,18 @@ class Shards(Rows):
         return sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
 
     def _group(self, i: int) -> Any:
-        """Return an open file."""
-        if i not in self._open:
-            self._open[i] = _opened(self.files[i])
-        return self._open[i]
+        """Return an open file; of too many, the one not used for longest is closed."""
+        group = self._open.pop(i, None)
+        if group is None:
+            while len(self._open) >= _OPEN:
+                oldest = next(iter(self._open))
+                self._matrices.pop(oldest, None)
+                closed = self._open.pop(oldest)
+                if hasattr(closed, "close"):
+                    closed.close()
+            group = _opened(self.files[i])
+        self._open[i] = group
+        return group
 
 
 def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = None) -> Shards:
