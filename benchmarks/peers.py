@@ -176,8 +176,8 @@ def options() -> argparse.Namespace:
     add = parser.add_argument
     add("--quick", action="store_true", help="one turn of one epoch: a check that it runs")
     add("--only", nargs="+", choices=["counts", "images"], default=["counts", "images"])
-    add("--epochs", type=int, default=4, help="of each fit")
-    add("--turns", type=int, default=5, help="fits of each row")
+    add("--epochs", type=int, default=10, help="of each fit")
+    add("--turns", type=int, default=3, help="fits of each row")
     add("--threads", type=int, default=1)
     add("--environments", type=Path, default=HERE.parent / ".peers", help="made if absent")
     add("--json", type=Path, help="file for the results")

@@ -29,6 +29,7 @@ from pyrovae.objectives import (
     ScoreFunction,
     warm_up,
 )
+from pyrovae.training.batchnorm import recompute_batchnorm
 
 quiet = functools.partial(pv.fit, progress=False)
 
@@ -702,3 +703,16 @@ def test_batch_statistics_are_those_of_the_last_weights():
     pv.fit(vae, x, epochs=1, batch_size=64, progress=False, seed=0)
     torch.testing.assert_close(norm.running_mean, x.mean(0), rtol=1e-4, atol=1e-4)
     assert norm.momentum == 0.01
+
+
+def test_statistics_take_no_more_of_the_programs_than_they_need():
+    calls, norm, decoder = [], nn.BatchNorm1d(3), nn.Linear(2, 3)
+    q = pv.posteriors.DiagonalNormal(nn.Sequential(norm, nn.Linear(3, 4)))
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Gaussian(decoder))
+    decoder.register_forward_hook(lambda *_: calls.append(norm.training))
+    x = torch.randn(640, 3)
+    recompute_batchnorm(programs.Programs(vae), lambda: ((rows,) for rows in x.split(64)))
+    assert calls == [True]  # for the first minibatch, of ten
+    torch.testing.assert_close(norm.running_mean, x.mean(0), rtol=1e-4, atol=1e-5)
+    vae.model(x)  # no hook is left that ends it
+    assert len(calls) == 2

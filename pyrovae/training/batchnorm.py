@@ -28,7 +28,8 @@ def recompute_batchnorm(
 ) -> None:
     """Recompute the statistics of every batch normalization in a graph.
 
-    A graph without any is left alone, and so are weights and the global random stream.
+    A graph without any is left alone, and so are weights and the global random stream. After the
+    first minibatch the programs run only as far as their last batch normalization.
 
     Args:
         programs: of the graph; only a graph that is an `nn.Module` shows its layers.
@@ -37,12 +38,22 @@ def recompute_batchnorm(
         least: rows of a minibatch; one with fewer is left out.
     """
     on_batch = _OnBatch(programs, constant)
-    if not any(isinstance(module, _LAYERS) for module in on_batch.modules()):
+    layers = [module for module in on_batch.modules() if isinstance(module, _LAYERS)]
+    if not layers:
         return
     graph = programs.graph
-    with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
-        whole = ([batch] for batch in batches() if len(batch[0]) >= least)  # update_bn takes item 0
-        update_bn(whole, on_batch)
+    hooks = [layer.register_forward_hook(on_batch.count) for layer in layers]
+    try:
+        with torch.no_grad(), parameters_held(graph), random_stream(0, cuda_devices(graph)):
+            whole = ([batch] for batch in batches() if len(batch[0]) >= least)
+            update_bn(whole, on_batch)  # takes item 0
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _AllCalled(Exception):  # noqa: N818
+    """The last batch normalization of a run was called."""
 
 
 class _OnBatch(nn.Module):
@@ -52,6 +63,7 @@ class _OnBatch(nn.Module):
         super().__init__()
         self.programs = programs
         self._constant = {part: None for module in constant for part in module.modules()}
+        self._calls, self._last = 0, 0
 
     def modules(self) -> Iterator[nn.Module]:
         """Yield the modules whose statistics `update_bn` resets."""
@@ -65,4 +77,15 @@ class _OnBatch(nn.Module):
         return self
 
     def forward(self, batch: tuple[Tensor, ...]) -> None:
-        self.programs(*batch)
+        self._calls = 0
+        try:
+            self.programs(*batch)
+        except _AllCalled:
+            return
+        self._last = self._calls
+
+    def count(self, *_: object) -> None:
+        """End the run at its last call of a batch normalization."""
+        self._calls += 1
+        if self._calls == self._last:
+            raise _AllCalled
