@@ -12,14 +12,6 @@ torch.set_num_threads(1)  # tests are small, and run beside each other
 SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[1] / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items):
-    """Let two processes begin with the tutorials, which take longest, so that both end together."""
-    slow = [item for item in items if item.path.name == "test_tutorials.py"]
-    quick = [item for item in items if item.path.name != "test_tutorials.py"]
-    half = len(quick) // 2
-    items[:] = [*slow[::2], *quick[:half], *slow[1::2], *quick[half:]]
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _few_restorations():
     """The section on restoration of each report that a test writes: few images, little effort."""
