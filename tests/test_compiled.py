@@ -1,6 +1,7 @@
 """A compiled fit does what a plain one does, or says why there is none."""
 
 import cases
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -170,6 +171,55 @@ class Replacing(nn.Module):
         return self.net(x - self.mean)
 
 
+class Counting(nn.Module):
+    """A network that depends on how often it was called, as `count` counts it."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.net, self.count, self.calls, self.kept = nn.Linear(6, 4), count, 0, {}
+        self.mean = torch.zeros(6)  # no buffer
+
+    def forward(self, x):
+        return self.net(x) / (1 + self.count(self, x))
+
+
+def attribute(net, x):
+    net.calls += 1
+    return 0.1 * net.calls
+
+
+def entry(net, x):
+    net.kept["calls"] = net.kept.get("calls", 0) + 1
+    return 0.1 * net.kept["calls"]
+
+
+def in_place(net, x):
+    return net.mean.mul_(0.9).add_(x.mean(0)).square().sum()
+
+
+def numpys(net, x):
+    return torch.from_numpy(np.random.default_rng().uniform(size=1)).float()
+
+
+class Mixing(nn.Module):
+    """A network that mixes rows as soon as its second layer has moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.of_mean = nn.Linear(2, 6), nn.Linear(2, 6)
+        nn.init.zeros_(self.of_mean.weight)
+        nn.init.zeros_(self.of_mean.bias)
+
+    def forward(self, z):
+        return self.net(z) + self.of_mean(z - z.mean(0))
+
+
+def test_rows_that_are_mixed_later_are_seen(traced):
+    make = lambda: vae(likelihood=likelihoods.Bernoulli(Mixing()))  # noqa: E731
+    assert_equal(*fitted(make, objective=pv.objectives.IWAE(samples=3)))
+    assert len(traced) == 2  # the draws got another layout
+
+
 class Stored(nn.Module):
     """A graph with a parameter in Pyro's store."""
 
@@ -200,6 +250,15 @@ class Stateful(pv.objectives.SGVB_B):
     [
         (lambda: vae(posterior=posteriors.DiagonalNormal(Branching())), {}, "data-dependent"),
         (lambda: vae(posterior=posteriors.DiagonalNormal(Replacing())), {}, r"mean is replaced"),
+        *[
+            (lambda c=c: vae(posterior=posteriors.DiagonalNormal(Counting(c))), {}, words)
+            for c, words in (
+                (attribute, r"changes posterior\.net\.calls"),
+                (entry, "not the same at each step"),
+                (numpys, "not the same at each step"),
+                (in_place, "convert all Tensors"),
+            )
+        ],
         (Stored, {}, "is not in the graph"),
         (vae, {"objective": Stateful()}, "Stateful has .* a state"),
         (

@@ -17,7 +17,7 @@ from pyrovae.programs import Programs, cuda_devices, parameters_held, random_str
 
 __all__ = ["recompute_batchnorm"]
 
-_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_LAYERS = nn.modules.batchnorm._BatchNorm  # what update_bn resets
 
 
 def recompute_batchnorm(

@@ -9,6 +9,8 @@ refused, never compiled wrong. Random numbers are drawn by the same calls as wit
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,11 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.objectives import Bound, Objective
-from pyrovae.programs import Programs
+from pyrovae.programs import Layout, Programs
 
 __all__ = ["CompileError", "CompiledBackward", "check_compilable"]
 
 Tensors = tuple[Tensor, ...]
+_ABSENT = object()
 
 
 def check_compilable(programs: Programs, objective: Objective, processes: int) -> None:
@@ -51,6 +54,7 @@ class CompiledBackward:
         self._traced: Any = copy.copy(objective)
         self._sites: list[str] = []
         self._compiled: Any = None
+        self._layout: Layout | None = None
         self._shapes: list[Any] | None = None
 
     def takes(self, batch: Tensors) -> bool:
@@ -61,10 +65,14 @@ class CompiledBackward:
         """Give the parameters their gradients, and return the mean loss and the bound.
 
         Raises:
-            ValueError: at the first call, if the programs cannot be traced, or not be compiled.
+            ValueError: if the programs cannot be traced, or not be compiled, at the first call;
+                or at one of the next, if weights that have moved show that rows are mixed.
         """
-        if self._compiled is not None:
+        graph = self.programs.graph
+        layout = self.objective.layout(graph.model, graph.guide, *batch)  # looked for again
+        if layout == self._layout:
             return self._run(batch)
+        self._layout = layout
         try:
             self._compile(batch)
             return self._run(batch)
@@ -75,7 +83,7 @@ class CompiledBackward:
             raise CompileError(f"{type(error).__name__}: {first}") from error
 
     def _run(self, batch: Tensors) -> tuple[float, Bound]:
-        beta = torch.tensor(self.objective.current_beta)
+        beta = torch.tensor(self.objective.current_beta, dtype=torch.double)
         with torch.no_grad():
             loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
         for parameter, gradient in zip(self.moved, gradients, strict=True):
@@ -85,15 +93,20 @@ class CompiledBackward:
     def _compile(self, batch: Tensors) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        graph = self.programs.graph
-        layout = self.objective.layout(graph.model, graph.guide, *batch)
+        layout = self._layout
         self._traced.layout = lambda *_: layout  # it is found from values
 
         def function(parameters: Any, buffers: Any, batch: Tensors, beta: Tensor) -> Any:
             return self._function(parameters, buffers, batch, beta)
 
-        trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-        traced = trace(*self._tensors(), batch, torch.ones(()))
+        trace = make_fx(function, tracing_mode="fake")  # refuses tensors that are no arguments
+        with _unchanged(self.programs):
+            arguments = *self._tensors(), batch, torch.ones((), dtype=torch.double)
+            traced, again = trace(*arguments), trace(*arguments)
+        if traced.code != again.code or not all(
+            map(torch.equal, *map(_constants, (traced, again)))
+        ):
+            raise CompileError("what Python computes in a step is not the same at each step")
         options: dict[str, Any] = {"fallback_random": True}
         self._compiled = torch.compile(traced, dynamic=False, options=options)
         self._shapes = _shapes(batch)
@@ -132,10 +145,35 @@ class CompiledBackward:
         bound = self._traced.bound(model, guide, *batch)
         for name, buffer in self.programs.named_buffers():
             if buffer is not before.get(name):
-                raise CompileError(
-                    f"the buffer {name} is replaced in each step; change it in place"
-                )
+                raise CompileError(f"the buffer {name} is replaced; change it in place")
         return bound
+
+
+@contextmanager
+def _unchanged(programs: Programs) -> Iterator[None]:
+    """Context in which no module may get another attribute; each has its own again afterwards.
+
+    The compiled function would not change it: a counter, or a tensor that is no buffer.
+
+    Raises:
+        CompileError: if one did.
+    """
+    before = [(name, module, dict(vars(module))) for name, module in programs.named_modules()]
+    changed = ""
+    try:
+        yield
+    finally:
+        for name, module, had in before:
+            for key in vars(module).keys() | had.keys():
+                if vars(module).get(key, _ABSENT) is not had.get(key, _ABSENT):
+                    changed = f"{name}.{key}".removeprefix("graph.")
+            vars(module).clear()
+            vars(module).update(had)
+    if changed:
+        raise CompileError(
+            f"each step changes {changed}, which a compiled one cannot; make it a buffer that is "
+            "changed in place"
+        )
 
 
 class CompileError(ValueError):
@@ -145,6 +183,11 @@ class CompileError(ValueError):
         super().__init__(
             f"fit: compile is True, but the loss cannot be compiled: {reason}. Leave compile out"
         )
+
+
+def _constants(traced: Any) -> list[Tensor]:
+    """Return the tensors that a traced function holds, such as those made from NumPy arrays."""
+    return [getattr(traced, node.target) for node in traced.graph.nodes if node.op == "get_attr"]
 
 
 def _shapes(batch: Tensors) -> list[Any]:
