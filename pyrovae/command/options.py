@@ -20,6 +20,7 @@ from pyrovae.command.settings import Settings
 __all__ = ["DEFAULTS", "KINDS", "SIMULATED", "Options", "given", "settings_of", "with_options"]
 
 SIMULATED = "simulated-cells"
+CELL_FILES = (".h5ad", ".zarr")
 Options = SimpleNamespace  # options.epochs, options.latents, ...: one attribute for each option
 KINDS: tuple[type[Settings], ...] = (ImageSettings, CellSettings)
 FIELDS: dict[str, Field] = {field.name: field for kind in KINDS for field in fields(kind)}
@@ -30,9 +31,11 @@ DEFAULTS: dict[str, Any] = {  # of options that were not given; None where it de
 
 def settings_of(data: str) -> type[Settings]:
     """Return which settings data have: those of cells, or of images and arrays."""
-    return (
-        CellSettings if data == SIMULATED or Path(data).suffix.lower() == ".h5ad" else ImageSettings
-    )
+    path = Path(data)
+    cells = path.suffix.lower() in CELL_FILES or data == SIMULATED
+    if not cells and path.is_dir():
+        cells = any(file.suffix.lower() in CELL_FILES for file in path.iterdir())
+    return CellSettings if cells else ImageSettings
 
 
 def given(options: Options) -> dict[str, Any]:

@@ -26,7 +26,7 @@ DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "The run"
 BY_DATA = "default: depends on the data"
 DATA_HELP = (
     "digits, mnist, fashion-mnist, simulated-cells, an .npy, .npz, .mrcs or .h5ad file, "
-    "or a folder of images."
+    "a folder of images, or a .zarr or a folder of .h5ad or .zarr files, which stay on the disk."
 )
 
 

@@ -206,7 +206,7 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
     beside = [file for file in files if file.parent == path]
     if not files:
         cells = any(file.suffix in (".h5ad", ".zarr") for file in path.iterdir())
-        instead = "; cells in many files are read in Python, by singlecell.open_shards"
+        instead = "; cells in many files are read by singlecell.open_shards"
         raise ValueError(
             f"{path} holds no image; expected files that end in {', '.join(sorted(_SUFFIXES))}"
             f"{instead if cells else ''}"

@@ -120,6 +120,10 @@ class Rows(ABC):
         """Return those rows as a view of this source."""
         return Selected(self, rows)
 
+    def view(self, rows: Tensor) -> Rows:
+        """Return those rows without a copy."""
+        return Selected(self, rows)
+
     def load(self, rows: Tensor) -> Source:
         """Return those rows in memory; it is quick for rows in ascending order."""
         return self.select(rows)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrovae.data.dense import TensorRows
 from pyrovae.data.scan import Scan
-from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, slices
+from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, loaded, slices
 
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
@@ -278,6 +278,8 @@ def to_scipy(source: Source) -> Any:
     """Return a table as a `scipy.sparse.csr_matrix`, which shares the memory of `SparseRows`."""
     from scipy.sparse import csr_matrix
 
+    if getattr(source, "block", None) is not None:  # rows on the disk
+        source = loaded(source, torch.arange(len(source)))
     if not isinstance(source, SparseRows):
         return csr_matrix(source[:].cpu().numpy())
     if source._scipy is None:

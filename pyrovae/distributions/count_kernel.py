@@ -90,7 +90,7 @@ def _compiled() -> Callable[..., None]:
 
 
 @numba.njit(inline="always", **_RULES)
-def _exp(y):  # noqa: ANN001, ANN202
+def _exp(y):
     """Return e^y for y <= 0."""
     y = _SMALLEST if y < _SMALLEST else y
     shifted = y * _LOG2_E + _ROUNDING
@@ -104,7 +104,7 @@ def _exp(y):  # noqa: ANN001, ANN202
 
 
 @numba.njit(inline="always", **_RULES)
-def _log1p(e):  # noqa: ANN001, ANN202
+def _log1p(e):
     """Return log(1 + e) for e in [0, 1]."""
     s = e / (_TWO + e)
     q = s * s
@@ -113,13 +113,13 @@ def _log1p(e):  # noqa: ANN001, ANN202
 
 
 @numba.njit(inline="always", **_RULES)
-def _positive(y):  # noqa: ANN001, ANN202
+def _positive(y):
     """Return max(y, 0), NaN for NaN."""
     return _ZERO if y <= _ZERO else y
 
 
 @numba.njit(**_RULES)
-def _stirling(y):  # noqa: ANN001, ANN202
+def _stirling(y):
     """Return log Gamma(y) and digamma(y) for y >= 16, to 12 digits."""
     log, inverse = math.log(y), 1 / y
     square = inverse * inverse
@@ -129,7 +129,7 @@ def _stirling(y):  # noqa: ANN001, ANN202
 
 
 @numba.njit(**_RULES)
-def _large(count, ratio, theta, log_gamma, digamma):  # noqa: ANN001, ANN202
+def _large(count, ratio, theta, log_gamma, digamma):
     """Return log NB(x) and its derivatives in a and t, for x > 16, in double precision."""
     value, slope = _stirling(count + theta)
     log_c = value - log_gamma - _stirling(count + 1.0)[0]
@@ -142,7 +142,7 @@ def _large(count, ratio, theta, log_gamma, digamma):  # noqa: ANN001, ANN202
 
 
 @numba.njit(**_RULES)
-def _look_up(x, table, slope, log_p, dt):  # noqa: ANN001, ANN202
+def _look_up(x, table, slope, log_p, dt):
     """Put T and its slope of the counts of a row where the results will be; return the largest.
 
     It is a loop of its own, because looking up is no vector instruction.
@@ -161,7 +161,7 @@ def _look_up(x, table, slope, log_p, dt):  # noqa: ANN001, ANN202
 
 
 @numba.njit(inline="always", **_RULES)
-def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):  # noqa: ANN001, ANN202
+def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):
     """Fill a row with what is right for counts up to 16, from what was looked up."""
     for j in range(len(x)):
         count, ratio, w = x[j], a[j] - t[j], _ONE
@@ -193,7 +193,7 @@ def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):  # noqa: ANN001, ANN202
 
 
 @numba.njit(**_RULES)
-def _fill_large(x, a, g, t, gamma, log_p, da, dt):  # noqa: ANN001, ANN202
+def _fill_large(x, a, g, t, gamma, log_p, da, dt):
     """Fill in the counts of a row above 16, one by one."""
     for j in range(len(x)):
         if x[j] > _TABULATED:
@@ -207,7 +207,7 @@ def _fill_large(x, a, g, t, gamma, log_p, da, dt):  # noqa: ANN001, ANN202
                 da[j], dt[j] = in_mu, in_theta
 
 
-def _rows(first, end, a, g, x, t, theta, table, slope, gamma, log_p, da, dt, dg):  # noqa: ANN001, ANN202
+def _rows(first, end, a, g, x, t, theta, table, slope, gamma, log_p, da, dt, dg):
     """Fill rows `first` to `end` of the outputs; without gradients da, dt and dg are None."""
     for i in range(first, end):
         x_i = x[i % len(x)]

@@ -1,6 +1,6 @@
 """The count model for AnnData: `SingleCellVAE` under scverse's names, and simulated cells."""
 
-from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.cells import rows_in, some_cells
 from pyrovae.singlecell.comparison import compare
 from pyrovae.singlecell.counts import read
 from pyrovae.singlecell.labels import CellLabels
@@ -25,4 +25,5 @@ __all__ = [
     "rows_in",
     "saved_setup",
     "simulate",
+    "some_cells",
 ]

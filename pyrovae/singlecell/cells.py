@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import SparseRows
+from pyrovae.data import Rows
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
+from pyrovae.singlecell.shards import Shards
 
-__all__ = ["Cells", "Selection", "rows_in"]
+__all__ = ["Cells", "Selection", "rows_in", "some_cells"]
 
 Data = tuple[Any, ...]  # x, or (x, c)
 Read = Callable[[Any, str | None, Any], Any]
@@ -22,7 +23,8 @@ class Selection(NamedTuple):
     """Some cells of an AnnData.
 
     Attributes:
-        data: x with shape (N, G), sparse or dense, or (x, c) with a context c of shape (N, C).
+        data: x with shape (N, G), sparse, dense or on the disk, or (x, c) with a context c of
+            shape (N, C).
         names: `obs_names` of the cells, a pandas Index.
     """
 
@@ -35,7 +37,7 @@ class Cells:
 
     Args:
         encoding: how cells become counts and context.
-        adata: the model's own cells; None for none.
+        adata: the model's own cells, an AnnData or `Shards`; None for none.
         read: returns x, given an AnnData, the layer and the genes; the checked counts.
 
     Attributes:
@@ -71,8 +73,8 @@ class Cells:
         """Return some cells of an AnnData; only those are read, checked and encoded.
 
         Args:
-            adata: cells with the model's genes in any order, in memory or backed by a file; None
-                for the model's own cells.
+            adata: cells with the model's genes in any order, in memory, backed by a file, or
+                `Shards`; None for the model's own cells.
             indices: row numbers or a boolean mask; None for all cells.
 
         Raises:
@@ -86,7 +88,7 @@ class Cells:
             data = tuple(rows_in(part, rows) for part in self.data)
         else:  # a file is read in order, and each row once
             unique, places = np.unique(rows.numpy(), return_inverse=True)
-            data = self._encoded(_some_rows(given, unique))
+            data = self._encoded(some_cells(given, unique))
             if not np.array_equal(unique, rows.numpy()):
                 data = tuple(rows_in(part, torch.from_numpy(places)) for part in data)
         return Selection(data, given.obs_names[rows.numpy()])
@@ -135,15 +137,17 @@ def rows_in(part: Any, rows: Tensor | None) -> Any:
     """Return some rows of x or c, or all for None; sparse ones stay sparse."""
     if rows is None:
         return part
-    return part.select(rows) if isinstance(part, SparseRows) else part[rows]
+    return part.select(rows) if isinstance(part, Rows) else part[rows]
 
 
-def _some_rows(adata: Any, rows: np.ndarray) -> Any:
-    """Return a view of some rows.
+def some_cells(adata: Any, rows: np.ndarray) -> Any:
+    """Return some cells: a view of an AnnData, or an AnnData of what is read from `Shards`.
 
     Raises:
         ValueError: for a view of a file, of which AnnData takes no view.
     """
+    if isinstance(adata, Shards):
+        return adata.to_memory(rows)
     if adata.isbacked and adata.is_view:
         raise ValueError(
             "indices: these cells are a view of a file, and AnnData takes no view of a view; call "

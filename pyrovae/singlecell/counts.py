@@ -15,8 +15,11 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.shards import Shards
 
 __all__ = ["counts", "empty_cells_and_genes", "read"]
+
+Counts = Tensor | SparseRows | Shards
 
 _READ_AT_ONCE = 4096  # rows of a file
 _LOG_MAXIMUM = 30.0  # log(1 + x) of any count is smaller: no cell has e^30 transcripts
@@ -42,13 +45,12 @@ def read(path: str | Path) -> Any:
         ) from error
 
 
-def counts(
-    adata: Any, layer: str | None = None, genes: Sequence[str] | None = None
-) -> Tensor | SparseRows:
+def counts(adata: Any, layer: str | None = None, genes: Sequence[str] | None = None) -> Counts:
     """Return the checked counts in single precision, with shape (N, G); sparse ones stay sparse.
 
     Args:
-        adata: an AnnData in memory, or backed by a file, which is read in order and in chunks.
+        adata: an AnnData in memory, or backed by a file, which is read in order and in chunks; or
+            `Shards`, which are read once and stay on the disk.
         layer: of `adata.layers`; None for `adata.X`.
         genes: names and order of the columns to return; None for those of `adata`.
 
@@ -57,17 +59,24 @@ def counts(
             or a value is not a count.
     """
     columns = _columns(adata, genes)
-    x = _from_file(adata, layer, columns) if adata.isbacked else _in_memory(adata, layer, columns)
+    x: Counts
+    if isinstance(adata, Shards):
+        x = adata.counts(layer, columns)
+    elif adata.isbacked:
+        x = _from_file(adata, layer, columns)
+    else:
+        x = _in_memory(adata, layer, columns)
     place = _first_invalid(x)
     if place is not None:
         row, column, value = place
         gene = (genes if genes is not None else adata.var_names)[column]
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        where = f"{adata.file_of(row)}: {where}" if isinstance(adata, Shards) else where
         raise ValueError(
             f"{where}: {value:g} in cell {adata.obs_names[row]!r}, gene {gene!r}"
             f"{_reason(x, value, adata)}"
         )
-    return x.float()
+    return x if isinstance(x, Shards) else x.float()
 
 
 def _columns(adata: Any, genes: Sequence[str] | None) -> np.ndarray | None:
@@ -176,15 +185,14 @@ def _float_type(dtype: np.dtype) -> type[np.floating]:
     return np.float64 if dtype == np.float64 else np.float32
 
 
-def _first_invalid(x: Tensor | SparseRows) -> tuple[int, int, float] | None:
+def _first_invalid(x: Counts) -> tuple[int, int, float] | None:
     """Return row, column and value of the first value that is not a count; None if all are."""
     off = as_source(x).scan(COUNTS).off
     return None if off is None else (off.row, off.position[0], off.value)
 
 
-def _reason(x: Tensor | SparseRows, value: float, adata: Any) -> str:
+def _reason(x: Counts, value: float, adata: Any) -> str:
     """Return what an invalid value points to, and the remedy."""
-    values = x.values if isinstance(x, SparseRows) else x
     layers = f"; adata.layers has {listed(adata.layers.keys())}" if len(adata.layers) else ""
     layers += "; adata.raw may hold them: adata.raw.to_adata()" if adata.raw is not None else ""
     remedy = f"pass layer='counts', or whichever holds the raw counts{layers}"
@@ -192,17 +200,16 @@ def _reason(x: Tensor | SparseRows, value: float, adata: Any) -> str:
         return f": not a number of transcripts. Drop these cells or genes, or {remedy}"
     if value < 0:
         return f": counts are never negative. The data look scaled or corrected: {remedy}"
-    if values.max() < _LOG_MAXIMUM:
+    largest = as_source(x).scan().high
+    if largest < _LOG_MAXIMUM:
         return (
-            f": not a whole number, and the largest value is {values.max().item():.3g}. "
+            f": not a whole number, and the largest value is {largest:.3g}. "
             f"The data look log-normalised: {remedy}"
         )
     return f": not a whole number. The data look normalised: {remedy}, or round estimated counts"
 
 
-def empty_cells_and_genes(
-    x: Tensor | SparseRows, cells: Sequence[str], genes: Sequence[str]
-) -> list[str]:
+def empty_cells_and_genes(x: Counts, cells: Sequence[str], genes: Sequence[str]) -> list[str]:
     """Return a message on the cells without counts, and one on the genes without, if there are any.
 
     Raises:

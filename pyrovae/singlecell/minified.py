@@ -83,12 +83,15 @@ def minify_adata(model: Model, minified_data_type: str = KIND) -> None:
             "cells that are not minified yet"
         )
     own, table = model.cells.own(), _parameters(model.graph, model.cells.data)
+    empty = sparse.csr_matrix((own.n_obs, own.n_vars), dtype="float32")
+    layer = model.cells.encoding.setup.layer
     small = anndata.AnnData(
-        sparse.csr_matrix((own.n_obs, own.n_vars), dtype="float32"),
+        empty,
         obs=own.obs.copy(),
         var=own.var.copy(),
         uns={**own.uns, _KEY: KIND},
         obsm={_Z: table[:, :-2].numpy(), _L: table[:, -2:].numpy()},
+        layers={} if layer is None else {layer: empty},
     )
     whole = State(model.cells, model.graph, model.seed, fit, model.query)
     state = read_minified(whole, small)

@@ -5,8 +5,7 @@
     model.train()
     adata.obsm["X_pyrovae"] = model.get_latent_representation()
 
-Methods with a line or two of work are written here. The longer ones are functions of the model in
-`setup`, `training`, `expression` and `differential`, and the class lists them.
+Short methods are written here; the class lists the longer ones, functions of it in other files.
 """
 
 from collections.abc import Callable, Mapping
@@ -192,6 +191,11 @@ class SingleCellVAE:
         print(self.cells.encoding.described())
 
     @property
+    def minified_data_type(self) -> str | None:
+        """How the model's own cells are minified: "latent_posterior_parameters", or None."""
+        return minified.KIND if isinstance(self.graph, minified.StoredPosteriors) else None
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.graph.parameters()).device
@@ -233,13 +237,7 @@ class SingleCellVAE:
         data = selected(self, "get_latent_library_size", adata, indices).data
         return decoding.library_sizes(self.graph, data, give_mean, seed)
 
-    # ------------------------------------------------------------------------------- minified cells
-    @property
-    def minified_data_type(self) -> str | None:
-        """How the model's own cells are minified: "latent_posterior_parameters", or None."""
-        return minified.KIND if isinstance(self.graph, minified.StoredPosteriors) else None
-
-    # ----------------------------------------------------------------------------------- reference
+    # ------------------------------------------------------------------------- reference and files
     @classmethod
     def load_query_data(
         cls,
@@ -264,7 +262,6 @@ class SingleCellVAE:
         """
         return cls(query.query_state(adata, reference_model, unfrozen))
 
-    # --------------------------------------------------------------------------------------- files
     def save(
         self,
         folder: str | Path,
@@ -294,8 +291,7 @@ class SingleCellVAE:
         Args:
             folder: where it is.
             adata: the model's own cells, used where a method is given none; None for no own cells.
-            into: a graph to load the weights into, if it has components that are not the library's
-                (see `pyrovae.load`).
+            into: a graph to load the weights into, if parts of it are your own (`pyrovae.load`).
 
         Raises:
             FileNotFoundError: if the folder holds no model.

@@ -1,12 +1,14 @@
 """Cells in many files, read from the disk when they are used: a folder of .h5ad or .zarr shards.
 
+    SingleCellVAE.setup_anndata(cells := open_shards("atlas/"), batch_key="donor")
+    SingleCellVAE(cells).train()
+
 The files are read through anndata. A fit reads each cell once an epoch, in shuffled blocks, and of
 several processes each reads its own.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,70 +18,111 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import Rows, Selected, SparseRows, TensorRows
-from pyrovae.singlecell.messages import listed
+from pyrovae.data import Rows, SparseRows, TensorRows, to_scipy
+from pyrovae.singlecell.shard_files import ShardFiles, files_in
 
 __all__ = ["Shards", "open_shards"]
 
 BLOCK = 1024  # cells that are read together
-_OPEN = 32  # files at once: each takes some 10 MB, and a process may open about 1,000
 _GAP = 64  # cells that are read in the time that another read takes to begin, about 1 ms
-_SUFFIXES = (".h5ad", ".zarr")
 
 
 class Shards(Rows):
     """The cells of several files as one source of counts with shape (N, G); see `open_shards`.
 
+    What `SingleCellVAE` asks of an AnnData has the same name here.
+
     Args:
-        files: h5ad files, or folders of zarr, with the same genes in the same order.
+        files: with the same genes in the same order.
         layer: with the counts; None for X.
+        columns: numbers of the genes to take, in the order wanted; None for all.
 
     Attributes:
-        files: the files.
-        genes: names of the genes, a pandas Index.
+        genes, var_names: names of the genes, a pandas Index.
+        obs: the columns that describe the cells, a pandas DataFrame with N rows.
+        uns: what `setup_anndata` stored; it is not written to the files.
+        layers: names of the layers.
         block: cells that are read together.
     """
 
-    def __init__(self, files: Sequence[Path], layer: str | None = None) -> None:
-        self.files, self.layer = list(files), layer
-        self._open: dict[int, Any] = {}  # the file used last is the last one
-        self._matrices: dict[int, Any] = {}
-        self._reading = threading.RLock()  # no file is closed while another thread reads it
-        self.genes = _names(self._group(0)["var"])
-        sizes = [self._size(i) for i in range(len(self.files))]
-        self._ends = np.cumsum(sizes)
+    raw, isbacked, is_view = None, True, False
+
+    def __init__(
+        self, files: ShardFiles, layer: str | None = None, columns: np.ndarray | None = None
+    ) -> None:
+        self._files, self.layer, self._columns = files, layer, columns
+        self._ends = np.cumsum(files.sizes(layer))
+        self.genes = self.var_names = files.genes if columns is None else files.genes[columns]
+        self.uns: dict[str, Any] = {}
+        self.layers = dict.fromkeys(files.layers)
+        self._sums: Any = None
         super().__init__((int(self._ends[-1]), len(self.genes)), torch.float32)
         self.block = BLOCK
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open files out of copies and of other processes."""
-        return {**super().__getstate__(), "_open": {}, "_matrices": {}, "_reading": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a lock of its own."""
-        self.__dict__.update(state, _reading=threading.RLock())
-
+    # ---------------------------------------------------------------------- in place of an AnnData
     @cached_property
     def obs(self) -> Any:
         """The columns that describe the cells, a pandas DataFrame with N rows; read when asked."""
+        return self._files.obs()
+
+    @property
+    def obs_names(self) -> Any:
+        """The names of the cells, a pandas Index."""
+        return self.obs.index
+
+    @property
+    def var(self) -> Any:
+        """The genes, a pandas DataFrame without columns."""
         import pandas as pd
-        from anndata.io import read_elem
 
-        with self._reading:
-            frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.files))]
-        return pd.concat(frames)
+        return pd.DataFrame(index=self.genes)
 
+    @property
+    def n_obs(self) -> int:
+        """The number of cells."""
+        return self.shape[0]
+
+    @property
+    def n_vars(self) -> int:
+        """The number of genes."""
+        return self.shape[1]
+
+    def file_of(self, cell: int) -> Path:
+        """Return the file that holds a cell."""
+        return self._files.paths[int(np.searchsorted(self._ends, cell, side="right"))]
+
+    def counts(self, layer: str | None = None, columns: np.ndarray | None = None) -> Shards:
+        """Return the counts of a layer (None: the same), and of some of the genes."""
+        if columns is None and layer in (None, self.layer):
+            return self
+        if self._columns is not None:
+            columns = self._columns if columns is None else self._columns[columns]
+        return Shards(self._files, self.layer if layer is None else layer, columns)
+
+    def to_memory(self, rows: Any = None) -> Any:
+        """Return cells, by their numbers or a mask, or all as an AnnData: X, layers, obs, uns."""
+        import anndata
+
+        some = torch.from_numpy(np.arange(len(self))[slice(None) if rows is None else rows])
+        x = self._table(None, some) if self._files.has_x else None
+        layers = {name: self._table(name, some) for name in self.layers}
+        obs = self.obs.iloc[some.numpy()].copy()
+        return anndata.AnnData(x, obs=obs, var=self.var, layers=layers, uns=dict(self.uns))
+
+    def _table(self, layer: str | None, rows: Tensor) -> Any:
+        found = Shards(self._files, layer, self._columns).load(rows)
+        return to_scipy(found) if isinstance(found, SparseRows) else found[:].numpy()
+
+    # ------------------------------------------------------------------------- as a source of rows
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return the counts of some cells, dense."""
-        if isinstance(rows, slice):
-            rows = torch.arange(*rows.indices(len(self)))
-        order = rows.argsort()
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order))
-        return self.load(rows[order])[back]
+        return self.load(_numbers(rows, len(self)))[:]
 
     def load(self, rows: Tensor) -> Rows:
-        """Return the counts of some cells, in ascending order, in memory; sparse ones sparse."""
+        """Return the counts of some cells in memory; sparse ones sparse."""
+        if (rows.diff() < 0).any():
+            order = rows.argsort()
+            return self.load(rows[order]).select(order.argsort())
         parts = list(self._parts(rows.numpy()))
         if not parts or not hasattr(parts[0], "tocsr"):
             dense = parts or [np.empty((0, self.shape[1]), np.float32)]
@@ -88,87 +131,48 @@ class Shards(Rows):
 
         return SparseRows.of(sparse.vstack(parts, format="csr"))
 
-    def select(self, rows: Tensor) -> Rows:
-        """Return some cells as a view; they are read when they are used."""
-        return Selected(self, rows)
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number of the first cell, counts); a pass over all leaves their sums."""
+        of_genes, of_cells = torch.zeros(self.shape[1], dtype=torch.double), []
+        for first, x in self._dense_blocks():
+            of_genes += x.sum(0, dtype=torch.double)
+            of_cells.append(x.sum(1, dtype=torch.double))
+            yield first, x
+        self._sums = of_genes, torch.cat(of_cells)
+
+    def sum(self, dim: int) -> Tensor:
+        """Return the sums over the cells (0) or the genes (1), in double precision."""
+        if self._sums is None:
+            self._read()
+        return self._sums[dim]
 
     def _parts(self, rows: np.ndarray) -> Iterator[Any]:
-        """Yield what is read at once: rows of one file without wide gaps."""
+        """Yield what is read at once, in single precision: rows of a file without wide gaps."""
         file = np.searchsorted(self._ends, rows, side="right")
         cuts = np.flatnonzero((np.diff(rows) > _GAP) | (np.diff(file) != 0)) + 1
         for run in np.split(np.arange(len(rows)), cuts) if len(rows) else ():
             i = int(file[run[0]])
-            yield self._read(i, rows[run] - (self._ends[i - 1] if i else 0))
-
-    def _read(self, i: int, rows: np.ndarray) -> Any:
-        """Return some rows of a file, in single precision."""
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        with self._reading:
-            part = self._counts(i)[start:stop]
-        if len(rows) < stop - start:
-            part = part[rows - start]
-        if hasattr(part, "tocsr"):
-            part.data = part.data.astype(np.float32, copy=False)
-            return part
-        return np.asarray(part, np.float32)
-
-    def _size(self, i: int) -> int:
-        """Return the number of cells of a file, after its genes and counts were looked at."""
-        counts, names = self._counts(i), _names(self._group(i)["var"])
-        if not names.equals(self.genes):
-            raise ValueError(
-                f"{self.files[i]}: its {len(names)} genes are not those of {self.files[0]} in the "
-                "same order. Write all shards with the same genes: adata[:, genes].write_h5ad"
-            )
-        return counts.shape[0]
-
-    def _counts(self, i: int) -> Any:
-        """Return the counts of a file, of which a slice is read from the disk."""
-        group = self._group(i)
-        if i not in self._matrices:
-            self._matrices[i] = self._matrix(group, self.files[i])
-        return self._matrices[i]
-
-    def _matrix(self, group: Any, file: Path) -> Any:
-        from anndata.io import sparse_dataset
-
-        place = "X" if self.layer is None else f"layers/{self.layer}"
-        if place not in group:
-            layers = listed(group["layers"].keys()) if "layers" in group else "no layers"
-            raise ValueError(f"{file}: there is no {place}; it has {layers}. Pass layer=")
-        kind = group[place].attrs.get("encoding-type", "array")
-        if kind == "csc_matrix":
-            raise ValueError(
-                f"{file}: {place} is stored by genes (CSC), so that no cell can be read by itself. "
-                "Write it by cells: adata.X = adata.X.tocsr()"
-            )
-        return sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
-
-    def _group(self, i: int) -> Any:
-        """Return an open file; of too many, the one not used for longest is closed."""
-        group = self._open.pop(i, None)
-        if group is None:
-            while len(self._open) >= _OPEN:
-                oldest = next(iter(self._open))
-                self._matrices.pop(oldest, None)
-                closed = self._open.pop(oldest)
-                if hasattr(closed, "close"):
-                    closed.close()
-            group = _opened(self.files[i])
-        self._open[i] = group
-        return group
+            part = self._files.read(i, self.layer, rows[run] - (self._ends[i - 1] if i else 0))
+            part = part if self._columns is None else part[:, self._columns]
+            if hasattr(part, "tocsr"):
+                part.data = part.data.astype(np.float32, copy=False)
+                yield part
+            else:
+                yield np.asarray(part, np.float32)
 
 
 def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = None) -> Shards:
-    """Return the cells of many files as data for `pyrovae.fit`, which stay on the disk.
+    """Return the cells of one or many files, which stay on the disk.
 
-    A fit checks the counts when it reads them. The cells are shuffled in blocks: 1024 neighbours in
-    a file are read together with 31 other blocks from anywhere, and their 32,768 cells are
-    shuffled. Files in which the cells are in random order are shuffled best.
+    They are taken by `SingleCellVAE`, after `setup_anndata`, in place of an AnnData, and as data by
+    `pyrovae.fit`. A model scans all counts once; a fit without one checks them when it reads them.
+    The cells are shuffled in blocks: 1024 neighbours in a file are read together with 31 other
+    blocks from anywhere, and their 32,768 cells are shuffled. Files in which the cells are in
+    random order are shuffled best.
 
     Args:
         paths: a folder of .h5ad files or .zarr folders, or a list of them, which are taken in the
-            order of their names; all have the same genes in the same order.
+            order of their names, or one file; all have the same genes in the same order.
         layer: with the raw counts; None for X.
 
     Raises:
@@ -191,52 +195,11 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         >>> pv.fit(graph, train, validation=held_out, epochs=1, progress=False).stopped
         'all epochs ran'
     """
-    files = _files_in(Path(paths)) if isinstance(paths, str | Path) else list(map(Path, paths))
+    files = files_in(Path(paths)) if isinstance(paths, str | Path) else list(map(Path, paths))
     if not files:
         raise FileNotFoundError(f"{paths}: there are no files that end in .h5ad or .zarr")
-    return Shards(files, layer)
+    return Shards(ShardFiles(files), layer)
 
 
-def _files_in(path: Path) -> list[Path]:
-    if path.suffix == ".zarr" or path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder of .h5ad or .zarr files")
-    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-
-
-def _opened(file: Path) -> Any:
-    """Return a file opened for reading, by h5py or zarr.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is none, or it cannot be read.
-    """
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: no such file")
-    try:
-        if file.suffix == ".zarr":
-            import zarr
-
-            group = zarr.open_group(str(file), mode="r")
-        else:
-            import h5py
-
-            group = h5py.File(file, "r")
-        if "var" not in group or "obs" not in group:
-            raise ValueError("it has no obs or no var")
-        return group
-    except ImportError:
-        raise
-    except Exception as error:  # OSError, KeyError or ValueError, as h5py and zarr find it
-        raise ValueError(
-            f"{file}: truncated, or not written by anndata ({type(error).__name__}: {error}). Copy "
-            "or write it again"
-        ) from error
-
-
-def _names(frame: Any) -> Any:
-    """Return the index of a stored table without reading its columns."""
-    import pandas as pd
-    from anndata.io import read_elem
-
-    return pd.Index([str(name) for name in read_elem(frame[frame.attrs["_index"]])])
+def _numbers(rows: Tensor | slice, n: int) -> Tensor:
+    return torch.arange(*rows.indices(n)) if isinstance(rows, slice) else rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import objectives
-from pyrovae.data import SparseRows, split
+from pyrovae.data import Rows, split
 from pyrovae.files import History
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import rows_in
@@ -125,29 +125,34 @@ def train(
     beta = _warm_up(n_epochs_kl_warmup, epochs)
     if model.query is not None:
         plan["weight_decay"] = 0.0  # it would move weights that get no gradient
-    adam = functools.partial(Adam, **plan, fused=True)
-    before = None if model.fit_result is None or resume else model.fit_result.history
-    keep = functools.partial(_keep, model, before, training, validation)
+    earlier = None if model.fit_result is None or resume else model.fit_result.history
+    return _fit(
+        model,
+        functools.partial(_keep, model, earlier, training, validation),
+        training=_data(model, training),
+        validation=_data(model, validation) if len(validation) else None,
+        objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
+        optimizer=functools.partial(Adam, **plan, fused=True),
+        epochs=int(epochs),
+        batch_size=batch_size,
+        patience=early_stopping_patience if early_stopping else None,
+        seed=model.seed if seed is None else seed,
+        checkpoint=checkpoint,
+        resume=resume,
+        callback=callback,
+        clip_norm=clip_norm,
+        hooks=hooks,
+        progress=progress,
+    )
+
+
+def _fit(
+    model: Model, keep: Callable[[History], History], training: Any, **arguments: Any
+) -> History:
+    """Fit the weights that the model trains, and keep what the fit leaves, after an error too."""
     try:
         with only_new_weights(model) as constant:
-            history = fit(
-                model.graph,
-                _data(model, training),
-                validation=_data(model, validation) if len(validation) else None,
-                objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
-                optimizer=adam,
-                freeze=constant,
-                epochs=int(epochs),
-                batch_size=batch_size,
-                patience=early_stopping_patience if early_stopping else None,
-                seed=model.seed if seed is None else seed,
-                checkpoint=checkpoint,
-                resume=resume,
-                callback=callback,
-                clip_norm=clip_norm,
-                hooks=hooks,
-                progress=progress,
-            )
+            history = fit(model.graph, training, freeze=constant, **arguments)
     except TrainingError as error:  # with the last good weights the model is usable
         keep(error.history)
         raise
@@ -212,9 +217,9 @@ def _learn_from(model: Model, training: Tensor) -> None:
 
 
 def _data(model: Model, rows: Tensor) -> tuple[Any, ...]:
-    """Return some of the model's own cells; sparse counts without a copy."""
+    """Return some of the model's own cells, without a copy of counts that are not dense."""
     x, *c = model.cells.data
-    some = x.view(rows) if isinstance(x, SparseRows) else x[rows]
+    some = x.view(rows) if isinstance(x, Rows) else x[rows]
     return (some, *(rows_in(part, rows) for part in c))
 
 

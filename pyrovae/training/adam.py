@@ -27,7 +27,8 @@ class _WithoutCompiler(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take a step."""
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return inspect.unwrap(super().step.__func__)(self, closure)  # type: ignore[attr-defined]
+            bound: Any = super().step
+            return inspect.unwrap(bound.__func__)(self, closure)
 
 
 class Adam(_WithoutCompiler, torch.optim.Adam):

@@ -6,6 +6,7 @@ for each epoch, for each minibatch x_1 .. x_M:
 with validation, early stopping, the best weights, and exact resume.
 """
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,24 +16,23 @@ import torch
 
 from pyrovae import programs
 from pyrovae.data import (
-    ArrayMinibatches,
     Minibatches,
     Transform,
-    TransformedRows,
     as_minibatches,
 )
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
+from pyrovae.training.arguments import Arguments
+from pyrovae.training.checking import check_data, check_data_size
 from pyrovae.training.clipping import ClipNorm
-from pyrovae.training.distributed import processes
+from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.events import Hook
 from pyrovae.training.interrupts import graceful_interrupt
 from pyrovae.training.loggers import ProgressBar
 from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler
 from pyrovae.training.resuming import read, restore, store_kept_on_refusal
-from pyrovae.training.state import Arguments
 from pyrovae.training.svi import FusedSVI, Optimization
 from pyrovae.training.validation import warn_of_idle_patience
 
@@ -160,60 +160,78 @@ def fit(
         >>> pv.fit(vae, x, epochs=2, seed=0).stopped
         'all epochs ran'
     """
-    counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-    optional = {"patience": patience, "checkpoint_every": checkpoint_every}
-    _check_counts(**counts, **optional, steps_per_epoch=steps_per_epoch)
-    _check_choices(patience, validation, scheduler_interval, precision, ema)
-    check = getattr(graph, "check", _no_check)
-    transforms: dict[str, Any] = {"transform": transform, "batch_transform": batch_transform}
-    steps: dict[str, Any] = {"accumulate": accumulate, "scheduler_interval": scheduler_interval}
-    ends: dict[str, Any] = {"patience": patience, "checkpoint": checkpoint, "callback": callback}
-    ends["checkpoint_every"] = checkpoint_every
-    arguments = Arguments(epochs, batch_size, check, **transforms, **steps, **ends)
-    reading: dict[str, Any] = {"drop_last": drop_last, "steps": steps_per_epoch, "digest": True}
+    arguments = Arguments(
+        check=getattr(graph, "check", _no_check),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        accumulate=accumulate,
+        transform=transform,
+        batch_transform=batch_transform,
+        scheduler=scheduler,
+        scheduler_interval=scheduler_interval,
+        patience=patience,
+        seed=seed,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        callback=callback,
+        hooks=hooks,
+        progress=progress,
+    )
+    _check_choices(patience, validation, precision, ema)
     estimator = as_objective(objective)
-    listeners = _listeners(hooks)
     freeze = [freeze] if isinstance(freeze, str) else freeze
     how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema, compile)
     with processes() as group, store_kept_on_refusal():
-        reading["share"] = group.share
-        training = as_minibatches(data, graph, batch_size=batch_size, **reading)
-        held_out = None
-        if validation is not None:
-            held_out = as_minibatches(
-                validation, graph, batch_size=batch_size, name="validation", share=group.share
-            )
-        group.check_data(training, held_out)
-        _check_data_size(estimator, training.rows)
-        saved = group.from_writer(lambda: read(resume)) if resume is not None else None
-        seed = group.from_writer(lambda: _seed(seed if saved is None else saved.seed))
-        history = History(bound_name=estimator.bound_name, seed=seed, data=training.fingerprint)
-        with programs.random_stream(seed, programs.cuda_devices(graph)):
-            example = arguments.transformed(*training.first())
-            _check_data(graph, training, held_out, arguments, example)
-            svi = FusedSVI(graph, estimator, how, example, bool(listeners), group)
-            claim_parameters(graph, svi.programs.stored_names())
-            listeners = [*listeners, *([ProgressBar()] if progress else [])]
-            schedule = scheduler(svi.optimizer) if scheduler else None
-            heard = listeners if group.is_writer else []
-            loop = Loop(arguments, svi, training, held_out, history, schedule, heard)
-            warn_of_idle_patience(estimator, patience, epochs, loop.steps_per_epoch)
-            if saved:
-                restore(loop, saved)
-            with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
-                loop.run(interrupted)
+        return _fit(graph, data, validation, estimator, how, arguments, group)
+
+
+def _fit(
+    graph: Any,
+    data: Any,
+    validation: Any,
+    objective: Objective,
+    how: Optimization,
+    arguments: Arguments,
+    group: Processes,
+) -> History:
+    """Fit in one process or, with others, in each process of the group."""
+    training, held_out = _minibatches(graph, data, validation, arguments, group)
+    check_data_size(objective, training.rows)
+    resume, seed = arguments.resume, arguments.seed
+    saved = group.from_writer(lambda: read(resume)) if resume is not None else None
+    seed = group.from_writer(lambda: _seed(seed if saved is None else saved.seed))
+    history = History(bound_name=objective.bound_name, seed=seed, data=training.fingerprint)
+    with programs.random_stream(seed, programs.cuda_devices(graph)):
+        example = arguments.transformed(*training.first())
+        check_data(graph, training, held_out, arguments, example)
+        hooks = arguments.listeners()
+        svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
+        claim_parameters(graph, svi.programs.stored_names())
+        schedule = arguments.scheduler(svi.optimizer) if arguments.scheduler else None
+        hooks += [ProgressBar()] if arguments.progress else []
+        heard = hooks if group.is_writer else []
+        loop = Loop(arguments, svi, training, held_out, history, schedule, heard)
+        warn_of_idle_patience(objective, arguments.patience, arguments.epochs, loop.steps_per_epoch)
+        if saved:
+            restore(loop, saved)
+        with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
+            loop.run(interrupted)
     return loop.history
 
 
-def _listeners(hooks: Hook | Sequence[Hook]) -> list[Hook]:
-    listeners = [hooks] if isinstance(hooks, Hook) else list(hooks)
-    for hook in listeners:
-        if not isinstance(hook, Hook):
-            raise TypeError(
-                f"fit: hooks has {hook!r}, expected objects of pyrovae.hooks.Hook, a class whose "
-                "on_step or on_epoch you override; a function of the history goes to callback="
-            )
-    return listeners
+def _minibatches(
+    graph: Any, data: Any, validation: Any, arguments: Arguments, group: Processes
+) -> tuple[Minibatches, Minibatches | None]:
+    """Return training and validation data, of which each process reads its share."""
+    made = functools.partial(as_minibatches, batch_size=arguments.batch_size, share=group.share)
+    steps, drop_last = arguments.steps_per_epoch, arguments.drop_last
+    training = made(data, graph, steps=steps, drop_last=drop_last, digest=True)
+    held_out = None if validation is None else made(validation, graph, name="validation")
+    group.check_data(training, held_out)
+    return training, held_out
 
 
 def _no_check(*batch: object) -> None:
@@ -224,30 +242,13 @@ def _seed(seed: int | None) -> int:
     return int(torch.randint(2**53, ())) if seed is None else seed
 
 
-def _check_counts(**counts: int | None) -> None:
-    optional = ("steps_per_epoch", "patience", "checkpoint_every")
-    for name, count in counts.items():
-        if count is None and name in optional:
-            continue
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"fit: {name} is {count!r}, expected a whole number of at least 1")
-
-
 def _check_choices(
-    patience: int | None,
-    validation: Any,
-    interval: str | None,
-    precision: str | None,
-    ema: float | None,
+    patience: int | None, validation: Any, precision: str | None, ema: float | None
 ) -> None:
     if patience is not None and validation is None:
         raise ValueError(
             f"fit: patience is {patience}, but there are no validation data to judge by: pass "
             "validation="
-        )
-    if interval not in (None, "epoch", "step"):
-        raise ValueError(
-            f'fit: scheduler_interval is {interval!r}, expected "epoch", "step" or None'
         )
     if precision not in (None, "bf16"):
         raise ValueError(
@@ -255,45 +256,3 @@ def _check_choices(
         )
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"fit: ema is {ema!r}, expected a decay in (0, 1) such as 0.999")
-
-
-def _check_data_size(objective: Objective, rows: int | None) -> None:
-    size = objective.data_size
-    if rows is not None and size not in (None, rows):
-        raise ValueError(
-            f"fit: the objective's data_size is {size}, but there are {rows} training rows: "
-            f"give data_size={rows}"
-        )
-
-
-def _check_data(
-    graph: Any,
-    training: Minibatches,
-    held_out: Minibatches | None,
-    arguments: Arguments,
-    example: tuple[torch.Tensor, ...],
-) -> None:
-    """Check arrays whole, and of other data the first minibatch."""
-    devices = programs.cuda_devices(graph)
-    if held_out is not None:
-        with programs.random_stream(0, devices):
-            _check_shapes(training.first(), held_out.first())
-    with programs.random_stream(0, devices):
-        if isinstance(training, ArrayMinibatches) and arguments.batch_transform is None:
-            x, *c = training.checked
-            if arguments.transform is not None:  # block by block: never the whole data at once
-                x = TransformedRows(x, arguments.transform, *training.placement)
-            arguments.check(x, *c)
-        else:
-            arguments.check(*example)
-    if isinstance(held_out, ArrayMinibatches):
-        arguments.check(*held_out.checked)
-
-
-def _check_shapes(training: tuple[torch.Tensor, ...], held_out: tuple[torch.Tensor, ...]) -> None:
-    shapes = [[tuple(part.shape[1:]) for part in batch] for batch in (training, held_out)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"validation: rows of shape {shapes[1]}, the training data's have {shapes[0]}: pass "
-            "both in the same form"
-        )

@@ -14,12 +14,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
+from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
 from pyrovae.training.events import Epoch, Hook, Start, Step
 from pyrovae.training.optimization import Scheduler, scheduled_by_step
 from pyrovae.training.resuming import save
-from pyrovae.training.state import Arguments, Totals
+from pyrovae.training.state import Totals
 from pyrovae.training.svi import FusedSVI, Result
 from pyrovae.training.synchronized import alone
 from pyrovae.training.validation import judged_since, validate
@@ -123,8 +124,7 @@ class Loop:
         """
         seed, size = (self.history.seed or 0) + len(self.history.loss), self.arguments.accumulate
         minibatches = self.minibatches(seed, self.position * size)
-        while group := list(islice(minibatches, size)):
-            yield group
+        yield from iter(lambda: list(islice(minibatches, size)), [])
 
     def minibatches(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield the minibatches of an epoch, as many in each process."""

@@ -1,4 +1,4 @@
-"""The state of a fit: its arguments, the totals of an epoch, and what a checkpoint keeps.
+"""The state of a fit: the totals of an epoch, and what a checkpoint keeps.
 
 A checkpoint is the table `PARTS`: what of a fit is kept under which name, how it is checked, and
 how a fit continues from it. All of a checkpoint is checked before any of it is used.
@@ -6,46 +6,18 @@ how a fit continues from it. All of a checkpoint is checked before any of it is 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyrovae.data import Transform
 from pyrovae.files import History, checkpoint, kinds
 from pyrovae.training import matching
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
-__all__ = ["PARTS", "Arguments", "Totals"]
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of `fit` that the loop follows."""
-
-    epochs: int
-    batch_size: int
-    check: Callable[..., None]
-    transform: Transform | None = None
-    batch_transform: Callable[..., Any] | None = None
-    patience: int | None = None
-    accumulate: int = 1
-    scheduler_interval: str | None = None
-    checkpoint: str | Path | None = None
-    checkpoint_every: int | None = None
-    callback: Callable[[History], bool | None] | None = None
-
-    def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-        """Return a minibatch of training data, transformed."""
-        if self.transform is not None:
-            x = self.transform(x)
-        if self.batch_transform is None:
-            return (x, *c)
-        batch = self.batch_transform(x, *c)
-        return (batch,) if isinstance(batch, Tensor) else tuple(batch)
+__all__ = ["PARTS", "Totals"]
 
 
 @dataclass

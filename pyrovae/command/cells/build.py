@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.command.build import build_posterior, build_prior, random_rows
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Dispersion, Posterior
-from pyrovae.singlecell import SingleCellVAE, listed
+from pyrovae.singlecell import SingleCellVAE, listed, some_cells
 
 __all__ = ["build_model", "naming"]
 
@@ -69,7 +69,8 @@ def naming(data: str) -> Iterator[None]:
 def _random_rows(adata: Any, layer: str | None, k: int) -> Tensor:
     """Return log(1 + x) of k cells at random: what the encoder sees."""
     chosen = random_rows(torch.arange(adata.n_obs), k).numpy()
-    x = (adata.X if layer is None else adata.layers[layer])[chosen]
+    some = some_cells(adata, chosen)
+    x = some.X if layer is None else some.layers[layer]
     return torch.from_numpy(np.asarray(x.toarray() if issparse(x) else x, dtype=np.float32)).log1p()
 
 

@@ -23,7 +23,7 @@ from pyrovae.command.report.page import Picture, Row
 from pyrovae.command.runs import CELLS, Run
 from pyrovae.command.writing import write
 from pyrovae.files import History
-from pyrovae.singlecell import SingleCellVAE
+from pyrovae.singlecell import SingleCellVAE, some_cells
 
 __all__ = ["CellExperiment", "placement"]
 
@@ -180,7 +180,7 @@ class CellExperiment(Experiment):
         cells, rows = self.cells, self.cells.rows
         z = cells.embed(rows)
         if output.suffix == ".h5ad":
-            adata = cells.adata[rows].copy()
+            adata = some_cells(cells.adata, rows).copy()
             adata.obsm["X_pyrovae"] = z
             adata.obs["pyrovae_library_size"] = cells.libraries.sizes
             write(output, adata.write_h5ad)

@@ -1,17 +1,20 @@
 """Cells: read the data that DATA names, and choose the settings that were left open."""
 
+from pathlib import Path
 from typing import Any
 
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Dispersion, Likelihood
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
-from pyrovae.singlecell import WARM_UP, default_epochs, read, simulate
+from pyrovae.singlecell import WARM_UP, default_epochs, open_shards, read, simulate
 
 __all__ = ["read_data", "resolve_settings"]
 
 
 def read_data(data: str) -> Any:
-    """Read the AnnData that DATA names: an h5ad file, or simulated cells, the same each time.
+    """Read the cells that DATA names: an h5ad file, or simulated cells, the same each time.
+
+    The cells of a folder of files, and of zarr, stay on the disk.
 
     Raises:
         ImportError: anndata is not installed.
@@ -21,7 +24,7 @@ def read_data(data: str) -> Any:
     if settings_of(data) is not CellSettings:
         raise ValueError(
             f"{data} holds no cells, but the model was fitted on cells; "
-            f"give an .h5ad file or {SIMULATED}"
+            f"give an .h5ad file, a folder of them or {SIMULATED}"
         )
     try:
         import anndata  # noqa: F401
@@ -32,7 +35,7 @@ def read_data(data: str) -> Any:
     if data == SIMULATED:
         return simulate().to_anndata()
     try:
-        return read(data)
+        return open_shards(data) if Path(data).is_dir() else read(data)
     except ValueError as error:  # h5py's own message may have several lines
         raise ValueError(" ".join(str(error).split())) from error
 

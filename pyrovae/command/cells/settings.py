@@ -8,7 +8,7 @@ from pyrovae.command.settings import Settings, option
 
 __all__ = ["CellSettings"]
 
-CELLS = "Cells (an .h5ad file, or simulated-cells)"
+CELLS = "Cells (an .h5ad file, a folder of such files, or simulated-cells)"
 
 
 @final

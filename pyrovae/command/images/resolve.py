@@ -74,7 +74,7 @@ def read_data(data: str, data_dir: Path | None = None, missing: bool = False) ->
         return datasets.stack(path)
     raise FileNotFoundError(
         f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz, .mrcs "
-        "or .h5ad file, or a folder of images; there is no such folder"
+        "or .h5ad file, or a folder of images or cells; there is no such folder"
     )
 
 

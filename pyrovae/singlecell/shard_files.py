@@ -1,0 +1,165 @@
+"""Files of cells that anndata wrote, .h5ad or .zarr, opened when they are read and few at once."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrovae.singlecell.messages import listed
+
+__all__ = ["ShardFiles", "files_in"]
+
+_OPEN = 32  # files at once: each takes some 10 MB, and a process may open about 1,000
+_SUFFIXES = (".h5ad", ".zarr")
+
+
+class ShardFiles:
+    """The files of some cells; all have the same genes in the same order.
+
+    Args:
+        paths: h5ad files, or folders of zarr.
+
+    Attributes:
+        paths: see `Args`.
+        genes: names of the genes, a pandas Index.
+        layers: names of the layers of the first file.
+        has_x: whether it has an X.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing, damaged, or has other genes.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self._open: dict[int, Any] = {}  # the file used last is the last one
+        self._matrices: dict[tuple[int, str], Any] = {}
+        self._reading = threading.RLock()  # no file is closed while another thread reads it
+        first = self._group(0)
+        self.genes = _names(first["var"])
+        self.layers = list(first["layers"].keys()) if "layers" in first else []
+        self.has_x = "X" in first
+        for i, path in enumerate(self.paths):
+            names = _names(self._group(i)["var"])
+            if not names.equals(self.genes):
+                raise ValueError(
+                    f"{path}: its {len(names)} genes are not those of {self.paths[0]} in the same "
+                    "order. Write all shards with the same genes: adata[:, genes].write_h5ad"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open files out of copies and of other processes."""
+        return {**self.__dict__, "_open": {}, "_matrices": {}, "_reading": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a lock of its own."""
+        self.__dict__.update(state, _reading=threading.RLock())
+
+    def sizes(self, layer: str | None) -> list[int]:
+        """Return the number of cells of each file, after its counts were looked at."""
+        return [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
+
+    def obs(self) -> Any:
+        """Return the columns that describe the cells, a pandas DataFrame."""
+        import pandas as pd
+        from anndata.io import read_elem
+
+        with self._reading:
+            frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.paths))]
+        return pd.concat(frames)
+
+    def read(self, i: int, layer: str | None, rows: np.ndarray) -> Any:
+        """Return rows of a file, in ascending order, as they are stored: sparse or dense."""
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        with self._reading:
+            part = self._counts(i, layer)[start:stop]
+        return part if len(rows) == stop - start else part[rows - start]
+
+    def _counts(self, i: int, layer: str | None) -> Any:
+        """Return the counts of a file, of which a slice is read from the disk."""
+        group, place = self._group(i), "X" if layer is None else f"layers/{layer}"
+        if (i, place) not in self._matrices:
+            self._matrices[i, place] = _matrix(group, place, self.paths[i])
+        return self._matrices[i, place]
+
+    def _group(self, i: int) -> Any:
+        """Return an open file; of too many, the one not used for longest is closed."""
+        group = self._open.pop(i, None)
+        if group is None:
+            while len(self._open) >= _OPEN:
+                self._close(next(iter(self._open)))
+            group = _opened(self.paths[i])
+        self._open[i] = group
+        return group
+
+    def _close(self, i: int) -> None:
+        self._matrices = {key: value for key, value in self._matrices.items() if key[0] != i}
+        closed = self._open.pop(i)
+        if hasattr(closed, "close"):
+            closed.close()
+
+
+def files_in(path: Path) -> list[Path]:
+    """Return the files of cells in a folder, in the order of their names; of a file, itself.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+    """
+    if path.suffix == ".zarr" or path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder of .h5ad or .zarr files")
+    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+
+
+def _matrix(group: Any, place: str, file: Path) -> Any:
+    from anndata.io import sparse_dataset
+
+    if place not in group:
+        layers = listed(group["layers"].keys()) if "layers" in group else "no layers"
+        raise ValueError(f"{file}: there is no {place}; it has {layers}. Pass layer=")
+    kind = group[place].attrs.get("encoding-type", "array")
+    if kind == "csc_matrix":
+        raise ValueError(
+            f"{file}: {place} is stored by genes (CSC), so that no cell can be read by itself. "
+            "Write it by cells: adata.X = adata.X.tocsr()"
+        )
+    return sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
+
+
+def _opened(file: Path) -> Any:
+    """Return a file opened for reading, by h5py or zarr.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none, or it cannot be read.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        if file.suffix == ".zarr":
+            import zarr
+
+            group = zarr.open_group(str(file), mode="r")
+        else:
+            import h5py
+
+            group = h5py.File(file, "r")
+        if "var" not in group or "obs" not in group:
+            raise ValueError("it has no obs or no var")
+        return group
+    except ImportError:
+        raise
+    except Exception as error:  # OSError, KeyError or ValueError, as h5py and zarr find it
+        raise ValueError(
+            f"{file}: truncated, or not written by anndata ({type(error).__name__}: {error}). Copy "
+            "or write it again"
+        ) from error
+
+
+def _names(frame: Any) -> Any:
+    """Return the index of a stored table without reading its columns."""
+    import pandas as pd
+    from anndata.io import read_elem
+
+    return pd.Index([str(name) for name in read_elem(frame[frame.attrs["_index"]])])

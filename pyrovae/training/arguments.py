@@ -1,0 +1,81 @@
+"""The arguments of `pyrovae.fit` that its loop follows, and their checks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae.data import Transform
+from pyrovae.files import History
+from pyrovae.training.events import Hook
+from pyrovae.training.optimization import MakeScheduler
+
+__all__ = ["Arguments"]
+
+_COUNTS = ("epochs", "batch_size", "accumulate")
+_OPTIONAL_COUNTS = ("steps_per_epoch", "patience", "checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The arguments of `pyrovae.fit` of the same names, and the graph's check of its data.
+
+    Raises:
+        ValueError: if one is out of range.
+        TypeError: if a hook is none.
+    """
+
+    check: Callable[..., None]
+    epochs: int
+    steps_per_epoch: int | None
+    batch_size: int
+    drop_last: bool
+    accumulate: int
+    transform: Transform | None
+    batch_transform: Callable[..., Any] | None
+    scheduler: MakeScheduler | None
+    scheduler_interval: str | None
+    patience: int | None
+    seed: int | None
+    checkpoint: str | Path | None
+    checkpoint_every: int | None
+    resume: str | Path | None
+    callback: Callable[[History], bool | None] | None
+    hooks: Hook | Sequence[Hook]
+    progress: bool
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        for name in (*_COUNTS, *_OPTIONAL_COUNTS):
+            count = getattr(self, name)
+            if count is None and name in _OPTIONAL_COUNTS:
+                continue
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ValueError(f"fit: {name} is {count!r}, expected a whole number of at least 1")
+        if self.scheduler_interval not in (None, "epoch", "step"):
+            raise ValueError(
+                f"fit: scheduler_interval is {self.scheduler_interval!r}, expected "
+                '"epoch", "step" or None'
+            )
+        for hook in self.listeners():
+            if not isinstance(hook, Hook):
+                raise TypeError(
+                    f"fit: hooks has {hook!r}, expected objects of pyrovae.hooks.Hook, a class "
+                    "whose on_step or on_epoch you override; a function of the history goes to "
+                    "callback="
+                )
+
+    def listeners(self) -> list[Hook]:
+        """Return the hooks as a list."""
+        return [self.hooks] if isinstance(self.hooks, Hook) else list(self.hooks)
+
+    def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
+        """Return a minibatch of training data, transformed."""
+        if self.transform is not None:
+            x = self.transform(x)
+        if self.batch_transform is None:
+            return (x, *c)
+        batch = self.batch_transform(x, *c)
+        return (batch,) if isinstance(batch, Tensor) else tuple(batch)

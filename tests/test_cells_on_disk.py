@@ -1,0 +1,203 @@
+"""A model of cells that stay on the disk gives what it gives for the same cells in memory."""
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from command_line import call
+from scipy import sparse
+
+from pyrovae.singlecell import CellLabels, SingleCellVAE, open_shards, simulate
+
+N, SIZES = 240, (100, 3, 137)
+
+
+def cells():
+    adata = simulate(N, 30, seed=1).to_anndata()
+    adata.layers["counts"] = adata.X.copy()
+    adata.obs["depth"] = np.linspace(0, 1, N)
+    return adata
+
+
+def write(adata, folder):
+    folder.mkdir(exist_ok=True)
+    for i, rows in enumerate(np.split(np.arange(N), np.cumsum(SIZES)[:-1])):
+        adata[rows].copy().write_h5ad(folder / f"{i}.h5ad")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["sparse", "dense"])
+def folder(request, tmp_path_factory):
+    adata = cells()
+    if request.param == "dense":
+        adata.X = adata.X.toarray()
+    return write(adata, tmp_path_factory.mktemp("cells"))
+
+
+def set_up(adata):
+    SingleCellVAE.setup_anndata(
+        adata,
+        layer="counts",
+        batch_key="batch",
+        labels_key="cell_type",
+        continuous_covariate_keys=["depth"],
+    )
+    return adata
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    model = SingleCellVAE(set_up(cells()), n_latent=3, n_hidden=16, seed=0)
+    model.train(4, progress=False)
+    return model.save(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def pair(trained, folder):
+    """The same model with the same cells, in memory and on the disk."""
+    return SingleCellVAE.load(trained, set_up(cells())), SingleCellVAE.load(
+        trained, set_up(open_shards(folder))
+    )
+
+
+def close(a, b):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
+
+
+METHODS = {
+    "z": lambda m, **c: m.get_latent_representation(**c),
+    "draws": lambda m, **c: m.get_latent_representation(give_mean=False, **c),
+    "library": lambda m, **c: m.get_latent_library_size(**c),
+    "expression": lambda m, **c: m.get_normalized_expression(n_samples=2, **c),
+    "elbo": lambda m, **c: m.get_elbo(**c),
+    "evidence": lambda m, **c: m.get_marginal_ll(n_mc_samples=5, **c),
+    "predictive": lambda m, **c: m.posterior_predictive_sample(**c).toarray(),
+    "correlation": lambda m, **c: m.get_feature_correlation_matrix(n_samples=2, **c),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rows", [None, [200, 3, 3, 99, 101]], ids=["all", "some"])
+def test_methods_give_the_same(pair, method, rows):
+    values = []
+    for model in pair:
+        torch.manual_seed(0)
+        values.append(METHODS[method](model, indices=rows))
+    close(*values)
+
+
+@pytest.mark.parametrize("indices", [None, np.arange(N) % 7 == 0], ids=["all", "mask"])
+def test_other_cells_may_lie_on_the_disk_with_genes_in_another_order(pair, tmp_path, indices):
+    model = pair[0]
+    shuffled = cells()[:, np.random.default_rng(0).permutation(30)].copy()
+    files = open_shards(write(shuffled, tmp_path / "shuffled"))
+    close(*(model.get_latent_representation(c, indices=indices) for c in (cells(), files)))
+
+
+def test_groups_are_compared_alike(pair):
+    by_group = [m.differential_expression("cell_type", n_samples=50, seed=0) for m in pair]
+    for column in ("proba_de", "lfc_mean", "raw_mean1", "non_zeros_proportion2"):
+        close(*(frame[column].sort_index() for frame in by_group))
+    by_rows = [m.differential_expression(idx1="depth > 0.5", n_samples=50, seed=0) for m in pair]
+    close(*(frame["lfc_mean"].sort_index() for frame in by_rows))
+    close(*(m.differential_abundance("batch") for m in pair))
+
+
+def test_minified_cells_are_the_same(pair):
+    for model in pair:
+        model.minify_adata()
+    close(*(model.adata.obsm["_pyrovae_z"] for model in pair))
+    assert all(model.adata.obs_names.equals(cells().obs_names) for model in pair)
+
+
+def test_a_model_is_trained_on_the_files(folder, tmp_path):
+    on_disk, in_memory = set_up(open_shards(folder)), set_up(cells())
+    models = [SingleCellVAE(c, n_latent=3, n_hidden=16, seed=3) for c in (on_disk, in_memory)]
+    for model in models:
+        model.train(3, progress=False)
+    assert np.array_equal(models[0].train_indices, models[1].train_indices)
+    close(models[0].graph.library_prior.mean, models[1].graph.library_prior.mean)
+    assert models[0].cells.encoding.scales == models[1].cells.encoding.scales
+    model = models[0]
+    elbo = model.fit_history.validation_elbo
+    assert elbo[-1] > elbo[0]
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), on_disk)
+    close(model.get_latent_representation(), again.get_latent_representation())
+
+
+def test_a_fit_of_files_is_resumed(folder, tmp_path):
+    def fitted(epochs, **options):
+        model = SingleCellVAE(set_up(open_shards(folder)), n_latent=3, n_hidden=16)
+        model.train(4, seed=0, progress=False, callback=lambda h: len(h.loss) == epochs, **options)
+        return model.graph.state_dict()
+
+    whole, file = fitted(4), tmp_path / "fit.safetensors"
+    fitted(2, checkpoint=file)
+    resumed = fitted(4, resume=file)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_labels_are_predicted_for_files(folder):
+    model = SingleCellVAE(set_up(open_shards(folder)), n_latent=3, n_hidden=16)
+    model.train(3, progress=False)
+    labels = CellLabels.from_model(model, "cell_type")
+    labels.train(2, progress=False)
+    assert len(labels.predict()) == N
+    close(
+        labels.predict(open_shards(folder), soft=True, indices=np.arange(N) < 9),
+        labels.predict(soft=True)[:9],
+    )
+
+
+@pytest.mark.parametrize("value", [0.5, -1, np.nan])
+def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
+    adata = cells()
+    x = adata.X.toarray()
+    x[150, 4] = value
+    adata.X = sparse.csr_matrix(x)
+    shards = open_shards(write(adata, tmp_path / "cells"))
+    SingleCellVAE.setup_anndata(shards)
+    cell, gene = adata.obs_names[150], adata.var_names[4]
+    with pytest.raises(ValueError, match=rf"2\.h5ad: adata\.X: .* in cell '{cell}', gene '{gene}'"):
+        SingleCellVAE(shards)
+
+
+def test_columns_and_layers_that_are_missing_are_named(folder):
+    shards = open_shards(folder)
+    with pytest.raises(ValueError, match="'donor' is not in adata.obs"):
+        SingleCellVAE.setup_anndata(shards, batch_key="donor")
+    with pytest.raises(ValueError, match="'raw' is not in adata.layers"):
+        SingleCellVAE.setup_anndata(shards, layer="raw")
+    with pytest.raises(ValueError, match="not set up"):
+        SingleCellVAE(open_shards(folder))
+
+
+def test_some_cells_in_memory_are_those_of_the_files(folder):
+    adata, shards = cells(), set_up(open_shards(folder))
+    for rows in (None, [7, 239, 100], adata.obs["depth"].to_numpy() > 0.9):
+        found = shards.to_memory(rows)
+        expected = adata if rows is None else adata[rows]
+        assert isinstance(found, anndata.AnnData)
+        assert found.obs.equals(expected.obs.astype(found.obs.dtypes))
+        for mine, given in ((found.X, expected.X), (found.layers["counts"], expected.X)):
+            close(*(m.toarray() if sparse.issparse(m) else m for m in (mine, given)))
+    assert found.uns["_pyrovae_setup"]["batch_key"] == "batch"
+
+
+def test_the_files_are_scanned_once_before_training(folder, monkeypatch):
+    shards = set_up(open_shards(folder))
+    read = []
+    load = type(shards).load
+    monkeypatch.setattr(
+        type(shards), "load", lambda self, rows: [read.append(len(rows)), load(self, rows)][1]
+    )
+    SingleCellVAE(shards)
+    assert sum(read) == N
+
+
+def test_the_command_fits_a_folder_of_files(folder, tmp_path):
+    out, z = tmp_path / "run", tmp_path / "z.h5ad"
+    options = ["--layer", "counts", "--batch-key", "batch", "--epochs", 2, "--samples", 2]
+    assert f"{N} cells, 30 genes" in call("fit", folder, "--output", out, *options)
+    call("encode", out, folder, "--part", "all", "--output", z)
+    assert anndata.read_h5ad(z).obsm["X_pyrovae"].shape == (N, 10)
