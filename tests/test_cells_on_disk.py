@@ -164,9 +164,9 @@ def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
 
 def test_columns_and_layers_that_are_missing_are_named(folder):
     shards = open_shards(folder)
-    with pytest.raises(ValueError, match="'donor' is not in adata.obs"):
+    with pytest.raises(ValueError, match=r"'donor' is not in adata\.obs"):
         SingleCellVAE.setup_anndata(shards, batch_key="donor")
-    with pytest.raises(ValueError, match="'raw' is not in adata.layers"):
+    with pytest.raises(ValueError, match=r"'raw' is not in adata\.layers"):
         SingleCellVAE.setup_anndata(shards, layer="raw")
     with pytest.raises(ValueError, match="not set up"):
         SingleCellVAE(open_shards(folder))

@@ -526,7 +526,7 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
     ("arguments", "messages"),
     [
         (["absent.h5ad"], ["absent.h5ad: no such file"]),
-        (["{data}"], ["holds no image"]),
+        (["{data}"], ["empty.h5ad: truncated"]),
         (["{data}/empty.h5ad"], ["empty.h5ad: truncated, or not an h5ad file"]),
         (["{data}/text.h5ad"], ["text.h5ad: truncated, or not an h5ad file"]),
         (["{data}/truncated.h5ad"], ["truncated.h5ad: truncated, or not an h5ad file"]),

@@ -126,6 +126,16 @@ def test_the_sizes_of_minibatches_sum_to_the_batch_size(folder):
     assert first == [6, 5, 5]
 
 
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_few_cells_are_divided_among_all_processes(folder, parts):
+    shards = open_shards(folder)  # fewer than a block of 1024
+    shares = [BlockMinibatches((shards,), None, 16, share=Share(i, parts)) for i in range(parts)]
+    epochs = [share.epoch(0) for share in shares]
+    read = [[cell for part in epoch for cell in cell_of(part.batch[0])] for epoch in epochs]
+    assert sorted(cell for cells in read for cell in cells) == list(range(N))
+    assert min(map(len, read)) > N / parts / 2
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_only_the_last_minibatch_is_smaller(folder, drop_last):
     shards = open_shards(folder)
@@ -239,7 +249,7 @@ def test_a_folder_without_shards_is_refused(tmp_path):
         open_shards(tmp_path / "none")
 
 
-def test_the_command_line_names_what_reads_such_a_folder(sparse_folder):
+def test_a_folder_of_images_names_what_reads_such_a_folder(sparse_folder):
     with pytest.raises(ValueError, match=r"singlecell\.open_shards"):
         pv.datasets.image_folder(sparse_folder)
 
@@ -278,10 +288,10 @@ def test_other_sources_are_not_read_in_blocks():
 
 
 def test_few_files_are_open_at_once(stored, monkeypatch):
-    monkeypatch.setattr("pyrovae.singlecell.shards._OPEN", 2)
+    monkeypatch.setattr("pyrovae.singlecell.shard_files._OPEN", 2)
     cells = open_shards(stored)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     assert cell_of(cells[order]) == order.tolist()
-    assert len(cells._open) == len(cells._matrices) == 2
+    assert len(cells._files._open) == len(cells._files._matrices) == 2
     assert len(cells.obs) == N
     assert cell_of(pickle.loads(pickle.dumps(cells))[order]) == order.tolist()

@@ -23,6 +23,7 @@ __all__ = ["BlockMinibatches", "block_of"]
 
 BLOCKS = 32  # of a buffer, of which there are two: 80 MB each for 1024 cells of 300 non-zeros
 _IN_ORDER = 1024  # rows read together in order
+_LEAST_BLOCKS = 8  # in each process; few rows are divided into smaller blocks
 
 
 class _Buffer(NamedTuple):
@@ -54,7 +55,7 @@ class BlockMinibatches(Minibatches):
         blocks: of a buffer.
 
     Attributes:
-        block: rows of a block.
+        block: rows of a block: as many as are quick to read together, or fewer.
     """
 
     common = False
@@ -73,7 +74,8 @@ class BlockMinibatches(Minibatches):
         self.rows = len(sources[0])
         self.placement = device_and_dtype(graph, sources)
         self.batch_size, self.drop_last = batch_size, drop_last
-        self.block = min(block for block in map(block_of, sources) if block)
+        block = min(block for block in map(block_of, sources) if block)
+        self.block = min(block, max(1, self.rows // (_LEAST_BLOCKS * share.parts)))
         if batch_size < share.parts:
             raise ValueError(
                 f"{name}: batch_size is {batch_size} over {share.parts} processes, expected at "

@@ -66,7 +66,9 @@ def as_minibatches(
     else:
         sources = as_sources(data, name, digest)
         result = ArrayMinibatches(sources, graph, batch_size, drop_last, digest, share)
-    if not len(result):
+    if not result.rows:
+        raise ValueError(f"{name}: there are no rows")
+    if drop_last and not len(result):
         raise ValueError(
             f"{name}: {result.rows} rows and batch_size {batch_size} leave no minibatch with "
             "drop_last=True: lower batch_size"

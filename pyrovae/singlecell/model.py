@@ -50,14 +50,14 @@ class SingleCellVAE:
     AnnData. Genes are matched by name, in every AnnData that a method is given; cells of a batch or
     category that was not seen in training are refused.
 
-    Arguments that the methods share: `adata`, cells with the model's genes in any order, in memory
-    or backed by a file (None for the model's own); `indices`, row numbers or a mask of the cells to
-    take (None for all); `seed` of draws (None continues the global random stream); `return_mean`,
-    whether to average. Methods that need a trained model raise a RuntimeError before training,
-    and a ValueError if the cells do not fit the model.
+    Arguments that the methods share: `adata`, cells with the model's genes in any order, as an
+    AnnData or by `open_shards` (None for the model's own); `indices`, row numbers or a mask of the
+    cells to take (None for all); `seed` of draws (None continues the global random stream);
+    `return_mean`, whether to average. Methods that need a trained model raise a RuntimeError before
+    training, and a ValueError if the cells do not fit the model.
 
     Args:
-        adata: the cells, after `setup_anndata`.
+        adata: the cells, after `setup_anndata`: an AnnData, or `open_shards`, on the disk.
         n_hidden: units per hidden layer.
         n_latent: dimensions of z.
         n_layers: hidden layers of encoder and decoder.
