@@ -105,6 +105,13 @@ def test_sparse_cells_are_loaded_sparse(sparse_folder):
     assert isinstance(loaded, SparseRows)
 
 
+def test_a_dense_file_beside_sparse_ones(sparse_folder):
+    adata = anndata.read_h5ad(sparse_folder / "2.h5ad")
+    adata.X = adata.X.toarray()
+    adata.write_h5ad(sparse_folder / "2.h5ad")
+    assert torch.equal(open_shards(sparse_folder)[:], torch.from_numpy(counts()))
+
+
 # ------------------------------------------------------------------------------- epochs and shares
 @pytest.mark.parametrize("parts", [1, 2, 3, 16])
 def test_each_cell_is_read_once_an_epoch_by_one_process(folder, parts):

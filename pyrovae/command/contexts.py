@@ -7,19 +7,16 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
+from pyrovae.data import torch_threads
+
 __all__ = ["notes", "threads"]
 
 
 @contextmanager
 def threads(n: int | None) -> Iterator[None]:
     """Context in which torch and scikit-learn use n threads; None leaves the number to them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
-    try:
-        with threadpool_limits(n):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(n or torch.get_num_threads()), threadpool_limits(n):
+        yield
 
 
 @contextmanager

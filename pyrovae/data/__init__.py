@@ -25,6 +25,7 @@ from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, rows_within, slices
 from pyrovae.data.sparse import SparseRows, check_indices, is_sparse, to_scipy
 from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
+from pyrovae.data.threads import torch_threads
 
 __all__ = [
     "COUNTS",
@@ -70,4 +71,5 @@ __all__ = [
     "supports",
     "take",
     "to_scipy",
+    "torch_threads",
 ]

@@ -26,6 +26,17 @@ class Off(NamedTuple):
     position: tuple[int, ...]
     total: int
 
+    def after(self, rows: int) -> Off:
+        """Return it as it is called where `rows` rows stand before."""
+        return self._replace(row=self.row + rows)
+
+    @staticmethod
+    def first(one: Off | None, two: Off | None) -> Off | None:
+        """Return the first of two parts' that are off, with their number in both."""
+        if one is None or two is None:
+            return one or two
+        return one._replace(total=one.total + two.total)
+
 
 class Scan(NamedTuple):
     """What one pass over all values finds.
@@ -42,6 +53,21 @@ class Scan(NamedTuple):
     whole: bool
     not_finite: Off | None = None
     off: Off | None = None
+
+    def after(self, rows: int) -> Scan:
+        """Return what was found as it is called where `rows` rows stand before."""
+        bad, off = (place and place.after(rows) for place in (self.not_finite, self.off))
+        return self._replace(not_finite=bad, off=off)
+
+    def joined(self, other: Scan) -> Scan:
+        """Return what was found in this part and the next one together."""
+        return Scan(
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.whole and other.whole,
+            Off.first(self.not_finite, other.not_finite),
+            Off.first(self.off, other.off),
+        )
 
 
 @dataclass

@@ -9,6 +9,8 @@ several processes each reads its own.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import Rows, SparseRows, TensorRows, to_scipy
+from pyrovae.data import (
+    Rows,
+    Scan,
+    SparseRows,
+    Support,
+    TensorRows,
+    slices,
+    to_scipy,
+    torch_threads,
+)
 from pyrovae.singlecell.shard_files import ShardFiles, files_in
 
 __all__ = ["Shards", "open_shards"]
 
 BLOCK = 1024  # cells that are read together
+_SCANNED = 8 * BLOCK  # cells that are scanned together
 _GAP = 64  # cells that are read in the time that another read takes to begin, about 1 ms
 
 
@@ -56,6 +68,7 @@ class Shards(Rows):
         self.uns: dict[str, Any] = {}
         self.layers = dict.fromkeys(files.layers)
         self._sums: Any = None
+        self._own_digest: bytes | None = None
         super().__init__((int(self._ends[-1]), len(self.genes)), torch.float32)
         self.block = BLOCK
 
@@ -124,27 +137,43 @@ class Shards(Rows):
             order = rows.argsort()
             return self.load(rows[order]).select(order.argsort())
         parts = list(self._parts(rows.numpy()))
-        if not parts or not hasattr(parts[0], "tocsr"):
+        if not any(hasattr(part, "tocsr") for part in parts):
             dense = parts or [np.empty((0, self.shape[1]), np.float32)]
             return TensorRows(torch.from_numpy(np.concatenate(dense)))
         from scipy import sparse
 
-        return SparseRows.of(sparse.vstack(parts, format="csr"))
-
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield (number of the first cell, counts); a pass over all leaves their sums."""
-        of_genes, of_cells = torch.zeros(self.shape[1], dtype=torch.double), []
-        for first, x in self._dense_blocks():
-            of_genes += x.sum(0, dtype=torch.double)
-            of_cells.append(x.sum(1, dtype=torch.double))
-            yield first, x
-        self._sums = of_genes, torch.cat(of_cells)
+        return SparseRows.of(sparse.vstack(list(map(sparse.csr_matrix, parts)), format="csr"))
 
     def sum(self, dim: int) -> Tensor:
         """Return the sums over the cells (0) or the genes (1), in double precision."""
         if self._sums is None:
             self._read()
         return self._sums[dim]
+
+    def digest(self, before: Any) -> Any:
+        """Return the SHA-256 of what came before and of all counts, as they are stored."""
+        if self._own_digest is None:
+            self._read()
+        after = before.copy()
+        after.update(self._own_digest)
+        return after
+
+    def _read(self, support: Support | None = None, digest: Any = None) -> None:
+        """Read all counts once: what a scan finds, their sums and their digest."""
+        scans, sums = [], (torch.zeros(self.shape[1], dtype=torch.double), list[Tensor]())
+        taken = hashlib.sha256()
+        with torch_threads(1):
+            for some in slices(len(self), _SCANNED):
+                part = self.load(torch.arange(some.start, some.stop))
+                scans.append(part.scan(support).after(some.start))
+                sums[0].add_(part.sum(0))
+                sums[1].append(part.sum(1))
+                taken = part.digest(taken)
+        found = functools.reduce(Scan.joined, scans)
+        self._scan, self._sums = found._replace(off=None), (sums[0], torch.cat(sums[1]))
+        self._own_digest = taken.digest()
+        if support is not None:
+            self._off[support] = found.off
 
     def _parts(self, rows: np.ndarray) -> Iterator[Any]:
         """Yield what is read at once, in single precision: rows of a file without wide gaps."""

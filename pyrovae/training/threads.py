@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.data import torch_threads
+
 __all__ = ["Products", "threads_for"]
 
 _PER_THREAD = 20_000_000
@@ -62,9 +64,5 @@ def threads_for(products: int) -> Iterator[None]:
     Args:
         products: multiplications of a step's forward pass.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, max(1, products // _PER_THREAD)))
-    try:
+    with torch_threads(min(torch.get_num_threads(), max(1, products // _PER_THREAD))):
         yield
-    finally:
-        torch.set_num_threads(before)
