@@ -18,7 +18,7 @@ from typing import Any
 
 import numba
 import torch
-from numpy import float32, float64, int32, int64, uint64
+from numpy import empty, float32, float64, int32, int64, uint64
 from torch import Tensor
 
 __all__ = ["evaluate"]
@@ -32,7 +32,8 @@ _SMALLEST, _NAN = float32(-87.0), float32(math.nan)
 _ZERO, _ONE, _TWO, _TABULATED = (float32(v) for v in (0, 1, 2, 16))
 _E2, _E3, _E4 = float32(5.0000001201e-1), float32(1.6666665459e-1), float32(4.1665795894e-2)
 _E5, _E6, _E7 = float32(8.3334519073e-3), float32(1.3981999507e-3), float32(1.9875691500e-4)
-# log(1 + e) = 2 artanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = e / (2 + e) <= 1 / 3
+# log(1 + e) = 2 artanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = e / (2 + e) <= 1 / 3, and
+# log((1 + e) / (1 + f)) likewise with s = (e - f) / (2 + e + f)
 _A3, _A5, _A7, _A9, _A11, _A13 = (float32(1 / k) for k in (3, 5, 7, 9, 11, 13))
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -104,9 +105,8 @@ def _exp(y):
 
 
 @numba.njit(inline="always", **_RULES)
-def _log1p(e):
-    """Return log(1 + e) for e in [0, 1]."""
-    s = e / (_TWO + e)
+def _twice_artanh(s):
+    """Return log((1 + s) / (1 - s)) for |s| <= 1 / 3."""
     q = s * s
     p = ((((_A13 * q + _A11) * q + _A9) * q + _A7) * q + _A5) * q + _A3
     return _TWO * (s + s * q * p)
@@ -142,18 +142,25 @@ def _large(count, ratio, theta, log_gamma, digamma):
 
 
 @numba.njit(**_RULES)
-def _look_up(x, table, slope, log_p, dt):
+def _look_up(x, table, slope, log_p, dt, places):
     """Put T and its slope of the counts of a row where the results will be; return the largest.
 
-    It is a loop of its own, because looking up is no vector instruction.
+    It is a loop of its own, because looking up is no vector instruction, and goes over the places
+    of the non-zeros, which are found without a branch that the processor would have to guess.
     """
-    most = _ZERO
+    most, n = _ZERO, 0
     for j in range(len(x)):
+        places[n] = j
+        n += x[j] > _ZERO
+    for j in range(len(x)):
+        log_p[j] = _ZERO
+        if dt is not None:
+            dt[j] = _ZERO
+    for i in range(n):
+        j = places[i]
         k = x[j]
         most = k if k > most else most
-        k = k if k < _TABULATED else _TABULATED
-        k = k if k > _ZERO else _ZERO
-        place = uint64(int64(k)), uint64(j)
+        place = uint64(int64(k if k < _TABULATED else _TABULATED)), uint64(j)
         log_p[j] = table[place]
         if dt is not None:
             dt[j] = slope[place]
@@ -162,11 +169,15 @@ def _look_up(x, table, slope, log_p, dt):
 
 @numba.njit(inline="always", **_RULES)
 def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):
-    """Fill a row with what is right for counts up to 16, from what was looked up."""
+    """Fill a row with what is right for counts up to 16, from what was looked up.
+
+    Fractions share a division, 1 / ((1 + e) (2 + e)), which is the slowest of these instructions.
+    """
     for j in range(len(x)):
         count, ratio, w = x[j], a[j] - t[j], _ONE
         e = _exp(-abs(ratio))
-        log = _log1p(e)
+        divided = _ONE / ((_ONE + e) * (_TWO + e))
+        log = _twice_artanh(e * (_ONE + e) * divided)
         d = _positive(ratio) + log
         u = log_p[j] - theta[j] * d
         u = u if count >= _ZERO else _NAN  # no count
@@ -174,18 +185,20 @@ def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):
             u += count * ((min(a[j], t[j]) if t[j] > _ZERO else -_positive(-ratio)) - log)
         if g is not None:
             u -= g[j]
-            eu, eg = _exp(-abs(u)), _exp(-abs(g[j]))
-            mixed = _positive(u) + _log1p(eu)
+            eu, eg, zero = _exp(-abs(u)), _exp(-abs(g[j])), count == _ZERO
+            mixed = eu if zero else _ZERO
+            logs = _twice_artanh((mixed - eg) / (_TWO + mixed + eg))
+            log_p[j] = (_positive(u) if zero else u) - _positive(-g[j]) + logs
             if da is not None:
-                share = _ONE / (_ONE + eu)
+                both = _ONE / ((_ONE + eu) * (_ONE + eg))
+                share, not_gated = (_ONE + eg) * both, (_ONE + eu) * both
                 share = share if u >= _ZERO else eu * share
-                w = share if count == _ZERO else _ONE
-                not_gated = _ONE / (_ONE + eg)
+                w = share if zero else _ONE
                 dg[j] = (eg * not_gated if g[j] >= _ZERO else not_gated) - w
-            u = (mixed if count == _ZERO else u) - _positive(-g[j]) - _log1p(eg)
-        log_p[j] = u
+        else:
+            log_p[j] = u
         if da is not None:
-            r = _ONE / (_ONE + e)
+            r = (_TWO + e) * divided
             r = r if ratio >= _ZERO else e * r
             in_mu = count - (count + theta[j]) * r
             da[j] = in_mu * w
@@ -201,7 +214,8 @@ def _fill_large(x, a, g, t, gamma, log_p, da, dt):
             of_gene = gamma[0, j], gamma[1, j], gamma[2, j]
             value, in_mu, in_theta = _large(float64(x[j]), ratio, *of_gene)
             if g is not None:
-                value -= _positive(g[j]) + _log1p(_exp(-abs(g[j])))
+                e = _exp(-abs(g[j]))
+                value -= _positive(g[j]) + _twice_artanh(e / (_TWO + e))
             log_p[j] = value
             if da is not None:
                 da[j], dt[j] = in_mu, in_theta
@@ -209,13 +223,14 @@ def _fill_large(x, a, g, t, gamma, log_p, da, dt):
 
 def _rows(first, end, a, g, x, t, theta, table, slope, gamma, log_p, da, dt, dg):
     """Fill rows `first` to `end` of the outputs; without gradients da, dt and dg are None."""
+    places = empty(x.shape[1], int32)
     for i in range(first, end):
         x_i = x[i % len(x)]
         g_i = None if g is None else g[i]
         da_i = None if da is None else da[i]
         dt_i = None if dt is None else dt[i]
         dg_i = None if dg is None else dg[i]
-        most = _look_up(x_i, table, slope, log_p[i], dt_i)
+        most = _look_up(x_i, table, slope, log_p[i], dt_i, places)
         _fill_small(x_i, a[i], g_i, t, theta, log_p[i], da_i, dt_i, dg_i)
         if most > _TABULATED:
             _fill_large(x_i, a[i], g_i, t, gamma, log_p[i], da_i, dt_i)

@@ -29,7 +29,8 @@ class CountVAE(nn.Module):
         likelihood: p(x | z, l, c), one of `pyrovae.expression`.
         library_prior: p(l | c), such as `pyrovae.priors.LibraryNormal`; None takes the library size
             as observed, l = log sum_g x_g.
-        library_posterior: q(l | log(1 + x), c); required with a prior.
+        library_posterior: q(l | log(1 + x), c); required with a prior. If it has an attribute
+            `takes_total`, it is called with the sum of x, as `total=`, too.
 
     Raises:
         ValueError: if only one of `library_prior` and `library_posterior` is given.
@@ -72,7 +73,9 @@ class CountVAE(nn.Module):
         with data_plate(x):
             z = pyro.sample("z", self.posterior(h, *c))
             if self.library_posterior is not None:
-                pyro.sample("l", self.library_posterior(h, *c))
+                takes_total = getattr(self.library_posterior, "takes_total", False)
+                known = {"total": x.sum(-1, keepdim=True)} if takes_total else {}
+                pyro.sample("l", self.library_posterior(h, *c, **known))
             return z
 
     def check(self, x: Tensor, *c: Tensor) -> None:

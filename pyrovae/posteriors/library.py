@@ -31,6 +31,9 @@ class LibraryNormal(Conditional):
         empty: the mean for a cell without counts, such as that of the prior.
         factor: f, above 1.
 
+    Attributes:
+        takes_total: tells `CountVAE` to pass the totals, which it has.
+
     Raises:
         ValueError: if the factor is not above 1.
 
@@ -41,16 +44,22 @@ class LibraryNormal(Conditional):
         True
     """
 
+    takes_total = True
+
     def __init__(self, net: nn.Module, empty: float = 0.0, factor: float = 2.0) -> None:
         super().__init__()
         if not factor > 1:
             raise ValueError(f"posteriors.LibraryNormal: factor is {factor}, expected above 1")
         self.net, self.empty, self.factor = net, empty, factor
 
-    def forward(self, h: Tensor, *c: Tensor) -> Distribution:
-        """Return q(l | h, c), batch shape (*), event shape (1,), for h = log(1 + x)."""
+    def forward(self, h: Tensor, *c: Tensor, total: Tensor | None = None) -> Distribution:
+        """Return q(l | h, c), batch shape (*), event shape (1,), for h = log(1 + x).
+
+        The totals n, with shape (*, 1), are computed from h if they are not given.
+        """
         a, b = self.net(h, *c).chunk(2, -1)
-        total = h.expm1().sum(-1, keepdim=True)
+        if total is None:
+            total = h.expm1().sum(-1, keepdim=True)
         centre = torch.where(total > 0, total.clamp(min=1).log(), self.empty)
         mean = centre + math.log(self.factor) * a.tanh()
         sd = _SMALLEST_SD + (_LARGEST_SD - _SMALLEST_SD) * b.sigmoid()
