@@ -3,13 +3,15 @@
     python docs/course.py                    # run in quick mode what has no run yet
     python docs/course.py --keep FILE...     # trim notebooks of full runs into docs/full
 
-Each script is executed in a Jupyter kernel, in quick mode and with warnings as errors. The executed
-notebook is kept in build/course, and used again as long as the code of the script and the library
-are the same. A notebook in docs/full holds a run on the full data, which takes minutes; its
+Each script is executed in a Jupyter kernel, in quick mode and with warnings as errors. A process
+keeps its kernel, whose imports take as long as many a script, and clears it before each script. The
+executed notebook is kept in build/course, and used again as long as the code of the script and the
+library are the same. A notebook in docs/full holds a run on the full data, which takes minutes; its
 outputs are preferred while its code cells are those of the script.
 """
 
 import argparse
+import atexit
 import base64
 import hashlib
 import io
@@ -38,9 +40,22 @@ RUNS = ROOT / "build" / "course"
 # The library of this checkout, here and in the kernels.
 sys.path.insert(0, str(ROOT))
 QUICK = {"PYROVAE_QUICK": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-STRICT = "import warnings\nwarnings.simplefilter('error')"
+CLEARED = """
+%reset -f
+import os, sys, warnings
+os.chdir({folder!r})
+warnings.resetwarnings()
+warnings.simplefilter("error")
+if "pyro" in sys.modules:
+    sys.modules["pyro"].clear_param_store()
+del os, sys, warnings
+"""
+LENIENT = """
+import os, warnings
+os.chdir({root!r})
+warnings.resetwarnings()  # the kernel itself warns when it shuts down
+"""
 _STARTS = 3  # of a kernel
-LENIENT = "warnings.resetwarnings()"  # the kernel itself warns when it shuts down
 
 
 class CourseError(Exception):
@@ -96,32 +111,45 @@ def execute_in(folder: str, notebook: NotebookNode, timeout: float) -> NotebookN
 
     A kernel that does not start, as may happen where another one takes its port, is started again.
     """
-    for _ in range(_STARTS - 1):
+    for start in range(_STARTS):
         try:
             return _executed_once(folder, notebook, timeout)
         except CellExecutionError as problem:
+            stop_kernel()
             raise CourseError(str(problem)) from None
         except Exception as problem:  # nbclient and zmq raise many kinds
+            stop_kernel()
+            if start == _STARTS - 1:
+                raise CourseError(str(problem)) from None
             print(f"the kernel is started again ({problem})", file=sys.stderr)
-    try:
-        return _executed_once(folder, notebook, timeout)
-    except Exception as problem:
-        raise CourseError(str(problem)) from None
+    raise AssertionError  # not reached
 
 
 def _executed_once(folder: str, notebook: NotebookNode, timeout: float) -> NotebookNode:
-    first, last = (nbformat.v4.new_code_cell(text) for text in (STRICT, LENIENT))
+    texts = CLEARED.format(folder=folder), LENIENT.format(root=str(ROOT))
+    first, last = (nbformat.v4.new_code_cell(text.strip()) for text in texts)
     run = nbformat.from_dict({**notebook, "cells": [first, *notebook.cells, last]})
-    client = NotebookClient(
-        run,
-        timeout=timeout,
-        resources={"metadata": {"path": folder}},
-        extra_arguments=["--log-level=CRITICAL", "--InteractiveShell.colors=nocolor"],
-    )
+    client = _client()
+    client.nb, client.timeout = run, timeout
     inherited = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
-    client.execute(env={**inherited, **QUICK})
+    client.execute(cleanup_kc=False, env={**inherited, **QUICK})
     run.cells = run.cells[1:-1]
     return run
+
+
+@cache
+def _client() -> NotebookClient:
+    """Return the client of this process, which starts its kernel at the first execution."""
+    atexit.register(stop_kernel)
+    quiet = ["--log-level=CRITICAL", "--InteractiveShell.colors=nocolor"]
+    return NotebookClient(nbformat.v4.new_notebook(), extra_arguments=quiet)
+
+
+def stop_kernel() -> None:
+    """Stop the kernel of this process, if it has one."""
+    if _client().km is not None:
+        with _client().setup_kernel():  # at whose end it is stopped
+            pass
 
 
 def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
