@@ -7,6 +7,7 @@ ZINB(0) = pi + (1 - pi) NB(0),   ZINB(x) = (1 - pi) NB(x),   pi = sigmoid(gate l
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
@@ -50,11 +51,11 @@ class _GammaPoisson(TorchDistribution):
             raise ValueError(
                 f"{type(self).__name__}: expected mu and theta, or log_mu and log_theta"
             )
-        shape = torch.broadcast_shapes(self.log_mu.shape, self.log_theta.shape)
+        shape = np.broadcast_shapes(self.log_mu.shape, self.log_theta.shape)
         if gate_logits is not None:
             self.gate_logits = gate_logits
-            shape = torch.broadcast_shapes(shape, gate_logits.shape)
-        super().__init__(shape, validate_args=validate_args)
+            shape = np.broadcast_shapes(shape, gate_logits.shape)
+        super().__init__(Size(shape), validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> Any:
         """Return the same distribution with a larger batch shape."""
@@ -91,7 +92,7 @@ class _GammaPoisson(TorchDistribution):
         """Return the log probability of counts, with shape (*)."""
         if self._validate_args:
             self._validate_sample(value)
-        shape, g = torch.broadcast_shapes(value.shape, self.batch_shape), self.gate_logits
+        shape, g = np.broadcast_shapes(value.shape, self.batch_shape), self.gate_logits
         g = None if g is None else g.to(self.log_mu.dtype).expand(shape)
         log_p = negative_binomial_log_prob(self.log_mu.expand(shape), self.log_theta, g, value)
         return log_p.to(self.dtype)

@@ -47,7 +47,7 @@ def log_pochhammer_by_gene(x: Tensor, t: Tensor, gene: Tensor) -> tuple[Tensor, 
         gene: index of each count's gene, with shape (N,).
     """
     tables = tables_by_gene(t)
-    place = x.clamp(max=TABULATED).long().add_(gene * TABULATED - 1)
+    place = x.clamp(max=TABULATED).long().sub_(1).mul_(len(t)).add_(gene)
     log_c, slope = (table.view(-1).index_select(0, place) for table in tables)
     large = indices_where(x > TABULATED)
     if len(large):
@@ -59,14 +59,15 @@ def log_pochhammer_by_gene(x: Tensor, t: Tensor, gene: Tensor) -> tuple[Tensor, 
 
 
 def tables_by_gene(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log C and d log C / d theta of the counts 1 to 16, each with shape (G, 16).
+    """Return log C and d log C / d theta of the counts 1 to 16, each with shape (16, G).
 
     Args:
         t: log theta, with shape (G,), in float64.
     """
-    i = torch.arange(TABULATED, dtype=t.dtype, device=t.device)
-    terms = t.exp()[:, None] + i
-    return (terms / (i + 1)).log_().cumsum(1), terms.reciprocal_().cumsum(1)
+    i = torch.arange(TABULATED, dtype=t.dtype, device=t.device).unsqueeze(-1)
+    terms = t.exp() + i
+    slope = terms.reciprocal().cumsum_(0)
+    return terms.div_(i + 1).log_().cumsum_(0), slope
 
 
 def indices_where(condition: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ def tables(t: Tensor) -> Tensor:
     t = t.double()
     found = torch.zeros(2, TABULATED + 1, len(t), device=t.device)
     log_c, slope = tables_by_gene(t)
-    x = torch.arange(1, TABULATED + 1, dtype=t.dtype, device=t.device)
-    found[0, 1:] = log_c.sub_(x * t.clamp(min=0).unsqueeze(-1)).T
-    found[1, 1:] = slope.T
+    x = torch.arange(1, TABULATED + 1, dtype=t.dtype, device=t.device).unsqueeze(-1)
+    found[0, 1:] = log_c.sub_(x * t.clamp(min=0))
+    found[1, 1:] = slope
     return found
 
 
