@@ -29,15 +29,14 @@ import argparse
 import functools
 import json
 import math
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import reports
 import torch
 from torch import Tensor, nn
 
@@ -249,23 +248,11 @@ def options() -> argparse.Namespace:
     return found
 
 
-def started(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the report that the file holds, or an empty one."""
-    budget = {"images": given.images, "epochs": given.epochs, "quick": given.quick}
-    report: dict[str, Any] = {**budget, "results": {}}
-    if given.json is not None and given.json.exists():
-        report = json.loads(given.json.read_text())
-    if {key: report[key] for key in budget} != budget:
-        raise SystemExit(f"{given.json}: holds fits of another size. Name another file")
-    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    return report
-
-
 def main() -> int:
     """Run what the file does not hold, print the tables, and say what no denoiser beats."""
     given = options()
-    report, pictures = started(given), {}
+    budget = {"images": given.images, "epochs": given.epochs, "quick": given.quick}
+    report, pictures = reports.started(given.json, budget, "results"), {}
     print(report["machine"], report["versions"], f"{given.images} images, {given.epochs} epochs")
     parts = {name: load(name, given.images, given.quick) for name in given.data}
     for name, images in parts.items():

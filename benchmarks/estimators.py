@@ -13,13 +13,12 @@ estimator of the same cost.
 
 import argparse
 import json
-import platform
 import statistics
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import reports
 import torch
 from torch import Tensor
 
@@ -163,12 +162,8 @@ def main() -> None:
     images = torch.from_numpy(source.x).flatten(1).float()
     images = images / images.max()
     seeds, epochs, draws = ([0], 5, 60) if arguments.quick else (arguments.seeds, 3, 400)
-    capability = torch.backends.cpu.get_cpu_capability()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
-    versions = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
     print(
-        machine,
-        versions,
+        *reports.environment().values(),
         source.name,
         f"{epochs} epochs, {draws} draws, minibatch of {BATCH}, seeds {seeds}",
     )
@@ -184,8 +179,7 @@ def main() -> None:
         variance = f"{row['variance']:12.4g}{row['relative variance']:11.3g}{between:>22s}"
         print(f"{name:34s}{variance}{row['signal to noise']:9.3g}{row['ms']:8.2f}")
     report: dict[str, Any] = {
-        "machine": machine,
-        "versions": versions,
+        **reports.environment(),
         "data": source.name,
         "seeds": seeds,
         "figures": figures,

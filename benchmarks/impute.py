@@ -22,13 +22,12 @@ PCA           probabilistic PCA of 20 dimensions: E[x_h | x_o] of the normal dis
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import reports
 import torch
 from torch import Tensor
 
@@ -174,11 +173,11 @@ def main() -> None:
     bits = torch.bernoulli(x, generator=torch.Generator().manual_seed(arguments.seed))
     frequency = (bits.sum(0) + 1) / (len(bits) + 2)
     pca = Pca(bits, D)
-    capability = torch.backends.cpu.get_cpu_capability()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
-    versions = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
     trained_by = str(arguments.model or f"{epochs} epochs")
-    print(machine, versions, f"MNIST, {len(test)} test images, {trained_by}, seed {arguments.seed}")
+    print(
+        *reports.environment().values(),
+        f"MNIST, {len(test)} test images, {trained_by}, seed {arguments.seed}",
+    )
     figures: dict[str, dict[str, Any]] = {}
     some = bits[-200:]
     of_training = masks(len(some), arguments.seed + 1)
@@ -201,8 +200,7 @@ def main() -> None:
         figures[name] = rows
         show(name, rows)
     report = {
-        "machine": machine,
-        "versions": versions,
+        **reports.environment(),
         "model": trained_by,
         "seed": arguments.seed,
         "figures": figures,

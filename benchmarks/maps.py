@@ -24,15 +24,14 @@ as an objective it is that of beta = 784 / (d^2 N).
 import argparse
 import json
 import math
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import reports
 import torch
 from torch import Tensor, nn
 
@@ -190,24 +189,11 @@ def options() -> argparse.Namespace:
     return found
 
 
-def started(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the report that the file holds, or an empty one."""
-    budget = {key: getattr(given, key) for key in BUDGET}
-    report: dict[str, Any] = {**budget, "results": {}}
-    if given.json is not None and given.json.exists():
-        report = json.loads(given.json.read_text())
-    if {key: report[key] for key in budget} != budget:
-        raise SystemExit(f"{given.json}: holds fits of another size. Name another file")
-    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    return report
-
-
 def main() -> None:
     """Fit what the file does not hold, and print the table."""
     given = options()
     torch.set_num_threads(1)
-    report = started(given)
+    report = reports.started(given.json, {key: getattr(given, key) for key in BUDGET}, "results")
     print(report["machine"], report["versions"], {key: report[key] for key in BUDGET})
     parts = {name: images(name, given.images, given.test) for name in given.data}
     for seed in given.seeds:

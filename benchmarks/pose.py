@@ -28,16 +28,16 @@ content in the image, t = -R(theta)^T dx; seconds of processor time an epoch.
 import argparse
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import reports
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.optim import Adam
@@ -267,14 +267,7 @@ def main() -> None:
     """Fit what the file does not hold, and print the table."""
     given = options()
     torch.set_num_threads(1)
-    budget = {key: getattr(given, key) for key in BUDGET}
-    report: dict[str, Any] = {**budget, "results": {}}
-    if given.json is not None and given.json.exists():
-        report = json.loads(given.json.read_text())
-    if {key: report[key] for key in budget} != budget:
-        raise SystemExit(f"{given.json}: holds fits of another size. Name another file")
-    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
+    report = reports.started(given.json, {key: getattr(given, key) for key in BUDGET}, "results")
     parts = {kind: images(kind, given.images, given.test) for kind in given.data}
     for seed in given.seeds:
         for kind, data in parts.items():

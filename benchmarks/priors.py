@@ -15,14 +15,13 @@ Each finished fit is written to the JSON file at once, and another run continues
 import argparse
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import reports
 import torch
 from torch import Tensor
 
@@ -212,26 +211,11 @@ def options() -> argparse.Namespace:
     return found
 
 
-def started(file: Path | None, epochs: int, samples: int) -> dict[str, Any]:
-    """Return the report that the file holds, or an empty one."""
-    report: dict[str, Any] = {"epochs": epochs, "samples": samples, "fits": {}, "steps": {}}
-    if file is not None and file.exists():
-        report = json.loads(file.read_text())
-    if (report["epochs"], report["samples"]) != (epochs, samples):
-        raise SystemExit(
-            f"{file}: holds fits with {report['epochs']} epochs and {report['samples']} samples, "
-            f"expected {epochs} and {samples}. Name another file"
-        )
-    capability = torch.backends.cpu.get_cpu_capability()
-    report["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}"
-    report["versions"] = {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")}
-    return report
-
-
 def main() -> None:
     """Run the fits that the file does not hold, time the steps, and print the table."""
     given = options()
-    images, report = data(given.quick), started(given.json, given.epochs, given.samples)
+    sizes = {"epochs": given.epochs, "samples": given.samples}
+    images, report = data(given.quick), reports.started(given.json, sizes, "fits", "steps")
     report["test images"] = len(images[2])
     budget = f"{given.epochs} epochs, {given.samples} samples, {len(images[2])} test images"
     print(report["machine"], report["versions"], budget)

@@ -14,15 +14,14 @@ timing: by `torch.compile` of the hand-written one, and by `fit(compile=True)`.
 import argparse
 import functools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
+import reports
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
@@ -201,22 +200,13 @@ def table(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def environment() -> dict:
-    """Return machine and versions."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}",
-        "versions": {name: metadata.version(name) for name in ("pyrovae", "torch", "pyro-ppl")},
-    }
-
-
 def main() -> None:
     """Run both settings, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few rounds only")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
-    report: dict = {**environment(), "settings": []}
+    report: dict = {**reports.environment(), "settings": []}
     print(report["machine"], report["versions"])
     for setting in SETTINGS:
         hidden, batch, bound = (setting[key] for key in ("hidden", "batch", "bound"))
