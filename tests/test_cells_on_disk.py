@@ -1,6 +1,7 @@
 """A model of cells that stay on the disk gives what it gives for the same cells in memory."""
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -201,3 +202,116 @@ def test_the_command_fits_a_folder_of_files(folder, tmp_path):
     assert f"{N} cells, 30 genes" in call("fit", folder, "--output", out, *options)
     call("encode", out, folder, "--part", "all", "--output", z)
     assert anndata.read_h5ad(z).obsm["X_pyrovae"].shape == (N, 10)
+
+
+# -------------------------------------------------------------------------- what a reader found out
+@pytest.fixture
+def layered(tmp_path):
+    """Files whose X and layer "un" hold other counts."""
+    adata = cells()
+    adata.layers["un"] = 3 * adata.X
+    return write(adata, tmp_path / "layered")
+
+
+def test_the_layer_that_the_files_were_opened_with_is_the_models(layered, tmp_path):
+    shards = open_shards(layered, layer="un")
+    SingleCellVAE.setup_anndata(shards)
+    model = SingleCellVAE(shards, n_latent=3, n_hidden=16)
+    model.train(2, progress=False)
+    whole = model.get_elbo(shards)
+    torch.manual_seed(0)
+    assert model.get_elbo(shards, indices=np.arange(N)) == pytest.approx(whole, rel=0.05)
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), open_shards(layered))
+    close(again.get_latent_library_size(), model.get_latent_library_size())
+
+
+def test_masks_and_negative_numbers_are_rows(folder):
+    shards = open_shards(folder)
+    mask = torch.arange(N) >= 200
+    assert torch.equal(shards.select(mask)[:], shards[200:])
+    assert torch.equal(shards.load(mask)[:], shards[200:])
+    assert torch.equal(shards[[-1, 0]], shards[torch.tensor([N - 1, 0])])
+    for rows in ([N], [-N - 1], mask[1:]):
+        with pytest.raises(IndexError):
+            shards[rows]
+
+
+@pytest.mark.parametrize("change", ["count", "batch"])
+def test_a_fit_of_other_files_is_not_resumed(tmp_path, change):
+    adata, file = cells(), tmp_path / "fit.safetensors"
+
+    def fit(folder, epochs, **options):
+        model = SingleCellVAE(set_up(open_shards(write(adata, folder))), n_latent=3, n_hidden=16)
+        model.train(4, seed=0, progress=False, callback=lambda h: len(h.loss) == epochs, **options)
+
+    fit(tmp_path / "a", 2, checkpoint=file)
+    if change == "count":
+        adata.layers["counts"][0, 0] += 1
+    else:
+        adata.obs["batch"] = adata.obs["batch"].to_numpy()[::-1]
+    with pytest.raises(ValueError, match="another data"):
+        fit(tmp_path / "b", 4, resume=file)
+
+
+def test_minified_cells_are_not_taken_for_counts(pair, tmp_path):
+    model = pair[0]
+    model.minify_adata()
+    model.adata.write_h5ad(tmp_path / "minified.h5ad")
+    with pytest.raises(ValueError, match="minified and have no counts"):
+        open_shards(tmp_path)
+    with pytest.raises(ValueError, match="minified and have no counts"):
+        pair[1].get_elbo(model.adata)
+
+
+def damage(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def longer(file):
+    names = file["obs"]["_index"][:]
+    del file["obs"]["_index"]
+    file["obs"]["_index"] = [*names, b"one more"]
+
+
+DAMAGES = {
+    "first row": lambda file: file["X/indptr"].__setitem__(0, 3),
+    "last row": lambda file: file["X/indptr"].__setitem__(-1, 10**6),
+    "rows of obs": longer,
+    "a gene that is none": lambda file: file["X/indices"].__setitem__(5, 31),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_named(tmp_path, kind):
+    folder = write(cells(), tmp_path / "cells")
+    damage(folder / "2.h5ad", DAMAGES[kind])
+    with pytest.raises(ValueError, match=r"2\.h5ad: damaged"):
+        open_shards(folder)[:]
+
+
+def test_a_file_that_was_replaced_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.singlecell.shard_files._OPEN", 1)
+    folder = write(cells(), tmp_path / "cells")
+    shards = open_shards(folder)
+    cells()[:100, ::-1].copy().write_h5ad(folder / "0.h5ad")
+    with pytest.raises(ValueError, match=r"0\.h5ad: was changed"):
+        shards[:]
+
+
+def test_a_layer_that_no_other_file_has_is_not_read(tmp_path, trained):
+    folder = write(cells(), tmp_path / "cells")
+    adata = anndata.read_h5ad(folder / "0.h5ad")
+    adata.layers["other"] = adata.X
+    adata.write_h5ad(folder / "0.h5ad")
+    model = SingleCellVAE.load(trained)
+    assert len(model.get_latent_representation(open_shards(folder), indices=[0, 200])) == 2
+
+
+def test_what_needs_memory_says_so(pair, folder):
+    with pytest.raises(ValueError, match=r"cells\.to_memory\(\)"):
+        SingleCellVAE.prepare_query_anndata(open_shards(folder), pair[0])
+    with pytest.raises(TypeError, match="open_shards: got a AnnData"):
+        open_shards(cells())
+    with pytest.raises(ValueError, match="obs has 10 rows"):
+        open_shards(folder).obs = cells().obs[:10]

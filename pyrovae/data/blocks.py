@@ -8,7 +8,8 @@ from all the blocks of a buffer, which lie anywhere in the data. Of several proc
 own blocks, so that together they read each row once an epoch.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ class BlockMinibatches(Minibatches):
     ) -> None:
         self.sources, self.name, self.share, self.blocks = sources, name, share, blocks
         self.rows = len(sources[0])
+        self.fingerprint = _fingerprint(sources)
         self.placement = device_and_dtype(graph, sources)
         self.batch_size, self.drop_last = batch_size, drop_last
         block = min(block for block in map(block_of, sources) if block)
@@ -201,6 +203,19 @@ class BlockMinibatches(Minibatches):
 def block_of(source: object) -> int | None:
     """Return how many rows of a source are quick to read together; None if each row is."""
     return getattr(source, "block", None)
+
+
+def _fingerprint(sources: Sequence[Source]) -> str:
+    """Return what is known of (x, *c) without reading them: of rows on the disk a digest, if any.
+
+    It stands at the end, so that it begins as one that is taken before they were read.
+    """
+    unread = [source for source in sources if block_of(source)]
+    shapes = hashlib.sha256(str([tuple(source.shape) for source in unread]).encode())
+    for source in sources:
+        shapes = shapes if block_of(source) else source.digest(shapes)
+    known = [getattr(source, "known_digest", None) for source in unread]
+    return " ".join([shapes.hexdigest(), *(digest for digest in known if digest)])
 
 
 def _joined(pieces: list[Minibatch]) -> Minibatch:

@@ -9,6 +9,7 @@ tables have a class each; a further kind, such as rows on disk, is one more clas
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -23,7 +24,7 @@ from pyrovae.data.threads import torch_threads
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["Rows", "Selected", "Source", "loaded", "rows_within", "slices"]
+__all__ = ["Rows", "Selected", "Source", "loaded", "row_numbers", "rows_within", "slices"]
 
 AT_ONCE = 1 << 20  # values in memory together while data are scanned: 4 MiB in float32
 Hash = Any  # what hashlib.sha256() returns
@@ -215,13 +216,20 @@ class Selected(Rows):
 
     Args:
         source: the whole.
-        rows: numbers of the rows, in the order wanted.
+        rows: numbers of the rows, in the order wanted, or a mask.
     """
 
     def __init__(self, source: Source, rows: Tensor) -> None:
+        rows = row_numbers(rows, len(source))
         super().__init__((len(rows), *source.shape[1:]), source.dtype, source.device)
         self.source, self.rows = source, rows
         self.block = getattr(source, "block", None)
+
+    @property
+    def known_digest(self) -> str | None:
+        """A SHA-256 of these rows, if the source knows its own."""
+        whole = getattr(self.source, "known_digest", None)
+        return whole and hashlib.sha256(whole.encode() + _bytes(self.rows)).hexdigest()
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return rows of the selection."""
@@ -230,6 +238,31 @@ class Selected(Rows):
     def load(self, rows: Tensor) -> Source:
         """Return rows of the selection in memory."""
         return loaded(self.source, self.rows[rows])
+
+
+def row_numbers(rows: Any, n: int) -> Tensor:
+    """Return the numbers of some of n rows, given as numbers, a mask or a slice.
+
+    Raises:
+        IndexError: if there is no such row, or a mask has another length.
+
+    Example:
+        >>> row_numbers([2, -1], 5), row_numbers(torch.arange(5) > 2, 5)
+        (tensor([2, 4]), tensor([3, 4]))
+    """
+    if isinstance(rows, slice):
+        return torch.arange(*rows.indices(n))
+    rows = torch.as_tensor(rows)
+    if rows.dtype == torch.bool:
+        if rows.shape != (n,):
+            raise IndexError(f"a mask of shape {tuple(rows.shape)}, expected ({n},)")
+        return rows.nonzero().flatten()
+    if not len(rows):
+        return rows.long()
+    low, high = (int(v) for v in rows.aminmax())
+    if low < -n or high >= n:
+        raise IndexError(f"row {low if low < -n else high} of {n} rows")
+    return rows.long() if low >= 0 else rows.long() % n
 
 
 def loaded(source: Source, rows: Tensor) -> Source:

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from pyrovae.distributions import small_counts
 from pyrovae.distributions.pochhammer import (
@@ -75,6 +76,7 @@ class _LogProb(Function):
         return log_p
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         da, dt, *dg = ctx.saved_tensors
         if upstream.stride() == (0,) * upstream.dim():  # one number: the sum is taken first

@@ -88,7 +88,7 @@ class Cells:
             data = tuple(rows_in(part, rows) for part in self.data)
         else:  # a file is read in order, and each row once
             unique, places = np.unique(rows.numpy(), return_inverse=True)
-            data = self._encoded(some_cells(given, unique))
+            data = self._encoded(some_cells(given, unique, self.encoding.setup.layer))
             if not np.array_equal(unique, rows.numpy()):
                 data = tuple(rows_in(part, torch.from_numpy(places)) for part in data)
         return Selection(data, given.obs_names[rows.numpy()])
@@ -140,14 +140,16 @@ def rows_in(part: Any, rows: Tensor | None) -> Any:
     return part.select(rows) if isinstance(part, Rows) else part[rows]
 
 
-def some_cells(adata: Any, rows: np.ndarray) -> Any:
+def some_cells(adata: Any, rows: np.ndarray, layer: str | None = None) -> Any:
     """Return some cells: a view of an AnnData, or an AnnData of what is read from `Shards`.
+
+    Of shards the counts in X, or in a layer, are read.
 
     Raises:
         ValueError: for a view of a file, of which AnnData takes no view.
     """
     if isinstance(adata, Shards):
-        return adata.to_memory(rows)
+        return adata.to_memory(rows, [layer])
     if adata.isbacked and adata.is_view:
         raise ValueError(
             "indices: these cells are a view of a file, and AnnData takes no view of a view; call "

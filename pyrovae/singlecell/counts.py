@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.setup import MINIFIED
 from pyrovae.singlecell.shards import Shards
 
 __all__ = ["counts", "empty_cells_and_genes", "read"]
@@ -58,6 +59,11 @@ def counts(adata: Any, layer: str | None = None, genes: Sequence[str] | None = N
         ValueError: if there are no cells or no genes, gene names are not unique, a gene is missing,
             or a value is not a count.
     """
+    if MINIFIED in adata.uns:
+        raise ValueError(
+            "these cells are minified and have no counts: pass the cells that have them, or load "
+            "the model with the minified ones by SingleCellVAE.load(folder, adata)"
+        )
     columns = _columns(adata, genes)
     x: Counts
     if isinstance(adata, Shards):

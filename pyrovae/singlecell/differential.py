@@ -23,6 +23,7 @@ from pyrovae.singlecell.state import Model, selected
 
 __all__ = ["differential_expression", "discoveries"]
 
+_COUNTED = 8192  # cells whose counts are in memory together
 _CELLS = 512  # encoded and decoded at once
 _PER = 1e4  # transcripts to which raw counts are normalized
 
@@ -142,15 +143,15 @@ def _pseudocount(
 
 def _of_counts(x: Source, rows: Tensor) -> dict[str, np.ndarray]:
     """Return mean, fraction of non-zeros and normalized mean of each gene, with shape (G,)."""
-    table = to_scipy(x.select(rows)).astype(np.float64)
-    totals = np.asarray(table.sum(1)).ravel()
-    weights = np.divide(_PER, totals, out=np.zeros_like(totals), where=totals > 0)
-    n = len(rows)
-    return {
-        "raw_mean": np.asarray(table.sum(0)).ravel() / n,
-        "non_zeros_proportion": np.asarray((table > 0).sum(0)).ravel() / n,
-        "raw_normalized_mean": table.T @ weights / n,
-    }
+    sums = np.zeros((3, x.shape[1]))
+    for part in rows.split(_COUNTED):
+        table = to_scipy(x.select(part)).astype(np.float64)
+        totals = np.asarray(table.sum(1)).ravel()
+        weights = np.divide(_PER, totals, out=np.zeros_like(totals), where=totals > 0)
+        found = table.sum(0), (table > 0).sum(0), table.T @ weights
+        sums += [np.asarray(of_genes).ravel() for of_genes in found]
+    names = ("raw_mean", "non_zeros_proportion", "raw_normalized_mean")
+    return dict(zip(names, sums / len(rows), strict=True))
 
 
 def _frame(

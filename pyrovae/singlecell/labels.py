@@ -232,7 +232,7 @@ class CellLabels:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
             return cells.select(adata, indices)
-        some = adata if indices is None else some_cells(adata, indices)
+        some = adata if indices is None else some_cells(adata, indices, encoding.setup.layer)
         encoding.setup.check_layer(some)
         return (counts(some, encoding.setup.layer, encoding.genes),), some.obs_names
 

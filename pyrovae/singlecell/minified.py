@@ -18,12 +18,12 @@ from pyrovae import programs
 from pyrovae.data import as_sources, batches_in_order
 from pyrovae.graphs import CountVAE, observed_library
 from pyrovae.singlecell.cells import Cells
+from pyrovae.singlecell.setup import MINIFIED
 from pyrovae.singlecell.state import Model, State, fit_of
 
 __all__ = ["KIND", "StoredPosteriors", "counts_of", "is_minified", "minify_adata", "read_minified"]
 
 KIND = "latent_posterior_parameters"  # scvi-tools' name
-_KEY = "_pyrovae_minified"  # under adata.uns
 _Z, _L = "_pyrovae_z", "_pyrovae_l"  # under adata.obsm: means, then standard deviations
 
 
@@ -89,7 +89,7 @@ def minify_adata(model: Model, minified_data_type: str = KIND) -> None:
         empty,
         obs=own.obs.copy(),
         var=own.var.copy(),
-        uns={**own.uns, _KEY: KIND},
+        uns={**own.uns, MINIFIED: KIND},
         obsm={_Z: table[:, :-2].numpy(), _L: table[:, -2:].numpy()},
         layers={} if layer is None else {layer: empty},
     )
@@ -108,7 +108,7 @@ def read_minified(state: State, adata: Any) -> State:
 
 def is_minified(adata: Any) -> bool:
     """Return whether an AnnData holds posteriors instead of counts."""
-    return adata is not None and _KEY in adata.uns
+    return adata is not None and MINIFIED in adata.uns
 
 
 def counts_of(model: Model, method: str) -> CountVAE:

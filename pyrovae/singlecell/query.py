@@ -26,6 +26,7 @@ from pyrovae.singlecell.columns import category_names
 from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.setup import KEY, Setup
+from pyrovae.singlecell.shards import Shards
 from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 from pyrovae.singlecell.widening import widened
 
@@ -52,6 +53,11 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     import pandas as pd
 
     encoding = _reference(reference).cells.encoding
+    if isinstance(adata, Shards):
+        raise ValueError(
+            "prepare_query_anndata adds genes to an AnnData in memory: pass cells.to_memory(). "
+            "Cells that have all of the reference's genes need no preparation"
+        )
     names = adata.var_names.astype(str)
     if not names.is_unique:
         raise ValueError(

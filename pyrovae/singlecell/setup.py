@@ -9,6 +9,7 @@ from pyrovae.singlecell.messages import listed
 __all__ = ["Setup", "setup_anndata"]
 
 KEY = "_pyrovae_setup"  # under adata.uns
+MINIFIED = "_pyrovae_minified"  # under adata.uns of cells without counts
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def setup_anndata(
 
     Args:
         adata: the cells.
-        layer: of `adata.layers` with raw counts; None for `adata.X`.
+        layer: of `adata.layers` with raw counts; None for `adata.X`, or what `open_shards` was
+            told.
         batch_key: column of `adata.obs` with the experimental batch.
         labels_key: column with cell types, used by dispersion "gene-label".
         size_factor_key: not supported: the library size is inferred, or the observed total.
@@ -106,6 +108,7 @@ def setup_anndata(
             "size_factor_key: the library size is inferred here, or is the total count with "
             "use_observed_lib_size=True. Leave size_factor_key out"
         )
+    layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`
     categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
     continuous = _several("continuous_covariate_keys", continuous_covariate_keys)
     Setup(layer, batch_key, labels_key, categorical, continuous).write(adata)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae.data import check_indices
 from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.setup import MINIFIED
 
 __all__ = ["ShardFiles", "files_in"]
 
@@ -32,7 +34,8 @@ class ShardFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+        self.paths = [path.absolute() for path in paths]
+        self._versions: dict[int, tuple[int, int]] = {}  # size and time of each file when opened
         self._open: dict[int, Any] = {}  # the file used last is the last one
         self._matrices: dict[tuple[int, str], Any] = {}
         self._reading = threading.RLock()  # no file is closed while another thread reads it
@@ -70,17 +73,27 @@ class ShardFiles:
         return pd.concat(frames)
 
     def read(self, i: int, layer: str | None, rows: np.ndarray) -> Any:
-        """Return rows of a file, in ascending order, as they are stored: sparse or dense."""
+        """Return rows of a file, in ascending order, as they are stored: sparse or dense.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        with self._reading:
-            part = self._counts(i, layer)[start:stop]
+        try:
+            with self._reading:
+                part = self._counts(i, layer)[start:stop]
+            check_indices(part)
+        except (OSError, KeyError, IndexError, ValueError) as error:
+            raise _damaged(self.paths[i], error) from error
         return part if len(rows) == stop - start else part[rows - start]
 
     def _counts(self, i: int, layer: str | None) -> Any:
         """Return the counts of a file, of which a slice is read from the disk."""
         group, place = self._group(i), "X" if layer is None else f"layers/{layer}"
         if (i, place) not in self._matrices:
-            self._matrices[i, place] = _matrix(group, place, self.paths[i])
+            obs = group["obs"]
+            shape = obs[obs.attrs["_index"]].shape[0], len(self.genes)
+            self._matrices[i, place] = _matrix(group, place, self.paths[i], shape)
         return self._matrices[i, place]
 
     def _group(self, i: int) -> Any:
@@ -89,6 +102,10 @@ class ShardFiles:
         if group is None:
             while len(self._open) >= _OPEN:
                 self._close(next(iter(self._open)))
+            found = self.paths[i].stat() if self.paths[i].exists() else None
+            version = (0, 0) if found is None else (found.st_size, found.st_mtime_ns)
+            if version != self._versions.setdefault(i, version):
+                raise ValueError(f"{self.paths[i]}: was changed while it was read. Begin again")
             group = _opened(self.paths[i])
         self._open[i] = group
         return group
@@ -100,12 +117,21 @@ class ShardFiles:
             closed.close()
 
 
-def files_in(path: Path) -> list[Path]:
-    """Return the files of cells in a folder, in the order of their names; of a file, itself.
+def files_in(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files of cells in a folder, in the order of their names; files as they are.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
+        TypeError: if `paths` is something else.
     """
+    if isinstance(paths, list | tuple):
+        return [Path(path) for path in paths]
+    if not isinstance(paths, str | Path):
+        raise TypeError(
+            f"open_shards: got a {type(paths).__name__}, expected a folder of .h5ad or .zarr files "
+            "or a list of them; SingleCellVAE takes an AnnData itself"
+        )
+    path = Path(paths)
     if path.suffix == ".zarr" or path.is_file():
         return [path]
     if not path.is_dir():
@@ -113,7 +139,8 @@ def files_in(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
 
 
-def _matrix(group: Any, place: str, file: Path) -> Any:
+def _matrix(group: Any, place: str, file: Path, shape: tuple[int, int]) -> Any:
+    """Return a stored matrix after a look at its shape and at where its rows begin."""
     from anndata.io import sparse_dataset
 
     if place not in group:
@@ -125,7 +152,21 @@ def _matrix(group: Any, place: str, file: Path) -> Any:
             f"{file}: {place} is stored by genes (CSC), so that no cell can be read by itself. "
             "Write it by cells: adata.X = adata.X.tocsr()"
         )
-    return sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
+    if kind == "csr_matrix":
+        ends = np.asarray(group[place]["indptr"][:])
+        stored = {group[place][part].shape[0] for part in ("indices", "data")}
+        if ends[0] != 0 or (np.diff(ends) < 0).any() or stored != {int(ends[-1])}:
+            raise _damaged(file, f"{place}: its rows do not fit the values")
+    elif not hasattr(group[place], "shape"):
+        raise ValueError(f"{file}: {place} is in a format of before anndata 0.8: write it again")
+    matrix = sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
+    if tuple(matrix.shape) != shape:
+        raise _damaged(file, f"{place} has shape {tuple(matrix.shape)}, obs and var {shape}")
+    return matrix
+
+
+def _damaged(file: Path, why: object) -> ValueError:
+    return ValueError(f"{file}: damaged ({why}). Copy or write it again")
 
 
 def _opened(file: Path) -> Any:
@@ -140,14 +181,14 @@ def _opened(file: Path) -> Any:
         if file.suffix == ".zarr":
             import zarr
 
-            group = zarr.open_group(str(file), mode="r")
+            group: Any = zarr.open_group(str(file), mode="r")
         else:
             import h5py
 
             group = h5py.File(file, "r")
         if "var" not in group or "obs" not in group:
             raise ValueError("it has no obs or no var")
-        return group
+        minified = "uns" in group and MINIFIED in group["uns"]
     except ImportError:
         raise
     except Exception as error:  # OSError, KeyError or ValueError, as h5py and zarr find it
@@ -155,6 +196,11 @@ def _opened(file: Path) -> Any:
             f"{file}: truncated, or not written by anndata ({type(error).__name__}: {error}). Copy "
             "or write it again"
         ) from error
+    if minified:
+        raise ValueError(
+            f"{file}: these cells are minified and have no counts; read them by anndata.read_h5ad"
+        )
+    return group
 
 
 def _names(frame: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pyrovae.data import (
     SparseRows,
     Support,
     TensorRows,
+    row_numbers,
     slices,
     to_scipy,
     torch_threads,
@@ -66,17 +66,30 @@ class Shards(Rows):
         self._ends = np.cumsum(files.sizes(layer))
         self.genes = self.var_names = files.genes if columns is None else files.genes[columns]
         self.uns: dict[str, Any] = {}
+        self._obs: Any = None
         self.layers = dict.fromkeys(files.layers)
         self._sums: Any = None
         self._own_digest: bytes | None = None
         super().__init__((int(self._ends[-1]), len(self.genes)), torch.float32)
         self.block = BLOCK
 
+    def __repr__(self) -> str:
+        where = "X" if self.layer is None else f"layer {self.layer!r}"
+        return f"Shards({self.n_obs} cells, {self.n_vars} genes, {where})"
+
     # ---------------------------------------------------------------------- in place of an AnnData
-    @cached_property
+    @property
     def obs(self) -> Any:
         """The columns that describe the cells, a pandas DataFrame with N rows; read when asked."""
-        return self._files.obs()
+        if self._obs is None:
+            self._obs = self._files.obs()
+        return self._obs
+
+    @obs.setter
+    def obs(self, frame: Any) -> None:
+        if len(frame) != len(self):
+            raise ValueError(f"obs has {len(frame)} rows, but there are {len(self)} cells")
+        self._obs = frame
 
     @property
     def obs_names(self) -> Any:
@@ -110,17 +123,22 @@ class Shards(Rows):
             return self
         if self._columns is not None:
             columns = self._columns if columns is None else self._columns[columns]
-        return Shards(self._files, self.layer if layer is None else layer, columns)
+        found = Shards(self._files, self.layer if layer is None else layer, columns)
+        found.uns, found._obs = self.uns, self._obs
+        return found
 
-    def to_memory(self, rows: Any = None) -> Any:
-        """Return cells, by their numbers or a mask, or all as an AnnData: X, layers, obs, uns."""
+    def to_memory(self, rows: Any = None, layers: Sequence[str | None] | None = None) -> Any:
+        """Return cells, by their numbers or a mask, or all as an AnnData with obs and uns.
+
+        Its counts are those of some layers, None among them for X; by default of all, and X.
+        """
         import anndata
 
-        some = torch.from_numpy(np.arange(len(self))[slice(None) if rows is None else rows])
-        x = self._table(None, some) if self._files.has_x else None
-        layers = {name: self._table(name, some) for name in self.layers}
-        obs = self.obs.iloc[some.numpy()].copy()
-        return anndata.AnnData(x, obs=obs, var=self.var, layers=layers, uns=dict(self.uns))
+        some = row_numbers(slice(None) if rows is None else rows, len(self))
+        wanted = [None, *self.layers] if layers is None else layers
+        tables = {name: self._table(name, some) for name in wanted if name or self._files.has_x}
+        x, obs = tables.pop(None, None), self.obs.iloc[some.numpy()].copy()
+        return anndata.AnnData(x, obs=obs, var=self.var, layers=tables, uns=dict(self.uns))
 
     def _table(self, layer: str | None, rows: Tensor) -> Any:
         found = Shards(self._files, layer, self._columns).load(rows)
@@ -129,10 +147,11 @@ class Shards(Rows):
     # ------------------------------------------------------------------------- as a source of rows
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return the counts of some cells, dense."""
-        return self.load(_numbers(rows, len(self)))[:]
+        return self.load(row_numbers(rows, len(self)))[:]
 
     def load(self, rows: Tensor) -> Rows:
         """Return the counts of some cells in memory; sparse ones sparse."""
+        rows = row_numbers(rows, len(self))
         if (rows.diff() < 0).any():
             order = rows.argsort()
             return self.load(rows[order]).select(order.argsort())
@@ -157,6 +176,11 @@ class Shards(Rows):
         after = before.copy()
         after.update(self._own_digest)
         return after
+
+    @property
+    def known_digest(self) -> str | None:
+        """A SHA-256 of all counts, if they were read."""
+        return None if self._own_digest is None else self._own_digest.hex()
 
     def _read(self, support: Support | None = None, digest: Any = None) -> None:
         """Read all counts once: what a scan finds, their sums and their digest."""
@@ -206,6 +230,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
 
     Raises:
         FileNotFoundError: if there is no such file, or none in the folder.
+        TypeError: if `paths` is something else, such as an AnnData.
         ValueError: if a file is damaged, has other genes, or is stored by genes.
         ImportError: if anndata, or for .zarr zarr, is not installed.
 
@@ -224,11 +249,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         >>> pv.fit(graph, train, validation=held_out, epochs=1, progress=False).stopped
         'all epochs ran'
     """
-    files = files_in(Path(paths)) if isinstance(paths, str | Path) else list(map(Path, paths))
+    files = files_in(paths)
     if not files:
         raise FileNotFoundError(f"{paths}: there are no files that end in .h5ad or .zarr")
     return Shards(ShardFiles(files), layer)
-
-
-def _numbers(rows: Tensor | slice, n: int) -> Tensor:
-    return torch.arange(*rows.indices(n)) if isinstance(rows, slice) else rows

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyrovae.files import kinds
 from pyrovae.training.adam import Adam, AdamW
 
-__all__ = ["HOW", "names", "optimizer", "plain", "same", "scheduler", "tensors"]
+__all__ = ["HOW", "data", "names", "optimizer", "plain", "same", "scheduler", "tensors"]
 
 # What a scheduler, or the user, changes in the options of an optimizer, and what only says how the
 # same step is computed.
@@ -34,6 +34,12 @@ def same(name: str, was: Any, now: Any) -> None:
             f"resume: the checkpoint is of a fit with another {name} ({_short(was)}, here "
             f"{_short(now)}). Pass the same, or start a new fit without resume="
         )
+
+
+def data(was: str | None, now: str | None) -> None:
+    """Check that data are as they were; of rows on the disk that were not read, little is known."""
+    if was and now and not (was.startswith(now) or now.startswith(was)):
+        same("data", was, now)
 
 
 def names(name: str, was: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:

@@ -96,7 +96,7 @@ def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
 # ----------------------------------------------------------------------------- checks of the parts
 def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
     history = History.from_dict(state)
-    matching.same("data", history.data, loop.history.data)
+    matching.data(history.data, loop.history.data)
     matching.same("bound", history.bound_name, loop.history.bound_name)
 
 

@@ -69,7 +69,7 @@ def naming(data: str) -> Iterator[None]:
 def _random_rows(adata: Any, layer: str | None, k: int) -> Tensor:
     """Return log(1 + x) of k cells at random: what the encoder sees."""
     chosen = random_rows(torch.arange(adata.n_obs), k).numpy()
-    some = some_cells(adata, chosen)
+    some = some_cells(adata, chosen, layer)
     x = some.X if layer is None else some.layers[layer]
     return torch.from_numpy(np.asarray(x.toarray() if issparse(x) else x, dtype=np.float32)).log1p()
 

@@ -180,7 +180,7 @@ class CellExperiment(Experiment):
         cells, rows = self.cells, self.cells.rows
         z = cells.embed(rows)
         if output.suffix == ".h5ad":
-            adata = some_cells(cells.adata, rows).copy()
+            adata = some_cells(cells.adata, rows, self.run.settings.layer).copy()
             adata.obsm["X_pyrovae"] = z
             adata.obs["pyrovae_library_size"] = cells.libraries.sizes
             write(output, adata.write_h5ad)
