@@ -278,8 +278,7 @@ def to_scipy(source: Source) -> Any:
     """Return a table as a `scipy.sparse.csr_matrix`, which shares the memory of `SparseRows`."""
     from scipy.sparse import csr_matrix
 
-    if getattr(source, "block", None) is not None:  # rows on the disk
-        source = loaded(source, torch.arange(len(source)))
+    source = loaded(source, torch.arange(len(source))) if getattr(source, "block", None) else source
     if not isinstance(source, SparseRows):
         return csr_matrix(source[:].cpu().numpy())
     if source._scipy is None:
