@@ -315,3 +315,8 @@ def test_what_needs_memory_says_so(pair, folder):
         open_shards(cells())
     with pytest.raises(ValueError, match="obs has 10 rows"):
         open_shards(folder).obs = cells().obs[:10]
+
+
+def test_the_command_says_that_a_folder_has_no_cells(tmp_path):
+    output = call("fit", tmp_path, "--batch-key", "batch", code=2)
+    assert "is a folder without .h5ad or .zarr files in it" in output

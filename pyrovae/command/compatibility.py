@@ -1,6 +1,7 @@
 """Refuse, before any work, options that do not apply to the data or that contradict each other."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Objective, Posterior, Prior
@@ -21,9 +22,11 @@ def refuse_inapplicable(options: Options) -> None:
     for name in given:
         if name not in known:
             other = next(kind for kind in KINDS if name in kind.names())
+            found = f"holds {own.HOLDS}; leave it out"
+            if other is CellSettings and Path(options.data).is_dir():
+                found = "is a folder without .h5ad or .zarr files in it"
             raise ValueError(
-                f"--{name.replace('_', '-')} is for {other.HOLDS}, but {options.data} holds "
-                f"{own.HOLDS}; leave it out"
+                f"--{name.replace('_', '-')} is for {other.HOLDS}, but {options.data} {found}"
             )
     if options.likelihood is not None and options.likelihood not in own.LIKELIHOODS:
         other = next(kind for kind in KINDS if options.likelihood in kind.LIKELIHOODS)
