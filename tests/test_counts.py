@@ -314,6 +314,5 @@ def test_a_dispersion_that_runs_away_keeps_its_density():
 def test_a_second_derivative_is_refused_and_not_wrong():
     a = torch.zeros(3, requires_grad=True)
     log_p = NegativeBinomial.from_logs(a, torch.zeros(3)).log_prob(torch.tensor([0.0, 1.0, 40.0]))
-    (first,) = torch.autograd.grad(log_p.square().sum(), a, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(first.sum(), a)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(log_p.sum() + a.square().sum(), a, create_graph=True)

@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from pyrovae.distributions import small_counts
 from pyrovae.distributions.pochhammer import (
@@ -76,8 +75,12 @@ class _LogProb(Function):
         return log_p
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # by create_graph=True
+            raise RuntimeError(
+                "the log probability of counts has no second derivative here: its gradients are "
+                "computed once, so leave create_graph out, or take differences of gradients"
+            )
         da, dt, *dg = ctx.saved_tensors
         if upstream.stride() == (0,) * upstream.dim():  # one number: the sum is taken first
             dt = dt.sum_to_size(ctx.shape) * upstream.flatten()[0]
