@@ -5,9 +5,9 @@ log NB(0) = -theta log(1 + mu / theta)                            C: see `pochha
 log ZINB(0) = log(pi + (1 - pi) NB(0)),   log ZINB(x) = log(1 - pi) + log NB(x)
 
 Most counts of single cells are zeros, which need no C. It is computed for the other counts alone,
-in double precision, in which it keeps its digits at theta = 1e7. With one theta of moderate size
-per gene, counts up to 16 are computed in single precision: by `count_kernel.py` if numba is there,
-otherwise by `small_counts.py` if they are many. Value and gradients come out of one pass.
+in double precision, in which it keeps its digits at theta = 1e7, or looked up where theta is one of
+a gene. Value and gradients come out of one pass: of `count_kernel.py` for single precision on a CPU
+if numba is there, otherwise of `torch_counts.py`.
 
 With a = log mu, t = log theta, g = logit pi, d = log(1 + mu / theta), s = -theta d,
 r = mu / (theta + mu), and at a zero w = P(the zero is one of the negative binomial's):
@@ -25,22 +25,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Size, Tensor
+from torch import Tensor
 from torch.autograd import Function
 
-from pyrovae.distributions import small_counts
-from pyrovae.distributions.pochhammer import (
-    TABULATED,
-    indices_where,
-    log_pochhammer,
-    log_pochhammer_by_gene,
-)
+from pyrovae.distributions import torch_counts
 
 __all__ = ["negative_binomial_log_prob"]
-
-_LARGE = 9.0  # log theta above which r - d is computed by its series
-_MANY = 0.4  # share of non-zeros from which all values alike are computed faster
 
 
 def negative_binomial_log_prob(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
@@ -61,15 +51,7 @@ class _LogProb(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         differentiable, a = any(ctx.needs_input_grad), a.contiguous()
-        module = _for_small_counts(a, t, x)
-        if module is None:
-            log_p, gradients = _at_zero(a, t, t.exp(), g, differentiable)
-        else:
-            tables = small_counts.tables(t)
-            log_p, gradients = module.evaluate(a, t, g, x, tables, differentiable)
-        if module is None or module is small_counts:
-            above = TABULATED if module else 0
-            _overwrite_counts(a, t, g, x, log_p, gradients, above)
+        log_p, gradients = _module(a, t, x).evaluate(a, t, g, x, differentiable)
         ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
         return log_p
@@ -89,17 +71,12 @@ class _LogProb(Function):
         return da * upstream, dt, dg[0] * upstream if dg else None, None
 
 
-def _for_small_counts(a: Tensor, t: Tensor, x: Tensor) -> ModuleType | None:
-    """Return the module that computes small counts in single precision, None if none may."""
-    one_type = a.dtype == t.dtype == x.dtype == torch.float32
-    if not one_type or t.dim() != 1 or t.shape != a.shape[-1:] or not a.numel():
-        return None
-    if a.device.type != "cpu" or not t.max() < _LARGE:
-        return None
-    compiled = _compiled()
-    if compiled is None and x.count_nonzero() > _MANY * x.numel():
-        return small_counts
-    return compiled
+def _module(a: Tensor, t: Tensor, x: Tensor) -> ModuleType:
+    """Return the module that computes the densities and their gradients."""
+    single = a.dtype == t.dtype == x.dtype == torch.float32
+    if single and a.device.type == "cpu" and a.dim() and a.numel():
+        return _compiled() or torch_counts
+    return torch_counts
 
 
 @cache
@@ -117,82 +94,3 @@ def _compiled() -> ModuleType | None:
         )
         return None
     return count_kernel
-
-
-def _at_zero(
-    a: Tensor, t: Tensor, theta: Tensor, g: Tensor | None, differentiable: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Return log p(0) at every place, and its gradients in a, t (and g) if they are needed.
-
-    Operations are in place, because the tables of cells by genes are large.
-    """
-    ratio = a - t
-    d = F.softplus(ratio)
-    s = d * -theta
-    log_p, w = s, None
-    if g is not None:
-        s = s.sub_(g)
-        log_p = F.softplus(s).sub_(F.softplus(-g))
-        w = s.sigmoid_() if differentiable else None
-    if not differentiable:
-        return log_p, []
-    r = ratio.sigmoid_()
-    dt = _difference(r, d, t).mul_(theta)
-    da = r.mul_(-theta)
-    if g is None or w is None:
-        return log_p, [da, dt]
-    dg = torch.sigmoid(-g).sub_(w)
-    return log_p, [da.mul_(w), dt.mul_(w), dg]
-
-
-def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
-    """Return r - d = -r^2 / 2 - r^3 / 3 - ..., where d = -log(1 - r).
-
-    In single precision the series is used where both are small and their digits cancel.
-    """
-    difference = r - d
-    if r.dtype == torch.float64 or t.max() < _LARGE:
-        return difference
-    return torch.where(r < 1e-3, r * r * (-0.5 - r / 3), difference)
-
-
-def _overwrite_counts(
-    a: Tensor,
-    t: Tensor,
-    g: Tensor | None,
-    x: Tensor,
-    log_p: Tensor,
-    gradients: list[Tensor],
-    above: int = 0,
-) -> None:
-    """Write log p, and the gradients if there are any, at the places of the counts above some."""
-    flat = x.expand(a.shape).reshape(-1)
-    place = indices_where(flat > above if above else flat != 0)
-    if above and not len(place):
-        return
-    x, a = (v.expand(log_p.shape).reshape(-1).index_select(0, place).double() for v in (x, a))
-    t, (log_c, slope) = _dispersion(t.double(), log_p.shape, place, x)
-    theta, ratio = t.exp(), a - t
-    d = F.softplus(ratio)
-    f = log_c - theta * d - x * (d - ratio)
-    g = None if g is None else g.reshape(-1).index_select(0, place)
-    log_p.view(-1).scatter_(0, place, (f if g is None else f - F.softplus(g)).to(log_p.dtype))
-    if not gradients:
-        return
-    r = ratio.sigmoid_()
-    da, dt, *dg = (gradient.view(-1) for gradient in gradients)
-    dt.scatter_(0, place, (theta * (slope - d + r) - x * (1 - r)).to(log_p.dtype))
-    da.scatter_(0, place, (x - (x + theta) * r).to(log_p.dtype))
-    if g is not None:
-        dg[0].scatter_(0, place, -torch.sigmoid(g))
-
-
-def _dispersion(
-    t: Tensor, shape: Size, place: Tensor, x: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return log theta at the non-zero counts x, and there log C and its derivative."""
-    if t.dim() == 1 and t.shape == shape[-1:]:  # one theta per gene
-        gene = place % shape[-1]
-        return t.index_select(0, gene), log_pochhammer_by_gene(x, t, gene)
-    t = t.expand(shape).reshape(-1).index_select(0, place)
-    return t, log_pochhammer(x, t)

@@ -38,21 +38,22 @@ def log_pochhammer(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return log_c.sub_(torch.lgamma(x + 1)), slope
 
 
-def log_pochhammer_by_gene(x: Tensor, t: Tensor, gene: Tensor) -> tuple[Tensor, Tensor]:
+def log_pochhammer_by_gene(
+    x: Tensor, t: Tensor, gene: Tensor, tables: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return log C and d log C / d theta where each gene has one theta, in float64.
 
     Args:
         x: counts, at least 1, with shape (N,).
-        t: log theta, with shape (G,).
+        t: log theta of their genes, with shape (N,).
         gene: index of each count's gene, with shape (N,).
+        tables: of counts up to 16, each with shape (16, G), as `tables_by_gene` gives them.
     """
-    tables = tables_by_gene(t)
-    place = x.clamp(max=TABULATED).long().sub_(1).mul_(len(t)).add_(gene)
+    place = x.clamp(max=TABULATED).long().sub_(1).mul_(tables[0].shape[1]).add_(gene)
     log_c, slope = (table.view(-1).index_select(0, place) for table in tables)
     large = indices_where(x > TABULATED)
     if len(large):
-        t_large = t.index_select(0, gene.index_select(0, large))
-        exact = log_pochhammer(x.index_select(0, large), t_large)
+        exact = log_pochhammer(x.index_select(0, large), t.index_select(0, large))
         for looked_up, value in zip((log_c, slope), exact, strict=True):
             looked_up.index_copy_(0, large, value)
     return log_c, slope

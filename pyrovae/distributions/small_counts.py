@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pyrovae.distributions.pochhammer import TABULATED, tables_by_gene
 
-__all__ = ["evaluate", "tables"]
+__all__ = ["fill", "fill_gate", "tables"]
 
 _LEAST = -3e38  # instead of log 0
 
 
 def tables(t: Tensor) -> Tensor:
-    """Return T and d log C / d theta of the counts 0 to 16, in single precision: (2, 17, G).
+    """Return T and theta d log C / d theta of the counts 0 to 16, in single precision: (2, 17, G).
 
     Args:
         t: log theta, with shape (G,).
@@ -29,48 +29,56 @@ def tables(t: Tensor) -> Tensor:
     log_c, slope = tables_by_gene(t)
     x = torch.arange(1, TABULATED + 1, dtype=t.dtype, device=t.device).unsqueeze(-1)
     found[0, 1:] = log_c.sub_(x * t.clamp(min=0))
-    found[1, 1:] = slope
+    found[1, 1:] = slope.mul_(t.exp())
     return found
 
 
-def evaluate(
-    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, differentiable: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Return log p(x) and its gradients in a, t (and g); those of counts above 16 are wrong.
+def fill(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out: Tensor) -> None:
+    """Fill `out` with log p(x) and its gradients; those of counts above 16 are wrong.
 
     Args:
         a: log mu in single precision, with shape (*, G).
         t: log theta below 9 or so, with shape (G,).
         g: logit of pi, with shape (*, G); None without a gate.
-        x: counts, with a shape that broadcasts with it.
+        x: counts, with shape (*, G).
         tables: of the counts 0 to 16, with shape (2, 17, G), as `tables` gives them.
-        differentiable: whether gradients are needed; else the list is empty.
+        out: log p and its gradients in a, t (and g), with shape (3 or 4, *, G); or log p alone,
+            with shape (1, *, G).
     """
-    theta = t.exp()
+    theta, u = t.exp(), out[0]
     gene = torch.arange(len(t), dtype=torch.int32, device=t.device)
-    index = x.expand(a.shape).clamp(max=TABULATED).int().mul_(len(t)).add_(gene).view(-1)
-    u, slope = (table.index_select(0, index).view(a.shape) for table in tables.flatten(1))
+    index = x.clamp(max=TABULATED).int().mul_(len(t)).add_(gene).view(-1)
+    for results, table in zip((out[0], out[2] if len(out) > 1 else None), tables, strict=True):
+        if results is not None:
+            torch.index_select(table.view(-1), 0, index, out=results.view(-1))
     ratio = a - t
     d = F.softplus(ratio)
-    by_count = torch.where(t > 0, a, ratio).sub_(d).clamp_(min=_LEAST)  # 0 times it is 0
+    by_count = (a - t.clamp(max=0)).sub_(d).clamp_(min=_LEAST)  # 0 times it is 0
     u.addcmul_(x, by_count).addcmul_(theta, d, value=-1)
-    log_p, w, dg = _gated(u, g, x == 0, differentiable) if g is not None else (u, None, None)
-    if not differentiable:
-        return log_p, []
-    da = torch.addcmul(x, x + theta, ratio.sigmoid_(), value=-1)
-    dt = slope.sub_(d).mul_(theta).sub_(da)
-    if w is None or dg is None:
-        return log_p, [da, dt]
-    return log_p, [da.mul_(w), dt.mul_(w), dg]
+    w = fill_gate(g, x, out) if g is not None else None
+    if len(out) == 1:
+        return
+    torch.addcmul(x, x + theta, ratio.sigmoid_(), value=-1, out=out[1])
+    out[2].addcmul_(theta, d, value=-1).sub_(out[1])
+    if w is not None:
+        out[1:3].mul_(w)
 
 
-def _gated(
-    u: Tensor, g: Tensor, zero: Tensor, differentiable: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return log ZINB, w and the gradient in g, from log NB."""
-    u = u - g
-    log_p = torch.where(zero, F.softplus(u), u).sub_(F.softplus(-g))
-    if not differentiable:
-        return log_p, None, None
-    w = u.sigmoid_().masked_fill_(~zero, 1)
-    return log_p, w, torch.sigmoid(-g).sub_(w)
+def fill_gate(g: Tensor, x: Tensor | None, out: Tensor) -> Tensor | None:
+    """Turn log NB into log ZINB and fill in the gradient in g; return w if gradients are needed.
+
+    Args:
+        g: logit of pi, with shape (*, G).
+        x: counts, with shape (*, G); None if all are zero.
+        out: see `fill`; out[0] holds log NB.
+    """
+    u, above, below = out[0], g.clamp(min=0), g.clamp(max=0)
+    v = u - g
+    u.sub_(above)
+    mixed = torch.maximum(u, below).add_(F.softplus(-v.abs()))
+    u.copy_(mixed if x is None else torch.where(x == 0, mixed, u)).sub_(F.softplus(-g.abs()))
+    if len(out) == 1:
+        return None
+    w = v.sigmoid_() if x is None else torch.maximum(v.sigmoid_(), x.clamp(max=1))
+    torch.sub(torch.sigmoid(-g), w, out=out[3])
+    return w
