@@ -3,6 +3,7 @@
 import warnings
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -183,6 +184,60 @@ def test_a_latent_that_the_rows_share_is_refused_with_the_ways_out(name):
 def test_a_forgotten_to_event_is_named(f):
     with pytest.raises(ValueError, match=r"by \.to_event\(1\)"):
         f(Own(q=lambda x: dist.Normal(x[:, :4], 1.0)), X)
+
+
+class Univariate(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.features, self.layer = features, nn.Linear(features, 4)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, self.features))
+
+
+SHAPES = [((20,), 1, 1), ((20, 8), 8, 1), ((20, 1), 1, 8), ((8,), 8, 8)]  # x, features, outputs
+RUNS = [pv.log_evidence, pv.elbo, partial(pv.fit, epochs=1, progress=False)]
+
+
+@pytest.mark.parametrize("f", RUNS)
+@pytest.mark.parametrize(("shape", "features", "outputs"), SHAPES)
+def test_values_that_fit_by_broadcasting_alone_are_refused(f, shape, features, outputs):
+    graph = pv.VAE(
+        pv.priors.StandardNormal(2),
+        posteriors.DiagonalNormal(Univariate(features)),
+        pv.likelihoods.Gaussian(nn.Linear(2, outputs), sigma=1.0),
+    )
+    with pytest.raises(ValueError, match=r"Give x the shape \(rows, \*event\)"):
+        f(graph, torch.randn(shape))
+
+
+def test_a_value_may_be_shared_by_a_plate_of_the_programs_own():
+    class Rated:
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.factor("weight", 0.0 * z)
+                with pyro.plate("raters", 3):
+                    pyro.sample("x", dist.Normal(z.expand(3, -1), 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x, 1.0))
+
+    assert pv.elbo(Rated(), torch.randn(6)).elbo.isfinite().all()
+
+
+def test_what_fit_is_given_is_checked_before_it_starts():
+    settings = {"epochs": 1, "progress": False}
+    with pytest.raises(TypeError, match="masked array"):
+        pv.fit(Own(), np.ma.masked_array(X.numpy(), X.numpy() > 0.5), **settings)
+    with pytest.raises(TypeError, match="transform returned a ndarray"):
+        pv.fit(Own(), X, transform=lambda x: x.numpy(), **settings)
+    adam = torch.optim.Adam(Own().parameters())
+    with pytest.raises(TypeError, match="scheduler is a StepLR"):
+        pv.fit(Own(), X, scheduler=torch.optim.lr_scheduler.StepLR(adam, 1), **settings)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        pv.fit(Own(), X, **settings)
 
 
 @pytest.mark.parametrize("f", [pv.elbo, partial(pv.fit, epochs=1, progress=False)])

@@ -256,7 +256,7 @@ class Stateful(pv.objectives.SGVB_B):
                 (attribute, r"changes posterior\.net\.calls"),
                 (entry, "not the same at each step"),
                 (numpys, "not the same at each step"),
-                (in_place, "convert all Tensors"),
+                (in_place, "register_buffer"),
             )
         ],
         (Stored, {}, "is not in the graph"),
@@ -275,6 +275,46 @@ def test_what_cannot_be_compiled_is_refused(traced, make, settings, words):
         pv.fit(graph, X, epochs=1, compile=True, progress=False, **settings)
     for name, value in graph.named_parameters():
         assert torch.equal(value, before[name]), name
+
+
+class Scaled(nn.Linear):
+    scale = 1.0
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_a_number_that_a_callback_changes_is_not_frozen(traced):
+    net = Scaled(6, 4)
+    net.scale = 1.0
+
+    def halve(history):
+        net.scale *= 0.5
+
+    with pytest.raises(ValueError, match=r"posterior\.net\.scale was 1\.0 .* is 0\.5 now"):
+        pv.fit(
+            vae(posterior=posteriors.DiagonalNormal(net)),
+            X,
+            epochs=3,
+            callback=halve,
+            compile=True,
+            progress=False,
+        )
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.GRU(1, 3, batch_first=True), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head(self.layer(x[..., None])[0][:, -1])
+
+
+def test_a_recurrent_layer_is_named(traced):
+    graph = vae(posterior=posteriors.DiagonalNormal(Recurrent()))
+    with pytest.raises(ValueError, match=r"the recurrent layer posterior\.net\.layer"):
+        pv.fit(graph, X, epochs=1, compile=True, progress=False)
 
 
 def test_a_missing_compiler_is_named(monkeypatch, tmp_path):

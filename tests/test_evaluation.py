@@ -1,12 +1,14 @@
 """Evidence, ELBO and latent figures against closed forms (probabilistic PCA)."""
 
 import math
+from types import SimpleNamespace
 
 import linear_gaussian
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 import pyrovae as pv
@@ -145,6 +147,51 @@ def test_a_latent_shared_by_all_rows_is_named():
 
     with pytest.raises(ValueError, match='site "w" is not in a plate over the 3 rows'):
         pv.log_evidence(Shared(), torch.randn(3, 6))
+
+
+def test_a_graph_is_evaluated_at_a_draw_of_what_its_rows_share():
+    class Shared:
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z[..., None] + w, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal((x - w).sum(-1) / 4, 0.5))
+
+    w, x, shared = torch.tensor([1.0, 0.0, -1.0]), torch.randn(5, 3), Shared()
+    graph = SimpleNamespace(  # in the guide w is given by the same handlers
+        model=poutine.block(poutine.condition(shared.model, {"w": w}), hide=["w"]),
+        guide=poutine.block(poutine.condition(shared.guide, {"w": w}), hide=["w"]),
+    )
+    exact = torch.distributions.MultivariateNormal(w, torch.eye(3) + 1).log_prob(x)
+    torch.testing.assert_close(pv.log_evidence(graph, x, samples=3).log_p.float(), exact)
+
+
+@pytest.mark.parametrize("event", [True, False])
+def test_kl_per_dimension_minds_the_mask(event):
+    class Masked:
+        def site(self, x, loc, scale):
+            q = dist.Normal(loc, scale)
+            with pyro.plate("data", len(x)), poutine.mask(mask=x > 0):
+                q = dist.Normal(loc[:, None].expand(-1, 2), scale).to_event(1) if event else q
+                return pyro.sample("z", q)
+
+        def model(self, x):
+            z = self.site(x, torch.zeros(len(x)), 1.0)
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(z.sum(-1) if event else z, 1.0), obs=x)
+
+        def guide(self, x):
+            self.site(x, x / 2, 0.7)
+
+    x = torch.randn(40)
+    found = pv.kl_per_dimension(Masked(), x)
+    assert found.shape == (2 if event else 1,)
+    torch.testing.assert_close(found.sum(), pv.elbo(Masked(), x).kl.mean())
 
 
 def test_kl_per_dimension_sums_to_the_kl():

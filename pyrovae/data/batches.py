@@ -96,6 +96,12 @@ def as_source(x: Array, label: str = "x") -> Source:
             f"{label} is a {type(x).__name__}, expected an array: only fit takes data sets and "
             "loaders. Stack the rows, for example torch.stack([x for x, *_ in dataset])"
         )
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{label} is a masked array, whose mask would be lost. Give x with the masked values "
+            "filled in, np.ma.filled(x, 0), and to leave them out, what is observed as context: "
+            "pyrovae.Missing"
+        )
     if not (isinstance(x, Tensor) or is_sparse(x)):
         x = x if isinstance(x, np.ndarray) else np.asarray(x)
     if x.is_complex() if isinstance(x, Tensor) else x.dtype.kind not in "biuf":

@@ -55,8 +55,8 @@ class LatentSummary(NamedTuple):
 def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
-    These are the site's terms of the ELBO: where q or p depends on other latents, they are at one
-    draw of those for each row.
+    These are the site's terms of the ELBO, with its mask and scale: where q or p depends on other
+    latents, they are at one draw of those for each row.
 
     Raises:
         ValueError: if x is outside the support of the likelihood, or q or p does not factorize over
@@ -68,7 +68,9 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
         for batch in batches_in_order(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
             try:
-                pieces.append(programs.kl_of_dimensions(q[site], p[site]))
+                kl = programs.kl_of_dimensions(q[site], p[site])
+                weights = programs.weights_of(q[site], kl).unsqueeze(-1)
+                pieces.append(torch.where(weights == 0, 0.0, kl * weights))
             except NotImplementedError:
                 names = f"{type(q[site]['fn']).__name__} and {type(p[site]['fn']).__name__}"
                 raise ValueError(

@@ -75,8 +75,10 @@ class History:
 
     def __repr__(self) -> str:
         words = [f"{len(self.loss)} epochs"]
-        if self.elbo:
+        if self.elbo and not isnan(self.elbo[-1]):
             words.append(f"{self.bound_name} {self.elbo[-1]:.2f}")
+        elif self.loss:  # of an objective that tells no terms
+            words.append(f"loss {self.loss[-1]:.2f}")
         if self.validation_elbo:
             words.append(f"validation {self.validation_elbo[-1]:.2f}")
         if self.best_epoch is not None:

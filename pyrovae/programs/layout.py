@@ -91,7 +91,9 @@ class Layout(NamedTuple):
                 f'site "{site["name"]}" is not in a plate over the {self.rows} rows, so it has no '
                 'term per row. Sample it inside `with pyro.plate("data", len(x)):`. If the rows '
                 "share it, train with SGVB_A or SGVB_B, which need no such terms, and evaluate the "
-                "graph at a draw of it (pyro.poutine.condition, or draw() of a BayesianVAE)"
+                "graph at a draw w of it: draw() of a BayesianVAE, or an object whose model and "
+                f'guide are each block(condition(program, {{"{site["name"]}": w}}), '
+                f'hide=["{site["name"]}"]), with block and condition of pyro.poutine'
             )
         return frame.dim
 

@@ -71,12 +71,16 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
 def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
     """Return KL(q_d || p_d), shape (*batch, D), of distributions that factorize over dimensions.
 
+    Scale and mask are left out. Of a site of single numbers D is 1.
+
     Raises:
         NotImplementedError: if they do not factorize over one event dimension, no closed form is
             known, or the prior depends on a latent that the guide draws later.
     """
-    if p is None or q.get("not_mean_field") or len(q["fn"].event_shape) != 1:
+    if p is None or q.get("not_mean_field") or len(q["fn"].event_shape) > 1:
         raise NotImplementedError
+    if not q["fn"].event_shape and not p["fn"].event_shape:
+        return kl_divergence(q["fn"], p["fn"]).expand(q["fn"].batch_shape).unsqueeze(-1)
     try:
         a, b = q["fn"].base_dist, p["fn"].base_dist
     except AttributeError:

@@ -143,13 +143,17 @@ def rows_in(part: Any, rows: Tensor | None) -> Any:
 def some_cells(adata: Any, rows: np.ndarray, layer: str | None = None) -> Any:
     """Return some cells: a view of an AnnData, or an AnnData of what is read from `Shards`.
 
-    Of shards the counts in X, or in a layer, are read.
+    Of shards the counts in a layer are read; without one those that it was opened with are X.
 
     Raises:
         ValueError: for a view of a file, of which AnnData takes no view.
     """
     if isinstance(adata, Shards):
-        return adata.to_memory(rows, [layer])
+        if layer is not None or adata.layer is None:
+            return adata.to_memory(rows, [layer])
+        found = adata.to_memory(rows, [adata.layer])
+        found.X = found.layers.pop(adata.layer)
+        return found
     if adata.isbacked and adata.is_view:
         raise ValueError(
             "indices: these cells are a view of a file, and AnnData takes no view of a view; call "
@@ -167,12 +171,12 @@ def _row_numbers(n: int, indices: Any) -> Tensor | None:
     if indices is None:
         return None
     rows = np.asarray(indices)
-    if rows.dtype == bool and len(rows) == n:
+    if rows.dtype == bool and len(rows) == n and rows.any():
         return torch.from_numpy(rows.nonzero()[0])
     numbers = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
     if not numbers or rows.min() < -n or rows.max() >= n:
         raise ValueError(
-            f"indices: expected row numbers below {n} or a mask of {n}, "
+            f"indices: expected row numbers below {n} or a mask of {n} with a cell, "
             f"got {rows.dtype} with shape {rows.shape}"
         )
     return torch.from_numpy(rows.astype(np.int64) % n)

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import listed, warn_user
 
-__all__ = ["category_names", "category_numbers", "continuous"]
+__all__ = ["category_names", "category_numbers", "continuous", "known_labels"]
+
+
+_UNKNOWN = "Unknown"  # the default, which need not occur
 
 
 def category_names(adata: Any, key: str) -> list[str]:
@@ -87,3 +90,26 @@ def _as_text(adata: Any, key: str) -> Any:
 def _check_column(adata: Any, key: str) -> None:
     if key not in adata.obs:
         raise ValueError(f"key {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}")
+
+
+def known_labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
+    """Return the known labels, sorted, and the number of each cell's; -1 for none."""
+    import pandas as pd
+
+    if key not in adata.obs:
+        raise ValueError(f"labels_key {key!r} is not in adata.obs: {listed(adata.obs.columns)}")
+    column = adata.obs[key].astype(object)
+    text = column.astype(str).where(column.notna(), unknown)
+    if unknown != _UNKNOWN and not (text == unknown).any():
+        warn_user(
+            f"CellLabels: unlabeled_category is {unknown!r}, which no cell of adata.obs[{key!r}] "
+            "has: every cell counts as labelled"
+        )
+    names = sorted(set(text) - {unknown})
+    if len(names) < 2:
+        raise ValueError(
+            f"adata.obs[{key!r}] has the labels {names} beside {unknown!r}: a classifier needs at "
+            "least two"
+        )
+    numbers = pd.Categorical(text, categories=names).codes.astype(np.int64)
+    return names, torch.from_numpy(numbers)

@@ -24,7 +24,7 @@ from pyrovae.programs import log_mean_exp
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.minified import counts_of
-from pyrovae.singlecell.state import Model, selected
+from pyrovae.singlecell.state import Model, selected, split_of
 
 __all__ = ["compare"]
 
@@ -54,8 +54,9 @@ def compare(
         to the best, paired standard error of the difference, and the number of cells.
 
     Raises:
-        ValueError: if there are no such cells, or "evidence" is asked of models with a latent and
-            with an observed library size.
+        ValueError: if there are no such cells, the models are of other genes, layers or (without
+            `adata`) cells, or "evidence" is asked of models with a latent and with an observed
+            library size.
     """
     import pandas as pd
 
@@ -70,6 +71,10 @@ def compare(
             f"compare: the library size is observed in {sorted(observed)} and latent in the "
             "others, whose evidence cannot be compared; use measure='thinned'"
         )
+    _check_same("genes", [set(model.cells.encoding.genes) for model in models.values()])
+    _check_same("layer", [model.cells.encoding.setup.layer for model in models.values()])
+    if adata is None:
+        _check_same("cells", [tuple(model.cells.own().obs_names) for model in models.values()])
     if adata is None and indices is None:
         indices = _held_out(models)
     values = {
@@ -91,19 +96,23 @@ def compare(
     return pd.DataFrame(rows).T.astype({"cells": int}).sort_values("log_p", ascending=False)
 
 
+def _check_same(name: str, values: list[Any]) -> None:
+    """Refuse models whose densities are not those of the same numbers."""
+    if any(value != values[0] for value in values):
+        remedy = " for all: pass adata=, held-out cells for all of them" if name == "cells" else ""
+        raise ValueError(
+            f"compare: the models do not have the same {name}, and only densities of the same "
+            f"counts can be compared{remedy}"
+        )
+
+
 def _held_out(models: Mapping[str, Model]) -> np.ndarray:
     """Return the cells on which no model was trained."""
-    sizes = {model.cells.own().n_obs for model in models.values()}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"compare: the models have {sorted(sizes)} cells of their own; pass adata=, held-out "
-            "cells for all of them"
-        )
     used: set[int] = set()
     for model in models.values():
-        if model.fit_result is not None:
-            used |= set(model.fit_result.training.tolist())
-    rows = np.setdiff1d(np.arange(sizes.pop()), sorted(used))
+        used |= set(split_of(model, "compare").training.tolist())
+    n = next(iter(models.values())).cells.own().n_obs
+    rows = np.setdiff1d(np.arange(n), sorted(used))
     if len(rows) < 2:
         raise ValueError(
             "compare: every cell was trained on by one of the models; give all the same seed and "

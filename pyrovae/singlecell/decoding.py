@@ -33,6 +33,7 @@ __all__ = [
     "proportions",
 ]
 
+_ROWS = 128  # of a minibatch, where the user says None
 _DRAWS = 256  # for the mean of e^l where no formula is known
 
 Batch = tuple[Tensor, ...]
@@ -66,9 +67,12 @@ class Parameters(NamedTuple):
 
 
 def mapped(
-    graph: CountVAE, data: Any, rows: int, seed: int | None, f: Callable[[Batch], T]
+    graph: CountVAE, data: Any, rows: int | None, seed: int | None, f: Callable[[Batch], T]
 ) -> Iterator[tuple[slice, T]]:
     """Yield (rows, f of their minibatch), each minibatch with a random stream of its own."""
+    rows = _ROWS if rows is None else rows
+    if not isinstance(rows, int) or rows < 1:
+        raise ValueError(f"batch_size is {rows!r}, expected a whole number of at least 1")
     tensors = as_sources(data)
     for start in range(0, len(tensors[0]), rows):
         span = slice(start, min(start + rows, len(tensors[0])))

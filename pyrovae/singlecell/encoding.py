@@ -18,7 +18,7 @@ from pyrovae.singlecell.setup import Setup
 
 __all__ = ["Encoding"]
 
-# A covariate is constant if its standard deviation, relative to its mean, is below this.
+# A covariate is constant if its standard deviation, relative to its largest value, is below this.
 _CONSTANT = 1e-6
 
 
@@ -79,7 +79,7 @@ class Encoding:
         for key in self.setup.continuous_covariate_keys:
             values = continuous(adata, key)[rows]
             mean, sd = float(values.mean()), float(values.std())
-            constant = sd <= _CONSTANT * max(1.0, abs(mean))  # up to rounding
+            constant = sd <= _CONSTANT * float(abs(values).max())  # up to rounding
             scales[key] = (mean, 1.0 if constant else sd)
         return replace(self, scales=scales)
 
@@ -141,15 +141,18 @@ class Encoding:
         if isinstance(names, str):
             raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
         given = np.asarray(names)
-        if given.dtype == bool and given.shape == (len(self.genes),):
+        if given.dtype == bool and given.shape == (len(self.genes),) and given.any():
             return torch.from_numpy(given.nonzero()[0])
-        column = {gene: i for i, gene in enumerate(self.genes)}
         wanted = [str(name) for name in names]
+        if not wanted or given.dtype == bool:
+            raise ValueError(
+                "gene_list is empty, or a mask of no gene or of another length; leave it out for "
+                "all genes"
+            )
+        column = {gene: i for i, gene in enumerate(self.genes)}
         unknown = [name for name in wanted if name not in column]
         if unknown:
             raise ValueError(f"gene_list: {listed(unknown)} are not among the model's genes")
-        if not wanted:
-            raise ValueError("gene_list is empty; leave it out for all genes")
         return torch.tensor([column[name] for name in wanted], dtype=torch.long)
 
     def described(self) -> str:

@@ -193,6 +193,8 @@ def _chunks(
     """Yield (rows, scaled rho with shape (K, B, G))."""
     if isinstance(library_size, str) and library_size != "latent":
         raise ValueError(f"library_size is {library_size!r}, expected a number or 'latent'")
+    if not isinstance(library_size, str) and not 0 < library_size < float("inf"):
+        raise ValueError(f"library_size is {library_size!r}, expected a number above 0")
     batches = model.cells.batches(transform_batch)
     graph, n_batches = model.graph, len(model.cells.encoding.batches)
 

@@ -27,8 +27,8 @@ from pyrovae.files import FileError, History, write_atomically
 from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
 from pyrovae.singlecell.cells import rows_in, some_cells
+from pyrovae.singlecell.columns import known_labels
 from pyrovae.singlecell.counts import counts
-from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.state import fit_of
@@ -95,7 +95,7 @@ class CellLabels:
             ValueError: if the column does not exist, or fewer than two labels are known.
         """
         fit_of(model, "CellLabels.from_model")
-        names, known = _labels(model.cells.own(), labels_key, unlabeled_category)
+        names, known = known_labels(model.cells.own(), labels_key, unlabeled_category)
         with programs.random_stream(model.seed if seed is None else seed, []):
             graph = _graph(model, len(names), n_hidden, alpha)
         labels = cls(model, graph.to(model.device), names)
@@ -157,6 +157,7 @@ class CellLabels:
         """
         import pandas as pd
 
+        self._check_trained("predict")
         data, cells = self._cells(adata, indices)
         logits = self._logits(data)
         if not soft:
@@ -167,6 +168,7 @@ class CellLabels:
 
     def get_latent_representation(self, adata: Any = None, indices: Any = None) -> np.ndarray:
         """Return E_q[z | x] under the weights that the labels have trained, with shape (N, D)."""
+        self._check_trained("get_latent_representation")
         data, _ = self._cells(adata, indices)
         with programs.evaluation(self.graph):
             means = [
@@ -182,8 +184,7 @@ class CellLabels:
             RuntimeError: if it was not trained.
             FileExistsError: if the folder holds a model and `overwrite` is false.
         """
-        if self.history is None:
-            raise RuntimeError("save: the classifier is not trained yet. Call train() first")
+        self._check_trained("save")
         folder = Path(folder)
         self.model.save(folder / "cells", overwrite)
         files.save(self.graph, folder, history=self.history)
@@ -228,6 +229,10 @@ class CellLabels:
         labels.history = History.from_dict(saved["history"] or {})
         return labels
 
+    def _check_trained(self, method: str) -> None:
+        if self.history is None:
+            raise RuntimeError(f"{method}: the classifier is not trained yet. Call train() first")
+
     def _cells(self, adata: Any, indices: Any) -> tuple[tuple[Any, ...], Any]:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
@@ -254,24 +259,6 @@ class CellLabels:
         if len(labelled) * _HELD_OUT < 2 * len(self.names):
             return labelled[:0]
         return labelled[split(len(labelled), _HELD_OUT, seed)[1]]
-
-
-def _labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
-    """Return the known labels, sorted, and the number of each cell's; -1 for none."""
-    import pandas as pd
-
-    if key not in adata.obs:
-        raise ValueError(f"labels_key {key!r} is not in adata.obs: {listed(adata.obs.columns)}")
-    column = adata.obs[key].astype(object)
-    text = column.astype(str).where(column.notna(), unknown)
-    names = sorted(set(text) - {unknown})
-    if len(names) < 2:
-        raise ValueError(
-            f"adata.obs[{key!r}] has the labels {names} beside {unknown!r}: a classifier needs at "
-            "least two"
-        )
-    numbers = pd.Categorical(text, categories=names).codes.astype(np.int64)
-    return names, torch.from_numpy(numbers)
 
 
 def _graph(model: SingleCellVAE, labels: int, hidden: int, alpha: float) -> LabelledCountVAE:

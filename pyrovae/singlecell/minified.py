@@ -7,6 +7,7 @@ They lie in `obsm` of an AnnData without counts. What needs the counts again (tr
 evidence) raises an error.
 """
 
+import hashlib
 from typing import Any
 
 import pyro
@@ -24,6 +25,7 @@ from pyrovae.singlecell.state import Model, State, fit_of
 __all__ = ["KIND", "StoredPosteriors", "counts_of", "is_minified", "minify_adata", "read_minified"]
 
 KIND = "latent_posterior_parameters"  # scvi-tools' name
+_OF = "_pyrovae_minified_of"  # under adata.uns: the weights of the model
 _Z, _L = "_pyrovae_z", "_pyrovae_l"  # under adata.obsm: means, then standard deviations
 
 
@@ -89,7 +91,7 @@ def minify_adata(model: Model, minified_data_type: str = KIND) -> None:
         empty,
         obs=own.obs.copy(),
         var=own.var.copy(),
-        uns={**own.uns, MINIFIED: KIND},
+        uns={**own.uns, MINIFIED: KIND, _OF: _digest(model.graph)},
         obsm={_Z: table[:, :-2].numpy(), _L: table[:, -2:].numpy()},
         layers={} if layer is None else {layer: empty},
     )
@@ -100,10 +102,23 @@ def minify_adata(model: Model, minified_data_type: str = KIND) -> None:
 
 def read_minified(state: State, adata: Any) -> State:
     """Return a model of minified cells."""
+    if adata.uns.get(_OF, own := _digest(state.graph)) != own:
+        raise ValueError(
+            "these cells were minified by another model, or by this one before it was trained "
+            "further: load the model that minified them, or minify the cells again"
+        )
     d = adata.obsm[_Z].shape[1] // 2
     cells = Cells(state.cells.encoding, adata, _stored)
     graph: Any = StoredPosteriors(state.graph, d).eval()
     return State(cells, graph, state.seed, state.fit_result, state.query)
+
+
+def _digest(graph: CountVAE) -> str:
+    """Return the SHA-256 of a graph's parameters and buffers."""
+    taken = hashlib.sha256()
+    for name, tensor in sorted(graph.state_dict().items()):
+        taken.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return taken.hexdigest()
 
 
 def is_minified(adata: Any) -> bool:

@@ -33,7 +33,7 @@ from pyrovae.singlecell import (
     training,
 )
 from pyrovae.singlecell.building import new_state
-from pyrovae.singlecell.state import State, fit_of, selected
+from pyrovae.singlecell.state import State, fit_of, selected, split_of
 
 __all__ = ["SingleCellVAE"]
 
@@ -159,12 +159,12 @@ class SingleCellVAE:
     @property
     def train_indices(self) -> np.ndarray:
         """Rows of the cells that the model was trained on."""
-        return fit_of(self, "train_indices").training.numpy()
+        return split_of(self, "train_indices").training.numpy()
 
     @property
     def validation_indices(self) -> np.ndarray:
         """Rows of the cells that the fit was validated on."""
-        return fit_of(self, "validation_indices").validation.numpy()
+        return split_of(self, "validation_indices").validation.numpy()
 
     @property
     def test_indices(self) -> np.ndarray:

@@ -55,7 +55,8 @@ def differential_abundance(
 
     Args:
         model: the model.
-        sample_key: column of `adata.obs` that names the sample of each cell.
+        sample_key: column of `adata.obs` that names the sample of each cell; a cell without a
+            name is in no sample.
         adata: see `SingleCellVAE`.
         max_cells: cells of a sample, evenly spread, that make its mixture; None takes all.
 
@@ -69,10 +70,11 @@ def differential_abundance(
     if sample_key not in cells.obs:
         raise ValueError(f"sample_key {sample_key!r} is not in adata.obs: {list(cells.obs)}")
     z = _means(model, selection.data)
+    known = cells.obs[sample_key].notna().to_numpy()
     samples = cells.obs[sample_key].astype(str).to_numpy()
     columns = {}
-    for name in sorted(set(samples)):
-        rows = torch.from_numpy((samples == name).nonzero()[0])
+    for name in sorted(set(samples[known])):
+        rows = torch.from_numpy(((samples == name) & known).nonzero()[0])
         rows = rows if max_cells is None else rows[spread(len(rows), max_cells)]
         mixture = _mixture(model, tuple(rows_in(part, rows) for part in selection.data))
         block = max(1, _AT_ONCE // (len(rows) * z.shape[1]))

@@ -5,6 +5,7 @@
 The data are not written.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ _CONTENT = {
     "training": kinds.list_of(kinds.whole(0, 2**62)),
     "held_out": kinds.list_of(kinds.whole(0, 2**62)),
     "query": kinds.optional(kinds.mapping_of(kinds.list_of(kinds.whole(0, 2**62), 3))),
+    "cells": kinds.optional(kinds.text),
 }
 _ENCODING = {
     "setup": _OBJECT,
@@ -74,6 +76,7 @@ def write(
         "seed": model.seed,
         "training": fit.training.tolist(),
         "held_out": fit.validation.tolist(),
+        "cells": _digest(model.cells.names) if fit.of_own_cells else None,
     }
     if model.query is not None:
         content["query"] = {name: list(new) for name, new in model.query.trained.items()}
@@ -96,11 +99,19 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
     training, validation = (
         torch.tensor(content[name], dtype=torch.long) for name in ("training", "held_out")
     )
-    fit = FitResult(History.from_dict(saved["history"] or {}), training, validation)
+    own = adata is None or content["cells"] in (None, _digest(adata.obs_names))
+    fit = FitResult(History.from_dict(saved["history"] or {}), training, validation, own)
     query = _query(path, content["query"], graph)
     if is_minified(adata):
         return read_minified(State(Cells(encoding), graph, content["seed"], fit, query), adata)
     return State(Cells(encoding, adata), graph, content["seed"], fit, query)
+
+
+def _digest(names: Any) -> str | None:
+    """Return the SHA-256 of the names of cells in their order; None of a model without cells."""
+    if names is None:
+        return None
+    return hashlib.sha256("\n".join(names.astype(str)).encode()).hexdigest()
 
 
 def saved_setup(folder: str | Path) -> str:
@@ -144,6 +155,7 @@ def _content(path: Path) -> dict[str, Any]:
     content = files.opened(path, FORMATS, _AGAIN)
     if isinstance(content, dict):
         content.setdefault("query", None)  # of a model that is no query, it is not written
+        content.setdefault("cells", None)  # by earlier versions, it was not written
     try:
         kinds.check(content, _CONTENT)
         kinds.check(content["encoding"], _ENCODING, "encoding")

@@ -108,6 +108,11 @@ def setup_anndata(
             "size_factor_key: the library size is inferred here, or is the total count with "
             "use_observed_lib_size=True. Leave size_factor_key out"
         )
+    if not hasattr(adata, "obs"):
+        raise TypeError(
+            f"setup_anndata: got a {type(adata).__name__}, expected an AnnData or what open_shards "
+            "returns. Of the latter take all cells, or write those that you want to files"
+        )
     layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`
     categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
     continuous = _several("continuous_covariate_keys", continuous_covariate_keys)

@@ -92,7 +92,9 @@ class ShardFiles:
         group, place = self._group(i), "X" if layer is None else f"layers/{layer}"
         if (i, place) not in self._matrices:
             obs = group["obs"]
-            shape = obs[obs.attrs["_index"]].shape[0], len(self.genes)
+            names = obs[obs.attrs["_index"]]  # of nullable strings, it is a group
+            names = names if hasattr(names, "shape") else names["values"]
+            shape = names.shape[0], len(self.genes)
             self._matrices[i, place] = _matrix(group, place, self.paths[i], shape)
         return self._matrices[i, place]
 

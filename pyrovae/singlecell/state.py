@@ -10,7 +10,7 @@ from pyrovae.files import History
 from pyrovae.graphs import CountVAE
 from pyrovae.singlecell.cells import Cells, Selection
 
-__all__ = ["Entries", "FitResult", "Model", "Query", "State", "fit_of", "selected"]
+__all__ = ["Entries", "FitResult", "Model", "Query", "State", "fit_of", "selected", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,14 @@ class FitResult:
         history: bound and terms by epoch.
         training: rows of the training cells, rising.
         validation: rows of the validation cells, rising; none without validation.
+        of_own_cells: whether these are rows of the model's own cells, and not of others, or of the
+            same in another order, that it was trained on before it was saved.
     """
 
     history: History
     training: Tensor
     validation: Tensor
+    of_own_cells: bool = True
 
 
 class Entries(NamedTuple):
@@ -92,6 +95,23 @@ def fit_of(model: Model, method: str) -> FitResult:
     if model.fit_result is None:
         raise RuntimeError(f"{method}: the model is not trained yet. Call model.train() first")
     return model.fit_result
+
+
+def split_of(model: Model, method: str) -> FitResult:
+    """Return what the fit left, if its rows are those of the model's own cells.
+
+    Raises:
+        RuntimeError: if the model is not trained.
+        ValueError: if it was loaded with other cells than it was trained on.
+    """
+    fit = fit_of(model, method)
+    if not fit.of_own_cells:
+        raise ValueError(
+            f"{method}: the model was loaded with other cells than it was saved with, or in "
+            "another order, so it cannot tell which of them it was trained on. Load it with the "
+            "same cells in the same order"
+        )
+    return fit
 
 
 def selected(model: Model, method: str, adata: Any, indices: Any) -> Selection:

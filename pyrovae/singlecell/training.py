@@ -51,7 +51,7 @@ def default_epochs(cells: int, batch_size: int = 128) -> int:
 def train(
     model: Model,
     max_epochs: int | None = None,
-    train_size: float = 0.9,
+    train_size: float | None = 0.9,
     validation_size: float | None = None,
     batch_size: int = 128,
     early_stopping: bool = False,
@@ -121,14 +121,15 @@ def train(
     training, validation = _split(n, train_size, validation_size, model.seed)
     _check(len(training), len(validation), batch_size, epochs, plan["lr"], early_stopping)
     model.graph.to(device_of(accelerator, devices))
-    _learn_from(model, training)
+    undo = _learn_from(model, training)
     beta = _warm_up(n_epochs_kl_warmup, epochs)
     if model.query is not None:
         plan["weight_decay"] = 0.0  # it would move weights that get no gradient
-    earlier = None if model.fit_result is None or resume else model.fit_result.history
+    earlier = None if resume else model.fit_result
     return _fit(
         model,
         functools.partial(_keep, model, earlier, training, validation),
+        undo,
         training=_data(model, training),
         validation=_data(model, validation) if len(validation) else None,
         objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
@@ -147,23 +148,44 @@ def train(
 
 
 def _fit(
-    model: Model, keep: Callable[[History], History], training: Any, **arguments: Any
+    model: Model,
+    keep: Callable[[History], History],
+    undo: Callable[[], None],
+    training: Any,
+    **arguments: Any,
 ) -> History:
-    """Fit the weights that the model trains, and keep what the fit leaves, after an error too."""
+    """Fit the weights that the model trains, and keep what the fit leaves, after an error too.
+
+    If it is refused before the first step, the model is left as it was.
+    """
+    before = [parameter.detach().clone() for parameter in model.graph.parameters()]
     try:
         with only_new_weights(model) as constant:
             history = fit(model.graph, training, freeze=constant, **arguments)
     except TrainingError as error:  # with the last good weights the model is usable
         keep(error.history)
         raise
+    except BaseException:
+        if all(map(torch.equal, before, model.graph.parameters())):
+            undo()
+        raise
     return keep(history)
 
 
 def _keep(
-    model: Model, before: History | None, training: Tensor, validation: Tensor, history: History
+    model: Model, before: FitResult | None, training: Tensor, validation: Tensor, history: History
 ) -> History:
-    """Keep the result of a fit in the model; return the history, that of earlier fits included."""
-    whole = history if before is None else joined(before, history)
+    """Keep the result of a fit in the model; return the history, that of earlier fits included.
+
+    A cell that one of the fits was trained on is a training cell.
+    """
+    whole = history
+    if before is not None:
+        whole = joined(before.history, history)
+    if before is not None and before.of_own_cells:
+        training = torch.cat([before.training, training]).unique()
+        validation = torch.cat([before.validation, validation]).unique()
+        validation = validation[~torch.isin(validation, training)]
     model.fit_result = FitResult(whole, training, validation)
     model.graph.eval()
     return whole
@@ -199,21 +221,31 @@ def _check_monitor(name: str) -> None:
         )
 
 
-def _learn_from(model: Model, training: Tensor) -> None:
+def _learn_from(model: Model, training: Tensor) -> Callable[[], None]:
     """Set what is learned from the training cells alone: covariates' scales, the library prior.
 
     A query has those of its reference.
+
+    Returns:
+        A function that takes it back.
     """
+    cells, graph = model.cells, model.graph
+    before = cells.encoding, cells.data, graph.library_prior
+
+    def undo() -> None:
+        cells.encoding, cells.data, graph.library_prior = before
+
     if model.query is not None:
-        return
+        return undo
     model.cells.rescale(training)
     if model.graph.library_prior is None:
-        return
+        return undo
     means, sds, messages = model.cells.library_sizes(training)
     for message in messages:
         warn_user(message)
     device = next(model.graph.parameters()).device
     model.graph.library_prior = LibraryNormal(means, sds).to(device)
+    return undo
 
 
 def _data(model: Model, rows: Tensor) -> tuple[Any, ...]:
@@ -231,9 +263,10 @@ def _warm_up(epochs: int | None, planned: int) -> float | objectives.Schedule:
 
 
 def _split(
-    n: int, train_size: float, validation_size: float | None, seed: int
+    n: int, train_size: float | None, validation_size: float | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return the rows of the training and the validation cells, drawn at random."""
+    train_size = 0.9 if train_size is None else train_size  # as scvi-tools says the default
     fraction = 1 - train_size if validation_size is None else validation_size
     if not 0 < train_size <= 1 or fraction < 0 or train_size + fraction > 1 + 1e-9:
         raise ValueError(

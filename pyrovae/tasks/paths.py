@@ -65,15 +65,21 @@ def interpolate(
         A tensor with shape (steps, *event), or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if `steps` is below 2.
+        ValueError: if `steps` is below 2, or a and b do not fit the graph.
     """
     if steps < 2:
         raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
     ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
-    z = embed(graph, ends, *_repeated(c, 2), site=site)
-    points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
-    of_points = _repeated(c, steps)
-    return decode(graph, points, *of_points, site=site, observed=observed, like=ends[:1])
+    try:
+        z = embed(graph, ends, *_repeated(c, 2), site=site)
+        points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
+        of_points = _repeated(c, steps)
+        return decode(graph, points, *of_points, site=site, observed=observed, like=ends[:1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"interpolate: a and b of shape {tuple(ends.shape[1:])} do not fit the graph; each is "
+            f"one row without the axis of rows, such as x[0] ({' '.join(str(error).split())})"
+        ) from error
 
 
 def manifold(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae.data import Transform
@@ -59,6 +60,16 @@ class Arguments:
                 f"fit: scheduler_interval is {self.scheduler_interval!r}, expected "
                 '"epoch", "step" or None'
             )
+        if self.scheduler is not None and not callable(self.scheduler):
+            raise TypeError(
+                f"fit: scheduler is a {type(self.scheduler).__name__}, expected a function of the "
+                "optimizer that makes one, such as lambda adam: ExponentialLR(adam, 0.99)"
+            )
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                "fit: gradients are switched off; call it outside of torch.no_grad() and "
+                "torch.inference_mode()"
+            )
         for hook in self.listeners():
             if not isinstance(hook, Hook):
                 raise TypeError(
@@ -75,6 +86,10 @@ class Arguments:
         """Return a minibatch of training data, transformed."""
         if self.transform is not None:
             x = self.transform(x)
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"fit: transform returned a {type(x).__name__}, expected a tensor of rows"
+                )
         if self.batch_transform is None:
             return (x, *c)
         batch = self.batch_transform(x, *c)

@@ -23,6 +23,7 @@ from pyrovae.programs import Layout, Programs
 __all__ = ["CompileError", "CompiledBackward", "check_compilable"]
 
 Tensors = tuple[Tensor, ...]
+Attribute = tuple[dict[str, Any], str, Any, str]  # attributes, key, value, name of the module
 _ABSENT = object()
 
 
@@ -56,6 +57,7 @@ class CompiledBackward:
         self._compiled: Any = None
         self._layout: Layout | None = None
         self._shapes: list[Any] | None = None
+        self._attributes: list[Attribute] = []
 
     def takes(self, batch: Tensors) -> bool:
         """Whether a minibatch has the shape that is compiled; the first one may have any."""
@@ -71,8 +73,9 @@ class CompiledBackward:
         graph = self.programs.graph
         layout = self.objective.layout(graph.model, graph.guide, *batch)  # looked for again
         if layout == self._layout:
+            self._check_attributes()
             return self._run(batch)
-        self._layout = layout
+        self._layout, self._attributes = layout, _plain_attributes(self.programs)
         try:
             self._compile(batch)
             return self._run(batch)
@@ -80,7 +83,22 @@ class CompiledBackward:
             raise
         except Exception as error:  # of the tracer, of torch's compiler, or of that of C++
             first, *_ = [*str(error).strip().splitlines(), ""]
+            if "convert all Tensors to FakeTensors" in first:
+                first = (
+                    "a tensor that is no parameter, buffer or part of the minibatch is used, such "
+                    "as a constant that a module holds; register it by register_buffer"
+                )
             raise CompileError(f"{type(error).__name__}: {first}") from error
+
+    def _check_attributes(self) -> None:
+        for own, key, value, module in self._attributes:
+            now = own.get(key, _ABSENT)
+            if now is not value and now != value:
+                raise CompileError(
+                    f"{module}.{key}".removeprefix("graph.") + f" was {value!r} when it was "
+                    f"compiled and is {now!r} now; make it a buffer (register_buffer) that is "
+                    "changed in place"
+                )
 
     def _run(self, batch: Tensors) -> tuple[float, Bound]:
         beta = torch.tensor(self.objective.current_beta, dtype=torch.double)
@@ -169,11 +187,25 @@ def _unchanged(programs: Programs) -> Iterator[None]:
                     changed = f"{name}.{key}".removeprefix("graph.")
             vars(module).clear()
             vars(module).update(had)
+    if "._flat_weight" in changed:  # of torch's own recurrent layers
+        raise CompileError(
+            f"torch's tracer does not take the recurrent layer {changed.rpartition('.')[0]}"
+        )
     if changed:
         raise CompileError(
             f"each step changes {changed}, which a compiled one cannot; make it a buffer that is "
             "changed in place"
         )
+
+
+def _plain_attributes(programs: Programs) -> list[Attribute]:
+    """Return the numbers and texts that the modules of a graph hold, which are compiled in."""
+    return [
+        (vars(module), key, value, name)
+        for name, module in programs.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    ]
 
 
 class CompileError(ValueError):

@@ -89,7 +89,8 @@ def fit(
         graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
         data: x with shape (N, *event), or a tuple (x, *c) of arrays with N rows each: NumPy arrays
             and memory maps, tensors, sparse matrices. Or a torch `Dataset` of items x or (x, *c); a
-            `DataLoader`; or any iterable of such minibatches. x is converted to the graph's
+            `DataLoader`; or any iterable of such minibatches, of which a list must be given as
+            iter(batches): a list is read as a tuple is, (x, *c). x is converted to the graph's
             floating-point type, and so is context, but for integers of 32 or 64 bits, with which
             networks may look rows of a table up. The values of arrays are checked before training,
             those of other data when they come.
