@@ -129,7 +129,7 @@ class Objective(ELBO, ABC):
     def scaled_kl(self, site: str, kl: Tensor) -> Tensor:
         """Return a latent site's KL times its present weight."""
         beta = self.beta_of(site)
-        return kl if beta == 1 else kl * beta
+        return kl if isinstance(beta, float) and beta == 1 else kl * beta
 
     def total_kl(self, kl: dict[str, Tensor]) -> Tensor:
         """Return the sum over the latent sites of their KL times its present weight."""

@@ -140,18 +140,17 @@ class CompiledBackward:
         beta: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor], tuple[Tensor | None, ...]]:
         """Return the mean loss, the terms of the bound, and the gradients."""
+        objective = self.objective
+        if callable(objective.beta):  # the bound depends on the present weight of the KL
+            self._traced.current_beta = beta
         bound = functional_call(self.programs, {**parameters, **buffers}, batch)
         self._sites, kl = list(bound.kl), list(bound.kl.values())
-        loss, objective = bound.loss, self.objective
+        loss = bound.loss
         if loss is None:
             weighted = [
                 beta * term if objective.anneals(site) else term for site, term in bound.kl.items()
             ]
             loss = sum(weighted, -bound.reconstruction)
-        elif callable(objective.beta):
-            raise CompileError(
-                f"beta of {type(objective).__name__} is a schedule; give it a number"
-            )
         names = {id(own): name for name, own in self.programs.named_parameters()}
         wanted = [parameters[names[id(own)]] for own in self.moved]
         loss = loss / len(batch[0])

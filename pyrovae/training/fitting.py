@@ -126,9 +126,10 @@ def fit(
         compile: trace the loss and its gradients once and compile them, by `torch.compile` and the
             C++ compiler of the machine, which takes half a minute; faster from some thousand steps
             on. For graphs that are an nn.Module whose programs do not depend on the values of
-            tensors, and objectives without a state. What Python alone computes, such as a counter
-            of calls, stays as it was at the first step. Minibatches of another size than the first
-            are not compiled. Draws are as without it; results agree to rounding.
+            tensors, and objectives without a state. A number that a module holds must stay as it
+            was at the first step, such as a temperature; a buffer may change. Minibatches of
+            another size than the first are not compiled. Draws are as without it; results agree to
+            rounding.
         patience: stop after this many epochs with beta at its target and without a better
             validation ELBO; None trains all.
         seed: of the random stream of this fit; None draws one from the global stream, which is
