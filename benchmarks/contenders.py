@@ -9,6 +9,7 @@ come back as one line of JSON.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -196,7 +197,7 @@ def pytorch(case: Case) -> tuple[Fit, Quality]:
     return fit, lambda nets: log_p(lambda x: nets[0](x).chunk(2, -1), nets[1], case)
 
 
-def pyrovae_images(case: Case) -> tuple[Fit, Quality]:
+def pyrovae_images(case: Case, **settings: Any) -> tuple[Fit, Quality]:
     """`pyrovae.fit` of the same model."""
     import pyrovae as pv
 
@@ -209,7 +210,8 @@ def pyrovae_images(case: Case) -> tuple[Fit, Quality]:
             pv.posteriors.DiagonalNormal(encoder),
             pv.likelihoods.Bernoulli(decoder),
         )
-        pv.fit(vae, x, epochs=case["epochs"], batch_size=case["batch"], progress=False)
+        sizes = {"epochs": case["epochs"], "batch_size": case["batch"]}
+        pv.fit(vae, x, progress=False, **sizes, **settings)
         return encoder, decoder
 
     return fit, lambda nets: log_p(lambda x: nets[0](x).chunk(2, -1), nets[1], case)
@@ -335,6 +337,7 @@ CONTENDERS: dict[str, Callable[[Case], tuple[Fit, Quality]]] = {
     "pyrovae, no numba": pyrovae_cells_torch,
     "scvi-tools": scvi_tools,
     "pyrovae.fit": pyrovae_images,
+    "pyrovae.fit, bf16": functools.partial(pyrovae_images, precision="bf16"),
     "PyTorch": pytorch,
     "Pyro's example": pyro_example,
     "pythae": pythae_vae,

@@ -32,7 +32,7 @@ REQUIREMENTS = {  # by row; the others run where this program runs
     "pyroVED": ["pyroved"],
 }
 CELLS = ["pyrovae", "pyrovae, no numba", "scvi-tools"]
-IMAGES = ["pyrovae.fit", "PyTorch", "Pyro's example", "pythae", "pyroVED"]
+IMAGES = ["pyrovae.fit", "pyrovae.fit, bf16", "PyTorch", "Pyro's example", "pythae", "pyroVED"]
 COUNTS = [  # genes, share of non-zeros, training cells
     (158, 0.27, 4000),
     (2511, 0.17, 3000),

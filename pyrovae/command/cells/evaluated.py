@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.command.choices import Part
@@ -39,10 +40,10 @@ def select(model: SingleCellVAE, part: Part | None, *, own: bool) -> tuple[np.nd
         ValueError: The part is one of cells that the model was not fitted on.
     """
     every = np.arange(model.cells.own().n_obs)
-    fitted = np.concatenate([model.train_indices, model.validation_indices])
-    test = np.setdiff1d(every, fitted)
+    own = own and model.fit_result is not None and model.fit_result.of_own_cells
+    test = model.test_indices if own else every[:0]
     if part is None:
-        return (test if own and len(test) else every), every
+        return (test if len(test) else every), every
     if part is Part.ALL:
         return every, every
     if not own:
@@ -149,9 +150,11 @@ class EvaluatedCells:
 
     @property
     def held_out(self) -> bool:
-        """Whether the model was fitted on none of the evaluated cells, if these are its own."""
-        fitted = np.concatenate([self.model.train_indices, self.model.validation_indices])
-        return not np.isin(self.rows, fitted).any()
+        """Whether the model is known to be fitted on none of the evaluated cells."""
+        fit = self.model.fit_result
+        if fit is None or not fit.of_own_cells:
+            return False
+        return not np.isin(self.rows, torch.cat([fit.training, fit.validation])).any()
 
     @cached_property
     def libraries(self) -> Libraries:
