@@ -75,10 +75,16 @@ def fill_gate(g: Tensor, x: Tensor | None, out: Tensor) -> Tensor | None:
     u, above, below = out[0], g.clamp(min=0), g.clamp(max=0)
     v = u - g
     u.sub_(above)
-    mixed = torch.maximum(u, below).add_(F.softplus(-v.abs()))
-    u.copy_(mixed if x is None else torch.where(x == 0, mixed, u)).sub_(F.softplus(-g.abs()))
+    torch.maximum(u, below, out=below).add_(_log1p_exp(v, above))
+    torch.where(x == 0, below, u, out=u) if x is not None else u.copy_(below)
+    u.sub_(_log1p_exp(g, above))
     if len(out) == 1:
         return None
     w = v.sigmoid_() if x is None else torch.maximum(v.sigmoid_(), x.clamp(max=1))
-    torch.sub(torch.sigmoid(-g), w, out=out[3])
+    torch.sub(torch.neg(g, out=above).sigmoid_(), w, out=out[3])
     return w
+
+
+def _log1p_exp(v: Tensor, out: Tensor) -> Tensor:
+    """Return log(1 + e^-|v|) in `out`."""
+    return torch.abs(v, out=out).neg_().exp_().log1p_()
