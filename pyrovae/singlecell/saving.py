@@ -29,6 +29,7 @@ __all__ = ["read", "saved_setup", "write"]
 
 FORMATS = "pyrovae-cells-2", "pyrovae-cells-1"  # the earlier has no digest
 _AGAIN = "Save the model again"
+_OTHERS = "others"  # instead of a digest, where the split is not that of the model's own cells
 _LIBRARY = "expression.LibraryNormal"  # as model.json names it
 _OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
 _NAMES = kinds.list_of(kinds.text)
@@ -76,7 +77,7 @@ def write(
         "seed": model.seed,
         "training": fit.training.tolist(),
         "held_out": fit.validation.tolist(),
-        "cells": _digest(model.cells.names) if fit.of_own_cells else None,
+        "cells": _digest(model.cells.names) if fit.of_own_cells else _OTHERS,
     }
     if model.query is not None:
         content["query"] = {name: list(new) for name, new in model.query.trained.items()}
