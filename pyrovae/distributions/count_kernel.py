@@ -16,14 +16,16 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 
 import numba
 import torch
 from numpy import empty, float32, float64, int32, int64, uint64
 from torch import Tensor
 
-from pyrovae.distributions import small_counts
+from pyrovae.distributions import exact_counts, small_counts
 from pyrovae.distributions.exact_counts import AT_A_TIME, INLINE, RULES, fill_exactly
 
 __all__ = ["evaluate"]
@@ -89,10 +91,24 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 @cache
 def _compiled() -> Callable[..., None]:
     """Return the compiled loop, kept on disk where a folder can be written."""
+    rows = _of_sources(sha256(Path(exact_counts.__file__).read_bytes()).hexdigest())
     try:
-        return numba.njit(nogil=True, cache=True, **RULES)(_rows)
+        return numba.njit(nogil=True, cache=True, **RULES)(rows)
     except RuntimeError:  # no such folder
-        return numba.njit(nogil=True, **RULES)(_rows)
+        return numba.njit(nogil=True, **RULES)(rows)
+
+
+def _of_sources(digest: str) -> Callable[..., None]:
+    """Return the loop, as compiled from `exact_counts.py` with this digest.
+
+    numba's cache sees changes of this file, and of what a function closes over, but of no other.
+    """
+
+    def rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg):
+        _ = digest
+        _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg)
+
+    return rows
 
 
 @numba.njit(**INLINE)
@@ -233,6 +249,7 @@ def _overwrite(places, above, x, a, g, t, buffer, log_p, da, dt, dg):
                 dg[j] = buffer[3 * AT_A_TIME + i]
 
 
+@numba.njit(**RULES)
 def _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg):
     """Fill rows `first` to `end` of the outputs; without gradients da, dt and dg are None."""
     places, buffer = empty(x.shape[1] + 1, int32), empty(6 * AT_A_TIME, float64)
