@@ -227,6 +227,42 @@ def test_a_value_may_be_shared_by_a_plate_of_the_programs_own():
     assert pv.elbo(Rated(), torch.randn(6)).elbo.isfinite().all()
 
 
+class OneEvent(nn.Module):
+    """All rows are one event, as in a Gaussian process."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        f = pyro.sample("f", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.MultivariateNormal(f.expand(len(x)), torch.eye(len(x))), obs=x)
+
+    def guide(self, x):
+        pyro.sample("f", dist.Normal(self.loc, 0.5))
+
+
+class Steps(OneEvent):
+    """A hidden Markov model that is the same at each step, of which Pyro says one."""
+
+    def model(self, x):
+        normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            h = dist.GaussianHMM(normal, torch.eye(2), normal, torch.eye(2), normal)
+            pyro.sample("x", h.expand([len(x)]), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc, 0.5))
+
+
+@pytest.mark.parametrize(("graph", "shape"), [(OneEvent, (20,)), (Steps, (20, 7, 2))])
+def test_an_event_may_be_of_all_rows_or_of_any_length(graph, shape):
+    history = pv.fit(graph(), torch.randn(shape), batch_size=20, epochs=2, progress=False)
+    assert np.isfinite(history.elbo).all()
+
+
 def test_what_fit_is_given_is_checked_before_it_starts():
     settings = {"epochs": 1, "progress": False}
     with pytest.raises(TypeError, match="masked array"):

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.hmm import HiddenMarkovModel
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
@@ -212,16 +213,20 @@ def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:
 def _check_shape(site: Site, x: Tensor) -> None:
     """Raise a ValueError if a value and its distribution only fit each other by broadcasting.
 
-    Each row would be judged by the values of others, or one output by several values.
+    Each row would be judged by the values of others, or one output by several values. A hidden
+    Markov model of Pyro's is left out: one step of its event shape may stand for any number.
     """
     fn, value = site["fn"], torch.as_tensor(site["value"])
+    if isinstance(fn, HiddenMarkovModel):
+        return
     own, events = fn.batch_shape + fn.event_shape, len(fn.event_shape)
     event = value.shape[max(0, value.dim() - events) :]
     try:
         grows = torch.broadcast_shapes(own, value.shape) != own
     except RuntimeError:
         return  # Pyro says what does not fit
-    no_rows = value.data_ptr() == x.data_ptr() and 0 < value.dim() <= events
+    is_x = value.data_ptr() == x.data_ptr() and bool(site["cond_indep_stack"])
+    no_rows = is_x and 0 < value.dim() <= events
     if grows or no_rows or (value.dim() >= events and event != fn.event_shape):
         raise ValueError(
             f'site "{site["name"]}": x has shape {tuple(value.shape)}, but the distribution has '

@@ -14,7 +14,6 @@ from pyrovae.singlecell.messages import listed, warn_user
 
 __all__ = ["category_names", "category_numbers", "continuous", "known_labels"]
 
-
 _UNKNOWN = "Unknown"  # the default, which need not occur
 
 
@@ -96,8 +95,7 @@ def known_labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]
     """Return the known labels, sorted, and the number of each cell's; -1 for none."""
     import pandas as pd
 
-    if key not in adata.obs:
-        raise ValueError(f"labels_key {key!r} is not in adata.obs: {listed(adata.obs.columns)}")
+    _check_column(adata, key)
     column = adata.obs[key].astype(object)
     text = column.astype(str).where(column.notna(), unknown)
     if unknown != _UNKNOWN and not (text == unknown).any():

@@ -71,7 +71,7 @@ def mapped(
 ) -> Iterator[tuple[slice, T]]:
     """Yield (rows, f of their minibatch), each minibatch with a random stream of its own."""
     rows = _ROWS if rows is None else rows
-    if not isinstance(rows, int) or rows < 1:
+    if not isinstance(rows, int | np.integer) or rows < 1:
         raise ValueError(f"batch_size is {rows!r}, expected a whole number of at least 1")
     tensors = as_sources(data)
     for start in range(0, len(tensors[0]), rows):
