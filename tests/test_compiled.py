@@ -127,6 +127,25 @@ def test_batch_normalization_and_dropout(traced):
     assert len(traced) == 1
 
 
+def test_hooks_on_parameters_see_and_change_gradients(traced):
+    seen = []
+
+    def make():
+        graph = vae()
+        first, second, *_ = graph.likelihood.parameters()
+        first.register_hook(lambda gradient: gradient * 0)
+        second.register_post_accumulate_grad_hook(lambda moved: seen.append(moved.grad.clone()))
+        return graph
+
+    plain, other = fitted(make)
+    assert_equal(plain, other)
+    torch.manual_seed(0)
+    first, start = next(make().likelihood.named_parameters())
+    assert torch.equal(other[1][f"likelihood.{first}"], start)
+    half = len(seen) // 2
+    torch.testing.assert_close(seen[:half], seen[half:])
+
+
 def test_a_context(traced):
     c = torch.eye(3)[torch.arange(130) % 3]
     make = lambda: vae(  # noqa: E731
@@ -135,6 +154,58 @@ def test_a_context(traced):
     )
     assert_equal(*fitted(make, (X, c)))
     assert len(traced) == 1
+
+
+COUNTS = torch.poisson(torch.full((130, 9), 3.0), generator=torch.Generator().manual_seed(0))
+CONTEXT = torch.eye(3)[torch.arange(130) % 3]  # of the batch, or of the label
+
+
+def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3)):
+    return pv.graphs.count_vae(
+        9,
+        batches=1 if dispersion == "gene-label" else 3,
+        labels=3 if dispersion == "gene-label" else 0,
+        hidden=8,
+        latents=2,
+        likelihood=kind,
+        dispersion=dispersion,
+        library=None if dispersion == "gene-label" else library,
+    )
+
+
+@pytest.mark.parametrize("dispersion", list(pv.expression.Dispersion))
+@pytest.mark.parametrize(
+    "kind", [pv.expression.ZeroInflated, pv.expression.NegativeBinomial, pv.expression.Poisson]
+)
+def test_counts(traced, kind, dispersion):
+    make = lambda: of_counts(kind, dispersion)  # noqa: E731
+    assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
+    assert len(traced) == 1
+
+
+def test_counts_compiled_by_the_machines_compiler(monkeypatch):
+    pytest.importorskip("anndata")
+    found, compiles, calls = [], torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: calls.append(a) or compiles(*a, **k))
+    for settings in ({}, {"compile": True}, {"plan_kwargs": {"compile": True}}):
+        torch.manual_seed(0)
+        model = of_cells()
+        history = model.train(4, batch_size=40, train_size=1.0, seed=0, progress=False, **settings)
+        found.append((history, model.graph.state_dict()))
+    for other in found[1:]:
+        assert_equal(found[0], other, atol=1e-4, rtol=1e-4)
+    assert len(calls) == 2
+
+
+def of_cells():
+    import anndata
+
+    from pyrovae.singlecell import SingleCellVAE
+
+    cells = anndata.AnnData(COUNTS[:120].numpy())
+    cells.obs["batch"] = [str(i % 2) for i in range(120)]
+    SingleCellVAE.setup_anndata(cells, batch_key="batch")
+    return SingleCellVAE(cells, n_hidden=8, n_latent=2, seed=0)
 
 
 def test_minibatches_of_another_size_are_not_compiled(traced, monkeypatch):

@@ -45,17 +45,15 @@ _A3, _A5, _A7, _A9, _A11, _A13 = (float32(1 / k) for k in (3, 5, 7, 9, 11, 13))
 _LARGE = float32(9.0)  # log theta from which theta (slope - d) has too few digits
 
 
-def evaluate(
-    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Return log p(x) and its gradients in a, t (and g).
+def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
+    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *, G).
 
     Args:
         a: log mu in single precision, with shape (*, G).
         t: log theta, with shape (G,) or a shape that broadcasts with that of a.
         g: logit of pi, with shape (*, G); None without a gate.
         x: counts, with a shape that broadcasts with it; nothing is copied for missing leading axes.
-        differentiable: whether gradients are needed; else the list is empty.
+        differentiable: whether gradients are needed.
     """
     genes = a.shape[-1]
     by_gene = t.shape == (genes,)
@@ -74,7 +72,7 @@ def evaluate(
         ends = [rows * i // threads for i in range(threads + 1)]
         for part in [_pool(threads, os.getpid()).submit(run, *ab, *given) for ab in pairwise(ends)]:
             part.result()
-    return found[0], list(found[1:])
+    return found
 
 
 def _is_alike(v: Tensor, a: Tensor) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import Function
 
 from pyrovae.distributions import torch_counts
@@ -51,10 +52,10 @@ class _LogProb(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         differentiable, a = any(ctx.needs_input_grad), a.contiguous()
-        log_p, gradients = _module(a, t, x).evaluate(a, t, g, x, differentiable)
-        ctx.save_for_backward(*gradients)
+        found = (_traced if _is_traced(a) else _evaluate)(a, t, g, x, differentiable)
+        ctx.save_for_backward(*found[1:])
         ctx.shape = t.shape
-        return log_p
+        return found[0]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,6 +70,27 @@ class _LogProb(Function):
         else:
             dt = (dt * upstream).sum_to_size(ctx.shape)
         return da * upstream, dt, dg[0] * upstream if dg else None, None
+
+
+def _evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
+    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *)."""
+    return _module(a, t, x).evaluate(a, t, g, x, differentiable)
+
+
+# The same as one operation, into which torch's compiler does not look.
+_traced = torch.library.custom_op("pyrovae::count_log_prob", _evaluate, mutates_args=())
+
+
+def _is_traced(a: Tensor) -> bool:
+    """Return whether torch's compiler records what is computed, with tensors without values."""
+    return torch.compiler.is_compiling() or isinstance(a, FakeTensor)
+
+
+@_traced.register_fake
+def _shape_only(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
+    """Return a tensor of the shape of what `_evaluate` returns."""
+    count = (4 if g is not None else 3) if differentiable else 1
+    return a.new_empty(count, *a.shape)
 
 
 def _module(a: Tensor, t: Tensor, x: Tensor) -> ModuleType:

@@ -26,17 +26,15 @@ _MANY = 0.4  # share of non-zeros from which all values alike are computed faste
 _AT_A_TIME = 100_000  # values, on a CPU
 
 
-def evaluate(
-    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Return log p(x) and its gradients in a, t (and g).
+def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
+    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *, G).
 
     Args:
         a: log mu, with shape (*, G).
         t: log theta, with a shape that broadcasts with it.
         g: logit of pi, with shape (*, G); None without a gate.
         x: counts, with a shape that broadcasts with it.
-        differentiable: whether gradients are needed; else the list is empty.
+        differentiable: whether gradients are needed.
     """
     genes = a.shape[-1] if a.dim() else 1
     rows, by_gene = (-1, genes), t.dim() == 1 and t.shape == a.shape[-1:]
@@ -58,7 +56,7 @@ def evaluate(
             _fill_zeros(a_i, t_i, g_i, out[:, one])
             places = x[one].reshape(-1) != 0
         _overwrite(a_i, t_i, g_i, x[one], indices_where(places), pochhammer, out[:, one])
-    return found[0], list(found[1:])
+    return found
 
 
 def _are_many_and_small(a: Tensor, t: Tensor, x: Tensor) -> bool:

@@ -11,13 +11,12 @@ from pyrovae.singlecell.state import Model
 
 __all__ = ["described", "device_of", "history_frames", "joined", "plan_arguments"]
 
-_PLAN = ("lr", "weight_decay", "eps", "n_epochs_kl_warmup")  # of `train` itself
+_PLAN = ("lr", "weight_decay", "eps", "n_epochs_kl_warmup", "compile")  # of `train` itself
 _INSTEAD = {  # scvi-tools' plan_kwargs: what to do here
     "optimizer": "Adam is used; for another one call pyrovae.fit(model.graph, ...)",
     "reduce_lr_on_plateau": "call pyrovae.fit(model.graph, ..., scheduler=...)",
     "n_steps_kl_warmup": "give n_epochs_kl_warmup",
     "max_kl_weight": "call pyrovae.fit with objectives.SGVB_B(beta=objectives.warm_up(t, target))",
-    "compile": "call model.graph.posterior.compile() before train",
 }
 # scvi-tools' keys of `history`: ours, and the sign (its losses are negative bounds).
 _ALIASES = {

@@ -67,6 +67,7 @@ def train(
     callback: Callable[[History], bool | None] | None = None,
     *,
     clip_norm: ClipNorm = None,
+    compile: bool = False,
     hooks: Hook | Sequence[Hook] = (),
     accelerator: str = "auto",
     devices: Any = "auto",
@@ -98,11 +99,12 @@ def train(
         progress: show a progress bar.
         callback: called with the history after each epoch; the fit ends if it returns true.
         clip_norm: bound on the gradient's norm, a number or "auto", see `pyrovae.fit`.
+        compile: compile a step by torch's compiler, see `pyrovae.fit`; for many steps.
         hooks: called after each step and epoch, see `pyrovae.hooks`.
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu" or "mps": where the model is moved
             to; it stays there.
         devices: "auto", or the number of one device in a list.
-        plan_kwargs: scvi-tools' place for lr, weight_decay, eps and n_epochs_kl_warmup.
+        plan_kwargs: scvi-tools' place for lr, weight_decay, eps, n_epochs_kl_warmup and compile.
         early_stopping_monitor: "elbo_validation", the only one.
 
     A second call continues from the present weights, and its epochs are added to the history.
@@ -111,9 +113,9 @@ def train(
         ValueError: if an argument is out of range.
         TrainingError: if the loss becomes NaN; the last good weights are restored.
     """
-    plan: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "eps": eps}
+    plan: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "eps": eps, "compile": compile}
     plan |= {"n_epochs_kl_warmup": n_epochs_kl_warmup} | plan_arguments(plan_kwargs)
-    n_epochs_kl_warmup = plan.pop("n_epochs_kl_warmup")
+    n_epochs_kl_warmup, compile = plan.pop("n_epochs_kl_warmup"), plan.pop("compile")
     _check_monitor(early_stopping_monitor)
     counts_of(model, "train")
     n = model.cells.own().n_obs
@@ -122,17 +124,15 @@ def train(
     _check(len(training), len(validation), batch_size, epochs, plan["lr"], early_stopping)
     model.graph.to(device_of(accelerator, devices))
     undo = _learn_from(model, training)
-    beta = _warm_up(n_epochs_kl_warmup, epochs)
     if model.query is not None:
         plan["weight_decay"] = 0.0  # it would move weights that get no gradient
-    earlier = None if resume else model.fit_result
     return _fit(
         model,
-        functools.partial(_keep, model, earlier, training, validation),
+        functools.partial(_keep, model, None if resume else model.fit_result, training, validation),
         undo,
         training=_data(model, training),
         validation=_data(model, validation) if len(validation) else None,
-        objective=objectives.SGVB_B(beta=beta, annealed={"z"}),
+        objective=objectives.SGVB_B(beta=_warm_up(n_epochs_kl_warmup, epochs), annealed={"z"}),
         optimizer=functools.partial(Adam, **plan, fused=True),
         epochs=int(epochs),
         batch_size=batch_size,
@@ -142,6 +142,7 @@ def train(
         resume=resume,
         callback=callback,
         clip_norm=clip_norm,
+        compile=compile,
         hooks=hooks,
         progress=progress,
     )

@@ -105,7 +105,7 @@ class CompiledBackward:
         with torch.no_grad():
             loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
         for parameter, gradient in zip(self.moved, gradients, strict=True):
-            parameter.grad = gradient
+            _give(parameter, gradient)
         return loss.item(), Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
     def _compile(self, batch: Tensors) -> None:
@@ -205,6 +205,15 @@ def _plain_attributes(programs: Programs) -> list[Attribute]:
         for key, value in vars(module).items()
         if isinstance(value, bool | int | float | str)
     ]
+
+
+def _give(parameter: Tensor, gradient: Tensor | None) -> None:
+    """Give a parameter its gradient, by way of the hooks that are registered on it."""
+    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    if gradient is None or not hooks:
+        parameter.grad = gradient
+    else:
+        torch.autograd.backward(parameter, gradient)  # which calls them
 
 
 class CompileError(ValueError):
