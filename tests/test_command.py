@@ -1,6 +1,8 @@
 """The command line from end to end on tiny data: the files of a run, later commands, messages."""
 
 import json
+import os
+import platform
 import re
 import shutil
 import signal
@@ -789,6 +791,30 @@ def test_module_and_version_and_traceback():
         "--data-dir",
     ):
         assert option in help_text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_the_process_of_the_command_line_keeps_freed_memory(monkeypatch):
+    code = """
+import resource, sys, torch
+from pyrovae.command import cli
+cli.app = lambda **_: None
+if "told" in sys.argv:
+    cli.main()
+def pages():
+    for _ in range(5):
+        parts = [torch.ones(10_000_000) for _ in range(4)]
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(-pages() + pages())
+"""
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    run = lambda *told: int(subprocess.check_output([sys.executable, "-c", code, *told]))  # noqa: E731
+    cleared = run()
+    assert run("told") < cleared / 2
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")  # the user's own settings stay
+    assert run("told") > cleared / 2
 
 
 def test_tensorboard_holds_the_steps_of_a_run(tmp_path):

@@ -45,8 +45,10 @@ _A3, _A5, _A7, _A9, _A11, _A13 = (float32(1 / k) for k in (3, 5, 7, 9, 11, 13))
 _LARGE = float32(9.0)  # log theta from which theta (slope - d) has too few digits
 
 
-def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
-    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *, G).
+def evaluate(
+    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
+) -> list[Tensor]:
+    """Return log p(x), and its gradients in a, t (and g), each with shape (*, G).
 
     Args:
         a: log mu in single precision, with shape (*, G).
@@ -59,7 +61,7 @@ def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: 
     by_gene = t.shape == (genes,)
     x, t = (v if _is_alike(v, a) else v.expand(a.shape) for v in (x, t))
     count = (4 if g is not None else 3) if differentiable else 1
-    found = a.new_empty(count, *a.shape)
+    found = [a.new_empty(a.shape) for _ in range(count)]
     tables = [v.numpy() for v in small_counts.tables(t)] if by_gene else [None, None]
     flat = [None if v is None else v.reshape(-1, genes).numpy() for v in (x, a, g, t, t.exp())]
     outputs = [v.view(-1, genes).numpy() for v in found] + [None] * (4 - count)

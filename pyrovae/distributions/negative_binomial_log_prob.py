@@ -52,10 +52,11 @@ class _LogProb(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         differentiable, a = any(ctx.needs_input_grad), a.contiguous()
-        found = (_traced if _is_traced(a) else _evaluate)(a, t, g, x, differentiable)
-        ctx.save_for_backward(*found[1:])
+        evaluate = _traced if _is_traced(a) else _evaluate
+        log_p, *gradients = evaluate(a, t, g, x, differentiable)
+        ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
-        return found[0]
+        return log_p
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,8 +73,10 @@ class _LogProb(Function):
         return da * upstream, dt, dg[0] * upstream if dg else None, None
 
 
-def _evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
-    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *)."""
+def _evaluate(
+    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
+) -> list[Tensor]:
+    """Return log p(x), and its gradients in a, t (and g), each with shape (*)."""
     return _module(a, t, x).evaluate(a, t, g, x, differentiable)
 
 
@@ -87,10 +90,12 @@ def _is_traced(a: Tensor) -> bool:
 
 
 @_traced.register_fake
-def _shape_only(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
-    """Return a tensor of the shape of what `_evaluate` returns."""
+def _shapes_only(
+    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
+) -> list[Tensor]:
+    """Return tensors of the shapes of what `_evaluate` returns."""
     count = (4 if g is not None else 3) if differentiable else 1
-    return a.new_empty(count, *a.shape)
+    return [a.new_empty(a.shape) for _ in range(count)]
 
 
 def _module(a: Tensor, t: Tensor, x: Tensor) -> ModuleType:

@@ -33,7 +33,9 @@ def tables(t: Tensor) -> Tensor:
     return found
 
 
-def fill(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out: Tensor) -> None:
+def fill(
+    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out: list[Tensor]
+) -> None:
     """Fill `out` with log p(x) and its gradients; those of counts above 16 are wrong.
 
     Args:
@@ -42,8 +44,7 @@ def fill(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out:
         g: logit of pi, with shape (*, G); None without a gate.
         x: counts, with shape (*, G).
         tables: of the counts 0 to 16, with shape (2, 17, G), as `tables` gives them.
-        out: log p and its gradients in a, t (and g), with shape (3 or 4, *, G); or log p alone,
-            with shape (1, *, G).
+        out: log p and its gradients in a, t (and g), or log p alone, each with shape (*, G).
     """
     theta, u = t.exp(), out[0]
     gene = torch.arange(len(t), dtype=torch.int32, device=t.device)
@@ -61,10 +62,11 @@ def fill(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out:
     torch.addcmul(x, x + theta, ratio.sigmoid_(), value=-1, out=out[1])
     out[2].addcmul_(theta, d, value=-1).sub_(out[1])
     if w is not None:
-        out[1:3].mul_(w)
+        out[1].mul_(w)
+        out[2].mul_(w)
 
 
-def fill_gate(g: Tensor, x: Tensor | None, out: Tensor) -> Tensor | None:
+def fill_gate(g: Tensor, x: Tensor | None, out: list[Tensor]) -> Tensor | None:
     """Turn log NB into log ZINB and fill in the gradient in g; return w if gradients are needed.
 
     Args:

@@ -26,8 +26,10 @@ _MANY = 0.4  # share of non-zeros from which all values alike are computed faste
 _AT_A_TIME = 100_000  # values, on a CPU
 
 
-def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool) -> Tensor:
-    """Return log p(x) and its gradients in a, t (and g), with shape (1 or 3 or 4, *, G).
+def evaluate(
+    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
+) -> list[Tensor]:
+    """Return log p(x), and its gradients in a, t (and g), each with shape (*, G).
 
     Args:
         a: log mu, with shape (*, G).
@@ -38,24 +40,26 @@ def evaluate(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: 
     """
     genes = a.shape[-1] if a.dim() else 1
     rows, by_gene = (-1, genes), t.dim() == 1 and t.shape == a.shape[-1:]
-    found = a.new_empty((4 if g is not None else 3) if differentiable else 1, *a.shape)
-    out, alike = found.view(len(found), *rows), by_gene and _are_many_and_small(a, t, x)
+    count = (4 if g is not None else 3) if differentiable else 1
+    found = [a.new_empty(a.shape) for _ in range(count)]
+    alike = by_gene and _are_many_and_small(a, t, x)
     a, x = a.reshape(rows), x.expand(a.shape).reshape(rows)
     g = None if g is None else g.reshape(rows)
-    t = t if by_gene else t.expand(found.shape[1:]).reshape(rows)
+    t = t if by_gene else t.expand(found[0].shape).reshape(rows)
     tables = small_counts.tables(t) if alike else None
     pochhammer = tables_by_gene(t.double()) if by_gene and not alike else None
     length = max(1, _AT_A_TIME // max(1, genes)) if a.device.type == "cpu" else max(1, len(a))
     for first in range(0, len(a), length):
         one = slice(first, first + length)
         a_i, t_i, g_i = a[one], t if by_gene else t[one], None if g is None else g[one]
+        out = [each.view(rows)[one] for each in found]
         if tables is not None:
-            small_counts.fill(a_i, t_i, g_i, x[one], tables, out[:, one])
+            small_counts.fill(a_i, t_i, g_i, x[one], tables, out)
             places = x[one].reshape(-1) > TABULATED
         else:
-            _fill_zeros(a_i, t_i, g_i, out[:, one])
+            _fill_zeros(a_i, t_i, g_i, out)
             places = x[one].reshape(-1) != 0
-        _overwrite(a_i, t_i, g_i, x[one], indices_where(places), pochhammer, out[:, one])
+        _overwrite(a_i, t_i, g_i, x[one], indices_where(places), pochhammer, out)
     return found
 
 
@@ -67,8 +71,8 @@ def _are_many_and_small(a: Tensor, t: Tensor, x: Tensor) -> bool:
     return bool(t.max() < _LARGE and some.count_nonzero() > _MANY * some.numel())
 
 
-def _fill_zeros(a: Tensor, t: Tensor, g: Tensor | None, out: Tensor) -> None:
-    """Fill `out`, (1 or 3 or 4, *), with log p(0) and its gradients in a, t (and g)."""
+def _fill_zeros(a: Tensor, t: Tensor, g: Tensor | None, out: list[Tensor]) -> None:
+    """Fill `out`, 1 or 3 or 4 tensors, with log p(0) and its gradients in a, t (and g)."""
     theta, ratio = t.exp(), a - t
     d = F.softplus(ratio)
     torch.mul(d, -theta, out=out[0])
@@ -79,7 +83,8 @@ def _fill_zeros(a: Tensor, t: Tensor, g: Tensor | None, out: Tensor) -> None:
     torch.mul(_difference(r, d, t), theta, out=out[2])
     torch.mul(r, -theta, out=out[1])
     if w is not None:
-        out[1:3].mul_(w)
+        out[1].mul_(w)
+        out[2].mul_(w)
 
 
 def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
@@ -100,7 +105,7 @@ def _overwrite(
     x: Tensor,
     place: Tensor,
     tables: tuple[Tensor, Tensor] | None,
-    out: Tensor,
+    out: list[Tensor],
 ) -> None:
     """Overwrite `out` at the places of some counts that are not zero.
 
@@ -111,7 +116,7 @@ def _overwrite(
         x: counts, with shape (R, G).
         place: indices of the counts in x as a vector, with shape (N,).
         tables: what `tables_by_gene` gives, if theta is one of a gene and many counts are small.
-        out: log p and its gradients, with shape (1 or 3 or 4, R, G).
+        out: log p and its gradients, each with shape (R, G).
     """
     if not len(place):
         return
@@ -128,4 +133,4 @@ def _overwrite(
         g = g.reshape(-1).index_select(0, place)
         found = [found[0] - F.softplus(g), in_mu, in_theta, -torch.sigmoid(g)]
     for results, values in zip(out, found, strict=False):  # without gradients log p alone
-        results.view(-1).scatter_(0, place, values.to(out.dtype))
+        results.view(-1).scatter_(0, place, values.to(results.dtype))

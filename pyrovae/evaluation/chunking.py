@@ -14,8 +14,8 @@ __all__ = ["chunks_of", "log_prob"]
 
 Tensors = tuple[Tensor, ...]
 
-# Values of one site in one run: 16 MiB in float32. Memory in pieces of more than 32 MiB goes back to
-# the system at once under Linux, and clearing it anew takes longer than the arithmetic.
+# Values of one site in one run: 16 MiB in float32. Under Linux, pieces of more than 32 MiB go back
+# to the system at once, and to clear them anew takes longer than the arithmetic.
 _AT_ONCE = 1 << 22
 _ROWS = 128  # encoded together
 _LEAST_WIDTH = 256  # values per row, for its hidden layers
