@@ -14,9 +14,9 @@ __all__ = ["chunks_of", "log_prob"]
 
 Tensors = tuple[Tensor, ...]
 
-# Values of one site in one run: 16 MiB in float32. Under Linux, pieces of more than 32 MiB go back
-# to the system at once, and to clear them anew takes longer than the arithmetic.
-_AT_ONCE = 1 << 22
+# Values of one site in one run: 8 MiB in float32. Several such tensors stay with the process when
+# they are freed; larger ones go back to the system, which clears their pages anew at each run.
+_AT_ONCE = 1 << 21
 _ROWS = 128  # encoded together
 _LEAST_WIDTH = 256  # values per row, for its hidden layers
 

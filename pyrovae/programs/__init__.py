@@ -8,6 +8,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import check_auxiliary, check_density, check_measures, check_sites
 from pyrovae.programs.draws import find_layout
+from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import Graph, Programs
@@ -88,6 +89,7 @@ __all__ = [
     "parameters_held",
     "plain_pyro",
     "posterior",
+    "prepare_process",
     "random_stream",
     "record",
     "register",

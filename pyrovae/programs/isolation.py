@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.param_store import parameters_held
 
 __all__ = ["cuda_devices", "evaluation", "looking", "modes_restored", "random_stream"]
@@ -26,6 +27,7 @@ def evaluation(graph: object, seed: int | None = 0) -> Iterator[None]:
         graph: an `nn.Module`, or any object whose programs call modules.
         seed: of the stream used inside; None continues the global stream.
     """
+    prepare_process()
     devices = cuda_devices(graph)
     with (
         _eval_mode(graph),

@@ -200,6 +200,7 @@ def _fit(
     group: Processes,
 ) -> History:
     """Fit in one process or, with others, in each process of the group."""
+    programs.prepare_process()
     training, held_out = _minibatches(graph, data, validation, arguments, group)
     check_data_size(objective, training.rows)
     resume, seed = arguments.resume, arguments.seed
