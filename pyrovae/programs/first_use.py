@@ -22,6 +22,6 @@ def prepare_process() -> None:
     that lies in a page which was never read makes it seven times slower under AVX-512. So each
     special case is computed once.
     """
-    torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
+    torch.empty(_LARGEST_KEPT, dtype=torch.uint8, device="cpu")
     for value in (-0.0, -1.0, -2.0, math.inf, math.nan):
-        torch.full((64,), value).log1p()
+        torch.full((64,), value, dtype=torch.float32, device="cpu").log1p()
