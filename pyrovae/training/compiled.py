@@ -34,7 +34,10 @@ def check_compilable(programs: Programs, objective: Objective, processes: int) -
         raise CompileError(f"{processes} processes exchange numbers within a step")
     if not isinstance(graph, nn.Module) or {*programs.named_tensors()} - {*graph.state_dict()}:
         raise CompileError(
-            "a network or parameter is not in the graph; make the graph an nn.Module that holds all"
+            "a network or parameter is not in the graph, or a program calls a network by a copy, "
+            "as priors.Vamp calls a posterior with batch normalization, or Pyro's parameter store "
+            "has one of that name from another graph; make the graph an nn.Module that holds all, "
+            "clear the store"
         )
     if kind.backward is not Objective.backward or objective.state_dict():
         raise CompileError(f"{kind.__name__} has a backward pass or a state of its own")
