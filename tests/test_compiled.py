@@ -127,6 +127,28 @@ def test_batch_normalization_and_dropout(traced):
     assert len(traced) == 1
 
 
+def vamp(posterior):
+    return vae(priors.Vamp(posterior, X[:5], low=0.0, high=1.0), posterior)
+
+
+class Tied(nn.Module):
+    """One matrix in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight, self.last = self.first.weight, nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x).tanh()).tanh())
+
+
+@pytest.mark.parametrize("net", [lambda: nets.MLP(6, [8], 4), Net, Tied])
+def test_a_prior_that_calls_the_posterior(traced, net):
+    assert_equal(*fitted(lambda: vamp(posteriors.DiagonalNormal(net()))), atol=1e-5, rtol=1e-4)
+    assert len(traced) == 1
+
+
 def test_hooks_on_parameters_see_and_change_gradients(traced):
     seen = []
 
@@ -160,7 +182,7 @@ COUNTS = torch.poisson(torch.full((130, 9), 3.0), generator=torch.Generator().ma
 CONTEXT = torch.eye(3)[torch.arange(130) % 3]  # of the batch, or of the label
 
 
-def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3)):
+def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3), **options):
     return pv.graphs.count_vae(
         9,
         batches=1 if dispersion == "gene-label" else 3,
@@ -170,6 +192,7 @@ def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3)):
         likelihood=kind,
         dispersion=dispersion,
         library=None if dispersion == "gene-label" else library,
+        **options,
     )
 
 
@@ -179,6 +202,13 @@ def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3)):
 )
 def test_counts(traced, kind, dispersion):
     make = lambda: of_counts(kind, dispersion)  # noqa: E731
+    assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
+    assert len(traced) == 1
+
+
+def test_counts_with_a_prior_that_calls_the_posterior(traced):
+    prior = lambda q: priors.Vamp(q, COUNTS[:5].log1p(), low=0.0)  # noqa: E731
+    make = lambda: of_counts(pv.expression.ZeroInflated, "gene", prior=prior)  # noqa: E731
     assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
     assert len(traced) == 1
 
@@ -324,6 +354,7 @@ class Stateful(pv.objectives.SGVB_B):
     [
         (lambda: vae(posterior=posteriors.DiagonalNormal(Branching())), {}, "data-dependent"),
         (lambda: vae(posterior=posteriors.DiagonalNormal(Replacing())), {}, r"mean is replaced"),
+        (lambda: vamp(posteriors.DiagonalNormal(Branching())), {}, "data-dependent"),
         *[
             (lambda c=c: vae(posterior=posteriors.DiagonalNormal(Counting(c))), {}, words)
             for c, words in (

@@ -32,15 +32,22 @@ def check_compilable(programs: Programs, objective: Objective, processes: int) -
     kind, graph = type(objective), programs.graph
     if processes > 1:
         raise CompileError(f"{processes} processes exchange numbers within a step")
-    if not isinstance(graph, nn.Module) or {*programs.named_tensors()} - {*graph.state_dict()}:
+    if not isinstance(graph, nn.Module) or not _holds_all(graph, programs):
         raise CompileError(
-            "a network or parameter is not in the graph, or a program calls a network by a copy, "
-            "as priors.Vamp calls a posterior with batch normalization, or Pyro's parameter store "
-            "has one of that name from another graph; make the graph an nn.Module that holds all, "
-            "clear the store"
+            "a network or parameter is not in the graph, or Pyro's parameter store has one of that "
+            "name from another graph; make the graph an nn.Module that holds all, clear the store"
         )
     if kind.backward is not Objective.backward or objective.state_dict():
         raise CompileError(f"{kind.__name__} has a backward pass or a state of its own")
+
+
+def _holds_all(graph: nn.Module, programs: Programs) -> bool:
+    """Whether the tensors of a graph's programs are its own, if only by another name."""
+    own = {id(tensor) for tensor in (*graph.parameters(), *graph.buffers())}
+    names = graph.state_dict().keys()
+    return all(
+        name in names or id(tensor) in own for name, tensor in programs.named_tensors().items()
+    )
 
 
 class CompiledBackward:
@@ -146,7 +153,8 @@ class CompiledBackward:
         objective = self.objective
         if callable(objective.beta):  # the bound depends on the present weight of the KL
             self._traced.current_beta = beta
-        bound = functional_call(self.programs, {**parameters, **buffers}, batch)
+        tensors = _in_every_place(self.programs, {**parameters, **buffers})
+        bound = functional_call(self.programs, tensors, batch, tie_weights=False)
         self._sites, kl = list(bound.kl), list(bound.kl.values())
         loss = bound.loss
         if loss is None:
@@ -198,6 +206,27 @@ def _unchanged(programs: Programs) -> Iterator[None]:
             f"each step changes {changed}, which a compiled one cannot; make it a buffer that is "
             "changed in place"
         )
+
+
+def _in_every_place(programs: Programs, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by each place that they are to take, of modules that may share some.
+
+    `functional_call` itself, where a module is reached by two names, as the posterior of a
+    `priors.Vamp` is, takes its tensors' places twice and does not put the module's own back.
+
+    Args:
+        programs: the module.
+        tensors: by the names of its `named_parameters` and `named_buffers`, of which each tensor
+            has one.
+    """
+    named = {**dict(programs.named_parameters()), **dict(programs.named_buffers())}
+    new = {id(own): tensors[name] for name, own in named.items()}
+    return {
+        f"{prefix}.{key}".removeprefix("."): new[id(own)]
+        for prefix, module in programs.named_modules()
+        for key, own in (*module._parameters.items(), *module._buffers.items())
+        if own is not None
+    }
 
 
 def _plain_attributes(programs: Programs) -> list[Attribute]:
