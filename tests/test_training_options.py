@@ -485,6 +485,39 @@ def test_bf16_multiplies_in_bfloat16_and_leaves_densities_alone():
         quiet(vae, binary(), precision="fp8")
 
 
+def settings_of_tf32():
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    return torch.get_float32_matmul_precision(), cuda.fp32_precision, cpu.fp32_precision
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_tf32_is_on_in_steps_alone(compiled, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    before, seen, vae, x = settings_of_tf32(), {}, small_vae(), binary()
+    weight = next(vae.likelihood.parameters())
+    weight.register_hook(lambda _: seen.update(backward=settings_of_tf32()))
+
+    def inside(module, _):
+        seen["training" if module.training else "validation"] = settings_of_tf32()
+
+    vae.likelihood.register_forward_pre_hook(inside)
+    settings = {"precision": "tf32", "compile": compiled, "epochs": 2}
+    quiet(vae, x, validation=x[:50], **settings)
+    assert seen["training"][:2] == seen["backward"][:2] == ("high", "tf32")
+    assert seen["validation"] == settings_of_tf32() == before
+
+
+def test_tf32_beside_torchs_newer_setting_is_refused():
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        with pytest.raises(ValueError, match=r"fp32_precision is set to 'tf32' already"):
+            quiet(small_vae(), binary(), precision="tf32")
+    finally:
+        matmul.fp32_precision = before
+    torch.get_float32_matmul_precision()
+
+
 def test_a_callers_autocast_does_not_keep_old_weights():
     """torch's cache of cast weights lives as long as the outermost autocast."""
     cached, fresh = small_vae(), small_vae()

@@ -19,11 +19,12 @@ from pyrovae.data.batches import (
 )
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
+from pyrovae.data.indices import check_indices
 from pyrovae.data.loading import as_minibatches
 from pyrovae.data.minibatches import ArrayMinibatches, Minibatch, Minibatches, Share
 from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, row_numbers, rows_within, slices
-from pyrovae.data.sparse import SparseRows, check_indices, is_sparse, to_scipy
+from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
 from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
 from pyrovae.data.threads import torch_threads
 

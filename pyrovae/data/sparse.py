@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.dense import TensorRows
+from pyrovae.data.indices import check_indices
 from pyrovae.data.scan import Scan
 from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, loaded, slices
 
 if TYPE_CHECKING:
     from pyrovae.data.supports import Support
 
-__all__ = ["SelectedSparse", "SparseRows", "check_indices", "is_sparse", "to_scipy"]
+__all__ = ["SelectedSparse", "SparseRows", "is_sparse", "to_scipy"]
 
 _ROWS_AT_ONCE = 4096  # whose values are in double precision together
 _DENSE = 0.25  # share of stored values from which a dense copy takes at most twice their memory
@@ -83,6 +84,7 @@ class SparseRows(_Stored):
     def __init__(self, indptr: Tensor, indices: Tensor, values: Tensor, columns: int) -> None:
         super().__init__((len(indptr) - 1, columns), values.dtype, values.device)
         self.indptr, self.indices, self.values = indptr.long(), indices, values
+        self._ends = self.indptr if indptr.device.type == "cpu" else None  # kept when it moves
         self._scipy: Any = None
 
     @classmethod
@@ -124,7 +126,7 @@ class SparseRows(_Stored):
             return torch.from_numpy(to_scipy(self)[index].toarray())
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
-        lengths, places = self._stored_in(rows.to(self.device))
+        lengths, places = self._stored_in(rows)
         x = torch.zeros(len(lengths), self.shape[1], dtype=self.dtype, device=self.device)
         row = torch.repeat_interleave(lengths, output_size=len(places))
         x[row, self.indices[places].long()] = self.values[places]
@@ -132,7 +134,7 @@ class SparseRows(_Stored):
 
     def select(self, rows: Tensor) -> SparseRows:
         """Return those rows, still sparse."""
-        lengths, places = self._stored_in(rows.to(self.device))
+        lengths, places = self._stored_in(rows)
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         return SparseRows(indptr, self.indices[places], self.values[places], self.shape[1])
 
@@ -144,7 +146,9 @@ class SparseRows(_Stored):
     def to(self, device: torch.device | str) -> SparseRows:
         """Return the table on a device, still sparse."""
         indptr, indices = self.indptr.to(device), self.indices.to(device)
-        return SparseRows(indptr, indices, self.values.to(device), self.shape[1])
+        moved = SparseRows(indptr, indices, self.values.to(device), self.shape[1])
+        moved._ends = self._ends
+        return moved
 
     def float(self) -> SparseRows:
         """Return the table in single precision, the type of most minibatches."""
@@ -192,10 +196,17 @@ class SparseRows(_Stored):
                 yield part[some].long()
 
     def _stored_in(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how many values each row stores, and where they lie, row after row."""
+        """Return how many values each row stores, and where they lie, row after row.
+
+        How many they are together is read in this process's memory, not from a device.
+        """
+        total = None
+        if self._ends is not None and rows.device.type == "cpu":
+            total = int((self._ends[rows + 1] - self._ends[rows]).sum())
+        rows = rows.to(self.device)
         starts = self.indptr[rows]
         lengths = self.indptr[rows + 1] - starts
-        row = torch.repeat_interleave(lengths)
+        row = torch.repeat_interleave(lengths, output_size=total)
         before = starts - lengths.cumsum(0) + lengths
         return lengths, torch.arange(len(row), device=row.device) + before[row]
 
@@ -254,24 +265,6 @@ class SelectedSparse(_Stored):
         """Yield rows in parts of about `AT_ONCE` stored values."""
         mean = self.stored() / max(1, len(self))
         return slices(len(self), max(1, int(AT_ONCE / max(1.0, mean))))
-
-
-def check_indices(x: Any) -> None:
-    """Raise a ValueError if a sparse matrix of SciPy's or torch's has indices outside its shape.
-
-    Such a matrix comes from a damaged file, and SciPy's compiled loops would crash the process.
-    """
-    try:
-        if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
-            parts = x.crow_indices(), x.col_indices(), x.values()
-            torch.sparse_csr_tensor(*parts, x.shape, check_invariants=True)
-        elif hasattr(x, "check_format"):
-            x.check_format(full_check=True)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the sparse matrix of shape {tuple(x.shape)} is damaged: {error}. Read or build it "
-            "again from its source"
-        ) from error
 
 
 def to_scipy(source: Source) -> Any:

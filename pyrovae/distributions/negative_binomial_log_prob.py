@@ -7,7 +7,7 @@ log ZINB(0) = log(pi + (1 - pi) NB(0)),   log ZINB(x) = log(1 - pi) + log NB(x)
 Most counts of single cells are zeros, which need no C. It is computed for the other counts alone,
 in double precision, in which it keeps its digits at theta = 1e7, or looked up where theta is one of
 a gene. Value and gradients come out of one pass: of `count_kernel.py` for single precision on a CPU
-if numba is there, otherwise of `torch_counts.py`.
+if numba is there, otherwise of `torch_counts.py`. On a GPU `device_counts.py` computes all places.
 
 With a = log mu, t = log theta, g = logit pi, d = log(1 + mu / theta), s = -theta d,
 r = mu / (theta + mu), and at a zero w = P(the zero is one of the negative binomial's):
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.autograd import Function
 
-from pyrovae.distributions import torch_counts
+from pyrovae.distributions import device_counts, torch_counts
 
 __all__ = ["negative_binomial_log_prob"]
 
@@ -100,8 +100,10 @@ def _shapes_only(
 
 def _module(a: Tensor, t: Tensor, x: Tensor) -> ModuleType:
     """Return the module that computes the densities and their gradients."""
+    if a.device.type != "cpu":
+        return device_counts
     single = a.dtype == t.dtype == x.dtype == torch.float32
-    if single and a.device.type == "cpu" and a.dim() and a.numel():
+    if single and a.dim() and a.numel():
         return _compiled() or torch_counts
     return torch_counts
 

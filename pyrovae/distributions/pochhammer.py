@@ -26,12 +26,19 @@ TABULATED = 16  # largest count that is looked up
 _ALMOST_POISSON = 20.0  # log theta above which lgamma loses digits in float64 too
 
 
-def log_pochhammer(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log C and d log C / d theta, for counts x and log theta t of one shape, in float64."""
+def log_pochhammer(x: Tensor, t: Tensor, compare: bool = True) -> tuple[Tensor, Tensor]:
+    """Return log C and d log C / d theta, in float64.
+
+    Args:
+        x: counts, with shape (*).
+        t: log theta, with a shape that broadcasts with it.
+        compare: compute the case of a large theta only if there is one; to find that out waits for
+            a device.
+    """
     theta = t.exp()
     log_c = torch.lgamma(x + theta).sub_(torch.lgamma(theta))
     slope = torch.digamma(x + theta).sub_(torch.digamma(theta))
-    if t.numel() and t.max() > _ALMOST_POISSON:
+    if not compare or (t.numel() and t.max() > _ALMOST_POISSON):
         large = t > _ALMOST_POISSON
         log_c = torch.where(large, x * t + x * (x - 1) / (2 * theta), log_c)
         slope = torch.where(large, x / theta, slope)

@@ -229,7 +229,9 @@ class PoseVAE(nn.Module):
             return pyro.sample("x", self.likelihood(z, some, *c), obs=observed)
 
     def _turning(self) -> bool:
-        return self.turn is not None and int(self.steps) >= self.turns_from
+        if self.turn is None or self.turns_from == 0:  # to read the steps would wait for a GPU
+            return self.turn is not None
+        return int(self.steps) >= self.turns_from
 
     def _read(self, x: Tensor, c: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         """Return h, or h_k and phi_k of a turn drawn."""

@@ -36,7 +36,8 @@ class Bound(NamedTuple):
 
     def numbers(self) -> tuple[float, float]:
         """Return the reconstruction, and the KL summed over the latent sites, as numbers."""
-        return self.reconstruction.item(), sum(kl.item() for kl in self.kl.values())
+        reconstruction, *kl = torch.stack([self.reconstruction, *self.kl.values()]).tolist()
+        return reconstruction, sum(kl)
 
 
 class Objective(ELBO, ABC):
@@ -144,20 +145,19 @@ class Objective(ELBO, ABC):
             loss = total([-bound.reconstruction, *kl])
         return loss if self.data_size is None else loss * (self.data_size / rows)
 
-    def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[float, Bound]:
+    def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Tensor, Bound]:
         """Add the gradient of the mean loss per observation to the parameters'.
 
         The mean, so that Adam's eps, weight decay and clipping mean the same at every batch size.
 
         Returns:
-            The mean loss, and the bound.
+            The mean loss, and the bound: tensors, so that nothing waits for a device.
         """
         rows = len(batch[0])
         bound = self.bound(model, guide, *batch)
         loss = self.loss_of(bound, rows) / (self.data_size or rows)
-        value = loss.item()
         loss.backward()
-        return value, bound
+        return loss, bound
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the objective has learned in training; most learn nothing."""

@@ -49,7 +49,7 @@ class PyroELBO(Objective):
             loss = _sum_of_phases(self.elbo.loss(model, guide, *batch))
         return Bound(torch.tensor(-loss), {})
 
-    def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[float, Bound]:
+    def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Tensor, Bound]:
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
         self._check_rows(len(batch[0]))
         with _without_guesses():
@@ -63,7 +63,9 @@ class PyroELBO(Objective):
         for gradient in gradients:
             gradient /= len(batch[0])
         nan = torch.tensor(torch.nan)
-        return loss / len(batch[0]), Bound(nan, {"remainder": nan})
+        return torch.tensor(loss / len(batch[0]), dtype=torch.double), Bound(
+            nan, {"remainder": nan}
+        )
 
     def _check_rows(self, rows: int) -> None:
         name = type(self.elbo).__name__

@@ -126,7 +126,7 @@ class FreeBits(Objective):
         if q["is_observed"]:  # a factor of the guide
             return kl
         weights = programs.weights_of(q, kl)  # of each KL in the sum over plates
-        floor = (self.nats * weights.sum() / self.samples).item()
+        floor = self.nats * weights.sum() / self.samples
         try:
             by_dimension = weights.unsqueeze(-1) * programs.kl_of_dimensions(q, p)
         except NotImplementedError:

@@ -73,7 +73,7 @@ class CompiledBackward:
         """Whether a minibatch has the shape that is compiled; the first one may have any."""
         return self._shapes is None or self._shapes == _shapes(batch)
 
-    def __call__(self, *batch: Tensor) -> tuple[float, Bound]:
+    def __call__(self, *batch: Tensor) -> tuple[Tensor, Bound]:
         """Give the parameters their gradients, and return the mean loss and the bound.
 
         Raises:
@@ -110,13 +110,13 @@ class CompiledBackward:
                     "changed in place"
                 )
 
-    def _run(self, batch: Tensors) -> tuple[float, Bound]:
+    def _run(self, batch: Tensors) -> tuple[Tensor, Bound]:
         beta = torch.tensor(self.objective.current_beta, dtype=torch.double)
         with torch.no_grad():
             loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
         for parameter, gradient in zip(self.moved, gradients, strict=True):
             _give(parameter, gradient)
-        return loss.item(), Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
+        return loss, Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
     def _compile(self, batch: Tensors) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx

@@ -1,4 +1,4 @@
-"""Training with products in bfloat16, and everything else in the graph's own precision.
+"""Training with products in bfloat16, and everything else in the graph's own precision; or in TF32.
 
 Linear layers, convolutions and recurrent layers compute most of a step. Only they run under
 autocast (Micikevicius et al. 2018): their outputs are returned in the type of the weights, so that
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BFloat16Products"]
+__all__ = ["BFloat16Products", "TF32Products"]
 
 _LAYERS = (
     nn.Linear,
@@ -63,6 +63,39 @@ class BFloat16Products:
     def _after(self, layer: nn.Module, inputs: Any, output: Any) -> Any:
         self._entered.pop().__exit__(None, None, None)
         return _converted(output, next(layer.parameters()).dtype)
+
+
+class TF32Products:
+    """Context in which float32 matrices are multiplied in TF32, where the device can.
+
+    Weights and results stay in float32; of each factor, ten binary digits are read. It can be
+    entered again and again, and torch's settings are put back each time. (Convolutions on a GPU
+    are in TF32 by torch's default.)
+
+    Raises:
+        ValueError: if torch's older and newer settings of this were both used.
+    """
+
+    def __init__(self) -> None:
+        try:
+            torch.get_float32_matmul_precision()
+        except RuntimeError as error:
+            raise ValueError(
+                "fit: precision is tf32, but torch.backends.cuda.matmul.fp32_precision is set to "
+                f"{torch.backends.cuda.matmul.fp32_precision!r} already; leave one of them out"
+            ) from error
+        backends: Any = torch.backends
+        self._backends = backends.cuda.matmul, backends.mkldnn.matmul
+
+    def __enter__(self) -> None:
+        self._of_backends = [backend.fp32_precision for backend in self._backends]
+        self._before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_float32_matmul_precision(self._before)
+        for backend, value in zip(self._backends, self._of_backends, strict=True):
+            backend.fp32_precision = value
 
 
 def _converted(output: Any, dtype: torch.dtype) -> Any:

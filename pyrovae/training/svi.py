@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.objectives import Bound, Objective
+from pyrovae.objectives import Objective
 from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
 from pyrovae.training.clipping import ClipNorm, Clipping
@@ -29,7 +29,7 @@ from pyrovae.training.optimization import (
     modules_named,
     named_by,
 )
-from pyrovae.training.precision import BFloat16Products
+from pyrovae.training.precision import BFloat16Products, TF32Products
 from pyrovae.training.synchronized import synchronized
 from pyrovae.training.threads import Products, threads_for
 
@@ -122,8 +122,7 @@ class FusedSVI:
         self.measures = measure or optimization.clip_norm is not None
         ema = optimization.ema
         self.average = None if ema is None else WeightAverage(self.parameters, ema)
-        low = optimization.precision == "bf16"
-        self._products: AbstractContextManager = BFloat16Products(graph) if low else nullcontext()
+        self._products = _products(optimization.precision, graph)
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
         self._compiled: CompiledBackward | None = None
         if optimization.compile:
@@ -180,7 +179,9 @@ class FusedSVI:
         else:
             loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *present)
         if batch:
-            return Result(len(batch[0]), loss, bound.reconstruction.item(), _numbers(bound))
+            terms = torch.stack([loss.detach(), bound.reconstruction, *bound.kl.values()])
+            mean, reconstruction, *kl = terms.tolist()  # the one time that a step waits for a GPU
+            return Result(len(batch[0]), mean, reconstruction, dict(zip(bound.kl, kl, strict=True)))
         for parameter in self.parameters:
             parameter.grad = None
         return Result(0, 0.0, 0.0, dict.fromkeys(bound.kl, 0.0))
@@ -256,8 +257,11 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
     return programs
 
 
-def _numbers(bound: Bound) -> dict[str, float]:
-    return {site: kl.item() for site, kl in bound.kl.items()}
+def _products(precision: str | None, graph: object) -> AbstractContextManager:
+    """Return the context in which a step multiplies in the precision asked for."""
+    if precision == "tf32":
+        return TF32Products()
+    return nullcontext() if precision is None else BFloat16Products(graph)
 
 
 def _like(old: Any, new: float) -> Any:
