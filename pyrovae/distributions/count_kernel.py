@@ -26,7 +26,7 @@ from numpy import empty, float32, float64, int32, int64, uint64
 from torch import Tensor
 
 from pyrovae.distributions import exact_counts, small_counts
-from pyrovae.distributions.exact_counts import AT_A_TIME, INLINE, RULES, fill_exactly
+from pyrovae.distributions.exact_counts import AT_A_TIME, INLINE, PARTS, RULES, fill_exactly
 
 __all__ = ["evaluate"]
 
@@ -252,7 +252,7 @@ def _overwrite(places, above, x, a, g, t, buffer, log_p, da, dt, dg):
 @numba.njit(**RULES)
 def _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg):
     """Fill rows `first` to `end` of the outputs; without gradients da, dt and dg are None."""
-    places, buffer = empty(x.shape[1] + 1, int32), empty(6 * AT_A_TIME, float64)
+    places, buffer = empty(x.shape[1] + 1, int32), empty(PARTS * AT_A_TIME, float64)
     for i in range(first, end):
         x_i, a_i, t_i, theta_i = x[i % len(x)], a[i], t[i % len(t)], theta[i % len(t)]
         g_i = None if g is None else g[i]

@@ -15,14 +15,15 @@ from typing import Any
 import numba
 from numpy import float64, int64
 
-__all__ = ["AT_A_TIME", "INLINE", "RULES", "fill_exactly"]
+__all__ = ["AT_A_TIME", "INLINE", "PARTS", "RULES", "fill_exactly"]
 
 RULES: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 INLINE = RULES | {"forceinline": True}
 
 _FACTORS = 16
 AT_A_TIME = 256
-_X, _A, _T, _G, _C, _S = (i * AT_A_TIME for i in range(6))
+PARTS = 7
+_X, _A, _T, _G, _C, _S, _E = (i * AT_A_TIME for i in range(PARTS))
 # Cody and Waite's argument reduction of exp, with the constants of the Cephes library.
 _LOG2_E, _LN2 = 1 / math.log(2), math.log(2)
 _FACTORIALS = tuple(float(math.factorial(k)) for k in range(12, -1, -1))
@@ -122,13 +123,14 @@ def _fill_log_c(b, n, above):
         t = b[_T + i]
         t = -_MOST if t < -_MOST else t
         t = _MOST if t > _MOST else t
-        k = b[_X + i]
+        k, theta = b[_X + i], _exp(t)
         k = k if k < _FACTORS else float(_FACTORS)
-        log_c, slope = _log_c(k, _exp(t))
-        b[_C + i], b[_S + i], b[_T + i] = log_c + k * (t if t > 0.0 else 0.0), slope, t
+        log_c, slope = _log_c(k, theta)
+        b[_C + i], b[_S + i] = log_c + k * (t if t > 0.0 else 0.0), slope
+        b[_T + i], b[_E + i] = t, theta
     for i in range(above):
         h = b[_X + i] - _FACTORS
-        rise, slope = _rise(_exp(b[_T + i]) + _FACTORS, h)
+        rise, slope = _rise(b[_E + i] + _FACTORS, h)
         b[_C + i] = b[_C + i] + rise - _rise(1.0 + _FACTORS, h)[0]
         b[_S + i] = b[_S + i] + slope
 
@@ -138,15 +140,15 @@ def fill_exactly(b, n, above, gated):
     """Replace counts x, a, t and g by log p and its gradients in a, t and g.
 
     Args:
-        b: a vector of 6 parts of length AT_A_TIME: x, a, t, g, and two for what is computed. That
-            it is one vector tells the compiler that its parts do not overlap.
+        b: a vector of PARTS parts of length AT_A_TIME: x, a, t, g, and three for what is computed.
+            That it is one vector tells the compiler that its parts do not overlap.
         n: how many there are.
         above: how many counts are above 16; they come first.
         gated: whether there is a gate; else log NB, and g is not read.
     """
     _fill_log_c(b, n, above)
     for i in range(n):
-        count, ratio, theta = b[_X + i], b[_A + i] - b[_T + i], _exp(b[_T + i])
+        count, ratio, theta = b[_X + i], b[_A + i] - b[_T + i], b[_E + i]
         d, r = _log1p_exp(ratio)
         of_count = b[_C + i] + count * (ratio - d)
         u = (of_count if count > 0.0 else 0.0) - theta * d  # even at an infinite mu
@@ -155,7 +157,11 @@ def fill_exactly(b, n, above, gated):
         b[_C + i] = u if count >= 0.0 else math.nan  # no count
         b[_A + i], b[_T + i] = in_mu, in_theta
     if gated:
-        for i in range(n):
+        for i in range(above):  # no zero
+            gate = b[_G + i]
+            log_gate, share = _log1p_exp(gate)
+            b[_C + i], b[_G + i] = b[_C + i] - log_gate, -share
+        for i in range(above, n):
             u, gate, zero = b[_C + i], b[_G + i], b[_X + i] == 0.0
             above_0, below_0 = (gate, 0.0) if gate > 0.0 else (0.0, gate)
             log_gate, gated_0 = _log1p_exp(-abs(gate))  # log(1 + e^-|g|)
