@@ -19,6 +19,7 @@ from functools import cache
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numba
 import torch
@@ -62,7 +63,10 @@ def evaluate(
     x, t = (v if _is_alike(v, a) else v.expand(a.shape) for v in (x, t))
     count = (4 if g is not None else 3) if differentiable else 1
     found = [a.new_empty(a.shape) for _ in range(count)]
-    tables = [v.numpy() for v in small_counts.tables(t)] if by_gene else [None, None]
+    tables: list[Any] = [None] * 3
+    if by_gene:
+        (table, slope), of_16 = small_counts.tables(t)
+        tables = [v.numpy() for v in (table, slope, of_16)]
     flat = [None if v is None else v.reshape(-1, genes).numpy() for v in (x, a, g, t, t.exp())]
     outputs = [v.view(-1, genes).numpy() for v in found] + [None] * (4 - count)
     rows, large = a.numel() // genes, not t.max() < _LARGE
@@ -104,9 +108,9 @@ def _of_sources(digest: str) -> Callable[..., None]:
     numba's cache sees changes of this file, and of what a function closes over, but of no other.
     """
 
-    def rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg):
+    def rows(first, end, x, a, g, t, theta, table, slope, of_16, large, log_p, da, dt, dg):
         _ = digest
-        _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg)
+        _rows(first, end, x, a, g, t, theta, table, slope, of_16, large, log_p, da, dt, dg)
 
     return rows
 
@@ -230,7 +234,7 @@ def _fill_small(x, a, g, t, theta, log_p, da, dt, dg):
 
 
 @numba.njit(**RULES)
-def _overwrite(places, above, x, a, g, t, buffer, log_p, da, dt, dg):
+def _overwrite(places, above, x, a, g, t, buffer, of_16, log_p, da, dt, dg):
     """Overwrite the results of a row at some places, `above` counts above 16 coming first."""
     for first in range(0, len(places), AT_A_TIME):
         some = places[first : first + AT_A_TIME]
@@ -239,7 +243,12 @@ def _overwrite(places, above, x, a, g, t, buffer, log_p, da, dt, dg):
             j = some[i]
             buffer[i], buffer[AT_A_TIME + i], buffer[2 * AT_A_TIME + i] = x[j], a[j], t[j]
             buffer[3 * AT_A_TIME + i] = _ZERO if g is None else g[j]
-        fill_exactly(buffer, n, min(max(above - first, 0), n), g is not None)
+        now = min(max(above - first, 0), n)
+        if of_16 is not None:
+            for i in range(now):
+                j = some[i]
+                buffer[4 * AT_A_TIME + i], buffer[5 * AT_A_TIME + i] = of_16[0, j], of_16[1, j]
+        fill_exactly(buffer, n, now, 0 if of_16 is None else now, g is not None)
         for i in range(n):
             j = some[i]
             log_p[j] = buffer[i]
@@ -250,7 +259,7 @@ def _overwrite(places, above, x, a, g, t, buffer, log_p, da, dt, dg):
 
 
 @numba.njit(**RULES)
-def _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg):
+def _rows(first, end, x, a, g, t, theta, table, slope, of_16, large, log_p, da, dt, dg):
     """Fill rows `first` to `end` of the outputs; without gradients da, dt and dg are None."""
     places, buffer = empty(x.shape[1] + 1, int32), empty(PARTS * AT_A_TIME, float64)
     for i in range(first, end):
@@ -271,5 +280,5 @@ def _rows(first, end, x, a, g, t, theta, table, slope, large, log_p, da, dt, dg)
         if large or table is None:
             n = _find_others(x_i, t_i, table is None, places, n)
         if n:
-            given = x_i, a_i, g_i, t_i, buffer, log_p[i], da_i, dt_i, dg_i
+            given = x_i, a_i, g_i, t_i, buffer, of_16, log_p[i], da_i, dt_i, dg_i
             _overwrite(places[:n], above, *given)

@@ -117,17 +117,21 @@ def _slope(inverse):
 
 
 @numba.njit(**RULES)
-def _fill_log_c(b, n, above):
-    """Fill in log C and its slope of n counts, of which the first `above` are above 16."""
+def _fill_log_c(b, n, above, known):
+    """Fill in log C and its slope of n counts, of which the first `above` are above 16.
+
+    For the first `known` those of the count 16 are there already.
+    """
     for i in range(n):
         t = b[_T + i]
         t = -_MOST if t < -_MOST else t
         t = _MOST if t > _MOST else t
-        k, theta = b[_X + i], _exp(t)
+        b[_T + i], b[_E + i] = t, _exp(t)
+    for i in range(known, n):
+        k, t, theta = b[_X + i], b[_T + i], b[_E + i]
         k = k if k < _FACTORS else float(_FACTORS)
         log_c, slope = _log_c(k, theta)
         b[_C + i], b[_S + i] = log_c + k * (t if t > 0.0 else 0.0), slope
-        b[_T + i], b[_E + i] = t, theta
     for i in range(above):
         h = b[_X + i] - _FACTORS
         rise, slope = _rise(b[_E + i] + _FACTORS, h)
@@ -136,7 +140,7 @@ def _fill_log_c(b, n, above):
 
 
 @numba.njit(**RULES)
-def fill_exactly(b, n, above, gated):
+def fill_exactly(b, n, above, known, gated):
     """Replace counts x, a, t and g by log p and its gradients in a, t and g.
 
     Args:
@@ -144,9 +148,10 @@ def fill_exactly(b, n, above, gated):
             That it is one vector tells the compiler that its parts do not overlap.
         n: how many there are.
         above: how many counts are above 16; they come first.
+        known: of how many of these the fifth and the sixth part hold log C and its slope of 16.
         gated: whether there is a gate; else log NB, and g is not read.
     """
-    _fill_log_c(b, n, above)
+    _fill_log_c(b, n, above, known)
     for i in range(n):
         count, ratio, theta = b[_X + i], b[_A + i] - b[_T + i], b[_E + i]
         d, r = _log1p_exp(ratio)

@@ -18,19 +18,24 @@ __all__ = ["fill", "fill_gate", "tables"]
 _LEAST = -3e38  # instead of log 0
 
 
-def tables(t: Tensor) -> Tensor:
-    """Return T and theta d log C / d theta of the counts 0 to 16, in single precision: (2, 17, G).
+def tables(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is looked up for one theta per gene.
 
     Args:
         t: log theta, with shape (G,).
+
+    Returns:
+        T and theta d log C / d theta of the counts 0 to 16, in single precision, with shape
+        (2, 17, G); log C and d log C / d theta of the count 16, in double precision: (2, G).
     """
     t = t.double()
     found = torch.zeros(2, TABULATED + 1, len(t), device=t.device)
     log_c, slope = tables_by_gene(t)
+    of_16 = torch.stack([log_c[-1], slope[-1]])
     x = torch.arange(1, TABULATED + 1, dtype=t.dtype, device=t.device).unsqueeze(-1)
     found[0, 1:] = log_c.sub_(x * t.clamp(min=0))
     found[1, 1:] = slope.mul_(t.exp())
-    return found
+    return found, of_16
 
 
 def fill(

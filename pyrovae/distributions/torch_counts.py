@@ -46,7 +46,7 @@ def evaluate(
     a, x = a.reshape(rows), x.expand(a.shape).reshape(rows)
     g = None if g is None else g.reshape(rows)
     t = t if by_gene else t.expand(found[0].shape).reshape(rows)
-    tables = small_counts.tables(t) if alike else None
+    tables = small_counts.tables(t)[0] if alike else None
     pochhammer = tables_by_gene(t.double()) if by_gene and not alike else None
     length = max(1, _AT_A_TIME // max(1, genes)) if a.device.type == "cpu" else max(1, len(a))
     for first in range(0, len(a), length):
