@@ -182,7 +182,7 @@ def test_constrained_latents_with_a_context_and_a_posterior_that_is_no_normal():
         exact = quadrature(likelihood, x, c)
     for from_guide in (False, True):
         result = pv.annealed_log_evidence(
-            graph, x, c, samples=100, temperatures=20, leapfrog=4, from_guide=from_guide
+            graph, x, c, samples=200, temperatures=20, leapfrog=4, from_guide=from_guide
         )
         assert scores(result, exact).abs().max() < 4
         assert result.standard_error.median() < 0.2

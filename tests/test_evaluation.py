@@ -94,6 +94,18 @@ def test_memory_bound_does_not_change_the_figure(monkeypatch):
     assert bound.elbo.shape == (30,)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_few_rows_take_few_runs(rows):
+    """A run holds as many draws as its rows leave room for."""
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(rows)
+    with programs.evaluation(graph):
+        layouts = [runs for _, runs in chunking.chunks_of(graph, (x,), 1600, lambda p, q: None)]
+    held = min(rows, chunking._ROWS) * 256  # values of a draw
+    fewest = -(-1600 // (chunking._AT_ONCE // held))
+    assert {len(runs) for runs in layouts} == {fewest}
+    assert {sum(run.draws for run in runs) for runs in layouts} == {1600}
+
+
 def test_memory_follows_the_widest_parameter_of_a_site():
     """A categorical over 256 levels holds 256 numbers for each of x."""
     shapes = []

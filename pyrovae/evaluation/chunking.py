@@ -43,7 +43,7 @@ def chunks_of(
         raise ValueError(f"samples is {samples}, expected at least one draw per observation")
     check_programs(graph, take(data, slice(0, _ROWS), *device_and_dtype(graph, data)), check)
     width = copies * _width(graph, take(data, slice(0, 1), *device_and_dtype(graph, data)))
-    rows = max(1, min(_ROWS, _AT_ONCE // width))
+    rows = max(1, min(_ROWS, len(data[0]), _AT_ONCE // width))
     draws = max(1, _AT_ONCE // (width * rows))
     sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
     layout = None
