@@ -168,6 +168,41 @@ def test_hooks_on_parameters_see_and_change_gradients(traced):
     torch.testing.assert_close(seen[:half], seen[half:])
 
 
+def scaling(module, inputs, output):
+    return output * 0.5
+
+
+def scaling_in_place(module, inputs, output):
+    output.mul_(0.5)
+
+
+def before(module, inputs):
+    return (inputs[0] * 0.5,)
+
+
+@pytest.mark.parametrize("hook", [scaling, scaling_in_place, before])
+def test_forward_hooks_that_compute(traced, hook):
+    def make():
+        graph = vae()
+        layer = graph.likelihood.net.layers[0]
+        how = layer.register_forward_pre_hook if hook is before else layer.register_forward_hook
+        how(hook)
+        return graph
+
+    assert_equal(*fitted(make, precision="bf16"))
+    assert len(traced) == 1
+
+
+def test_a_forward_hook_that_only_looks_is_refused(traced):
+    seen, graph = [], vae()
+    layer = graph.likelihood.net.layers[0]
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    (hook,) = layer._forward_hooks.values()
+    with pytest.raises(ValueError, match=r"hook of likelihood\.net\.layers\.0 returns nothing"):
+        pv.fit(graph, X, epochs=1, compile=True, progress=False)
+    assert [*layer._forward_hooks.values()] == [hook]
+
+
 def test_a_context(traced):
     c = torch.eye(3)[torch.arange(130) % 3]
     make = lambda: vae(  # noqa: E731
@@ -281,7 +316,7 @@ class Counting(nn.Module):
     def __init__(self, count):
         super().__init__()
         self.net, self.count, self.calls, self.kept = nn.Linear(6, 4), count, 0, {}
-        self.mean = torch.zeros(6)  # no buffer
+        self.mean, self.seen = torch.zeros(6), []  # no buffer
 
     def forward(self, x):
         return self.net(x) / (1 + self.count(self, x))
@@ -295,6 +330,11 @@ def attribute(net, x):
 def entry(net, x):
     net.kept["calls"] = net.kept.get("calls", 0) + 1
     return 0.1 * net.kept["calls"]
+
+
+def growing(net, x):
+    net.seen.append(x.mean().detach())
+    return 0.0
 
 
 def in_place(net, x):
@@ -359,7 +399,8 @@ class Stateful(pv.objectives.SGVB_B):
             (lambda c=c: vae(posterior=posteriors.DiagonalNormal(Counting(c))), {}, words)
             for c, words in (
                 (attribute, r"changes posterior\.net\.calls"),
-                (entry, "not the same at each step"),
+                (entry, r"changes posterior\.net\.kept"),
+                (growing, r"changes posterior\.net\.seen"),
                 (numpys, "not the same at each step"),
                 (in_place, "register_buffer"),
             )
@@ -370,11 +411,13 @@ class Stateful(pv.objectives.SGVB_B):
 )
 def test_what_cannot_be_compiled_is_refused(traced, make, settings, words):
     graph = make()
-    before = {name: value.clone() for name, value in graph.named_parameters()}
+    start = {name: value.clone() for name, value in graph.named_parameters()}
     with pytest.raises(ValueError, match=words):
         pv.fit(graph, X, epochs=1, compile=True, progress=False, **settings)
     for name, value in graph.named_parameters():
-        assert torch.equal(value, before[name]), name
+        assert torch.equal(value, start[name]), name
+    if isinstance(net := getattr(getattr(graph, "posterior", None), "net", None), Counting):
+        assert all(type(value) is torch.Tensor for value in net.seen)  # what checks left alone
 
 
 class Scaled(nn.Linear):

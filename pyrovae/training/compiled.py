@@ -9,8 +9,6 @@ refused, never compiled wrong. Random numbers are drawn by the same calls as wit
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,12 +17,19 @@ from torch.func import functional_call
 
 from pyrovae.objectives import Bound, Objective
 from pyrovae.programs import Layout, Programs
+from pyrovae.training.tracing import (
+    ABSENT,
+    Attribute,
+    CompileError,
+    hooks_that_compute,
+    in_every_place,
+    plain_attributes,
+    unchanged,
+)
 
-__all__ = ["CompileError", "CompiledBackward", "check_compilable"]
+__all__ = ["CompiledBackward", "check_compilable"]
 
 Tensors = tuple[Tensor, ...]
-Attribute = tuple[dict[str, Any], str, Any, str]  # attributes, key, value, name of the module
-_ABSENT = object()
 
 
 def check_compilable(programs: Programs, objective: Objective, processes: int) -> None:
@@ -85,7 +90,7 @@ class CompiledBackward:
         if layout == self._layout:
             self._check_attributes()
             return self._run(batch)
-        self._layout, self._attributes = layout, _plain_attributes(self.programs)
+        self._layout, self._attributes = layout, plain_attributes(self.programs)
         try:
             self._compile(batch)
             return self._run(batch)
@@ -102,7 +107,7 @@ class CompiledBackward:
 
     def _check_attributes(self) -> None:
         for own, key, value, module in self._attributes:
-            now = own.get(key, _ABSENT)
+            now = own.get(key, ABSENT)
             if now is not value and now != value:
                 raise CompileError(
                     f"{module}.{key}".removeprefix("graph.") + f" was {value!r} when it was "
@@ -128,7 +133,7 @@ class CompiledBackward:
             return self._function(parameters, buffers, batch, beta)
 
         trace = make_fx(function, tracing_mode="fake")  # refuses tensors that are no arguments
-        with _unchanged(self.programs):
+        with unchanged(self.programs), hooks_that_compute(self.programs):
             arguments = *self._tensors(), batch, torch.ones((), dtype=torch.double)
             traced, again = trace(*arguments), trace(*arguments)
         if traced.code != again.code or not all(
@@ -153,7 +158,7 @@ class CompiledBackward:
         objective = self.objective
         if callable(objective.beta):  # the bound depends on the present weight of the KL
             self._traced.current_beta = beta
-        tensors = _in_every_place(self.programs, {**parameters, **buffers})
+        tensors = in_every_place(self.programs, {**parameters, **buffers})
         bound = functional_call(self.programs, tensors, batch, tie_weights=False)
         self._sites, kl = list(bound.kl), list(bound.kl.values())
         loss = bound.loss
@@ -177,68 +182,6 @@ class CompiledBackward:
         return bound
 
 
-@contextmanager
-def _unchanged(programs: Programs) -> Iterator[None]:
-    """Context in which no module may get another attribute; each has its own again afterwards.
-
-    The compiled function would not change it: a counter, or a tensor that is no buffer.
-
-    Raises:
-        CompileError: if one did.
-    """
-    before = [(name, module, dict(vars(module))) for name, module in programs.named_modules()]
-    changed = ""
-    try:
-        yield
-    finally:
-        for name, module, had in before:
-            for key in vars(module).keys() | had.keys():
-                if vars(module).get(key, _ABSENT) is not had.get(key, _ABSENT):
-                    changed = f"{name}.{key}".removeprefix("graph.")
-            vars(module).clear()
-            vars(module).update(had)
-    if "._flat_weight" in changed:  # of torch's own recurrent layers
-        raise CompileError(
-            f"torch's tracer does not take the recurrent layer {changed.rpartition('.')[0]}"
-        )
-    if changed:
-        raise CompileError(
-            f"each step changes {changed}, which a compiled one cannot; make it a buffer that is "
-            "changed in place"
-        )
-
-
-def _in_every_place(programs: Programs, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors by each place that they are to take, of modules that may share some.
-
-    `functional_call` itself, where a module is reached by two names, as the posterior of a
-    `priors.Vamp` is, takes its tensors' places twice and does not put the module's own back.
-
-    Args:
-        programs: the module.
-        tensors: by the names of its `named_parameters` and `named_buffers`, of which each tensor
-            has one.
-    """
-    named = {**dict(programs.named_parameters()), **dict(programs.named_buffers())}
-    new = {id(own): tensors[name] for name, own in named.items()}
-    return {
-        f"{prefix}.{key}".removeprefix("."): new[id(own)]
-        for prefix, module in programs.named_modules()
-        for key, own in (*module._parameters.items(), *module._buffers.items())
-        if own is not None
-    }
-
-
-def _plain_attributes(programs: Programs) -> list[Attribute]:
-    """Return the numbers and texts that the modules of a graph hold, which are compiled in."""
-    return [
-        (vars(module), key, value, name)
-        for name, module in programs.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
-    ]
-
-
 def _give(parameter: Tensor, gradient: Tensor | None) -> None:
     """Give a parameter its gradient, by way of the hooks that are registered on it."""
     hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
@@ -246,15 +189,6 @@ def _give(parameter: Tensor, gradient: Tensor | None) -> None:
         parameter.grad = gradient
     else:
         torch.autograd.backward(parameter, gradient)  # which calls them
-
-
-class CompileError(ValueError):
-    """Why a fit cannot be compiled."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"fit: compile is True, but the loss cannot be compiled: {reason}. Leave compile out"
-        )
 
 
 def _constants(traced: Any) -> list[Tensor]:

@@ -1,0 +1,178 @@
+"""What a traced loss may not do, because the compiled one would not do it, and where tensors go.
+
+Python runs once, at tracing: what it leaves in attributes and lists stays as it was then.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyrovae.programs import Programs
+from pyrovae.training.precision import BFloat16Products
+
+__all__ = [
+    "ABSENT",
+    "Attribute",
+    "CompileError",
+    "hooks_that_compute",
+    "in_every_place",
+    "plain_attributes",
+    "unchanged",
+]
+
+Attribute = tuple[dict[str, Any], str, Any, str]  # attributes, key, value, name of the module
+ABSENT = object()
+
+
+class CompileError(ValueError):
+    """Why a fit cannot be compiled."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"fit: compile is True, but the loss cannot be compiled: {reason}. Leave compile out"
+        )
+
+
+@contextmanager
+def unchanged(programs: Programs) -> Iterator[None]:
+    """Context in which no module may get another attribute; each has its own again afterwards.
+
+    The compiled function would not change it: a counter, a list that grows, or a tensor that is no
+    buffer.
+
+    Raises:
+        CompileError: if one did.
+    """
+    before = [
+        (name, module, {key: (value, _content(value)) for key, value in vars(module).items()})
+        for name, module in programs.named_modules()
+    ]
+    changed = ""
+    try:
+        yield
+    finally:
+        for name, module, had in before:
+            for key in vars(module).keys() | had.keys():
+                value, content = had.get(key, (ABSENT, None))
+                if vars(module).get(key, ABSENT) is not value or _put_back(value, content):
+                    changed = f"{name}.{key}".removeprefix("graph.")
+            vars(module).clear()
+            vars(module).update({key: value for key, (value, _) in had.items()})
+    if "._flat_weight" in changed:  # of torch's own recurrent layers
+        raise CompileError(
+            f"torch's tracer does not take the recurrent layer {changed.rpartition('.')[0]}"
+        )
+    if changed:
+        raise CompileError(
+            f"each step changes {changed}, which a compiled one cannot; make it a buffer that is "
+            "changed in place"
+        )
+
+
+def _content(value: Any) -> Any:
+    """Return a copy of a list or a dictionary; None of anything else."""
+    return value.copy() if type(value) in (list, dict) else None
+
+
+def _put_back(value: Any, content: Any) -> bool:
+    """Give a list or a dictionary the content that it had; return whether it had changed."""
+    if content is None or _parts(value) == _parts(content):
+        return False
+    value.clear()
+    value.update(content) if isinstance(value, dict) else value.extend(content)
+    return True
+
+
+def _parts(value: list | dict) -> list[int]:
+    """Return what identifies the entries."""
+    flat = [each for pair in value.items() for each in pair] if isinstance(value, dict) else value
+    return [id(each) for each in flat]
+
+
+@contextmanager
+def hooks_that_compute(programs: Programs) -> Iterator[None]:
+    """Context in which a module's forward hooks must return something, or change a tensor.
+
+    One that only looks, such as a hook that keeps activations, would be called at tracing alone.
+
+    Raises:
+        CompileError: if one did neither.
+    """
+    looked: list[str] = []
+    replaced = []
+    for name, module in programs.named_modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if not isinstance(getattr(hook, "__self__", None), BFloat16Products):
+                    replaced.append((hooks, key, hook))
+                    hooks[key] = _noting(hook, name.removeprefix("graph."), looked)
+    try:
+        yield
+    finally:
+        for hooks, key, hook in replaced:
+            hooks[key] = hook
+    if looked:
+        raise CompileError(
+            f"a forward hook of {looked[0]} returns nothing and changes no tensor, so it would be "
+            "called at the first step alone; remove it, or look at activations in a hook of fit's"
+        )
+
+
+def _noting(hook: Callable[..., Any], name: str, looked: list[str]) -> Callable[..., Any]:
+    """Return a hook that notes the module's name if the hook has no effect on tensors."""
+
+    def noting(module: nn.Module, *given: Any) -> Any:
+        tensors = [*_tensors(given), *_tensors([*vars(module).values()])]
+        before = [tensor._version for tensor in tensors]
+        attributes = dict(vars(module))
+        result = hook(module, *given)
+        same = all(vars(module).get(key, ABSENT) is value for key, value in attributes.items())
+        if result is None and same and before == [tensor._version for tensor in tensors]:
+            looked.append(name)
+        return result
+
+    return noting
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """Return the tensors among values, and those in tuples and dictionaries among them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list | dict):
+            found += _tensors(value.values() if isinstance(value, dict) else value)
+    return found
+
+
+def in_every_place(programs: Programs, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by each place that they are to take, of modules that may share some.
+
+    `functional_call` itself, where a module is reached by two names, as the posterior of a
+    `priors.Vamp` is, takes its tensors' places twice and does not put the module's own back.
+
+    Args:
+        programs: the module.
+        tensors: by the names of its `named_parameters` and `named_buffers`, of which each tensor
+            has one.
+    """
+    named = {**dict(programs.named_parameters()), **dict(programs.named_buffers())}
+    new = {id(own): tensors[name] for name, own in named.items()}
+    return {
+        f"{prefix}.{key}".removeprefix("."): new[id(own)]
+        for prefix, module in programs.named_modules()
+        for key, own in (*module._parameters.items(), *module._buffers.items())
+        if own is not None
+    }
+
+
+def plain_attributes(programs: Programs) -> list[Attribute]:
+    """Return the numbers and texts that the modules of a graph hold, which are compiled in."""
+    return [
+        (vars(module), key, value, name)
+        for name, module in programs.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    ]
