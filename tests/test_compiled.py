@@ -1,5 +1,7 @@
 """A compiled fit does what a plain one does, or says why there is none."""
 
+from functools import partial
+
 import cases
 import numpy as np
 import pyro
@@ -125,6 +127,121 @@ def test_settings_of_fit(traced, settings):
 def test_batch_normalization_and_dropout(traced):
     assert_equal(*fitted(lambda: vae(posterior=posteriors.DiagonalNormal(Net()))))
     assert len(traced) == 1
+
+
+class Free(nn.Module):
+    """A graph whose x has a mean of any form, and a scale of a dictionary."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.mean, self.settings = mean, {"scale": 1.0}
+        self.encoder, self.linear, self.act = nn.Linear(6, 4), nn.Linear(2, 6), nn.Identity()
+        self.w = nn.Parameter(torch.randn(6, 2) / 3)
+        self.a, self.b = (nn.Parameter(torch.zeros(6)) for _ in range(2))
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(x.new_zeros(len(x), 2), 1).to_event(1))
+            mean = self.act(self.mean(self, z))
+            of_x = pyro.distributions.Normal(mean, self.settings["scale"])
+            pyro.sample("x", of_x.to_event(1), obs=x)
+
+    def guide(self, x):
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", pyro.distributions.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip_norm": 0.1},
+        {"accumulate": 2, "ema": 0.9, "clip_norm": "auto"},
+        {"optimizer": partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True)},
+    ],
+    ids=["Adam", "clipped", "accumulated", "foreach"],
+)
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda s, z: torch.einsum("bi,oi->bo", z, s.w),
+        lambda s, z: z[:, :1] + s.w.sum(1),
+        lambda s, z: s.linear(z) + (s.a + s.b),
+        lambda s, z: s.linear(z) * (1 + s.a.mean()).exp() + s.b.sum(),
+        lambda s, z: s.linear(z) + (s.a * s.a).sum() / 2,
+    ],
+    ids=["transposed", "expanded", "shared", "scalars", "of itself"],
+)
+def test_gradients_of_any_layout(traced, mean, settings):
+    """Of a fused optimizer, and of what changes gradients in place."""
+    assert_equal(*fitted(lambda: Free(mean), X, epochs=10, **settings))
+    assert len(traced) == 1
+
+
+class Capacity(pv.objectives.SGVB_B):
+    """Burgess et al. 2018: the KL is drawn to a number that rises."""
+
+    capacity = 0.0
+
+    def at(self, t):
+        self.capacity = 5 * t
+        return super().at(t)
+
+    def bound(self, model, guide, *batch):
+        bound = super().bound(model, guide, *batch)
+        kl = sum(bound.kl.values())
+        return bound._replace(loss=-bound.reconstruction + (kl - self.capacity * len(X)).abs())
+
+    def validation_objective(self):
+        return pv.objectives.SGVB_B()
+
+
+class Tripled(pv.objectives.SGVB_B):
+    def loss_of(self, bound, rows):
+        return 3 * super().loss_of(bound, rows)
+
+
+class Weighted(pv.objectives.SGVB_B):
+    def beta_of(self, site):
+        return 2.0
+
+
+class OwnSchedule(pv.objectives.SGVB_B):
+    def at(self, t):
+        self.current_beta = 0.1 + t
+        return self.current_beta
+
+
+@pytest.mark.parametrize("objective", [Tripled, Weighted, OwnSchedule])
+def test_objectives_of_ones_own(traced, objective):
+    assert_equal(*fitted(vae, objective=objective()))
+    assert len(traced) == 1
+
+
+def test_a_number_that_an_objective_changes_is_not_frozen(traced):
+    with pytest.raises(ValueError, match=r"Capacity\.capacity was 0\.0 when it was compiled"):
+        pv.fit(vae(), X, epochs=2, compile=True, objective=Capacity(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda graph: graph.settings.update(scale=2.0), r"settings\.scale was 1\.0"),
+        (lambda graph: setattr(graph, "act", nn.Tanh()), "the modules of the graph changed"),
+        (lambda graph: graph.w.requires_grad_(False), "requires_grad changed"),
+        (
+            lambda graph: graph.encoder.register_forward_hook(lambda *given: given[-1] * 2),
+            "the forward hooks of encoder changed",
+        ),
+    ],
+    ids=["entry", "module", "requires_grad", "hook"],
+)
+def test_what_a_callback_changes_is_not_frozen(traced, change, words):
+    graph = Free(lambda s, z: z @ s.w.T)
+    callback = lambda history: change(graph) and None  # noqa: E731
+    with pytest.raises(ValueError, match=words):
+        pv.fit(graph, X, epochs=3, compile=True, callback=callback, progress=False)
 
 
 def vamp(posterior):

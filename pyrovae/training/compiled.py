@@ -18,7 +18,7 @@ from torch.func import functional_call
 from pyrovae.objectives import Bound, Objective
 from pyrovae.programs import Layout, Programs
 from pyrovae.training.tracing import (
-    ABSENT,
+    PLAIN,
     Attribute,
     CompileError,
     hooks_that_compute,
@@ -90,7 +90,7 @@ class CompiledBackward:
         if layout == self._layout:
             self._check_attributes()
             return self._run(batch)
-        self._layout, self._attributes = layout, plain_attributes(self.programs)
+        self._layout, self._attributes = layout, self._found_attributes()
         try:
             self._compile(batch)
             return self._run(batch)
@@ -106,21 +106,29 @@ class CompiledBackward:
             raise CompileError(f"{type(error).__name__}: {first}") from error
 
     def _check_attributes(self) -> None:
-        for own, key, value, module in self._attributes:
-            now = own.get(key, ABSENT)
-            if now is not value and now != value:
+        for now, then, name in self._attributes:
+            if (value := now()) != then:
+                if not isinstance(then, PLAIN):
+                    raise CompileError(f"{name} changed since it was compiled")
                 raise CompileError(
-                    f"{module}.{key}".removeprefix("graph.") + f" was {value!r} when it was "
-                    f"compiled and is {now!r} now; make it a buffer (register_buffer) that is "
-                    "changed in place"
+                    f"{name} was {then!r} when it was compiled and is {value!r} now; make it a "
+                    "buffer (register_buffer) that is changed in place"
                 )
+
+    def _found_attributes(self) -> list[Attribute]:
+        """Return what is compiled in and must stay as it is."""
+        found = plain_attributes(self.programs, self.objective)
+        moved = self.moved
+        frozen = Attribute(
+            lambda: [each.requires_grad for each in moved], [True] * len(moved), "requires_grad"
+        )
+        return [*found, frozen]
 
     def _run(self, batch: Tensors) -> tuple[Tensor, Bound]:
         beta = torch.tensor(self.objective.current_beta, dtype=torch.double)
         with torch.no_grad():
             loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
-        for parameter, gradient in zip(self.moved, gradients, strict=True):
-            _give(parameter, gradient)
+        _give(self.moved, gradients, batch)
         return loss, Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
     def _compile(self, batch: Tensors) -> None:
@@ -155,21 +163,15 @@ class CompiledBackward:
         beta: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor], tuple[Tensor | None, ...]]:
         """Return the mean loss, the terms of the bound, and the gradients."""
-        objective = self.objective
-        if callable(objective.beta):  # the bound depends on the present weight of the KL
-            self._traced.current_beta = beta
+        objective, traced, rows = self.objective, self._traced, len(batch[0])
+        if callable(objective.beta) or type(objective).at is not Objective.at:
+            traced.current_beta = beta
         tensors = in_every_place(self.programs, {**parameters, **buffers})
         bound = functional_call(self.programs, tensors, batch, tie_weights=False)
         self._sites, kl = list(bound.kl), list(bound.kl.values())
-        loss = bound.loss
-        if loss is None:
-            weighted = [
-                beta * term if objective.anneals(site) else term for site, term in bound.kl.items()
-            ]
-            loss = sum(weighted, -bound.reconstruction)
+        loss = traced.loss_of(bound, rows) / (objective.data_size or rows)
         names = {id(own): name for name, own in self.programs.named_parameters()}
         wanted = [parameters[names[id(own)]] for own in self.moved]
-        loss = loss / len(batch[0])
         return loss, bound.reconstruction, kl, torch.autograd.grad(loss, wanted, allow_unused=True)
 
     def _bound(self, model: Any, guide: Any, *batch: Tensor) -> Bound:
@@ -182,13 +184,25 @@ class CompiledBackward:
         return bound
 
 
-def _give(parameter: Tensor, gradient: Tensor | None) -> None:
-    """Give a parameter its gradient, by way of the hooks that are registered on it."""
-    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-    if gradient is None or not hooks:
-        parameter.grad = gradient
-    else:
-        torch.autograd.backward(parameter, gradient)  # which calls them
+def _give(parameters: list[Tensor], gradients: Tensors, batch: Tensors) -> None:
+    """Give parameters their gradients, by way of the hooks that are registered on them.
+
+    Each lies in memory of its own and as the parameter does, as autograd leaves them: a fused
+    optimizer minds no strides but the parameter's, and clipping changes gradients in place.
+    """
+    taken = {tensor.untyped_storage().data_ptr() for tensor in (*parameters, *batch)}
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            place = gradient.untyped_storage().data_ptr()
+            if place in taken or gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            taken.add(place)
+        if gradient is None or not (
+            parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+        ):
+            parameter.grad = gradient
+        else:
+            torch.autograd.backward(parameter, gradient)  # which calls them
 
 
 def _constants(traced: Any) -> list[Tensor]:

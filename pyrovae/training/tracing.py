@@ -5,15 +5,17 @@ Python runs once, at tracing: what it leaves in attributes and lists stays as it
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pyrovae.objectives import Objective
 from pyrovae.programs import Programs
 from pyrovae.training.precision import BFloat16Products
 
 __all__ = [
-    "ABSENT",
+    "PLAIN",
     "Attribute",
     "CompileError",
     "hooks_that_compute",
@@ -22,8 +24,22 @@ __all__ = [
     "unchanged",
 ]
 
-Attribute = tuple[dict[str, Any], str, Any, str]  # attributes, key, value, name of the module
-ABSENT = object()
+PLAIN = (bool, int, float, str)
+_ABSENT = object()
+
+
+class Attribute(NamedTuple):
+    """Something that a module or an objective holds, which is compiled in.
+
+    Attributes:
+        now: returns its present value.
+        then: its value when the loss was traced.
+        name: what to call it.
+    """
+
+    now: Callable[[], Any]
+    then: Any
+    name: str
 
 
 class CompileError(ValueError):
@@ -55,8 +71,8 @@ def unchanged(programs: Programs) -> Iterator[None]:
     finally:
         for name, module, had in before:
             for key in vars(module).keys() | had.keys():
-                value, content = had.get(key, (ABSENT, None))
-                if vars(module).get(key, ABSENT) is not value or _put_back(value, content):
+                value, content = had.get(key, (_ABSENT, None))
+                if vars(module).get(key, _ABSENT) is not value or _put_back(value, content):
                     changed = f"{name}.{key}".removeprefix("graph.")
             vars(module).clear()
             vars(module).update({key: value for key, (value, _) in had.items()})
@@ -105,7 +121,7 @@ def hooks_that_compute(programs: Programs) -> Iterator[None]:
     for name, module in programs.named_modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in list(hooks.items()):
-                if not isinstance(getattr(hook, "__self__", None), BFloat16Products):
+                if not _is_ours(hook):
                     replaced.append((hooks, key, hook))
                     hooks[key] = _noting(hook, name.removeprefix("graph."), looked)
     try:
@@ -128,7 +144,7 @@ def _noting(hook: Callable[..., Any], name: str, looked: list[str]) -> Callable[
         before = [tensor._version for tensor in tensors]
         attributes = dict(vars(module))
         result = hook(module, *given)
-        same = all(vars(module).get(key, ABSENT) is value for key, value in attributes.items())
+        same = all(vars(module).get(key, _ABSENT) is value for key, value in attributes.items())
         if result is None and same and before == [tensor._version for tensor in tensors]:
             looked.append(name)
         return result
@@ -168,11 +184,54 @@ def in_every_place(programs: Programs, tensors: dict[str, Tensor]) -> dict[str, 
     }
 
 
-def plain_attributes(programs: Programs) -> list[Attribute]:
-    """Return the numbers and texts that the modules of a graph hold, which are compiled in."""
+def plain_attributes(programs: Programs, objective: Objective) -> list[Attribute]:
+    """Return what a graph and an objective hold beside tensors, which is compiled in.
+
+    That is numbers and texts, also in lists, dictionaries and plain objects; which modules there
+    are; and their forward hooks.
+    """
+    found = list[Attribute]()
+    for path, module in programs.named_modules():
+        if module is programs:
+            continue
+        name = path.removeprefix("graph").removeprefix(".")
+        for key, value in vars(module).items():
+            if not key.startswith("_"):
+                found += _plain_in(vars(module), key, value, f"{name}.{key}".removeprefix("."))
+        name = name or "the graph"
+        if module._modules:
+            children = partial(dict, module._modules)
+            found.append(Attribute(children, children(), f"the modules of {name}"))
+        for held in (module._forward_pre_hooks, module._forward_hooks):
+            hooks = partial(_hooks_of_others, held)
+            found.append(Attribute(hooks, hooks(), f"the forward hooks of {name}"))
+    kind = type(objective).__name__
+    for key, value in vars(objective).items():
+        if not key.startswith("_") and key != "current_beta":
+            found += _plain_in(vars(objective), key, value, f"{kind}.{key}")
+    return found
+
+
+def _hooks_of_others(held: dict[int, Any]) -> list[Any]:
+    """Return hooks but those of `precision="bf16"`, which are there during each step."""
+    return [hook for hook in held.values() if not _is_ours(hook)] if held else []
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), BFloat16Products)
+
+
+def _plain_in(own: dict[str, Any], key: str, value: Any, name: str) -> list[Attribute]:
+    """Return the numbers and texts of one attribute, at most one level deep."""
+    if isinstance(value, PLAIN):
+        return [Attribute(partial(own.get, key, _ABSENT), value, name)]
+    if isinstance(value, list) and all(isinstance(each, PLAIN) for each in value):
+        return [Attribute(partial(list, value), [*value], name)]
+    inside = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+    if not isinstance(inside, dict) or isinstance(value, Tensor | nn.Module | type):
+        return []
     return [
-        (vars(module), key, value, name)
-        for name, module in programs.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, bool | int | float | str)
+        Attribute(partial(inside.get, each, _ABSENT), entry, f"{name}.{each}")
+        for each, entry in inside.items()
+        if isinstance(entry, PLAIN)
     ]
