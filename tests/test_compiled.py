@@ -239,7 +239,7 @@ def test_a_number_that_an_objective_changes_is_not_frozen(traced):
 )
 def test_what_a_callback_changes_is_not_frozen(traced, change, words):
     graph = Free(lambda s, z: z @ s.w.T)
-    callback = lambda history: change(graph) and None  # noqa: E731
+    callback = lambda history: [change(graph)] == []  # noqa: E731
     with pytest.raises(ValueError, match=words):
         pv.fit(graph, X, epochs=3, compile=True, callback=callback, progress=False)
 
@@ -354,7 +354,11 @@ def of_counts(kind, dispersion, library=([3.3] * 3, [0.4] * 3), **options):
 )
 def test_counts(traced, kind, dispersion):
     make = lambda: of_counts(kind, dispersion)  # noqa: E731
-    assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
+    plain, other = fitted(make, (COUNTS, CONTEXT), epochs=3)
+    for _, state in (plain, other):  # batch normalization leaves noise as this bias's gradient
+        for name in [name for name in state if name.endswith(("0.0.bias", "0.1.running_mean"))]:
+            del state[name]
+    assert_equal(plain, other, atol=1e-4, rtol=1e-4)
     assert len(traced) == 1
 
 

@@ -192,6 +192,17 @@ def test_log_poisson_equals_scipy():
     assert gradcheck(lambda log_rate: LogPoisson(log_rate).log_prob(x), log_rate.requires_grad_())
 
 
+@pytest.mark.parametrize("mean", [0.1, 3.0, 17.0, 255.0, 1e3, 1e4, 1e5, 1e6, 1e7])
+def test_log_poisson_keeps_its_digits_at_large_counts(mean):
+    """In single precision x r, e^r and log x! have none left of what remains of them."""
+    log_rate = torch.tensor(mean).log() + 0.01 * torch.randn(200)
+    x = torch.poisson(log_rate.exp())
+    wanted = dist.Poisson(log_rate.double().exp()).log_prob(x.double())
+    error = (LogPoisson(log_rate).log_prob(x) - wanted).abs().max()
+    assert error < 3e-6 * max(10, mean**0.5)  # r itself is known to 1e-6
+    torch.testing.assert_close(LogPoisson(log_rate.double()).log_prob(x), wanted)
+
+
 def test_log_poisson_where_the_rate_underflows():
     log_rate = torch.tensor(-200.0, requires_grad=True)
     y = LogPoisson(log_rate).log_prob(torch.tensor(3.0))

@@ -250,3 +250,39 @@ def test_posterior_mean_without_a_formula_is_sampled():
 def test_no_samples_are_refused(function):
     with pytest.raises(ValueError, match="at least one draw"):
         function(linear_gaussian.exact(), linear_gaussian.data(3), samples=0)
+
+
+class Scalar(nn.Module):
+    """z ~ N(0, 1) of each row, x ~ N(z, 1), in a plate that stands for more rows."""
+
+    def __init__(self, rows=None, mean=0.5):
+        super().__init__()
+        self.rows, self.mean = rows, nn.Parameter(torch.tensor(mean))
+
+    def plate(self, x):
+        return pyro.plate("data", self.rows or len(x), subsample=x)
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(self.mean * x[:, 0], 0.9))
+
+
+def test_kl_per_dimension_is_that_of_the_elbo_in_a_subsampling_plate():
+    x = torch.randn(40, 1)
+    for graph in (Scalar(), Scalar(1000)):
+        kl = pv.latent_summary(graph, x).kl_per_dimension
+        torch.testing.assert_close(kl.sum(), pv.elbo(graph, x).kl.mean())
+
+
+def test_the_collapse_of_a_latent_of_one_number_is_told():
+    assert "0 of 1 units" in pv.latent_summary(Scalar(mean=0.0), torch.randn(20, 1)).warning
+
+
+def test_bounds_of_a_graph_in_double_precision():
+    bounds = pv.bidirectional_bounds(Scalar().double(), rows=3, samples=2, temperatures=3)
+    assert bounds.x.dtype == torch.float64

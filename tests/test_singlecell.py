@@ -1267,3 +1267,55 @@ def test_only_a_diagonal_normal_is_minified():
     with pytest.raises(ValueError, match="diagonal normal"):
         model.minify_adata()
     assert model.minified_data_type is None
+
+
+# ----------------------------------------------------------------------- what a reviewer found
+def test_arguments_of_the_other_way_to_name_groups_are_refused(model):
+    rows = np.arange(10)
+    for wrong, words in (
+        (
+            {"groupby": "cell_type", "group1": "type 0", "idx2": rows},
+            "idx2 does not go with groupby",
+        ),
+        ({"idx1": rows, "group2": "type 1"}, "group2 does not go with idx1"),
+        ({"idx1": "cell_type"}, "neither true nor false"),
+        ({"idx1": "nothing == 1"}, "no query of adata.obs .* which has"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.differential_expression(n_samples=5, **wrong)
+
+
+def test_a_query_of_a_reference_with_one_batch_trains_the_new_batch_alone():
+    both = cells_like(batches=2)
+    first = both.obs["batch"].astype(str) == both.obs["batch"].astype(str).iloc[0]
+    reference = fitted(setup(both[first.to_numpy()].copy()), epochs=5)
+    query = SingleCellVAE.prepare_query_anndata(both, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    own = reference.cells.adata
+    before = model.get_normalized_expression(own, return_numpy=True)
+    model.train(max_epochs=20, progress=False)
+    after = model.get_normalized_expression(own, return_numpy=True)
+    np.testing.assert_allclose(after, before, rtol=1e-4)
+    assert all(new.end - new.first == 1 for new in model.query.trained.values())
+
+
+def test_cells_of_a_fit_that_is_not_known_are_not_called_held_out(model, tmp_path):
+    model.save(tmp_path / "model")
+    shuffled = model.cells.adata[np.random.default_rng(0).permutation(80)].copy()
+    loaded = SingleCellVAE.load(tmp_path / "model", shuffled)
+    loaded.train(max_epochs=1, progress=False)
+    with pytest.raises(ValueError, match="cannot tell which of them it was trained on"):
+        _ = loaded.validation_indices
+
+
+def test_correlations_take_theta_of_the_batch_that_is_decoded():
+    model = fitted(dispersion="gene-batch", gene_likelihood="nb")
+    with torch.no_grad():
+        model.graph.likelihood.log_theta[0] = -3.0  # of the cells' own batch
+        model.graph.likelihood.log_theta[1] = 20.0  # no noise beside rho's
+    own, other = model.registry["batches"][:2]
+    rows = np.flatnonzero(model.cells.adata.obs["batch"].astype(str) == own)
+    asked = {"indices": rows, "transform_batch": other, "n_samples": 20}
+    found = model.get_feature_correlation_matrix(correlation_type="pearson", **asked)
+    rho = model.get_normalized_expression(return_mean=False, **asked).reshape(-1, 30)
+    np.testing.assert_allclose(found, np.corrcoef(rho.T), atol=0.02)

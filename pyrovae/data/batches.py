@@ -206,12 +206,12 @@ def empty_batch(graph: object, n: int, *c: Array) -> tuple[Tensor, ...]:
     """Return (x, *c) with n rows and an x without values, to run a model that draws x.
 
     Args:
-        graph: whose device and type the context gets.
+        graph: whose device and type they get.
         n: number of rows; a model reads nothing else from x.
         c: context, n rows each.
     """
-    empty = torch.empty(n, 0)
-    of_graph = device_and_dtype(graph, (empty,))
+    of_graph = device, dtype = device_and_dtype(graph, (torch.empty(n, 0),))
+    empty = torch.empty(n, 0, device=device, dtype=dtype)
     return empty, *take(as_sources((torch.zeros(n, 1), *c)), slice(None), *of_graph)[1:]
 
 

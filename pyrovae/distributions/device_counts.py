@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyrovae.distributions import small_counts
-from pyrovae.distributions.pochhammer import log_pochhammer
+from pyrovae.distributions.pochhammer import LINEAR, log_pochhammer
 
 __all__ = ["evaluate"]
-
-_LINEAR = 40.0  # log(mu / theta) above which log(1 + mu / theta) is the same number
 
 
 def evaluate(
@@ -32,7 +30,7 @@ def evaluate(
     dtype = a.dtype
     a, t, x = a.double(), t.double(), x.double()
     theta, ratio = t.exp(), a - t
-    d = F.softplus(ratio, threshold=_LINEAR)
+    d = F.softplus(ratio, threshold=LINEAR)
     log_c, slope = log_pochhammer(x, t, compare=False)
     from_mu = torch.where(x == 0, 0.0, x * (d - ratio))  # of a zero even where log mu is infinite
     out = [torch.where(x < 0, torch.nan, log_c - theta * d - from_mu)]  # such is no count

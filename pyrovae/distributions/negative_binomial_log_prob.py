@@ -31,7 +31,7 @@ from torch.autograd import Function
 
 from pyrovae.distributions import device_counts, torch_counts
 
-__all__ = ["negative_binomial_log_prob"]
+__all__ = ["is_traced", "negative_binomial_log_prob"]
 
 
 def negative_binomial_log_prob(a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class _LogProb(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         differentiable, a = any(ctx.needs_input_grad), a.contiguous()
-        evaluate = _traced if _is_traced(a) else _evaluate
+        evaluate = _traced if is_traced(a) else _evaluate
         log_p, *gradients = evaluate(a, t, g, x, differentiable)
         ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
@@ -84,7 +84,7 @@ def _evaluate(
 _traced = torch.library.custom_op("pyrovae::count_log_prob", _evaluate, mutates_args=())
 
 
-def _is_traced(a: Tensor) -> bool:
+def is_traced(a: Tensor) -> bool:
     """Return whether torch's compiler records what is computed, with tensors without values."""
     return torch.compiler.is_compiling() or isinstance(a, FakeTensor)
 

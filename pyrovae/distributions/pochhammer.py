@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LINEAR",
     "TABULATED",
     "indices_where",
     "log_pochhammer",
@@ -22,6 +23,7 @@ __all__ = [
     "tables_by_gene",
 ]
 
+LINEAR = 40.0  # log(mu / theta) above which log(1 + mu / theta) is the same number
 TABULATED = 16  # largest count that is looked up
 _ALMOST_POISSON = 20.0  # log theta above which lgamma loses digits in float64 too
 

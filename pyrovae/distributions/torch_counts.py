@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.distributions import small_counts
 from pyrovae.distributions.pochhammer import (
+    LINEAR,
     TABULATED,
     indices_where,
     log_pochhammer,
@@ -74,7 +75,7 @@ def _are_many_and_small(a: Tensor, t: Tensor, x: Tensor) -> bool:
 def _fill_zeros(a: Tensor, t: Tensor, g: Tensor | None, out: list[Tensor]) -> None:
     """Fill `out`, 1 or 3 or 4 tensors, with log p(0) and its gradients in a, t (and g)."""
     theta, ratio = t.exp(), a - t
-    d = F.softplus(ratio)
+    d = F.softplus(ratio, threshold=LINEAR)
     torch.mul(d, -theta, out=out[0])
     w = small_counts.fill_gate(g, None, out) if g is not None else None
     if len(out) == 1:
@@ -125,7 +126,7 @@ def _overwrite(
     t = t.reshape(-1).index_select(0, gene if t.dim() == 1 else place).double()
     log_c, slope = log_pochhammer_by_gene(x, t, gene, tables) if tables else log_pochhammer(x, t)
     theta, ratio = t.exp(), a - t
-    d = F.softplus(ratio)
+    d = F.softplus(ratio, threshold=LINEAR)
     r = torch.sigmoid(ratio)
     in_mu, in_theta = x - (x + theta) * r, theta * (slope - d + r) - x * (1 - r)
     found = [log_c - theta * d - x * (d - ratio), in_mu, in_theta]

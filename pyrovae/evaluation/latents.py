@@ -55,8 +55,8 @@ class LatentSummary(NamedTuple):
 def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
-    These are the site's terms of the ELBO, with its mask and scale: where q or p depends on other
-    latents, they are at one draw of those for each row.
+    These are the site's terms of `elbo`, with its mask and without its scale: where q or p depends
+    on other latents, they are at one draw of those for each row.
 
     Raises:
         ValueError: if x is outside the support of the likelihood, or q or p does not factorize over
@@ -69,7 +69,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
             p, q = programs.run(graph.model, graph.guide, *batch)
             try:
                 kl = programs.kl_of_dimensions(q[site], p[site])
-                weights = programs.weights_of(q[site], kl).unsqueeze(-1)
+                weights = programs.weights_of(programs.unscaled(q[site]), kl).unsqueeze(-1)
                 pieces.append(torch.where(weights == 0, 0.0, kl * weights))
             except NotImplementedError:
                 names = f"{type(q[site]['fn']).__name__} and {type(p[site]['fn']).__name__}"
@@ -192,7 +192,7 @@ def _warning(active: Tensor, information: float) -> str | None:
     if active.any() and information >= _COLLAPSED:
         return None
     return (
-        f"posterior collapse: {int(active.sum())} of {len(active)} units are active, and the "
+        f"posterior collapse: {int(active.sum())} of {active.numel()} units are active, and the "
         f"mutual information of x and z is {information:.2f} nats. Warm up the KL "
         "(beta=objectives.warm_up(0.25)), lower beta, or weaken the likelihood's network"
     )

@@ -177,6 +177,19 @@ def parameters(graph: CountVAE, at: Latents, c: Batch) -> Parameters:
     )
 
 
+def dispersions(
+    graph: CountVAE, at: Latents, c: Batch, batches: Sequence[int | None], n_batches: int
+) -> Tensor | None:
+    """Return theta averaged over decoding in each of the batches; None of a Poisson.
+
+    The arguments are those of `proportions`. Its shape broadcasts with (K, B, G).
+    """
+    in_each = (graph.likelihood(*at, *_as_batch(c, s, n_batches, at.z)) for s in batches)
+    each = [getattr(programs.leaf(fn), "theta", None) for fn in in_each]
+    total: Any = None if each[0] is None else sum(each)
+    return None if total is None else total / len(batches)
+
+
 def counts_drawn(graph: CountVAE, batch: Batch, draws: int) -> Tensor:
     """Return x' ~ p(x' | x), with shape (K, B, G), each from its own draw of z and l."""
     return _likelihood(graph, latents(graph, batch, draws, mean=False), batch[1:]).sample()

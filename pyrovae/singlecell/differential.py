@@ -90,6 +90,14 @@ def differential_expression(
             "differential_expression: give either groupby, a column of adata.obs, or the cells of "
             "the first group by idx1"
         )
+    wrong = {"idx2": idx2} if idx1 is None else {"group1": group1, "group2": group2}
+    for name, value in wrong.items():
+        if value is not None:
+            raise ValueError(
+                f"differential_expression: {name} does not go with "
+                f"{'groupby' if idx1 is None else 'idx1'}; give groupby, group1 and group2, or "
+                "idx1 and idx2"
+            )
     selection = selected(model, "differential_expression", adata, None)
     data = as_sources(selection.data)  # checked once for all draws of all comparisons
     cells = model.cells.own() if adata is None else adata

@@ -107,8 +107,7 @@ def _groups(adata: Any, key: str) -> Any:
 
 def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
     n = adata.n_obs
-    query = isinstance(cells, str)
-    rows = adata.obs.eval(cells).to_numpy(bool) if query else np.asarray(cells)
+    rows = _answers(adata, cells, name) if isinstance(cells, str) else np.asarray(cells)
     if rows.dtype == bool and rows.shape == (n,):
         mask = rows.copy()
     else:
@@ -123,6 +122,25 @@ def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
     if not mask.any():
         raise ValueError(f"{name} holds no cell")
     return mask
+
+
+def _answers(adata: Any, query: str, name: str) -> np.ndarray:
+    """Return for each cell whether a query of `adata.obs` holds."""
+    columns = listed(adata.obs.columns, most=50)
+    try:
+        answers = adata.obs.eval(query)
+    except Exception as error:  # pandas raises many kinds
+        raise ValueError(
+            f"{name}: {query!r} is no query of adata.obs ({error}), which has {columns}"
+        ) from error
+    if getattr(answers, "dtype", None) not in (np.dtype(bool), "boolean"):
+        raise ValueError(
+            f"{name}: {query!r} is neither true nor false of a cell; write a comparison, such as "
+            f"\"leiden == '3'\", of columns of adata.obs: {columns}"
+        )
+    return (
+        answers.to_numpy(bool, na_value=False) if answers.dtype == "boolean" else answers.to_numpy()
+    )
 
 
 def _rows(mask: np.ndarray) -> Tensor:

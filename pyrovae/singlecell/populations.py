@@ -126,7 +126,7 @@ def get_feature_correlation_matrix(
         at = decoding.latents(model.graph, batch, n_samples, mean=False)
         c = batch[1:]
         rho = decoding.proportions(model.graph, at.z, c, batches, n_batches)
-        theta = decoding.parameters(model.graph, at, c).dispersions
+        theta = decoding.dispersions(model.graph, at, c, batches, n_batches)
         mu = (rna_size_factor * rho)[..., genes]
         if theta is None:  # a Poisson: no variance but that of counting
             return mu.flatten(0, 1).cpu().numpy()

@@ -178,7 +178,8 @@ def _keep(
 ) -> History:
     """Keep the result of a fit in the model; return the history, that of earlier fits included.
 
-    A cell that one of the fits was trained on is a training cell.
+    A cell that one of the fits was trained on is a training cell. Where the cells of an earlier fit
+    are not known, neither are those of both.
     """
     whole = history
     if before is not None:
@@ -187,7 +188,8 @@ def _keep(
         training = torch.cat([before.training, training]).unique()
         validation = torch.cat([before.validation, validation]).unique()
         validation = validation[~torch.isin(validation, training)]
-    model.fit_result = FitResult(whole, training, validation)
+    known = before is None or before.of_own_cells  # which cells all fits were trained on
+    model.fit_result = FitResult(whole, training, validation, known)
     model.graph.eval()
     return whole
 

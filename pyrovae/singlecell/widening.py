@@ -36,10 +36,14 @@ class Widened(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """How many columns of the context stand for batches, before and after."""
+    """How many columns of the context stand for batches, before and after.
+
+    One batch has no column. It gets one beside the new batches, which stays zero.
+    """
 
     before: int
     after: int
+    known: int
 
     @property
     def new(self) -> int:
@@ -59,7 +63,7 @@ def widened(graph: CountVAE, batches: int, more: int, library: Any = None) -> Wi
     Raises:
         ValueError: if a part of the graph that reads the context is not one of scVI's networks.
     """
-    columns = _Columns(batches if batches > 1 else 0, batches + more)
+    columns = _Columns(batches if batches > 1 else 0, batches + more, batches)
     new: New = {}
     result = copy.deepcopy(graph)
     result.likelihood = _likelihood(result.likelihood, columns, new)
@@ -120,6 +124,6 @@ def _blocks(net: Blocks, columns: _Columns, new: New) -> Blocks:
         weight = state[name]
         zeros = weight.new_zeros(len(weight), columns.new)
         state[name] = torch.cat([weight[:, :at], zeros, weight[:, at:]], 1)
-        new[id(wide.get_parameter(name))] = Entries(1, at, at + columns.new)
+        new[id(wide.get_parameter(name))] = Entries(1, width + columns.known, at + columns.new)
     wide.load_state_dict(state)
     return wide

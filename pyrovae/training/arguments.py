@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class Arguments:
             count = getattr(self, name)
             if count is None and name in _OPTIONAL_COUNTS:
                 continue
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
                 raise ValueError(f"fit: {name} is {count!r}, expected a whole number of at least 1")
+            object.__setattr__(self, name, int(count))  # NumPy's too
         if self.scheduler_interval not in (None, "epoch", "step"):
             raise ValueError(
                 f"fit: scheduler_interval is {self.scheduler_interval!r}, expected "

@@ -200,8 +200,10 @@ def plain_attributes(programs: Programs, objective: Objective) -> list[Attribute
                 found += _plain_in(vars(module), key, value, f"{name}.{key}".removeprefix("."))
         name = name or "the graph"
         if module._modules:
-            children = partial(dict, module._modules)
-            found.append(Attribute(children, children(), f"the modules of {name}"))
+            children = dict(module._modules)
+            found.append(
+                Attribute(partial(dict, module._modules), children, f"the modules of {name}")
+            )
         for held in (module._forward_pre_hooks, module._forward_hooks):
             hooks = partial(_hooks_of_others, held)
             found.append(Attribute(hooks, hooks(), f"the forward hooks of {name}"))
