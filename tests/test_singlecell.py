@@ -1319,3 +1319,19 @@ def test_correlations_take_theta_of_the_batch_that_is_decoded():
     found = model.get_feature_correlation_matrix(correlation_type="pearson", **asked)
     rho = model.get_normalized_expression(return_mean=False, **asked).reshape(-1, 30)
     np.testing.assert_allclose(found, np.corrcoef(rho.T), atol=0.02)
+
+
+def test_whole_numbers_are_one_batch_however_they_are_stored():
+    cells = cells_like()
+    cells.obs["batch"] = pd.factorize(cells.obs["batch"])[0]
+    model = fitted(setup(cells))
+    others = cells[:30].copy()
+    others.obs["batch"] = others.obs["batch"].astype(float)
+    query = SingleCellVAE.load_query_data(SingleCellVAE.prepare_query_anndata(others, model), model)
+    assert query.registry["batches"] == model.registry["batches"]
+    np.testing.assert_allclose(
+        query.get_latent_representation(), model.get_latent_representation(indices=np.arange(30))
+    )
+    others.obs["batch"] = "1.5"
+    query = SingleCellVAE.load_query_data(SingleCellVAE.prepare_query_anndata(others, model), model)
+    assert query.registry["batches"] == [*model.registry["batches"], "1.5"]

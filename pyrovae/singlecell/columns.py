@@ -17,13 +17,13 @@ __all__ = ["category_names", "category_numbers", "continuous", "known_labels"]
 _UNKNOWN = "Unknown"  # the default, which need not occur
 
 
-def category_names(adata: Any, key: str) -> list[str]:
-    """Return the categories that occur in a column, sorted.
+def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]:
+    """Return the categories that occur in a column, sorted, and named as the known ones.
 
     Raises:
         ValueError: if the column does not exist, or is missing in a cell.
     """
-    return sorted(_as_text(adata, key).unique())
+    return sorted(_named_as(_as_text(adata, key), known).unique())
 
 
 def category_numbers(adata: Any, key: str, known: Sequence[str]) -> Tensor:
@@ -35,7 +35,7 @@ def category_numbers(adata: Any, key: str, known: Sequence[str]) -> Tensor:
     """
     import pandas as pd
 
-    column = _as_text(adata, key)
+    column = _named_as(_as_text(adata, key), known)
     numbers = pd.Categorical(column, categories=list(known)).codes
     unknown = sorted(column[numbers < 0].unique())
     if unknown:
@@ -84,6 +84,22 @@ def _as_text(adata: Any, key: str) -> Any:
             "them"
         )
     return adata.obs[key].astype(str)
+
+
+def _named_as(column: Any, known: Sequence[str]) -> Any:
+    """Return a column whose whole numbers are named as the known ones: 1.0 as 1, or 1 as 1.0.
+
+    A column of whole numbers becomes one of floats where cells without one were joined to it.
+    """
+    if not known:
+        return column
+    others = {}
+    for name in set(column.unique()).difference(known):
+        whole = name.removesuffix(".0")
+        other = f"{name}.0" if whole == name else whole
+        if whole.removeprefix("-").isdigit() and other in known:
+            others[name] = other
+    return column.replace(others) if others else column
 
 
 def _check_column(adata: Any, key: str) -> None:

@@ -118,9 +118,17 @@ class CellLabels:
             lr: learning rate of Adam.
             seed: of the fit and of the cells held out for calibration; the model's if None.
             progress: show a progress bar.
+
+        Raises:
+            ValueError: if the classifier was loaded, and not made of labelled cells.
         """
         seed = self.model.seed if seed is None else seed
         x, *c = self.model.cells.data
+        if len(self.known) != len(x):
+            raise ValueError(
+                "CellLabels.train: a classifier that was loaded has no labels to be trained on; "
+                "make one by CellLabels.from_model(model, labels_key) and train it"
+            )
         steps = math.ceil(len(x) / batch_size)
         epochs = max(10, math.ceil(_LEAST_STEPS / steps)) if max_epochs is None else max_epochs
         held_out = self._held_out(seed)

@@ -160,9 +160,11 @@ def _parameters(graph: CountVAE, data: Any) -> Tensor:
     with programs.evaluation(graph):
         for batch in batches_in_order(graph, as_sources(data)):
             q = programs.posterior(graph, batch, "z")
-            if not isinstance(programs.leaf(q), dist.Normal) or hasattr(q, "transforms"):
+            flow = hasattr(q, "transforms")
+            if not isinstance(programs.leaf(q), dist.Normal) or flow:
+                name = type(q if flow else programs.leaf(q)).__name__
                 raise ValueError(
-                    f"minify_adata: q(z | x) is a {type(programs.leaf(q)).__name__}, and only the "
+                    f"minify_adata: q(z | x) is a {name}, and only the "
                     "means and standard deviations of a diagonal normal can be stored"
                 )
             l = _library(graph, batch)  # noqa: E741 (the paper's symbol)

@@ -156,7 +156,8 @@ def _mixture(model: Model, data: tuple[Any, ...]) -> Distribution:
             q = programs.posterior(model.graph, batch, "z")
             if not isinstance(programs.leaf(q), torch.distributions.Normal) or _is_flow(q):
                 raise ValueError(
-                    f"the posterior is a {type(programs.leaf(q)).__name__}: aggregated posteriors "
+                    f"the posterior is a {type(q if _is_flow(q) else programs.leaf(q)).__name__}: "
+                    "aggregated posteriors "
                     "are mixtures of diagonal normals, the default posterior"
                 )
             means.append(q.mean.cpu())

@@ -177,7 +177,8 @@ def _new_batches(adata: Any, reference: Model) -> list[str]:
     encoding = reference.cells.encoding
     if encoding.setup.batch_key is None:
         return []
-    return [b for b in category_names(adata, encoding.setup.batch_key) if b not in encoding.batches]
+    names = category_names(adata, encoding.setup.batch_key, encoding.batches)
+    return [name for name in names if name not in encoding.batches]
 
 
 def _library(base: Any, cells: Cells) -> tuple[list[float], list[float]]:
