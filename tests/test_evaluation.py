@@ -286,3 +286,50 @@ def test_the_collapse_of_a_latent_of_one_number_is_told():
 def test_bounds_of_a_graph_in_double_precision():
     bounds = pv.bidirectional_bounds(Scalar().double(), rows=3, samples=2, temperatures=3)
     assert bounds.x.dtype == torch.float64
+
+
+class Inside(nn.Module):
+    """z_ni ~ N(0, 1), x_ni ~ N(z_ni, 1) for i = 1 .. 3 in a plate, with the exact posterior."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dims, self.scale = (dim, -3 - dim), nn.Parameter(torch.ones(()))
+
+    def of(self, x):
+        return x if self.dims[0] == -2 else x.T
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=self.dims[0]), pyro.plate("in", 3, dim=self.dims[1]):
+            z = pyro.sample("z", dist.Normal(0.0, self.scale))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=self.of(x))
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=self.dims[0]), pyro.plate("in", 3, dim=self.dims[1]):
+            pyro.sample("z", dist.Normal(self.of(x) / 2, 0.5**0.5))
+
+
+class AsEvent(Inside):
+    """The same, with an event in place of the plate."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), self.scale).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+
+def test_latents_in_a_plate_inside_a_row_are_as_those_of_an_event():
+    x = torch.randn(200, 3) * torch.tensor([2**0.5, 2**0.5, 0.0])
+    found, wanted = (pv.latent_summary(graph, x) for graph in (Inside(-2), AsEvent(-2)))
+    torch.testing.assert_close(found.kl_per_dimension, wanted.kl_per_dimension)
+    assert found.active.tolist() == wanted.active.tolist() == [True, True, False]
+    assert found.mutual_information == pytest.approx(wanted.mutual_information, abs=0.15)
+    torch.testing.assert_close(
+        pv.kl_per_dimension(Inside(-1), x), pv.kl_per_dimension(AsEvent(-2), x)
+    )
+    for function in (pv.mutual_information, pv.active_units, pv.latent_summary):
+        with pytest.raises(ValueError, match=r"plate inside the rows.*\.to_event\(1\)"):
+            function(Inside(-1), x)

@@ -70,7 +70,8 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
             try:
                 kl = programs.kl_of_dimensions(q[site], p[site])
                 weights = programs.weights_of(programs.unscaled(q[site]), kl).unsqueeze(-1)
-                pieces.append(torch.where(weights == 0, 0.0, kl * weights))
+                weighted = torch.where(weights == 0, 0.0, kl * weights)
+                pieces.append(q.layout.by_row(weighted, q[site])[0].flatten(1))
             except NotImplementedError:
                 names = f"{type(q[site]['fn']).__name__} and {type(p[site]['fn']).__name__}"
                 raise ValueError(

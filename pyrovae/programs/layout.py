@@ -55,14 +55,14 @@ class Layout(NamedTuple):
         Raises:
             ValueError: if the site is not in a plate over the rows.
         """
-        n, row = len(site["fn"].batch_shape), self._row_dimension(site)
+        n, row = len(site["fn"].batch_shape), self.row_dimension(site)
         if self.draws > 1 and self.depth is not None:
             return value.movedim((0, n + row), (0, 1))
         return value.movedim(n + row, 0).unflatten(0, (self.draws, self.rows))
 
     def as_site(self, value: Tensor, site: Any) -> Tensor:
         """Return what `by_row` returned in the shape that the site's program has it in."""
-        n, row = len(site["fn"].batch_shape), self._row_dimension(site)
+        n, row = len(site["fn"].batch_shape), self.row_dimension(site)
         if self.draws > 1 and self.depth is not None:
             return value.movedim((0, 1), (0, n + row))
         return value.flatten(0, 1).movedim(0, n + row)
@@ -78,13 +78,14 @@ class Layout(NamedTuple):
 
     def check_rows(self, site: Any) -> None:
         """Raise a ValueError if the site is not in a plate over the rows."""
-        self._row_dimension(site)
+        self.row_dimension(site)
 
     def has_rows(self, site: Any) -> bool:
         """Return whether the site is in a plate over the rows."""
         return self._row_frame(site) is not None
 
-    def _row_dimension(self, site: Any) -> int:
+    def row_dimension(self, site: Any) -> int:
+        """Return the place, counted from the right, of the rows among a site's batch dimensions."""
         frame = self._row_frame(site)
         if frame is None:
             raise ValueError(

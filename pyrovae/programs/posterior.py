@@ -38,12 +38,25 @@ def mean(fn: TorchDistribution, draws: int = _DRAWS) -> Tensor:
 def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
     """Return the distribution q(z | x, c) of a latent site, from one run of the guide.
 
-    Where the site depends on other latents it is q(z | y, x, c) at one draw of them.
+    Where the site depends on other latents it is q(z | y, x, c) at one draw of them. Its batch
+    shape is (B,) where it lies in a plate over the rows: plates inside a row belong to the event.
 
     Raises:
-        ValueError: if the guide has no such latent site.
+        ValueError: if the guide has no such latent site, or a plate inside a row lies left of that
+            over the rows, or holds labels of classes.
     """
-    return _site(record(graph.guide, *batch), site)["fn"]
+    trace = record(graph.guide, *batch)
+    found = _site(trace, site)
+    fn, inner = found["fn"], len(found["fn"].batch_shape) - 1
+    if inner < 1 or not trace.layout.has_rows(found):
+        return fn
+    if trace.layout.row_dimension(found) != -1 - inner or is_categorical(fn):
+        raise ValueError(
+            f'site "{site}" lies in a plate inside the rows. Declare that as its event by '
+            ".to_event(1) instead, or give the plate over the rows a dim left of it and the site "
+            "values that have a mean"
+        )
+    return fn.to_event(inner)
 
 
 def means(graph: Any, batch: Batch, site: str) -> Tensor:
