@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import mpmath
 import pytest
 import torch
+from scipy import stats
 
 from pyrovae.distributions import (
     NegativeBinomial,
@@ -256,3 +257,15 @@ def test_a_broken_numba_is_told_and_left_out(monkeypatch):
             assert paths._compiled() is None
     finally:
         paths._compiled.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("mu", "theta", "x"), [(1e5, 1e-4, 1e6), (1e6, 1e-3, 1e6), (1e6, 1e-3, 1e7)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_digits_are_lost_where_mu_is_far_above_theta(mu, theta, x, dtype):
+    given = [torch.tensor([[math.log(value)]], dtype=dtype) for value in (mu, theta)]
+    found = negative_binomial_log_prob(*given, None, torch.tensor([[x]], dtype=dtype))
+    mean, theta = (value.double().exp().item() for value in given)
+    wanted = stats.nbinom.logpmf(x, theta, theta / (theta + mean))
+    assert found.item() == pytest.approx(wanted, rel=2e-6 if dtype == torch.float32 else 1e-9)

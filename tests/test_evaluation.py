@@ -330,6 +330,8 @@ def test_latents_in_a_plate_inside_a_row_are_as_those_of_an_event():
     torch.testing.assert_close(
         pv.kl_per_dimension(Inside(-1), x), pv.kl_per_dimension(AsEvent(-2), x)
     )
+    for dim in (-1, -2):
+        torch.testing.assert_close(pv.embed(Inside(dim), x), x / 2)
     for function in (pv.mutual_information, pv.active_units, pv.latent_summary):
         with pytest.raises(ValueError, match=r"plate inside the rows.*\.to_event\(1\)"):
             function(Inside(-1), x)

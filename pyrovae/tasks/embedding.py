@@ -175,7 +175,7 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
     value = _formula(trace[name]["fn"])
     if _is_root(graph, batch, trace, name, value):
         if value is not None and not value.isnan().any():
-            return value
+            return trace.layout.by_row(value, trace[name])[0]
         runs, of_fn = 1, _mean_of_draws if value is None else _median_of_draws
     else:
         runs, of_fn = _DRAWS, _draw if value is None else _formula
