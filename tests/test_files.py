@@ -584,3 +584,24 @@ def test_a_history_is_shown_in_one_line():
     full.best_epoch = 1
     assert len(repr(full)) < 120
     assert "best -2.00 at epoch 1" in repr(full)
+
+
+def test_two_stored_tensors_do_not_fit_one_tied_parameter(tmp_path):
+    def make(tied):
+        first, last = nn.Linear(6, 6), nn.Linear(6, 6)
+        if tied:
+            last.weight = first.weight
+        q = pv.posteriors.DiagonalNormal(nn.Sequential(first, nn.Linear(6, 4)))
+        p = pv.likelihoods.Gaussian(nn.Sequential(nn.Linear(2, 6), last))
+        return pv.VAE(pv.priors.StandardNormal(2), q, p)
+
+    pv.save(make(tied=False), tmp_path / "two")
+    graph = make(tied=True)
+    before = graph.posterior.net[0].weight.clone()
+    with pytest.raises(pv.FileError, match=r"are one tensor there, and two in the file"):
+        pv.load(tmp_path / "two", into=graph)
+    assert torch.equal(graph.posterior.net[0].weight, before)
+    pv.save(graph, tmp_path / "one")
+    assert torch.equal(
+        pv.load(tmp_path / "one", into=make(tied=True)).likelihood.net[1].weight, before
+    )

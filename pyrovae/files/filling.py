@@ -46,12 +46,23 @@ def fill(graph: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for name in given.keys() & state.keys():
             if _sort(given[name]) != _sort(state[name]):
                 raise ValueError(f"{name} is {given[name].dtype}, expected {state[name].dtype}")
+        _check_tied(state, given)
         graph.load_state_dict(given)
     except Exception as error:  # a module's own hooks may raise anything, given anything
         graph.load_state_dict(before)
         raise ValueError(
             f"the weights do not fit the graph. Build `into` as it was when saved. {error}"
         ) from error
+
+
+def _check_tied(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if one tensor of a graph, under two names, would get two values."""
+    names: dict[int, str] = {}
+    for name, tensor in state.items():
+        first = names.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        alike = tensor.shape == state[first].shape and {first, name} <= given.keys()
+        if first != name and alike and not torch.equal(given[first], given[name]):
+            raise ValueError(f"{first} and {name} are one tensor there, and two in the file")
 
 
 def _sort(tensor: Tensor) -> tuple[bool, bool, bool]:
