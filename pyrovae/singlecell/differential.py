@@ -85,19 +85,7 @@ def differential_expression(
     import pandas as pd
 
     _check(mode, test_mode, delta, fdr_target, n_samples, pseudocounts)
-    if (groupby is None) == (idx1 is None):
-        raise ValueError(
-            "differential_expression: give either groupby, a column of adata.obs, or the cells of "
-            "the first group by idx1"
-        )
-    wrong = {"idx2": idx2} if idx1 is None else {"group1": group1, "group2": group2}
-    for name, value in wrong.items():
-        if value is not None:
-            raise ValueError(
-                f"differential_expression: {name} does not go with "
-                f"{'groupby' if idx1 is None else 'idx1'}; give groupby, group1 and group2, or "
-                "idx1 and idx2"
-            )
+    _check_groups(groupby, idx1, idx2, group1, group2)
     selection = selected(model, "differential_expression", adata, None)
     data = as_sources(selection.data)  # checked once for all draws of all comparisons
     cells = model.cells.own() if adata is None else adata
@@ -125,6 +113,23 @@ def differential_expression(
         called = discoveries(change.proba_de, fdr_target)
         frames.append(_frame(columns, called.numpy(), genes, pair, fdr_target))
     return pd.concat(frames)
+
+
+def _check_groups(groupby: Any, idx1: Any, idx2: Any, group1: Any, group2: Any) -> None:
+    """Raise a ValueError unless groups are named in one of the two ways."""
+    if (groupby is None) == (idx1 is None):
+        raise ValueError(
+            "differential_expression: give either groupby, a column of adata.obs, or the cells of "
+            "the first group by idx1"
+        )
+    wrong = {"idx2": idx2} if idx1 is None else {"group1": group1, "group2": group2}
+    for name, value in wrong.items():
+        if value is not None:
+            raise ValueError(
+                f"differential_expression: {name} does not go with "
+                f"{'groupby' if idx1 is None else 'idx1'}; give groupby, group1 and group2, or "
+                "idx1 and idx2"
+            )
 
 
 def discoveries(proba: Tensor, fdr: float) -> Tensor:
