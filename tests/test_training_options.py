@@ -497,8 +497,9 @@ def test_tf32_is_on_in_steps_alone(compiled, monkeypatch):
     weight = next(vae.likelihood.parameters())
     weight.register_hook(lambda _: seen.update(backward=settings_of_tf32()))
 
-    def inside(module, _):
+    def inside(module, inputs):
         seen["training" if module.training else "validation"] = settings_of_tf32()
+        return inputs  # a hook that returned nothing would be refused by a compiled fit
 
     vae.likelihood.register_forward_pre_hook(inside)
     settings = {"precision": "tf32", "compile": compiled, "epochs": 2}
