@@ -191,7 +191,9 @@ def _explained() -> Iterator[None]:
                 raise
             raise ValueError(
                 "a site's batch shape holds dimensions that are no plate. Declare those of one row "
-                f"as its event by .to_event(1), as in Normal(mu, sigma).to_event(1). Pyro: {error}"
+                "as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a likelihood "
+                "of pyrovae, whose network returns images, by event_dim=3, as in Bernoulli(net, "
+                f"event_dim=3). Pyro: {error}"
             ) from error
 
 

@@ -126,9 +126,10 @@ class CompiledBackward:
 
     def _run(self, batch: Tensors) -> tuple[Tensor, Bound]:
         beta = torch.tensor(self.objective.current_beta, dtype=torch.double)
+        parameters, buffers = self._tensors()
         with torch.no_grad():
-            loss, reconstruction, kl, gradients = self._compiled(*self._tensors(), batch, beta)
-        _give(self.moved, gradients, batch)
+            loss, reconstruction, kl, gradients = self._compiled(parameters, buffers, batch, beta)
+        _give(self.moved, gradients, (*parameters.values(), *buffers.values(), *batch))
         return loss, Bound(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
     def _compile(self, batch: Tensors) -> None:
@@ -184,13 +185,18 @@ class CompiledBackward:
         return bound
 
 
-def _give(parameters: list[Tensor], gradients: Tensors, batch: Tensors) -> None:
+def _give(parameters: list[Tensor], gradients: Tensors, given: Tensors) -> None:
     """Give parameters their gradients, by way of the hooks that are registered on them.
 
     Each lies in memory of its own and as the parameter does, as autograd leaves them: a fused
     optimizer minds no strides but the parameter's, and clipping changes gradients in place.
+
+    Args:
+        parameters: those that are trained.
+        gradients: theirs, None where the loss does not depend on one.
+        given: the tensors that the compiled function was given, of which a gradient may be one.
     """
-    taken = {tensor.untyped_storage().data_ptr() for tensor in (*parameters, *batch)}
+    taken = {tensor.untyped_storage().data_ptr() for tensor in given}
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             place = gradient.untyped_storage().data_ptr()
