@@ -828,6 +828,17 @@ def test_tensorboard_holds_the_steps_of_a_run(tmp_path):
     assert [event.step for event in steps] == list(range(1, len(steps) + 1))
 
 
+def test_compile_and_precision_reach_the_fit(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda of, **_: compiled.append(of) or of)
+    for data in ("digits", "simulated-cells"):
+        folder = tmp_path / data
+        call("fit", data, "--compile", "--precision", "bf16", "--output", folder, *TERSE)
+        settings = json.loads((folder / "run.json").read_text())["settings"]
+        assert (settings["compile"], settings["precision"]) == (True, "bf16")
+    assert len(compiled) == 2
+
+
 def test_a_run_whose_reasons_are_no_texts_is_refused(tmp_path):
     call("fit", "digits", "--output", tmp_path / "run", "--no-report", *QUICK)
     path = tmp_path / "run" / "run.json"

@@ -132,6 +132,14 @@ def test_hidden_labels_and_those_of_a_new_batch_are_found(labelled):
     np.testing.assert_allclose(soft.sum(1), 1, atol=1e-5)
     assert (soft.idxmax(axis=1).to_numpy() == predicted).all()
     assert labels.get_latent_representation(new).shape == (new.n_obs, 10)
+    assert (labels.predict(new, indices=[3, -1]) == labels.predict(new)[[3, -1]]).all()
+
+
+@pytest.mark.parametrize("indices", [[10_000], [], [0.5], ["cell"], [[0, 1]]])
+def test_rows_that_are_not_there_are_refused(labelled, indices):
+    labels, new, *_ = labelled
+    with pytest.raises(ValueError, match="indices: expected row numbers below"):
+        labels.predict(new, indices=indices)
 
 
 def test_calibration_is_the_best_temperature_on_the_cells_held_out(labelled):

@@ -1,17 +1,19 @@
 """Priors, posteriors and objectives from the words of the command line, for any kind of data."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae import objectives, posteriors, priors
-from pyrovae.command.choices import Objective, Posterior, Prior
+from pyrovae.command.choices import Objective, Posterior, Precision, Prior
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.settings import Settings
 
 __all__ = [
     "MAP_SIZE",
+    "PRECISIONS",
     "build_objective",
     "build_posterior",
     "build_prior",
@@ -20,6 +22,11 @@ __all__ = [
 ]
 
 MAP_SIZE = 3  # of maps of latents, as in Wang et al. 2019
+PRECISIONS: dict[Precision | None, Literal["bf16", "tf32"] | None] = {
+    None: None,
+    Precision.BF16: "bf16",
+    Precision.TF32: "tf32",
+}
 
 _LEAST_VARIANCE = 1e-8  # of a latent: for a row far off, e^(2 log sigma) may be 0 in float32
 _COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}

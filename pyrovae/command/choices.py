@@ -18,6 +18,7 @@ __all__ = [
     "Optimizer",
     "Part",
     "Posterior",
+    "Precision",
     "Prior",
 ]
 
@@ -110,6 +111,13 @@ class Optimizer(StrEnum):
     ADAGRAD = "adagrad"
     RMSPROP = "rmsprop"
     SGD = "sgd"
+
+
+class Precision(StrEnum):
+    """Of the factors of products while training."""
+
+    BF16 = "bf16"
+    TF32 = "tf32"
 
 
 class Part(StrEnum):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_typ
 
 import typer
 
-from pyrovae.command.choices import Likelihood, Posterior, Prior
+from pyrovae.command.choices import Likelihood, Posterior, Precision, Prior
 
 __all__ = ["BY_DATA", "DATA_HELP", "DataDir", "Settings", "TestRows", "option"]
 
@@ -176,6 +176,23 @@ class Settings(ABC):
             panel=TRAINING,
         ),
     ] = None
+    precision: Annotated[
+        Precision | None,
+        option(
+            "Multiply in bfloat16, or on a GPU in TF32, while training (default: as the model "
+            "does).",
+            panel=TRAINING,
+        ),
+    ] = None
+    compile: Annotated[
+        bool,
+        option(
+            "Compile a training step by torch's compiler, which takes half a minute (needs a C++ "
+            "compiler).",
+            "--compile",
+            panel=TRAINING,
+        ),
+    ] = False
     seed: Annotated[
         int, option("Seed of splits, initial weights and training.", min=0, max=LARGEST, panel=RUN)
     ] = 0

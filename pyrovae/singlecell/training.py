@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ def train(
     callback: Callable[[History], bool | None] | None = None,
     *,
     clip_norm: ClipNorm = None,
+    precision: Literal["bf16", "tf32"] | None = None,
     compile: bool = False,
     hooks: Hook | Sequence[Hook] = (),
     accelerator: str = "auto",
@@ -99,6 +100,7 @@ def train(
         progress: show a progress bar.
         callback: called with the history after each epoch; the fit ends if it returns true.
         clip_norm: bound on the gradient's norm, a number or "auto", see `pyrovae.fit`.
+        precision: "bf16" or "tf32", see `pyrovae.fit`; None for that of the networks.
         compile: compile a step by torch's compiler, see `pyrovae.fit`; for many steps.
         hooks: called after each step and epoch, see `pyrovae.hooks`.
         accelerator: "auto" (a GPU if there is one), "cpu", "gpu" or "mps": where the model is moved
@@ -124,8 +126,6 @@ def train(
     _check(len(training), len(validation), batch_size, epochs, plan["lr"], early_stopping)
     model.graph.to(device_of(accelerator, devices))
     undo = _learn_from(model, training)
-    if model.query is not None:
-        plan["weight_decay"] = 0.0  # it would move weights that get no gradient
     return _fit(
         model,
         functools.partial(_keep, model, None if resume else model.fit_result, training, validation),
@@ -133,7 +133,7 @@ def train(
         training=_data(model, training),
         validation=_data(model, validation) if len(validation) else None,
         objective=objectives.SGVB_B(beta=_warm_up(n_epochs_kl_warmup, epochs), annealed={"z"}),
-        optimizer=functools.partial(Adam, **plan, fused=True),
+        optimizer=_adam(model, plan),
         epochs=int(epochs),
         batch_size=batch_size,
         patience=early_stopping_patience if early_stopping else None,
@@ -142,10 +142,18 @@ def train(
         resume=resume,
         callback=callback,
         clip_norm=clip_norm,
+        precision=precision,
         compile=compile,
         hooks=hooks,
         progress=progress,
     )
+
+
+def _adam(model: Model, plan: Mapping[str, Any]) -> Callable[..., Adam]:
+    decay = plan["weight_decay"]
+    if model.query is not None:
+        decay = 0.0  # it would move weights that get no gradient
+    return functools.partial(Adam, **{**plan, "weight_decay": decay}, fused=True)
 
 
 def _fit(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 import torch
 
 from pyrovae.command import exports
-from pyrovae.command.build import usable_device
+from pyrovae.command.build import PRECISIONS, usable_device
 from pyrovae.command.cells import figures as cell_figures
 from pyrovae.command.cells import pictures
 from pyrovae.command.cells.build import build_model, naming
@@ -129,6 +129,8 @@ class CellExperiment(Experiment):
             early_stopping_patience=s.patience or 1,
             lr=s.learning_rate,
             n_epochs_kl_warmup=max(1, round(s.warm_up * s.epochs)) if s.warm_up else 0,
+            precision=PRECISIONS[s.precision],
+            compile=s.compile,
             checkpoint=self.run.checkpoint,
             resume=self.run.resume,
             progress=not s.quiet,

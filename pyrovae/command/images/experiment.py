@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrovae import evaluation, files, programs
 from pyrovae.command import exports, figures
-from pyrovae.command.build import build_objective, usable_device
+from pyrovae.command.build import PRECISIONS, build_objective, usable_device
 from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.figures import training_rows
@@ -186,6 +186,8 @@ class ImageExperiment(Experiment):
             clip_norm=clip_norm(s),
             hooks=self.run.hooks,
             learning_rate=learning_rates(s, self.model.graph),
+            precision=PRECISIONS[s.precision],
+            compile=s.compile,
             patience=s.patience,
             seed=s.seed,
             checkpoint=self.run.checkpoint,
