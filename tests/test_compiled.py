@@ -11,6 +11,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import likelihoods, nets, posteriors, priors
+from pyrovae.distributions import device_counts, negative_binomial_log_prob
 from pyrovae.training import compiled
 
 X = (torch.rand(130, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -367,6 +368,16 @@ def test_counts_with_a_prior_that_calls_the_posterior(traced):
     make = lambda: of_counts(pv.expression.ZeroInflated, "gene", prior=prior)  # noqa: E731
     assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
     assert len(traced) == 1
+
+
+def test_counts_are_compiled_for_a_device_in_all_their_operations(traced, monkeypatch):
+    monkeypatch.setattr(negative_binomial_log_prob, "_module", lambda *_: device_counts)
+    monkeypatch.setattr(negative_binomial_log_prob, "_is_opaque", lambda a: False)
+    make = lambda: of_counts(pv.expression.ZeroInflated, "gene")  # noqa: E731
+    assert_equal(*fitted(make, (COUNTS, CONTEXT), epochs=3), atol=1e-4, rtol=1e-4)
+    names = {str(node.target) for node in traced[0].graph.nodes}
+    assert "aten.lgamma.default" in names
+    assert not any("count_log_prob" in name for name in names)
 
 
 def test_counts_compiled_by_the_machines_compiler(monkeypatch):

@@ -17,7 +17,6 @@ from torch._subclasses import FakeTensorMode
 import pyrovae as pv
 from pyrovae import likelihoods, nets, objectives, posteriors, priors
 from pyrovae.data import SparseRows
-from pyrovae.distributions import device_counts
 from pyrovae.programs import Layout
 
 ROWS = 5
@@ -104,19 +103,12 @@ def test_the_loss_waits_for_nothing(monkeypatch, objective, make):
     depth = 1 if objective.samples > 1 or objective.needs_rows else 0
     layout = Layout(ROWS, objective.samples, depth) if depth else Layout(ROWS)
     monkeypatch.setattr(objective, "layout", lambda *_: layout)  # it is found from values
-    monkeypatch.setattr("pyrovae.distributions.negative_binomial_log_prob._traced", _everywhere)
     with on_device(make()) as graph:
         columns = (6, 3) if make is counts else (6,)
         batch = [torch.empty(ROWS, n, device="cuda") for n in columns]
         bound = objective.bound(graph.model, graph.guide, *batch)
         terms = [objective.loss_of(bound, ROWS), bound.reconstruction, *bound.kl.values()]
         assert {term.device.type for term in terms} == {"cuda"}
-
-
-def _everywhere(a: Tensor, *others: Tensor) -> list[Tensor]:
-    """What `_evaluate` does on a device, not only the shapes of its results."""
-    assert a.device.type == "cuda"
-    return device_counts.evaluate(a, *others)
 
 
 def deep() -> pv.HierarchicalVAE:

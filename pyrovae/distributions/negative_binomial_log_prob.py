@@ -52,7 +52,7 @@ class _LogProb(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, t: Tensor, g: Tensor | None, x: Tensor) -> Tensor:
         differentiable, a = any(ctx.needs_input_grad), a.contiguous()
-        evaluate = _traced if is_traced(a) else _evaluate
+        evaluate = _as_one_operation if _is_opaque(a) else _evaluate
         log_p, *gradients = evaluate(a, t, g, x, differentiable)
         ctx.save_for_backward(*gradients)
         ctx.shape = t.shape
@@ -81,7 +81,7 @@ def _evaluate(
 
 
 # The same as one operation, into which torch's compiler does not look.
-_traced = torch.library.custom_op("pyrovae::count_log_prob", _evaluate, mutates_args=())
+_as_one_operation = torch.library.custom_op("pyrovae::count_log_prob", _evaluate, mutates_args=())
 
 
 def is_traced(a: Tensor) -> bool:
@@ -89,7 +89,16 @@ def is_traced(a: Tensor) -> bool:
     return torch.compiler.is_compiling() or isinstance(a, FakeTensor)
 
 
-@_traced.register_fake
+def _is_opaque(a: Tensor) -> bool:
+    """Return whether what is recorded is one operation.
+
+    A fit that is compiled for a GPU sees all operations instead, of which its compiler makes one.
+    """
+    on_cpu = isinstance(a, FakeTensor) and a.device.type == "cpu"
+    return torch.compiler.is_compiling() or on_cpu
+
+
+@_as_one_operation.register_fake
 def _shapes_only(
     a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, differentiable: bool
 ) -> list[Tensor]:

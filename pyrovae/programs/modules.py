@@ -190,10 +190,10 @@ def _explained() -> Iterator[None]:
             if "Shape mismatch inside plate" not in str(error):
                 raise
             raise ValueError(
-                "a site's batch shape holds dimensions that are no plate. Declare those of one row "
-                "as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a likelihood "
-                "of pyrovae, whose network returns images, by event_dim=3, as in Bernoulli(net, "
-                f"event_dim=3). Pyro: {error}"
+                "a site's batch shape holds dimensions that are no plate. Declare those of one "
+                "row as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a "
+                "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
+                f"Bernoulli(net, event_dim=3). Pyro: {error}"
             ) from error
 
 
