@@ -66,7 +66,7 @@ class AutoregressiveFlow(Transform):
         self, networks: AutoregressiveNetworks, h: Tensor | None = None, gated: bool = False
     ) -> None:
         super().__init__()
-        self.steps, self.gated, self.orders = networks.at(h), gated, networks.orders
+        self.steps, self.gated, self.orders = networks.at(h), gated, networks.sequences
         self._last: _Pass | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -81,7 +81,7 @@ class AutoregressiveFlow(Transform):
         if self._last is not None and y is self._last.y and self._last.usable:
             return self._last.x
         z, scales = y, []
-        for net, order in zip(reversed(self.steps), reversed(self.orders.tolist()), strict=True):
+        for net, order in zip(reversed(self.steps), reversed(self.orders), strict=True):
             z, a = self._invert(net, z, order)
             scales.append(a)
         self._last = _Pass(z, y, scales, torch.is_grad_enabled())

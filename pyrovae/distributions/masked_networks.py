@@ -62,6 +62,9 @@ class AutoregressiveNetworks(nn.Module):
         gated: start the gates' logits 2 higher, where the gates are open.
         activation: of the hidden layers.
 
+    Attributes:
+        sequences: the orders as lists, which are read without waiting for a device.
+
     Example:
         >>> nets = AutoregressiveNetworks(step_orders(3, 2), (8,), context=4)
         >>> m, a = nets.at(torch.zeros(5, 4))[0].parameters(torch.zeros(5, 3))
@@ -137,6 +140,7 @@ class AutoregressiveNetworks(nn.Module):
                 self.biases[-1].chunk(2, -1)[1].add_(_OPEN)
 
     def _set_masks(self, *_: object) -> None:
+        self.sequences = self.orders.tolist()
         rank = self.orders.argsort(-1)  # (T, D), the place of each dimension in the order
         levels = [self._levels(w.shape[-1]).to(rank.device) for w in list(self.weights)[:-1]]
         self._mask(0).copy_(rank[..., None] < levels[0])
@@ -178,11 +182,9 @@ class ConditionedNetwork(NamedTuple):
 
     def parameters_of(self, i: int, first: Tensor) -> tuple[Tensor, Tensor]:
         """Return m_i and a_i from what enters the first hidden layer, each with shape (*)."""
-        columns = [i, i + self.weights[0].shape[0]]
-        outputs = _affine(
-            self.biases[-1][columns], self.hidden(first), self.weights[-1][:, columns]
-        )
-        m, a = outputs.unbind(-1)
+        last = self.biases[-1], self.weights[-1]
+        bias, weight = (each.unflatten(-1, (2, -1))[..., i] for each in last)
+        m, a = _affine(bias, self.hidden(first), weight).unbind(-1)
         return m, a
 
     def hidden(self, first: Tensor) -> Tensor:

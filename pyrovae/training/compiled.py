@@ -24,6 +24,7 @@ from pyrovae.training.tracing import (
     hooks_that_compute,
     in_every_place,
     plain_attributes,
+    reason_of,
     unchanged,
 )
 
@@ -97,13 +98,7 @@ class CompiledBackward:
         except CompileError:
             raise
         except Exception as error:  # of the tracer, of torch's compiler, or of that of C++
-            first, *_ = [*str(error).strip().splitlines(), ""]
-            if "convert all Tensors to FakeTensors" in first:
-                first = (
-                    "a tensor that is no parameter, buffer or part of the minibatch is used, such "
-                    "as a constant that a module holds; register it by register_buffer"
-                )
-            raise CompileError(f"{type(error).__name__}: {first}") from error
+            raise CompileError(reason_of(error)) from error
 
     def _check_attributes(self) -> None:
         for now, then, name in self._attributes:

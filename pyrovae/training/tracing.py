@@ -6,6 +6,8 @@ Python runs once, at tracing: what it leaves in attributes and lists stays as it
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ __all__ = [
     "hooks_that_compute",
     "in_every_place",
     "plain_attributes",
+    "reason_of",
     "unchanged",
 ]
 
@@ -49,6 +52,27 @@ class CompileError(ValueError):
         super().__init__(
             f"fit: compile is True, but the loss cannot be compiled: {reason}. Leave compile out"
         )
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line why torch's tracer or compiler failed."""
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    if "convert all Tensors to FakeTensors" in first:
+        return (
+            "a tensor that is no parameter, buffer or part of the minibatch is used, such as a "
+            "constant that a module holds; register it by register_buffer"
+        )
+    frames = [each for each in extract_tb(error.__traceback__) if _is_code(Path(each.filename))]
+    if "DataDependent" in type(error).__name__ and frames:
+        file, line, _, code = frames[-1]
+        return f"{file}, line {line}, needs the value of a tensor: {code}"
+    return f"{type(error).__name__}: {first}"
+
+
+def _is_code(file: Path) -> bool:
+    """Return whether a file holds a program or a layer, and is not of torch's tracer."""
+    torch = Path(nn.__file__).parents[1]
+    return not file.is_relative_to(torch) or file.is_relative_to(torch / "nn")
 
 
 @contextmanager
