@@ -64,6 +64,8 @@ def stored(tmp_path_factory):
     np.save(folder / "counts.npy", rng.poisson(3, (60, 5)))
     np.save(folder / "levels.npy", rng.integers(0, 256, (60, 1, 4, 4), dtype=np.uint8))
     np.save(folder / "real.npy", rng.normal(1000, [1, 10, 100], (60, 3)))
+    for rows, name in enumerate(("one", "two"), 1):
+        np.save(folder / f"{name}.npy", rng.normal(size=(rows, 3)))
     for i in range(24):
         path = folder / "pictures" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -546,6 +548,14 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
         ),
         (["fit", "{data}/counts.npy", "--likelihood", "bernoulli"], "such data fit likelihoods."),
         (["fit", "{data}/real.npy", "--network", "residual", "--hidden", "8,9"], "have one width"),
+        (
+            ["fit", "{data}/one.npy"],
+            "one: one row is left to train on, and another is needed to",
+        ),
+        (
+            ["fit", "{data}/two.npy"],
+            "two: one row is left to train on, and another is needed to",
+        ),
         (["fit", "{data}/real.npy", "--device", "warp"], "--device warp cannot be used"),
         (["fit", "{data}/real.npy", "--validation", "0", "--patience", "3"], "patience"),
         (["evaluate", "{data}", "digits"], "holds no run"),

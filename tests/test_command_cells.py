@@ -247,6 +247,20 @@ def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
     )
 
 
+def test_cells_that_no_disk_holds_are_refused_before_they_are_written(
+    fitted, stored, tmp_path, monkeypatch
+):
+    def full(handle, start, size):
+        assert size > 10_000
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    output = tmp_path / "z.h5ad"
+    printed = call("encode", fitted[0], stored / "cells.h5ad", "-o", output, code=2)
+    assert f"{output} cannot be written" in "".join(printed.split("\n"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_encode_writes_posterior_means(fitted, stored, tmp_path):
     folder, _ = fitted
     for suffix in ("npy", "npz", "csv", "h5ad"):

@@ -285,6 +285,16 @@ def test_pixels_and_classes_of_a_folder(tmp_path):
     assert np.array_equal(data.x[2, 0], np.asarray(Image.open(tmp_path / "cat" / "0.png")))
 
 
+def test_an_image_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.arange(6 * 5, dtype=np.uint8).reshape(6, 5) * 8
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be seen turned by a quarter, clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
+    turned, upright = datasets.image_folder(tmp_path).x
+    assert np.array_equal(turned, upright)
+
+
 def test_odd_images_are_named(tmp_path):
     write_images(tmp_path)
     Image.new("L", (7, 5)).save(tmp_path / "odd.png")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
+from safetensors import SafetensorError
 from torch import nn
 
 import pyrovae as pv
@@ -332,6 +333,20 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, fail)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("File too large")])
+def test_a_full_disk_is_named_with_the_path(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(part):
+        raise error
+
+    with pytest.raises(OSError, match=r"file cannot be written \(.*\)\. Free space") as found:
+        write_atomically(path, fail)
+    assert str(tmp_path) in str(found.value)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
 
 

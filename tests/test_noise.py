@@ -243,3 +243,28 @@ def test_memory_of_many_levels_does_not_grow_with_their_number():
         p = dist.Binomial(255, logits=logits)
         GaussianNoise(20.0).log_prob(torch.full((20_000,), 100.0), p).sum().backward()
     assert max(sizes) <= families._BLOCK
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *[lambda s=s: GaussianNoise(s) for s in (-0.5, math.nan, math.inf)],
+        *[lambda s=s: MaskingNoise(s) for s in (-0.5, 1.0, 1.5, math.nan)],
+        lambda: SaltAndPepperNoise(1.5),
+        lambda: SaltAndPepperNoise(0.5, resolution=-1.0),
+    ],
+)
+def test_what_is_no_share_or_deviation_is_refused(make):
+    with pytest.raises(ValueError, match=r"Noise: .* expected a"):
+        make()
+
+
+@pytest.mark.parametrize("corrupt", [lambda x: None, lambda x: x[:1], lambda x: x.sum()])
+def test_what_corrupts_into_another_shape_is_refused(corrupt):
+    graph = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(torch.nn.Linear(3, 4)),
+        pv.likelihoods.Gaussian(torch.nn.Linear(2, 3)),
+    )
+    with pytest.raises(ValueError, match=r"Denoising: corrupt returned .* expected a tensor of x"):
+        pv.fit(pv.Denoising(graph, corrupt), torch.randn(5, 3), epochs=1, progress=False)

@@ -66,6 +66,7 @@ def test_a_seed_repeats_and_leaves_the_global_streams_alone():
     [
         ((3, 9), {}, "shape"),
         ((3, 9, 9), {"rotation": -1.0}, "rotation"),
+        ((3, 8, 12, 3), {}, r"ends in the colours.*np\.moveaxis"),
         ((3, 9, 9), {"translation": math.nan}, "translation"),
     ],
 )

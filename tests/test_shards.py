@@ -193,6 +193,14 @@ def test_a_selection_and_its_context_stay_together(folder):
         assert cell_of(x) == c.flatten().long().tolist()
 
 
+@pytest.mark.parametrize("rows", [[1.7], torch.tensor([0.0, 1.0]), np.eye(2, dtype=int)])
+def test_rows_that_are_no_integers_are_refused(folder, rows):
+    shards = open_shards(folder)
+    for read in (shards.select, shards.to_memory, shards.__getitem__):
+        with pytest.raises(IndexError, match="expected row numbers, which are integers, or a mask"):
+            read(rows)
+
+
 # ------------------------------------------------------------------------------------------- a fit
 def test_a_fit_streams_the_shards(stored):
     train, held_out = (open_shards(stored).select(rows) for rows in pv.batches.split(N, 0.2))

@@ -775,6 +775,10 @@ def test_a_constant_covariate_is_not_divided_by_its_rounding_error():
     [
         (lambda m: m.get_normalized_expression(n_samples=0), "n_samples is 0"),
         (lambda m: m.posterior_predictive_sample(n_samples=0), "n_samples is 0"),
+        (lambda m: m.get_normalized_expression(n_samples=2.0), "n_samples is 2.0"),
+        (lambda m: m.get_normalized_expression(n_samples=None), "n_samples is None"),
+        (lambda m: m.get_normalized_expression(library_size=None), "library_size is None"),
+        (lambda m: m.get_normalized_expression(library_size=np.ones(3)), "expected one number"),
         (
             lambda m: m.get_normalized_expression(gene_list="gene 1"),
             r"expected a list of genes: \['gene 1'\]",
@@ -1047,6 +1051,36 @@ def test_a_query_trains_the_new_batch_alone(options):
             assert torch.equal(kept.sort().values, was.sort().values), name
             moved += int((value[mask == 1] != 0).sum())
     assert moved
+
+
+@pytest.mark.parametrize("form", ["backed", "float16", "empty"])
+def test_a_query_is_read_as_other_cells_are(form, tmp_path):
+    reference, cells = reference_and_query()
+    cells = cells[:, ::-1].copy()
+    cells.X = cells.X.toarray()
+    expected = SingleCellVAE.prepare_query_anndata(cells, reference)
+    if form == "backed":
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        cells = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    elif form == "float16":
+        cells.X = cells.X.astype(np.float16)
+    else:
+        cells.X = None
+        with pytest.raises(ValueError, match=r"adata\.X is empty"):
+            SingleCellVAE.prepare_query_anndata(cells, reference)
+        return
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    assert (query.X != expected.X).nnz == 0
+    assert query.X.sum() > 0
+
+
+def test_a_date_is_no_continuous_covariate():
+    adata = simulate(cells=40, genes=10, types=2, batches=2).to_anndata()
+    for values in (pd.date_range("2020-01-01", periods=40), np.ones(40) * 1j):
+        adata.obs["day"] = values
+        SingleCellVAE.setup_anndata(adata, continuous_covariate_keys=["day"])
+        with pytest.raises(ValueError, match=r"obs\['day'\] holds .* expected real numbers"):
+            SingleCellVAE(adata)
 
 
 def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
@@ -1325,6 +1359,8 @@ def test_whole_numbers_are_one_batch_however_they_are_stored():
     cells = cells_like()
     cells.obs["batch"] = pd.factorize(cells.obs["batch"])[0]
     model = fitted(setup(cells))
+    as_float = model.get_normalized_expression(transform_batch=1.0)
+    assert as_float.equals(model.get_normalized_expression(transform_batch=1))
     others = cells[:30].copy()
     others.obs["batch"] = others.obs["batch"].astype(float)
     query = SingleCellVAE.load_query_data(SingleCellVAE.prepare_query_anndata(others, model), model)

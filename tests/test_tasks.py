@@ -48,6 +48,9 @@ def test_interpolation_ends_at_the_reconstructions():
     torch.testing.assert_close(points[[0, -1]], pv.reconstruct(graph, x))
     with pytest.raises(ValueError, match="two ends"):
         pv.interpolate(graph, x[0], x[1], steps=1)
+    for a, b in ((x[:1], x[1:2]), (x[:2], x[:2]), (x[0], x[:1]), (x[:2], x[:1])):
+        with pytest.raises(ValueError, match=r"interpolate: .* without the axis of rows"):
+            pv.interpolate(graph, a, b)
 
 
 def test_the_manifold_is_ordered_as_a_picture():

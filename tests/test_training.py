@@ -657,6 +657,7 @@ def test_weights_that_overflow_are_named_and_not_kept():
         (torch.full((4, 6), torch.nan), r"nan in row 0, position \(0,\)"),
         (torch.zeros(0, 6), "at least one row"),
         (torch.zeros(4, 5), "shape"),
+        (torch.zeros(6), r"that is one row: give it an axis of rows, x\[None\]"),
         ((torch.zeros(4, 6), torch.zeros(3, 2)), "context 1 has 3 rows, x has 4"),
     ],
 )
@@ -681,6 +682,65 @@ def test_data_are_refused_before_training(x, words):
 def test_settings_are_refused_before_training(bad):
     with pytest.raises(ValueError, match=r"expected|validation"):
         quiet(small_vae(), binary(), **{"epochs": 1, **bad})
+
+
+class Sized(torch.utils.data.Dataset):
+    """Images, each of its own size."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return torch.zeros(i + 1)
+
+
+class Unstacked(Sized):
+    """Items that are no tensors."""
+
+    def __getitem__(self, i):
+        return object()
+
+
+class Endless(torch.utils.data.Dataset):
+    """Without a length."""
+
+    def __getitem__(self, i):
+        return torch.zeros(6)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (Sized(), {}, r"items of the Sized cannot be stacked .*Resize and ToTensor"),
+        (Unstacked(), {}, "items of the Unstacked cannot be stacked"),
+        (Endless(), {}, "Endless has no length"),
+        ({"x": torch.zeros(4, 6)}, {}, r"dictionary with the keys \['x'\], expected x"),
+        (torch.zeros(4, 6), {"callback": "print"}, "callback is a str"),
+        (torch.zeros(4, 6), {"batch_transform": lambda x: None}, "batch_transform returned a None"),
+        (torch.zeros(4, 6), {"objective": pv.objectives.IWAE}, "such as SGVB_B"),
+        (torch.zeros(4, 6), {"objective": pyro.infer.Trace_ELBO}, "such as SGVB_B"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_by_name(data, options, words):
+    with pytest.raises(TypeError, match=words):
+        quiet(small_vae(), data, epochs=1, **options)
+
+
+def test_a_class_is_no_graph():
+    with pytest.raises(TypeError, match="graph is the class VAE, expected an object"):
+        quiet(pv.VAE, binary(), epochs=1)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(10, 1), (1, 4)])
+def test_batch_normalization_of_one_row_is_refused(rows, size):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4))
+    graph = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(net),
+        pv.likelihoods.Bernoulli(torch.nn.Linear(2, 6)),
+    )
+    with pytest.raises(ValueError, match="at least 2 rows in a minibatch: give more rows"):
+        quiet(graph, binary(rows), epochs=1, batch_size=size)
 
 
 def test_a_misspelt_keyword_is_a_type_error():

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.files import write_atomically
 
-__all__ = ["as_plain", "write", "write_json"]
+__all__ = ["as_plain", "write", "write_cells", "write_json"]
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
@@ -24,6 +26,21 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
     if isinstance(content, str):
         content = content.encode("utf-8")
     write_atomically(path, content if callable(content) else lambda file: file.write_bytes(content))
+
+
+def write_cells(adata: Any, path: Path) -> None:
+    """Write an AnnData as .h5ad in one step.
+
+    HDF5 ends the process where a disk is full, so the space is reserved first.
+    """
+
+    def content(file: Path) -> None:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, sys.getsizeof(adata))
+        adata.write_h5ad(file)
+
+    write(path, content)
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data of any kind as minibatches."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,6 +48,11 @@ def as_minibatches(
             given for data with a length of their own, or a `DataLoader` would give every process
             all rows.
     """
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"{name} is a dictionary with the keys {sorted(map(str, data))}, expected x or a tuple "
+            "(x, *c)"
+        )
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size, drop_last=drop_last)
     if _is_iterable(data):

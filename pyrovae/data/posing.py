@@ -16,6 +16,9 @@ from torch.nn.functional import grid_sample
 __all__ = ["Posed", "posed"]
 
 
+_COLOURS = (1, 3, 4)  # channels of grey values, of RGB and of RGBA
+
+
 class Posed(NamedTuple):
     """Images and their true poses.
 
@@ -46,7 +49,7 @@ def posed(
         seed: of the draws, for which the global random stream is not used.
 
     Raises:
-        ValueError: if x has another number of axes, or a standard deviation is negative.
+        ValueError: if x has another number or order of axes, or a standard deviation is negative.
 
     Example:
         >>> import numpy as np
@@ -57,6 +60,11 @@ def posed(
     x = np.asarray(x)
     if x.ndim not in (3, 4):
         raise ValueError(f"posed: x has shape {x.shape}, expected (N, H, W) or (N, C, H, W)")
+    if x.ndim == 4 and x.shape[-1] in _COLOURS and x.shape[1] not in _COLOURS:
+        raise ValueError(
+            f"posed: x has shape {x.shape}, which ends in the colours, expected (N, C, H, W): pass "
+            "np.moveaxis(x, -1, 1)"
+        )
     for name, sd in (("rotation", rotation), ("translation", translation)):
         if not sd >= 0:
             raise ValueError(f"posed: {name} is {sd}, expected a standard deviation, at least 0")

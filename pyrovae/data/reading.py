@@ -222,12 +222,14 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    """Read one image as (C, H, W), 8 bits."""
-    from PIL import Image
+    """Read one image as (C, H, W), 8 bits, turned as its camera says it is to be seen."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            plain = image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
+            upright = ImageOps.exif_transpose(image)
+            paint = upright.mode in ("P", "CMYK", "YCbCr")
+            plain = upright.convert("RGB") if paint else upright
             mode, pixels = plain.mode, np.asarray(plain)
     except Exception as error:  # Pillow raises many kinds for damaged bytes, and for huge images
         raise ValueError(

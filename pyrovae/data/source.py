@@ -244,7 +244,7 @@ def row_numbers(rows: Any, n: int) -> Tensor:
     """Return the numbers of some of n rows, given as numbers, a mask or a slice.
 
     Raises:
-        IndexError: if there is no such row, or a mask has another length.
+        IndexError: if there is no such row, a mask has another length, or they are no integers.
 
     Example:
         >>> row_numbers([2, -1], 5), row_numbers(torch.arange(5) > 2, 5)
@@ -257,8 +257,13 @@ def row_numbers(rows: Any, n: int) -> Tensor:
         if rows.shape != (n,):
             raise IndexError(f"a mask of shape {tuple(rows.shape)}, expected ({n},)")
         return rows.nonzero().flatten()
-    if not len(rows):
-        return rows.long()
+    if not rows.numel():
+        return rows.long().flatten()
+    if rows.is_floating_point() or rows.is_complex() or rows.dim() != 1:
+        raise IndexError(
+            f"rows of type {rows.dtype} and shape {tuple(rows.shape)}, expected row numbers, which "
+            f"are integers, or a mask of shape ({n},)"
+        )
     low, high = (int(v) for v in rows.aminmax())
     if low < -n or high >= n:
         raise IndexError(f"row {low if low < -n else high} of {n} rows")

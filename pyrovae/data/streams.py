@@ -5,6 +5,7 @@ values are not known before training, so each minibatch is checked when it comes
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, count, islice
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ["DatasetMinibatches", "IterableMinibatches"]
 
 _SEEDS_APART = 1_000_003  # of two passes over an iterable within an epoch
 _END = object()
+_UNSTACKED = ("default_collate", "stack expects", "not resizable")  # in torch's messages
 
 
 class DatasetMinibatches(Minibatches):
@@ -52,6 +54,11 @@ class DatasetMinibatches(Minibatches):
         share: Share = WHOLE,
     ) -> None:
         self.share = share
+        if not hasattr(dataset, "__len__"):
+            raise TypeError(
+                f"{name}: the data set {type(dataset).__name__} has no length: give it a __len__, "
+                "or make it an IterableDataset and pass steps_per_epoch="
+            )
         self.rows = len(dataset)
         self.dataset, self.graph, self.name = dataset, graph, name
         self.batch_size, self.drop_last = batch_size, drop_last
@@ -81,8 +88,24 @@ class DatasetMinibatches(Minibatches):
         for i, rows in enumerate(order, 1):
             batch: tuple[Tensor, ...] = ()
             if len(rows):
-                batch = _placed(next(contents), self.graph, f"{self.name}: minibatch {i}")
+                with self._explained():
+                    content = next(contents)
+                batch = _placed(content, self.graph, f"{self.name}: minibatch {i}")
             yield Minibatch(batch, torch.tensor(list(rows), dtype=torch.int64))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Context in which items that cannot be stacked are an error with a remedy."""
+        try:
+            yield
+        except (TypeError, RuntimeError) as error:
+            if not any(words in str(error) for words in _UNSTACKED):
+                raise
+            raise TypeError(
+                f"{self.name}: the items of the {type(self.dataset).__name__} cannot be stacked "
+                f"({error}). Let it return arrays or tensors of one shape, as by torchvision's "
+                "Resize and ToTensor"
+            ) from error
 
 
 class IterableMinibatches(Minibatches):

@@ -60,6 +60,9 @@ class GaussianNoise(Noise):
     Args:
         sigma: standard deviation, in units of x.
 
+    Raises:
+        ValueError: if sigma is negative or not finite.
+
     Example:
         >>> GaussianNoise(1.0).mean(torch.tensor([2.0]), Normal(torch.zeros(1), 1.0))
         tensor([1.])
@@ -67,6 +70,10 @@ class GaussianNoise(Noise):
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
+        if not 0 <= sigma < math.inf:
+            raise ValueError(
+                f"GaussianNoise: sigma is {sigma}, expected a standard deviation, at least 0"
+            )
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,10 +131,18 @@ class _Replacing(Noise):
             grey levels in [0, 1] that were 8 bits. Then a value that equals the replacement may be
             a clean one. 0 takes a value that equals the replacement for a replaced one, since a
             density has no mass there. Probabilities of discrete values need none.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     def __init__(self, share: float, resolution: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= share < 1 or not 0 <= resolution < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}: share is {share} and resolution {resolution}, expected a "
+                "fraction in [0, 1) and a step of at least 0"
+            )
         self.share, self.resolution = share, resolution
 
     @abstractmethod

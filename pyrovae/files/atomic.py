@@ -7,6 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 __all__ = ["remove_temporary", "write_atomically"]
 
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")  # as `write_atomically` names them
@@ -18,6 +20,9 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     Args:
         path: the file; its folder is made if absent.
         write_to: writes the content to a temporary path in that folder, which then replaces `path`.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; names the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
@@ -28,8 +33,13 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         part.chmod(mode)  # in case that `write_to` made a file of its own
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise OSError(
+                f"{path} cannot be written ({error}). Free space there, or write to another "
+                "folder; a file of this name is as it was"
+            ) from error
         raise
 
 

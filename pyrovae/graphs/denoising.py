@@ -48,7 +48,16 @@ class Denoising(nn.Module):
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
         """Run the wrapped guide on x, in training on the corrupted x, and return its value."""
-        return self.graph.guide(self.corrupt(x) if self.training else x, *c)
+        return self.graph.guide(self._corrupted(x) if self.training else x, *c)
+
+    def _corrupted(self, x: Tensor) -> Tensor:
+        noisy = self.corrupt(x)
+        if getattr(noisy, "shape", None) != x.shape:
+            raise ValueError(
+                f"Denoising: corrupt returned a {type(noisy).__name__} of shape "
+                f"{getattr(noisy, 'shape', None)}, expected a tensor of x's, {tuple(x.shape)}"
+            )
+        return noisy
 
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Raise what the wrapped graph's `check` raises."""

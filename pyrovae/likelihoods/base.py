@@ -76,10 +76,15 @@ class Likelihood(Conditional):
         """
         place, source = f"likelihoods.{type(self).__name__}", as_source(x, name)
         if self.event_shape is not None and tuple(source.shape[1:]) != self.event_shape:
+            one_row = tuple(source.shape) == self.event_shape
+            remedy = (
+                f"that is one row: give it an axis of rows, {name}[None]"
+                if one_row
+                else "reshape the data, or build the network for that shape"
+            )
             raise ValueError(
                 f"{place}: expected rows of {name} with shape {self.event_shape}, as the network's "
-                f"output, got {name} with shape {tuple(source.shape)}; reshape the data, or build "
-                "the network for that shape"
+                f"output, got {name} with shape {tuple(source.shape)}; {remedy}"
             )
         off = source.scan(self.support).off
         if off is not None:

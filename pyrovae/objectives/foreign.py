@@ -96,7 +96,8 @@ def as_objective(objective: Any) -> Objective:
         return SGVB_B()
     if isinstance(objective, Objective):
         return copy.deepcopy(objective)
-    if all(callable(getattr(objective, name, None)) for name in ("loss", "loss_and_grads")):
+    is_elbo = all(callable(getattr(objective, name, None)) for name in ("loss", "loss_and_grads"))
+    if is_elbo and not isinstance(objective, type):
         return PyroELBO(copy.deepcopy(objective))
     raise TypeError(
         f"objective: got {objective!r}, expected one of pyrovae.objectives, such as SGVB_B(), or "

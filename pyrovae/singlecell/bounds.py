@@ -22,6 +22,8 @@ def get_elbo(
 ) -> Any:
     """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,).
 
+    Estimated with one draw of z and l per cell; average several calls to compare models closely.
+
     `batch_size` is scvi-tools'; memory is bounded here without it, here and below.
     """
     elbo = _terms(model, "get_elbo", adata, indices).elbo

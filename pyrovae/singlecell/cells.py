@@ -13,7 +13,7 @@ from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
 from pyrovae.singlecell.shards import Shards
 
-__all__ = ["Cells", "Selection", "row_numbers", "rows_in", "some_cells"]
+__all__ = ["Cells", "Selection", "checked_rows", "rows_in", "some_cells"]
 
 Data = tuple[Any, ...]  # x, or (x, c)
 Read = Callable[[Any, str | None, Any], Any]
@@ -81,7 +81,7 @@ class Cells:
             ValueError: if the indices or the cells do not fit.
         """
         given = self.own() if adata is None else adata
-        rows = row_numbers(given.n_obs, indices)
+        rows = checked_rows(given.n_obs, indices)
         if rows is None:
             return Selection(self.data if adata is None else self._encoded(given), given.obs_names)
         if adata is None:
@@ -162,7 +162,7 @@ def some_cells(adata: Any, rows: np.ndarray, layer: str | None = None) -> Any:
     return adata[rows]
 
 
-def row_numbers(n: int, indices: Any) -> Tensor | None:
+def checked_rows(n: int, indices: Any) -> Tensor | None:
     """Return row numbers from row numbers or a mask; None for all.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.singlecell.messages import listed, warn_user
 
-__all__ = ["category_names", "category_numbers", "continuous", "known_labels"]
+__all__ = ["category_names", "category_numbers", "continuous", "known_labels", "named_as"]
 
 _UNKNOWN = "Unknown"  # the default, which need not occur
 
@@ -56,6 +56,12 @@ def continuous(adata: Any, key: str) -> np.ndarray:
         ValueError: if the column does not exist or holds anything but finite numbers.
     """
     _check_column(adata, key)
+    kind = getattr(adata.obs[key].dtype, "kind", "O")
+    if kind in "mMc":
+        raise ValueError(
+            f"adata.obs[{key!r}] holds {adata.obs[key].dtype}, expected real numbers. Convert it, "
+            "as to days or years since a date"
+        )
     try:
         values = adata.obs[key].to_numpy(dtype=np.float64)
     except (ValueError, TypeError) as error:
@@ -93,13 +99,17 @@ def _named_as(column: Any, known: Sequence[str]) -> Any:
     """
     if not known:
         return column
-    others = {}
-    for name in set(column.unique()).difference(known):
-        whole = name.removesuffix(".0")
-        other = f"{name}.0" if whole == name else whole
-        if whole.removeprefix("-").isdigit() and other in known:
-            others[name] = other
+    given = set(column.unique()).difference(known)
+    others = {name: other for name in given if (other := named_as(name, known)) != name}
     return column.replace(others) if others else column
+
+
+def named_as(name: str, known: Sequence[str]) -> str:
+    """Return a name, and of a whole number that which is known: 1.0 as 1, or 1 as 1.0."""
+    whole = name.removesuffix(".0")
+    other = f"{name}.0" if whole == name else whole
+    number = whole.removeprefix("-").isdigit()
+    return other if number and name not in known and other in known else name
 
 
 def _check_column(adata: Any, key: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pyrovae.singlecell.columns import category_names, category_numbers, continuous
+from pyrovae.singlecell.columns import category_names, category_numbers, continuous, named_as
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import Setup
 
@@ -121,11 +121,12 @@ class Encoding:
         Raises:
             ValueError: if the model does not know it.
         """
-        if str(name) not in self.batches:
+        known = named_as(str(name), self.batches)
+        if known not in self.batches:
             raise ValueError(
-                f"batch {str(name)!r} is unknown to the model, which knows {listed(self.batches)}"
+                f"batch {known!r} is unknown to the model, which knows {listed(self.batches)}"
             )
-        return self.batches.index(str(name))
+        return self.batches.index(known)
 
     def gene_columns(self, names: Any) -> Tensor:
         """Return the columns of the genes; None for all.

@@ -6,6 +6,7 @@ Cells are decoded in minibatches, so that only the result is held for all of the
 """
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -175,9 +176,9 @@ def posterior_predictive_sample(
 
 
 def check_samples(method: str, n: int) -> None:
-    """Raise a ValueError unless there is at least one draw."""
-    if n < 1:
-        raise ValueError(f"{method}: n_samples is {n}, expected at least one draw")
+    """Raise a ValueError unless n is a whole number of at least one draw."""
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"{method}: n_samples is {n}, expected a whole number of at least 1")
 
 
 def _chunks(
@@ -191,10 +192,11 @@ def _chunks(
     seed: int | None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (rows, scaled rho with shape (K, B, G))."""
-    if isinstance(library_size, str) and library_size != "latent":
-        raise ValueError(f"library_size is {library_size!r}, expected a number or 'latent'")
-    if not isinstance(library_size, str) and not 0 < library_size < float("inf"):
-        raise ValueError(f"library_size is {library_size!r}, expected a number above 0")
+    number = isinstance(library_size, Real) and 0 < library_size < float("inf")
+    if not number and not (isinstance(library_size, str) and library_size == "latent"):
+        raise ValueError(
+            f"library_size is {library_size!r}, expected one number above 0, or 'latent'"
+        )
     batches = model.cells.batches(transform_batch)
     graph, n_batches = model.graph, len(model.cells.encoding.batches)
 

@@ -26,7 +26,7 @@ from pyrovae.data import as_sources, batches_in_order, split
 from pyrovae.files import FileError, History, write_atomically
 from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
-from pyrovae.singlecell.cells import row_numbers, rows_in, some_cells
+from pyrovae.singlecell.cells import checked_rows, rows_in, some_cells
 from pyrovae.singlecell.columns import known_labels
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.minified import counts_of
@@ -245,7 +245,7 @@ class CellLabels:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
             return cells.select(adata, indices)
-        rows = row_numbers(adata.n_obs, indices)
+        rows = checked_rows(adata.n_obs, indices)
         some = adata if rows is None else some_cells(adata, rows.numpy(), encoding.setup.layer)
         encoding.setup.check_layer(some)
         return (counts(some, encoding.setup.layer, encoding.genes),), some.obs_names

@@ -20,9 +20,11 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from pyrovae.data import as_source, to_scipy
 from pyrovae.singlecell import saving
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.columns import category_names
+from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.setup import KEY, Setup
@@ -47,7 +49,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
         lacks, its `obs`, and the setup of the reference.
 
     Raises:
-        ValueError: if no gene is shared, or a layer or column is missing.
+        ValueError: if no gene is shared, a layer or column is missing, or a value is not a count.
     """
     import anndata
     import pandas as pd
@@ -78,8 +80,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
         )
     setup = encoding.setup
     setup.check(adata)
-    x = adata.X if setup.layer is None else adata.layers[setup.layer]
-    known = sparse.csr_matrix(x[:, columns[there]])
+    known = to_scipy(as_source(counts(adata, setup.layer, list(names[columns[there]]))))
     place = sparse.csr_matrix(
         (np.ones(there.sum()), (np.arange(there.sum()), np.flatnonzero(there))),
         shape=(int(there.sum()), len(encoding.genes)),

@@ -169,6 +169,8 @@ class _Holes:
     """Rows of x with their hidden values."""
 
     def __init__(self, task: str, graph: Any, x: Array, hidden: Array | None, fill: float) -> None:
+        if not math.isfinite(fill):
+            raise ValueError(f"{task}: fill is {fill}, expected a finite number")
         self.task, self.graph, self.fill, self.inside = task, graph, fill, fill
         self.x = as_source(x, f"{task}: x")
         self.like = device_and_dtype(graph, (self.x,))

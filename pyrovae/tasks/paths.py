@@ -69,17 +69,28 @@ def interpolate(
     """
     if steps < 2:
         raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
-    ends = torch.stack([torch.as_tensor(a), torch.as_tensor(b)])
+    ends = torch.stack(_alike(torch.as_tensor(a), torch.as_tensor(b)))
     try:
         z = embed(graph, ends, *_repeated(c, 2), site=site)
         points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
         of_points = _repeated(c, steps)
         return decode(graph, points, *of_points, site=site, observed=observed, like=ends[:1])
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and "Shape mismatch" not in str(error):
+            raise
         raise ValueError(
             f"interpolate: a and b of shape {tuple(ends.shape[1:])} do not fit the graph; each is "
             f"one row without the axis of rows, such as x[0] ({' '.join(str(error).split())})"
         ) from error
+
+
+def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"interpolate: a has shape {tuple(a.shape)} and b {tuple(b.shape)}, expected two "
+            "observations of one shape, without the axis of rows, such as x[0] and x[1]"
+        )
+    return a, b
 
 
 def manifold(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -94,9 +95,11 @@ class Options(NamedTuple):
                 f'{self.task}: method is "{self.method}", expected one of {list(METHODS)}'
             )
         numbers = {**self.effort._asdict(), "batch_size": self.batch_size}
-        low = [f"{name} is {value}" for name, value in numbers.items() if value < 1]
-        if low:
-            raise ValueError(f"{self.task}: {low[0]}, expected at least 1")
+        for name, value in numbers.items():
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(
+                    f"{self.task}: {name} is {value}, expected a whole number of at least 1"
+                )
 
 
 def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Options) -> Restored:

@@ -3,6 +3,7 @@
 S = sum of x over f x f pixels,    p(x | S) = E_p(z | S)[ p(x | z, S) ]
 """
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -73,8 +74,10 @@ def super_resolve(
         >>> pv.super_resolve(vae, torch.full((5, 2, 2), 0.5)).draws.sum(-1)[0]
         tensor([8., 8., 8., 8., 8.])
     """
-    if factor < 1:
-        raise ValueError(f"super_resolve: factor is {factor}, expected at least 1")
+    if not isinstance(factor, Integral) or factor < 1:
+        raise ValueError(
+            f"super_resolve: factor is {factor}, expected a whole number of at least 1"
+        )
     data = as_sources((pooled, *c), "super_resolve")
     image = _image(tuple(data[0].shape[1:]), factor)
     event = _event(graph, c, image, observed)

@@ -67,6 +67,11 @@ class Arguments:
                 f"fit: scheduler is a {type(self.scheduler).__name__}, expected a function of the "
                 "optimizer that makes one, such as lambda adam: ExponentialLR(adam, 0.99)"
             )
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(
+                f"fit: callback is a {type(self.callback).__name__}, expected a function of the "
+                "history"
+            )
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "fit: gradients are switched off; call it outside of torch.no_grad() and "
@@ -95,4 +100,8 @@ class Arguments:
         if self.batch_transform is None:
             return (x, *c)
         batch = self.batch_transform(x, *c)
+        if not isinstance(batch, Tensor | tuple | list):
+            raise TypeError(
+                f"fit: batch_transform returned a {type(batch).__name__}, expected x or (x, *c)"
+            )
         return (batch,) if isinstance(batch, Tensor) else tuple(batch)

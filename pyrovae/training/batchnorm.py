@@ -8,6 +8,7 @@ The running statistics of training lag behind the weights, by a hundred steps at
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,27 @@ from torch.optim.swa_utils import update_bn
 
 from pyrovae.programs import Programs, cuda_devices, parameters_held, random_stream
 
-__all__ = ["recompute_batchnorm"]
+__all__ = ["one_row_explained", "recompute_batchnorm"]
 
 _LAYERS = nn.modules.batchnorm._BatchNorm  # what update_bn resets
+
+
+@contextmanager
+def one_row_explained() -> Iterator[None]:
+    """Context in which a step on one row names what batch normalization needs.
+
+    Raises:
+        ValueError: where torch raises one because the row has no variance.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "fit: batch normalization needs at least 2 rows in a minibatch: give more rows, or a "
+            f"larger batch_size (torch: {error})"
+        ) from error
 
 
 def recompute_batchnorm(

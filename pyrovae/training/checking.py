@@ -36,8 +36,11 @@ def check_data(
     """Check arrays whole, and of other data the first minibatch, `example`.
 
     Raises:
+        TypeError: if the graph is a class.
         ValueError: if a value does not fit the graph, or held-out rows have another shape.
     """
+    if isinstance(graph, type):
+        raise TypeError(f"fit: graph is the class {graph.__name__}, expected an object of it")
     devices = programs.cuda_devices(graph)
     if held_out is not None:
         with programs.random_stream(0, devices):

@@ -112,7 +112,8 @@ def fit(
         epochs: planned passes over the data, over which schedules run.
         steps_per_epoch: minibatches that count as an epoch of an iterable; its length if None.
         batch_size: rows of a minibatch, over all processes; a `DataLoader` or iterable has its own.
-        drop_last: leave out the last minibatch of an epoch if it has fewer rows.
+        drop_last: leave out the last minibatch of an epoch if it has fewer rows; a `DataLoader`
+            or iterable has its own.
         accumulate: minibatches per optimizer step; the gradient is the mean over all their rows.
         transform: applied to x of each training minibatch, with new random numbers each time, such
             as `pyrovae.batches.binarize`.

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae.objectives import Objective
 from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
+from pyrovae.training.batchnorm import one_row_explained
 from pyrovae.training.clipping import ClipNorm, Clipping
 from pyrovae.training.compiled import CompiledBackward, check_compilable
 from pyrovae.training.distributed import Processes
@@ -148,7 +149,7 @@ class FusedSVI:
 
         A loss or a measured gradient that is not finite is returned before any weight changes.
         """
-        with self._held, self._products:
+        with self._held, self._products, one_row_explained():
             result = self._accumulated(batches) if len(batches) > 1 else self._one(batches[0])
             result = self._of_all_processes(result)
         norm = math.nan

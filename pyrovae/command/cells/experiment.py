@@ -21,7 +21,7 @@ from pyrovae.command.experiment import Experiment
 from pyrovae.command.options import SIMULATED, Options
 from pyrovae.command.report.page import Picture, Row
 from pyrovae.command.runs import CELLS, Run
-from pyrovae.command.writing import write
+from pyrovae.command.writing import write_cells
 from pyrovae.files import History
 from pyrovae.singlecell import SingleCellVAE, some_cells
 
@@ -185,7 +185,7 @@ class CellExperiment(Experiment):
             adata = some_cells(cells.adata, rows, self.run.settings.layer).copy()
             adata.obsm["X_pyrovae"] = z
             adata.obs["pyrovae_library_size"] = cells.libraries.sizes
-            write(output, adata.write_h5ad)
+            write_cells(adata, output)
         else:
             names = cells.adata.obs_names[rows].astype(str).tolist()
             exports.write_embedding(z, cells.labels(rows), output, names)

@@ -82,7 +82,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not path.is_file():
         raise FileNotFoundError(
@@ -90,7 +90,7 @@ def _picture(path: Path) -> np.ndarray:
         )
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L")) >= _WHITE
+            return np.asarray(ImageOps.exif_transpose(image).convert("L")) >= _WHITE
     except UnidentifiedImageError as error:
         raise ValueError(f"--mask {path} cannot be read as an image ({error})") from error
 

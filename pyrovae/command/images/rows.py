@@ -63,22 +63,40 @@ class Rows(NamedTuple):
 
 
 def hold_out_test(data: Dataset, fraction: float, seed: int) -> Dataset:
-    """Return a data set with test rows: its own, or a fraction of its rows at random."""
+    """Return a data set with test rows: its own, or a fraction of its rows at random.
+
+    Raises:
+        ValueError: There is one row only.
+    """
     if data.x_test is not None:
         return data
+    _check_enough(data, "to test on")
     return data.hold_out(batches.split(len(data.x), fraction, seed)[1].numpy())
+
+
+def _check_enough(data: Dataset, purpose: str) -> None:
+    if len(data.x) < 2:
+        raise ValueError(
+            f"{data.name}: one row is left to train on, and another is needed {purpose}; give "
+            "more rows"
+        )
 
 
 def prepare_rows(
     preparation: Preparation, data: Dataset, settings: ImageSettings
 ) -> tuple[Training, Rows]:
-    """Return rows to train on and rows to evaluate on, the test rows of the data."""
+    """Return rows to train on and rows to evaluate on, the test rows of the data.
+
+    Raises:
+        ValueError: There is one row to train on and to validate with.
+    """
     assert data.x_test is not None  # `hold_out_test` saw to it
     x = preparation.for_training(data.x)
     c = preparation.context(data.labels, data.label_names)
     test = Rows.of(preparation, data.x_test, data.labels_test, data.label_names)
     if not settings.validation:
         return Training((x, *c), None), test
+    _check_enough(data, "to validate with (or give --validation 0)")
     kept, held_out = batches.split(len(x), settings.validation, settings.seed)
     x_held_out = preparation.for_evaluation(data.x[held_out.numpy()])
     rows = (x[kept], *(part[kept] for part in c))
