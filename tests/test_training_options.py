@@ -178,7 +178,8 @@ def test_an_iterable_without_a_length_needs_steps_and_is_read_again():
 
 def test_a_generator_that_ends_ends_the_fit():
     batches = (binary(8, seed=i) for i in range(7))
-    history = quiet(small_vae(), batches, steps_per_epoch=5, epochs=10)
+    with pytest.warns(UserWarning, match="the data ended after 2 of 10 epochs"):
+        history = quiet(small_vae(), batches, steps_per_epoch=5, epochs=10)
     assert history.stopped == "the data ended"
     assert len(history.loss) == 2  # the second epoch has the remaining two minibatches
 

@@ -34,7 +34,7 @@ from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import LearningRate, MakeOptimizer, MakeScheduler
 from pyrovae.training.resuming import read, restore, store_kept_on_refusal
 from pyrovae.training.svi import FusedSVI, Optimization
-from pyrovae.training.validation import warn_of_idle_patience
+from pyrovae.training.validation import warn_of_early_end, warn_of_idle_patience
 
 __all__ = ["fit"]
 
@@ -224,6 +224,7 @@ def _fit(
             restore(loop, saved)
         with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
             loop.run(interrupted)
+    warn_of_early_end(loop.history, arguments.epochs)
     return loop.history
 
 

@@ -17,7 +17,7 @@ from pyrovae.objectives import Objective
 from pyrovae.programs import Programs
 from pyrovae.training.distributed import Processes
 
-__all__ = ["judged_since", "validate", "warn_of_idle_patience"]
+__all__ = ["judged_since", "validate", "warn_of_early_end", "warn_of_idle_patience"]
 
 
 def validate(
@@ -90,4 +90,15 @@ def warn_of_idle_patience(
             f"epochs end with beta at its target {objective.target:g}, and the others are not "
             "judged. Let the schedule end earlier, or lower patience",
             stacklevel=3,
+        )
+
+
+def warn_of_early_end(history: History, epochs: int) -> None:
+    """Warn if an iterator gave no more data before all epochs were trained."""
+    done = len(history.loss)
+    if history.stopped == "the data ended" and done < epochs:
+        warnings.warn(
+            f"fit: the data ended after {done} of {epochs} epochs. A generator is read once: pass "
+            "data that can be read again, or fewer epochs",
+            stacklevel=4,
         )
