@@ -13,6 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import programs
+from pyrovae.distributions import AutoregressiveFlow
 from pyrovae.programs import Layout, Programs, plain_pyro
 
 X = torch.arange(60.0).reshape(10, 6).remainder(2)
@@ -478,3 +479,26 @@ def test_a_parameter_in_pyros_store_trains_and_its_best_value_is_put_back():
                      callback=stop_late, seed=0, progress=False)  # fmt: skip
     assert pyro.param("scale").item() != 2.0
     assert pyro.param("scale").item() == pytest.approx(losses[history.best_epoch - 1])
+
+
+@pytest.mark.parametrize(
+    ("hidden", "depth"),
+    [(nn.Tanh(), 1), (nn.BatchNorm1d(8), None)],
+    ids=["a plate", "repeated rows"],
+)
+def test_the_layout_of_draws_needs_no_inverse_of_a_flow(monkeypatch, hidden, depth):
+    """That of a gate that is nearly shut has no digit left, where the flow's own draw has all."""
+    nothing = lambda self, net, y, order: (y * math.nan, y * math.nan)  # noqa: E731
+    monkeypatch.setattr(AutoregressiveFlow, "_invert", nothing)
+    graph = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.IAF(pv.nets.MLP(6, [8], 8), 2, context=4, hidden=(8,)),
+        pv.likelihoods.Bernoulli(nn.Sequential(nn.Linear(2, 8), hidden, nn.Linear(8, 6))),
+    )
+    x = torch.rand(7, 6).round()
+    layout = programs.find_layout(graph.model, graph.guide, x, draws=3)
+    assert (layout.depth, layout.separate) == (depth, False)
+    q = graph.posterior(x)
+    elsewhere = q.sample().clone()
+    with pytest.raises(ValueError, match="nan"):  # as it would be, if one were taken
+        q.log_prob(elsewhere)

@@ -260,10 +260,8 @@ def row_numbers(rows: Any, n: int) -> Tensor:
     if not rows.numel():
         return rows.long().flatten()
     if rows.is_floating_point() or rows.is_complex() or rows.dim() != 1:
-        raise IndexError(
-            f"rows of type {rows.dtype} and shape {tuple(rows.shape)}, expected row numbers, which "
-            f"are integers, or a mask of shape ({n},)"
-        )
+        given = f"rows of type {rows.dtype} and shape {tuple(rows.shape)}"
+        raise IndexError(f"{given}, expected row numbers, which are integers, or a mask ({n},)")
     low, high = (int(v) for v in rows.aminmax())
     if low < -n or high >= n:
         raise IndexError(f"row {low if low < -n else high} of {n} rows")

@@ -2,9 +2,12 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Independent, TransformedDistribution
 
 from pyrovae.programs.isolation import looking
 from pyrovae.programs.layout import Layout
@@ -18,6 +21,42 @@ _DRAWS = 2
 _TOLERANCE = 1e-3  # between two ways of computing a log density in single precision
 Batch = tuple[Tensor, ...]
 Both = tuple[Trace, Trace]  # the traces of the model and the guide
+Values = dict[str, Tensor]
+
+
+class _Noise(Messenger):
+    """Context in which flows are drawn from given noise, or from noise that is kept.
+
+    The density of a flow's own draw needs no inverse, which may lose all digits: two runs that are
+    compared are therefore made from the same noise, not at the same values.
+
+    Args:
+        given: noise z_0 by site.
+
+    Attributes:
+        found: noise by site, of the sites that are flows.
+    """
+
+    def __init__(self, given: Values | None = None) -> None:
+        super().__init__()
+        self.given, self.found = given or {}, Values()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        flow = _flow_of(msg["fn"])
+        if flow is None or msg["is_observed"] or msg["done"]:
+            return
+        noise = self.given.get(msg["name"])
+        noise = flow.base_dist.sample() if noise is None else noise
+        self.found[msg["name"]], value = noise, noise
+        for transform in flow.transforms:
+            value = transform(value)
+        msg["value"], msg["done"] = value, True
+
+
+def _flow_of(fn: Any) -> TransformedDistribution | None:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn if isinstance(fn, TransformedDistribution) else None
 
 
 def find_layout(
@@ -99,32 +138,43 @@ def _broadcasts(model: Program, guide: Program, rows: Batch, depth: int) -> bool
     """Return whether one run inside a plate over draws equals separate runs at the same latents."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            _, shapes = run(model, guide, *rows)
+            with _Noise() as of_one:
+                _, shapes = run(model, guide, *rows)
             layout = Layout(len(rows[0]), _DRAWS, depth)
-            together = run(model, guide, *rows, layout=layout)
+            with _Noise() as of_all:
+                together = run(model, guide, *rows, layout=layout)
             for k in range(_DRAWS):
                 values = {
                     site["name"]: site["value"][k].reshape(shapes[site["name"]]["value"].shape)
                     for site in latent(together[1])
                 }
-                if not _same_as_draw(k, _run_at(values, model, guide, rows), together):
+                noise = {
+                    name: of_all.found[name][k].reshape(one.shape)
+                    for name, one in of_one.found.items()
+                }
+                if not _same_as_draw(k, _run_at(values, noise, model, guide, rows), together):
                     return False
     except Exception:  # whatever a user's network raises at dimensions that it does not take
         return False
     return True
 
 
-def _run_at(values: dict[str, Tensor], model: Program, guide: Program, rows: Batch) -> Both:
-    """Return both traces with the latents at given values."""
-    given = Trace({name: {"value": value} for name, value in values.items()})
-    return record(model, *rows, given=given), record(guide, *rows, given=given)
+def _run_at(values: Values, noise: Values, model: Program, guide: Program, rows: Batch) -> Both:
+    """Return both traces with the latents at given values, those of flows at given noise."""
+    given = {name: {"value": value} for name, value in values.items() if name not in noise}
+    with _Noise(noise):
+        q = record(guide, *rows, given=Trace(given))
+    return record(model, *rows, given=q), q
 
 
 def _same_as_draw(k: int, alone: Both, together: Both) -> bool:
     for one, several in zip(alone, together, strict=True):
         for site in _sites(one):
-            term = log_prob(site)
-            if not _close(term, log_prob(several[site["name"]])[k].reshape(term.shape)):
+            other, term = several[site["name"]], log_prob(site)
+            if not _close(term, log_prob(other)[k].reshape(term.shape)):
+                return False
+            value, drawn = site["value"], not site["is_observed"]
+            if drawn and not _close(value, other["value"][k].reshape(value.shape)):
                 return False
     return True
 
@@ -136,18 +186,29 @@ def _repeats(
     once = Layout(len(rows[0]), plates=plates)
     twice = Layout(len(rows[0]), _DRAWS, plates=plates)
     try:
-        alone = [run(model, guide, *rows) for _ in range(_DRAWS)]
-        values = {}
+        alone, kept = [], []
+        for _ in range(_DRAWS):
+            with _Noise() as noise:
+                alone.append(run(model, guide, *rows))
+            kept.append(noise.found)
+        values, noises = Values(), Values()
         for site in latent(alone[0][1]):
-            draws = [once.by_row(q[site["name"]]["value"], site) for _, q in alone]
-            values[site["name"]] = once.as_site(torch.cat(draws).flatten(0, 1)[None], site)
+            name = site["name"]
+            values[name] = _repeated([q[name]["value"] for _, q in alone], once, site)
+            if name in kept[0] and kept[0][name].shape == site["value"].shape:
+                noises[name] = _repeated([found[name] for found in kept], once, site)
         _, repeated = twice.applied(model, rows)
-        together = _run_at(values, model, guide, repeated)
+        together = _run_at(values, noises, model, guide, repeated)
         return all(
             _same_by_row(both, k, once, together, twice, scaled) for k, both in enumerate(alone)
         )
     except Exception:  # a latent that all rows share, or a program of one number of rows
         return False
+
+
+def _repeated(draws: list[Tensor], once: Layout, site: Site) -> Tensor:
+    """Return draws of some rows as one of as many times the rows."""
+    return once.as_site(torch.cat([once.by_row(v, site) for v in draws]).flatten(0, 1)[None], site)
 
 
 def _same_by_row(
