@@ -1,12 +1,17 @@
 """Evidence of graphs that users write, against closed forms: masks, classes, loops over time."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyrovae as pv
+from pyrovae import programs
 
 
 def mvn(mean, covariance):
@@ -127,3 +132,75 @@ def test_two_views_of_which_one_may_be_missing():
     ])  # fmt: skip
     evidence = pv.log_evidence(TwoViews(), x, y, seen, samples=4000)
     assert ((evidence.log_p - exact).abs() < 5 * evidence.standard_error).all()
+
+
+class Angle:
+    """z ~ von Mises, x ~ N((cos z, sin z), 4), with torch's class, whose support is the line."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.zeros(len(x)), 0.2))
+            place = torch.stack([z.cos(), z.sin()], -1)
+            return pyro.sample("x", dist.Normal(place, 2.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("z", dist.VonMises(torch.zeros(len(x)), 0.1))
+
+
+class AngleOnTheLine(Angle):
+    """With a guide over which the prior's mass is infinite."""
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("z", dist.Normal(torch.zeros(len(x)), 3.0))
+
+
+ANGLES = torch.tensor([[0.9, 0.2], [-0.8, 0.1]])
+
+
+def test_a_von_mises_of_torch_is_on_the_circle():
+    z = torch.linspace(-math.pi, math.pi, 20_001)[:-1, None]
+    likelihood = dist.Normal(torch.stack([z.cos(), z.sin()], -1), 2.0).log_prob(ANGLES).sum(-1)
+    prior = dist.VonMises(0.0, 0.2).log_prob(z)
+    exact = (prior + likelihood).double().logsumexp(0) + math.log(2 * math.pi / 20_000)
+    found = pv.reciprocal_log_evidence(Angle(), ANGLES, samples=1000)
+    assert (found.log_p - exact).abs().max() < 0.05
+    em = pv.objectives.MonteCarloEM(steps=50, step_size=1.0)
+    _, chain = em.draw(Angle().model, Angle().guide, ANGLES.repeat(50, 1))
+    assert chain["z"]["value"].abs().max() <= math.pi
+    for check in (pv.elbo, pv.log_evidence):
+        with pytest.raises(ValueError, match="the prior is on the circle and the guide's Normal"):
+            check(AngleOnTheLine(), ANGLES)
+    assert programs.support_of(dist.VonMises(torch.zeros(3), 1.0).to_event(1)).event_dim == 1
+    shifted = dist.TransformedDistribution(
+        dist.VonMises(0.0, 1.0), [dist.transforms.AffineTransform(1.0, 2.0)]
+    )
+    assert programs.support_of(shifted) is dist.constraints.real
+
+
+class Auto(nn.Module):
+    """A guide of Pyro's with parameters for each of eight rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.posteriors.DiagonalNormal(nn.Linear(3, 4)),
+            pv.likelihoods.Gaussian(nn.Linear(2, 3), sigma=1.0),
+        )
+        self.own = AutoNormal(self.vae.model)
+
+    def model(self, x):
+        return self.vae.model(x)
+
+    def guide(self, x):
+        return self.own(x)
+
+
+def test_a_guide_of_so_many_rows_is_refused_by_name():
+    x = torch.randn(8, 3)
+    graph = Auto()
+    pv.fit(graph, x, epochs=1, batch_size=8, objective=pv.objectives.SGVB_A(), progress=False)
+    with pytest.raises(ValueError, match=r"do not run on one row .* autoguide"):
+        pv.elbo(graph, x)

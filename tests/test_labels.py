@@ -179,3 +179,17 @@ def test_a_classifier_is_saved_and_loaded(labelled, tmp_path):
         CellLabels.load(folder)
     with pytest.raises(FileNotFoundError):
         CellLabels.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "y", [torch.full((8,), 5), torch.full((8,), -7), torch.full((8,), 1.5), torch.eye(8)[:, :L]]
+)
+def test_what_is_no_label_is_refused_before_training(y):
+    x = torch.poisson(torch.full((8, 6), 4.0))
+    objective = TraceEnum_ELBO(max_plate_nesting=1)
+    for call in (
+        lambda: pv.fit(graph(), (x, y), epochs=1, objective=objective, progress=False),
+        lambda: pv.elbo(graph(), x, y),
+    ):
+        with pytest.raises(ValueError, match=r"LabelledCountVAE: y has .* 0 to 2, or -1"):
+            call()

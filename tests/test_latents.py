@@ -265,3 +265,18 @@ def test_a_flow_that_states_no_support_is_trained_and_evaluated(place):
     assert pv.elbo(graph, x, samples=100).elbo.mean() < importance.mean + 0.1
     assert pv.embed(graph, x).shape == (5, 2)
     assert pv.latent_summary(graph, x).mutual_information >= 0
+
+
+def test_a_site_that_is_not_there_is_named():
+    normal = lambda a, b: pv.posteriors.DiagonalNormal(nn.Linear(a, 2 * b))  # noqa: E731
+    graph = pv.HierarchicalVAE(
+        pv.priors.StandardNormal(2),
+        pv.priors.ConditionalNormal(nn.Linear(2, 6)),
+        normal(6, 3),
+        normal(3, 2),
+        pv.likelihoods.Bernoulli(nn.Linear(3, 6)),
+    )
+    x = torch.rand(5, 6).round()
+    for figure in (pv.kl_per_dimension, pv.latent_summary, pv.active_units):
+        with pytest.raises(ValueError, match=r"no latent site \"z\".*z1.*z2"):
+            figure(graph, x)

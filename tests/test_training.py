@@ -657,7 +657,7 @@ def test_weights_that_overflow_are_named_and_not_kept():
         (torch.full((4, 6), torch.nan), r"nan in row 0, position \(0,\)"),
         (torch.zeros(0, 6), "at least one row"),
         (torch.zeros(4, 5), "shape"),
-        (torch.zeros(6), r"that is one row: give it an axis of rows, x\[None\]"),
+        (torch.zeros(6), r"of one row alone give x\[None\], of a list of rows torch\.stack"),
         ((torch.zeros(4, 6), torch.zeros(3, 2)), "context 1 has 3 rows, x has 4"),
     ],
 )
@@ -724,6 +724,41 @@ class Endless(torch.utils.data.Dataset):
 def test_what_is_of_another_kind_is_refused_by_name(data, options, words):
     with pytest.raises(TypeError, match=words):
         quiet(small_vae(), data, epochs=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: pv.nets.MLP(6, 8, 4), TypeError, r"hidden is 8 .* as in MLP\(784, \[500\], 20\)"),
+        (lambda: pv.nets.MLP(6, 4, [8]), TypeError, r"features_out \[8\]"),
+        (
+            lambda: of_parts(prior=pv.priors.StandardNormal),
+            TypeError,
+            "prior is the class Standard",
+        ),
+        (lambda: of_parts(prior=None), TypeError, "prior is None, expected an object"),
+        (lambda: of_parts(prior=pv.priors.StandardNormal(5)), ValueError, r"\(5,\) .* drew \(2,\)"),
+        (lambda: of_parts(prior=pv.priors.StandardNormal(1)), ValueError, "the same dimensions"),
+        (
+            lambda: of_parts(likelihood=torch.nn.Linear(2, 6)),
+            TypeError,
+            "A network alone is no part: wrap",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(make, kind, words):
+    with pytest.raises(kind, match=words) as found:
+        quiet(make(), binary(), epochs=1)
+    assert "Trace Shapes" not in str(found.value)
+
+
+def of_parts(**parts):
+    own = {
+        "prior": pv.priors.StandardNormal(2),
+        "posterior": pv.posteriors.DiagonalNormal(torch.nn.Linear(6, 4)),
+        "likelihood": pv.likelihoods.Bernoulli(torch.nn.Linear(2, 6)),
+    }
+    return pv.VAE(**own | parts)
 
 
 def test_a_class_is_no_graph():

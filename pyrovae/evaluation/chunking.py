@@ -58,8 +58,15 @@ def chunks_of(
 
 def _width(graph: Any, one: Tensors) -> int:
     """Return how many values one draw for one row takes: the largest parameter of any site."""
-    with programs.random_stream(0, []):  # the random stream stays where it was
-        p, q = programs.run(graph.model, graph.guide, *one)
+    try:
+        with programs.random_stream(0, []):  # the random stream stays where it was
+            p, q = programs.run(graph.model, graph.guide, *one)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the programs of {type(graph).__name__} do not run on one row ({error}). A guide with "
+            "parameters of each row, such as an autoguide of Pyro's, is for the rows that it was "
+            "made for: let a network compute them from x"
+        ) from error
     leaves = [programs.leaf(site["fn"]) for trace in (p, q) for site in trace.values()]
     parameters = [value for leaf in leaves for value in _parameters(leaf)]
     sizes = (value.numel() for value in parameters if isinstance(value, Tensor))

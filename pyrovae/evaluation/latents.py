@@ -59,14 +59,19 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     on other latents, they are at one draw of those for each row.
 
     Raises:
-        ValueError: if x is outside the support of the likelihood, or q or p does not factorize over
-            the dimensions with a known KL.
+        ValueError: if x is outside the support of the likelihood, there is no such site, or q or p
+            does not factorize over the dimensions with a known KL.
     """
     pieces = []
     data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
         for batch in batches_in_order(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
+            if site not in programs.latent_by_name(q) or site not in p:
+                raise ValueError(
+                    f'kl_per_dimension: model and guide have no latent site "{site}" in common, '
+                    f"the guide has {list(programs.latent_by_name(q))}: name one by site="
+                )
             try:
                 kl = programs.kl_of_dimensions(q[site], p[site])
                 weights = programs.weights_of(programs.unscaled(q[site]), kl).unsqueeze(-1)

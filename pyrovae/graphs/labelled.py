@@ -95,8 +95,15 @@ class LabelledCountVAE(nn.Module):
         return self.classifier(self.cells.posterior(x.log1p(), *c).mean)
 
     def check(self, x: Tensor, y: Tensor, *c: Tensor) -> None:
-        """Raise a ValueError if x are not counts; `pyrovae.fit` calls this before training."""
+        """Raise a ValueError if x are not counts, or y not labels; `fit` and evaluation call it."""
         check_part(self.cells.likelihood, x)
+        y = torch.as_tensor(y[:])
+        if y.dim() != 1 or not bool(((y == y.round()) & (y >= -1) & (y < self.labels)).all()):
+            raise ValueError(
+                f"LabelledCountVAE: y has shape {tuple(y.shape)} and values from {y.min():g} to "
+                f"{y.max():g}, expected one whole number for each cell, 0 to {self.labels - 1}, or "
+                "-1 where the label is unknown"
+            )
 
     def _logits(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the logits of q(y | z): the classifier's, or a point mass where y is known."""

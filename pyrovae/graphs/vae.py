@@ -7,7 +7,7 @@ q(z | x, c)                             the guide
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import check_part
+from pyrovae.graphs.parts import check_part, check_parts
 from pyrovae.programs import data_plate, register
 
 __all__ = ["VAE"]
@@ -24,6 +24,9 @@ class VAE(nn.Module):
         posterior: q(z | x, c), called with the data and the context.
         likelihood: p(x | z, c), called with the latent and the context.
 
+    Raises:
+        TypeError: if one of them is a class, or cannot be called.
+
     Example:
         >>> import torch
         >>> from pyrovae import likelihoods, nets, posteriors, priors
@@ -35,6 +38,7 @@ class VAE(nn.Module):
 
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
+        check_parts(self, prior=prior, posterior=posterior, likelihood=likelihood)
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Likelihood(Conditional):
         if self.event_shape is not None and tuple(source.shape[1:]) != self.event_shape:
             one_row = tuple(source.shape) == self.event_shape
             remedy = (
-                f"that is one row: give it an axis of rows, {name}[None]"
+                f"of one row alone give {name}[None], of a list of rows torch.stack(rows)"
                 if one_row
                 else "reshape the data, or build the network for that shape"
             )

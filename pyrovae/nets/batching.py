@@ -160,7 +160,10 @@ def _remedy(x: Tensor, c: Sequence[Tensor], shape: Shape, found: Shape, context:
         )
     if c and (found == shape or not context):
         build = f"build the network with context={_features(c)}"
-        return f"{build}, or drop the context by WithoutContext(net)"
+        return (
+            f"{build}, or drop the context by WithoutContext(net). Data in a list or tuple are "
+            "(x, *c): of several arrays of rows, give torch.cat(arrays)"
+        )
     if found == shape:
         return "pass the context too, or build the network with context=0"
     event = tuple(x.shape[1:])

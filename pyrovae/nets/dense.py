@@ -44,6 +44,11 @@ class MLP(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(hidden, int) or not isinstance(features_out, int | tuple):
+            raise TypeError(
+                f"MLP: hidden is {hidden!r} and features_out {features_out!r}, expected a list of "
+                "widths and a number or a shape, as in MLP(784, [500], 20)"
+            )
         self.features_in, self.features_out = int_or_tuple(features_in), int_or_tuple(features_out)
         self.hidden, self.activation, self.context = tuple(hidden), activation, context
         self.shape_in, self.shape_out = shape_of(features_in), shape_of(features_out)

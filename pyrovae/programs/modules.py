@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from pyrovae.programs.traces import Site, Trace, mark_not_mean_field, observed, 
 
 __all__ = ["Graph", "Programs"]
 
+_EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
 _PARAM = "pyro.param "  # how the names of parameters in Pyro's store begin in a state
 
 
@@ -169,10 +171,20 @@ class Programs(nn.Module):
 
 
 class _RefuseOthers(Messenger):
-    """Refuse distributions that are not Pyro's, which cannot be called."""
+    """Refuse what is no distribution of Pyro's, and latents of another shape than the prior's."""
 
     def _pyro_sample(self, msg: Any) -> None:
         check_callable(msg)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        expected = tuple(getattr(msg["fn"], "event_shape", ()))
+        drawn = tuple(getattr(msg["value"], "shape", expected))
+        if not msg["is_observed"] and drawn[len(drawn) - len(expected) :] != expected:
+            raise ValueError(
+                f'site "{msg["name"]}": the prior has the shape {expected} for each row, the guide '
+                f"drew {drawn[len(drawn) - len(expected) :]}. Give prior and posterior the same "
+                "dimensions: a network of DiagonalNormal has two outputs for each"
+            )
 
 
 @contextmanager
@@ -186,7 +198,8 @@ def _explained() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
         try:
             yield
-        except ValueError as error:
+        except Exception as error:
+            error.args = tuple(map(_without_empty_trace, error.args))
             if "Shape mismatch inside plate" not in str(error):
                 raise
             raise ValueError(
@@ -195,6 +208,11 @@ def _explained() -> Iterator[None]:
                 "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
                 f"Bernoulli(net, event_dim=3). Pyro: {error}"
             ) from error
+
+
+def _without_empty_trace(text: Any) -> Any:
+    """Return a message without the table of sites that Pyro adds to it where there are none yet."""
+    return _EMPTY_TRACE.sub("", text) if isinstance(text, str) else text
 
 
 def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:

@@ -45,10 +45,16 @@ def check_callable(msg: Any) -> None:
     """
     if msg["type"] == "sample" and not callable(msg["fn"]):
         cls = type(msg["fn"])
+        remedy = (
+            "A network alone is no part: wrap it, as in likelihoods.Bernoulli(net) or "
+            "posteriors.DiagonalNormal(net)"
+            if isinstance(msg["fn"], Tensor)
+            else "Wrap a part that returns torch or zuko distributions by "
+            "pyrovae.conditional.from_torch, or use the class of this name in pyro.distributions"
+        )
         raise TypeError(
             f'site "{msg["name"]}": got a {cls.__module__}.{cls.__qualname__}, expected a '
-            "distribution of Pyro's. Wrap a part that returns torch or zuko distributions by "
-            "pyrovae.conditional.from_torch, or use the class of this name in pyro.distributions"
+            f"distribution of Pyro's. {remedy}"
         )
 
 

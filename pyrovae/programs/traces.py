@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import SineBivariateVonMises, constraints
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import TransformedDistribution, VonMises
 
+from pyrovae.distributions import CIRCLE
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.plain import is_plain
 from pyrovae.programs.plates import check_callable
@@ -186,9 +188,20 @@ def leaf(fn: Any) -> Any:
 def support_of(*fns: Any) -> Any:
     """Return the support that the first of some distributions states, all of R^n if none does.
 
-    A distribution need not state one, such as a wrapped flow of zuko's.
+    A distribution need not state one, such as a wrapped flow of zuko's. Of von Mises distributions
+    it is the circle, where torch states the real line, over which their mass is infinite.
     """
     for fn in fns:
         with suppress(NotImplementedError, AttributeError):
-            return fn.support
+            support = fn.support
+            if not _is_von_mises(fn):
+                return support
+            events = support.event_dim
+            return constraints.independent(CIRCLE, events) if events else CIRCLE
     return constraints.real
+
+
+def _is_von_mises(fn: Any) -> bool:
+    while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, VonMises | SineBivariateVonMises)

@@ -8,6 +8,7 @@ that reads more, such as the number of time steps, is given rows of data by `lik
 
 from collections.abc import Collection, Mapping
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def generate(
         >>> pv.generate(vae, 16).shape
         torch.Size([16, 6])
     """
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"generate: n is {n!r}, expected the number of observations, at least 1")
     inputs = inputs_of(graph, n, c, like, "generate")
     with programs.evaluation(graph, seed), inputs.hint("generate"):
         batch = inputs.at(torch.arange(n))

@@ -149,7 +149,7 @@ def _verdict_rows(baselines: Figures, training: Figures) -> list[Row]:
     found = baselines["verdict"]
     words = {
         "better": "better than probabilistic PCA with as many components",
-        "matches": "as good as probabilistic PCA with as many components",
+        "matches": "no clear difference from probabilistic PCA with as many components",
         "worse": "worse than probabilistic PCA with as many components.",
     }
     error = found["standard_error"]
