@@ -179,7 +179,7 @@ def encode(
             help="File to write: .npy, .npz (with labels), .csv, or for cells .h5ad.",
         ),
     ],
-    part: Rows = Part.ALL,
+    part: Annotated[Part, typer.Option(help="Which rows.")] = Part.ALL,
     data_dir: DataDir = None,
 ) -> None:
     """Write latent representations: posterior means of z, or codes, with shape (N, latents)."""
@@ -192,7 +192,7 @@ def encode(
     kind = experiment_of(type(run.settings))
     exports.check(output, kind.EMBEDDINGS)
     with notes(say=_nothing):
-        n, d = kind.open(run, data, part or Part.ALL, data_dir).encode(output)
+        n, d = kind.open(run, data, part, data_dir).encode(output)
     what = "codes" if run.settings.is_autoencoder else "posterior means"
     typer.echo(f"{output}: {what} of {n} rows, {d} latents")
 
