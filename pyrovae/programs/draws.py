@@ -54,9 +54,11 @@ class _Noise(Messenger):
 
 
 def _flow_of(fn: Any) -> TransformedDistribution | None:
+    """Return the flow inside a distribution, if its draws are nothing but transformed noise."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
-    return fn if isinstance(fn, TransformedDistribution) else None
+    flow = isinstance(fn, TransformedDistribution)
+    return fn if flow and type(fn).rsample is TransformedDistribution.rsample else None
 
 
 def find_layout(
