@@ -268,3 +268,9 @@ def test_what_corrupts_into_another_shape_is_refused(corrupt):
     )
     with pytest.raises(ValueError, match=r"Denoising: corrupt returned .* expected a tensor of x"):
         pv.fit(pv.Denoising(graph, corrupt), torch.randn(5, 3), epochs=1, progress=False)
+
+
+def test_each_column_may_have_its_own_noise():
+    noisy = GaussianNoise(torch.tensor([0.0, 0.5]))(torch.ones(4000, 2))
+    assert (noisy[:, 0] == 1).all()
+    assert noisy[:, 1].std().item() == pytest.approx(0.5, rel=0.1)

@@ -70,7 +70,8 @@ class GaussianNoise(Noise):
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
-        if not 0 <= sigma < math.inf:
+        value = torch.as_tensor(sigma)
+        if not ((value >= 0) & value.isfinite()).all():
             raise ValueError(
                 f"GaussianNoise: sigma is {sigma}, expected a standard deviation, at least 0"
             )

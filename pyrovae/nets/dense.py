@@ -9,6 +9,7 @@ ResidualMLP   h_0 = W_0 (x, c) + b_0,  h_l = h + V_l a(U_l a(norm h)),  f = W a(
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ class MLP(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(hidden, int) or not isinstance(features_out, int | tuple):
+        if isinstance(hidden, Integral):
             raise TypeError(
                 f"MLP: hidden is {hidden!r} and features_out {features_out!r}, expected a list of "
                 "widths and a number or a shape, as in MLP(784, [500], 20)"
