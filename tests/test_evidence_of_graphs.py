@@ -179,6 +179,27 @@ def test_a_von_mises_of_torch_is_on_the_circle():
     assert programs.support_of(shifted) is dist.constraints.real
 
 
+class AngleAtTheEdge(Angle):
+    """z is known to about 0.2, near pi in the first row and near 0 in the second."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.zeros(len(x)), 0.2))
+            place = torch.stack([z.cos(), z.sin()], -1)
+            return pyro.sample("x", dist.Normal(place, 0.2).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("z", dist.VonMises(torch.atan2(x[:, 1], x[:, 0]), 20.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*heavy tail")
+def test_chains_that_crowd_at_the_ends_of_the_circle_are_told():
+    x = torch.tensor([[-1.0, 0.1], [1.0, 0.1]])
+    with pytest.warns(pv.EvidenceWarning, match=r"in 1 of 2 rows the chains .* both -pi and pi"):
+        pv.reciprocal_log_evidence(AngleAtTheEdge(), x, samples=200, moves=20)
+
+
 class Auto(nn.Module):
     """A guide of Pyro's with parameters for each of eight rows."""
 

@@ -4,6 +4,8 @@
                                     (Gelfand & Dey 1994; Kingma & Welling 2014, appendix D)
 """
 
+import math
+import warnings
 from typing import Any
 
 import torch
@@ -14,7 +16,13 @@ from pyrovae import programs
 from pyrovae.data import Array
 from pyrovae.evaluation.checking import checked_sources
 from pyrovae.evaluation.chunking import chunks_of
-from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
+from pyrovae.evaluation.evidence import (
+    Evidence,
+    EvidenceWarning,
+    Weights,
+    joined,
+    warn_if_unreliable,
+)
 from pyrovae.evaluation.tempering import (
     COPIES,
     TemperedPath,
@@ -25,6 +33,8 @@ from pyrovae.evaluation.tempering import (
 from pyrovae.programs import hmc
 
 __all__ = ["reciprocal_log_evidence"]
+
+_MIDDLE = 0.25  # share of the states within pi / 2 of 0, half of a uniform posterior's
 
 
 def reciprocal_log_evidence(
@@ -44,7 +54,8 @@ def reciprocal_log_evidence(
 
     Use it for few latents only, below 5 (the paper's advice): q must fit, and nothing warns of a
     mode that no chain visited. By Jensen's inequality the estimate is above log p(x) in
-    expectation, where that of importance sampling is below.
+    expectation, where that of importance sampling is below. Chains of angles do not pass -pi and
+    pi: where they end at both, the result is too high, and an `EvidenceWarning` says so.
 
     Args:
         graph: as for `annealed_log_evidence`; the chains start from the guide's draws.
@@ -64,19 +75,41 @@ def reciprocal_log_evidence(
         ValueError: as `annealed_log_evidence`, and if L is at most the number of latents of a row.
     """
     check_counts("moves", moves, 2, leapfrog)
-    data, pieces = checked_sources(graph, x, *c), []
+    data, pieces, at_edge = checked_sources(graph, x, *c), [], 0
     with programs.evaluation(graph, seed):
         for batch, layouts in chunks_of(graph, data, 2 * samples, check_latents, COPIES):
             paths = [TemperedPath(graph, batch, layout, from_guide=False) for layout in layouts]
             states = [_posterior(path, moves // 2, leapfrog) for path in paths]
             u, log_f = (torch.cat(part) for part in zip(*states, strict=True))
+            at_edge += int(_crowded(paths, [state for state, _ in states]).sum())
             weights = Weights(len(batch[0]), samples)
             weights.add(_reciprocal(u, log_f))
             pieces.append(weights.evidence())
     inverse = joined(pieces)
     evidence = Evidence(-inverse.log_p, inverse[1], inverse[2], inverse.pareto_k)
     warn_if_unreliable(evidence, samples, "reciprocal_log_evidence", stacklevel=3)
+    if at_edge:
+        warnings.warn(
+            f"reciprocal_log_evidence: in {at_edge} of {len(evidence.log_p)} rows the chains of an "
+            "angle end at both -pi and pi, which they do not pass and where no normal fits: log_p "
+            "is too high. Use log_evidence or annealed_log_evidence",
+            EvidenceWarning,
+            stacklevel=2,
+        )
     return evidence
+
+
+def _crowded(paths: list[TemperedPath], states: list[Tensor]) -> Tensor:
+    """Return in which rows the states of an angle are at both ends of [-pi, pi), shape (B,)."""
+    crowded = torch.zeros(states[0].shape[1], dtype=torch.bool, device=states[0].device)
+    angles = [name for name, site in paths[0].latent.items() if programs.on_circle(site["fn"])]
+    for name in angles:
+        parts = [path.coordinates.sites(u)[name] for path, u in zip(paths, states, strict=True)]
+        angle = torch.cat(parts)
+        both = (angle > math.pi - 1).any(0) & (angle < 1 - math.pi).any(0)
+        few = (angle.abs() < math.pi / 2).float().mean(0) < _MIDDLE
+        crowded |= (both & few).reshape(len(both), -1).any(1)
+    return crowded
 
 
 def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, Tensor]:

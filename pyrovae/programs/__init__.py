@@ -6,7 +6,13 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
-from pyrovae.programs.checks import check_auxiliary, check_density, check_measures, check_sites
+from pyrovae.programs.checks import (
+    check_auxiliary,
+    check_density,
+    check_measures,
+    check_sites,
+    on_circle,
+)
 from pyrovae.programs.draws import find_layout
 from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
@@ -86,6 +92,7 @@ __all__ = [
     "modes_restored",
     "not_finite",
     "observed",
+    "on_circle",
     "parameters_held",
     "plain_pyro",
     "posterior",
