@@ -20,6 +20,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import posteriors, programs
+from pyrovae.distributions import Conditional
 from pyrovae.objectives import IWAE, SGVB_B
 
 X = torch.rand(20, 6, generator=torch.Generator().manual_seed(0)).round()
@@ -383,3 +384,41 @@ def test_a_loop_of_ones_own_is_the_fits():
     for a, b in zip(fitted.parameters(), own.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert objective.current_beta == 1.0
+
+
+def test_data_far_from_unit_size_are_named():
+    """Not torch's words about a constraint, nor what the networks would have to take."""
+    x = 255 * torch.rand(64, 40)
+
+    def graph(width):
+        q = pv.posteriors.IAF(pv.nets.MLP(40, [width], 12), 4, context=4)
+        net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 40))
+        graph = pv.VAE(pv.priors.StandardNormal(4), q, pv.likelihoods.Gaussian(net))
+        with torch.no_grad():
+            for parameter in q.parameters():
+                parameter *= 3  # as at an unlucky start
+        return graph
+
+    objective = pv.objectives.IWAE(samples=3)
+    with pytest.raises((ValueError, pv.TrainingError), match="data of about unit size"):
+        pv.fit(graph(32), x, epochs=1, objective=objective, progress=False)
+    with pytest.raises(ValueError, match=r"\|x\| goes up to 2.5+e\+22.*Torch: Expected parameter"):
+        pv.fit(graph(32), x * 1e20, epochs=1, progress=False)
+    negative = pv.VAE(
+        pv.priors.StandardNormal(2),
+        OwnNormal(nn.Linear(40, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 40)),
+    )
+    with pytest.raises(ValueError, match="Map what is positive, as a scale, by softplus"):
+        pv.fit(negative, x / 255, epochs=1, progress=False)
+
+
+class OwnNormal(Conditional):
+    """Whose scale may be below 0."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return dist.Normal(self.net(x), self.net(x)).to_event(1)

@@ -17,6 +17,7 @@ from torch.distributions import (
     Normal,
 )
 
+from pyrovae.distributions import CIRCLE, WrappedNormal, wrap
 from pyrovae.programs import hmc
 
 FAILURE_RATE = 1e-4  # of a test, were the law right
@@ -116,6 +117,25 @@ def test_constrained_sites_keep_their_laws():
         unif01_goodness_of_fit(Normal(0.0, 1.0).cdf((z["y"].log() - z["m"]) / 0.5).flatten())
         > FAILURE_RATE
     )
+
+
+def test_chains_of_angles_go_round():
+    """An angle near pi and a number correlated with it, both found from one side of pi."""
+
+    def log_density(z):
+        angle = WrappedNormal(torch.tensor(3.0), torch.tensor(0.7)).log_prob(z["angle"])
+        return angle.sum(-1) + Normal(z["angle"].cos(), 0.5).log_prob(z["y"]).sum(-1)
+
+    z0 = {"angle": torch.full((10_000, 1), 2.5), "y": torch.zeros(10_000, 1)}
+    supports = {"angle": constraints.independent(CIRCLE, 1)}
+    start, eps = hmc.adapt(log_density, z0, steps=30, supports=supports)
+    z, _ = hmc.sample(log_density, start, steps=20, step_size=eps, supports=supports)
+    assert z["angle"].abs().max() <= math.pi
+    assert z["angle"].min() < -2
+    around = Normal(0.0, 0.7).cdf(wrap(z["angle"] - 3.0))  # mass of 7e-6 is further than pi
+    assert unif01_goodness_of_fit(around.flatten()) > FAILURE_RATE
+    given = Normal(z["angle"].cos(), 0.5).cdf(z["y"])
+    assert unif01_goodness_of_fit(given.flatten()) > FAILURE_RATE
 
 
 def test_coordinates_carry_the_jacobian():

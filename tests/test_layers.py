@@ -29,7 +29,7 @@ MAY = {
     "graphs": {"programs", "distributions"},
     "objectives": {"programs"},
     "training": {"objectives", "programs", "data", "files"},
-    "evaluation": {"programs", "data"},
+    "evaluation": {"distributions", "programs", "data"},
     "tasks": {"distributions", "programs", "data", "evaluation"},
     "singlecell": WHAT_A_MODEL_IS | WHAT_IS_DONE,
     "command": WHAT_A_MODEL_IS | WHAT_IS_DONE | {"singlecell"},

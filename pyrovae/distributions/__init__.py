@@ -31,7 +31,14 @@ a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.block_sums import BlockSums
-from pyrovae.distributions.circular import CIRCLE, CircularUniform, CircularVonMises, WrappedNormal
+from pyrovae.distributions.circular import (
+    CIRCLE,
+    CircularUniform,
+    CircularVonMises,
+    WrappedNormal,
+    is_circle,
+    wrap,
+)
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
@@ -82,7 +89,9 @@ __all__ = [
     "expected",
     "from_torch",
     "held",
+    "is_circle",
     "kl_divergence",
     "split_parameters",
     "step_orders",
+    "wrap",
 ]

@@ -11,18 +11,24 @@ eqs. 3.5.64, 3.5.66).
 """
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["CIRCLE", "CircularUniform", "CircularVonMises", "WrappedNormal", "wrap"]
+__all__ = ["CIRCLE", "CircularUniform", "CircularVonMises", "WrappedNormal", "is_circle", "wrap"]
 
 CIRCLE = constraints.interval(-math.pi, math.pi)
 # Both truncations are worst at sigma = pi, where one takes over from the other.
 _TERMS = 3  # of the sum, to either side: the fourth is at most e^(-7^2 / 2) = 2e-11
 _WAVES = 3  # of the series: the fourth is at most 2 e^(-16 pi^2 / 2) = 1e-34
+
+
+def is_circle(support: Any) -> bool:
+    """Return whether a support is the circle, or that of independent or mixed angles."""
+    return getattr(support, "base_constraint", support) is CIRCLE
 
 
 def wrap(theta: Tensor) -> Tensor:

@@ -4,25 +4,18 @@
                                     (Gelfand & Dey 1994; Kingma & Welling 2014, appendix D)
 """
 
-import math
-import warnings
 from typing import Any
 
 import torch
-from pyro.distributions import MultivariateNormal
+from pyro.distributions import Normal
 from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array
+from pyrovae.distributions import WrappedNormal, wrap
 from pyrovae.evaluation.checking import checked_sources
 from pyrovae.evaluation.chunking import chunks_of
-from pyrovae.evaluation.evidence import (
-    Evidence,
-    EvidenceWarning,
-    Weights,
-    joined,
-    warn_if_unreliable,
-)
+from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
 from pyrovae.evaluation.tempering import (
     COPIES,
     TemperedPath,
@@ -33,8 +26,6 @@ from pyrovae.evaluation.tempering import (
 from pyrovae.programs import hmc
 
 __all__ = ["reciprocal_log_evidence"]
-
-_MIDDLE = 0.25  # share of the states within pi / 2 of 0, half of a uniform posterior's
 
 
 def reciprocal_log_evidence(
@@ -49,13 +40,12 @@ def reciprocal_log_evidence(
     """Estimate log p(x | c) of each row from draws of its posterior.
 
     1 / p(x) ~ (1 / L) sum_l q(z_l) / p(x, z_l). HMC draws 2 L states of the posterior, each by its
-    own chain; q is a normal with full covariance, fitted to the first half, and the average is over
-    the other half. Source: Kingma & Welling 2014, appendix D.
+    own chain; q is a normal with full covariance (of angles a wrapped one), fitted to the first
+    half, and the average is over the other half. Source: Kingma & Welling 2014, appendix D.
 
     Use it for few latents only, below 5 (the paper's advice): q must fit, and nothing warns of a
     mode that no chain visited. By Jensen's inequality the estimate is above log p(x) in
-    expectation, where that of importance sampling is below. Chains of angles do not pass -pi and
-    pi: where they end at both, the result is too high, and an `EvidenceWarning` says so.
+    expectation, where that of importance sampling is below.
 
     Args:
         graph: as for `annealed_log_evidence`; the chains start from the guide's draws.
@@ -72,44 +62,23 @@ def reciprocal_log_evidence(
         reached the posterior.
 
     Raises:
-        ValueError: as `annealed_log_evidence`, and if L is at most the number of latents of a row.
+        ValueError: as `annealed_log_evidence`, if L is at most the number of latents of a row, and
+            if the chains of a row do not spread.
     """
     check_counts("moves", moves, 2, leapfrog)
-    data, pieces, at_edge = checked_sources(graph, x, *c), [], 0
+    data, pieces = checked_sources(graph, x, *c), []
     with programs.evaluation(graph, seed):
         for batch, layouts in chunks_of(graph, data, 2 * samples, check_latents, COPIES):
             paths = [TemperedPath(graph, batch, layout, from_guide=False) for layout in layouts]
             states = [_posterior(path, moves // 2, leapfrog) for path in paths]
             u, log_f = (torch.cat(part) for part in zip(*states, strict=True))
-            at_edge += int(_crowded(paths, [state for state, _ in states]).sum())
             weights = Weights(len(batch[0]), samples)
-            weights.add(_reciprocal(u, log_f))
+            weights.add(_reciprocal(u, log_f, paths[0].coordinates.angles))
             pieces.append(weights.evidence())
     inverse = joined(pieces)
     evidence = Evidence(-inverse.log_p, inverse[1], inverse[2], inverse.pareto_k)
     warn_if_unreliable(evidence, samples, "reciprocal_log_evidence", stacklevel=3)
-    if at_edge:
-        warnings.warn(
-            f"reciprocal_log_evidence: in {at_edge} of {len(evidence.log_p)} rows the chains of an "
-            "angle end at both -pi and pi, which they do not pass and where no normal fits: log_p "
-            "is too high. Use log_evidence or annealed_log_evidence",
-            EvidenceWarning,
-            stacklevel=2,
-        )
     return evidence
-
-
-def _crowded(paths: list[TemperedPath], states: list[Tensor]) -> Tensor:
-    """Return in which rows the states of an angle are at both ends of [-pi, pi), shape (B,)."""
-    crowded = torch.zeros(states[0].shape[1], dtype=torch.bool, device=states[0].device)
-    angles = [name for name, site in paths[0].latent.items() if programs.on_circle(site["fn"])]
-    for name in angles:
-        parts = [path.coordinates.sites(u)[name] for path, u in zip(paths, states, strict=True)]
-        angle = torch.cat(parts)
-        both = (angle > math.pi - 1).any(0) & (angle < 1 - math.pi).any(0)
-        few = (angle.abs() < math.pi / 2).float().mean(0) < _MIDDLE
-        crowded |= (both & few).reshape(len(both), -1).any(1)
-    return crowded
 
 
 def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, Tensor]:
@@ -120,7 +89,7 @@ def _posterior(path: TemperedPath, steps: int, leapfrog: int) -> tuple[Tensor, T
     return u, f(u)
 
 
-def _reciprocal(u: Tensor, log_f: Tensor) -> Tensor:
+def _reciprocal(u: Tensor, log_f: Tensor, angles: Tensor) -> Tensor:
     """Fit q to the first half of the states; return log q - log f at the others, shape (L, B)."""
     fitted, averaged = u.double().chunk(2)  # (L, B, D) each
     if len(fitted) <= u.shape[-1]:
@@ -128,7 +97,31 @@ def _reciprocal(u: Tensor, log_f: Tensor) -> Tensor:
             f"reciprocal_log_evidence: {len(fitted)} samples for {u.shape[-1]} latents of a row, "
             "expected more samples than latents, and few latents: see annealed_log_evidence"
         )
+    return _fitted_log_prob(fitted, averaged, angles.to(u.device)) - log_f.chunk(2)[1]
+
+
+def _fitted_log_prob(fitted: Tensor, u: Tensor, angles: Tensor) -> Tensor:
+    """Return log q(u) of the normal fitted to states, shape (L, B); `angles` are wrapped.
+
+    log q(u) = sum_d log q(u_d | u_<d),   u_d | u_<d ~ N(u_d - r_d L_dd, L_dd^2),   L r = u - mean
+
+    with L the covariance's Cholesky factor. Each conditional of an angle is a wrapped normal, in
+    which its u_d is the theta + 2 pi k nearest to the mean direction.
+    """
+    middle = torch.where(angles, torch.atan2(fitted.sin().mean(0), fitted.cos().mean(0)), 0.0)
+    fitted, u = (torch.where(angles, middle + wrap(part - middle), part) for part in (fitted, u))
     centred = fitted - fitted.mean(0)
     covariance = torch.einsum("lbi,lbj->bij", centred, centred) / (len(fitted) - 1)
-    q = MultivariateNormal(fitted.mean(0), covariance)
-    return q.log_prob(averaged) - log_f.chunk(2)[1]
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed.any():
+        raise ValueError(
+            f"reciprocal_log_evidence: the chains of {int(failed.count_nonzero())} rows, the first "
+            f"row {int(failed.nonzero()[0])} of its batch, do not spread over all latents, so that "
+            "no normal fits. Run more moves, or use annealed_log_evidence"
+        )
+    rest = u - fitted.mean(0)
+    standard = torch.linalg.solve_triangular(factor, rest[..., None], upper=False)[..., 0]
+    scale = factor.diagonal(dim1=-2, dim2=-1)
+    given = u - standard * scale
+    line, circle = Normal(given, scale).log_prob(u), WrappedNormal(given, scale).log_prob(wrap(u))
+    return torch.where(angles, circle, line).sum(-1)

@@ -2,7 +2,7 @@
 
 f_t(z) = f_0(z)^(1 - t) f_1(z)^t,   f_1(z) = p(x, z),   f_0(z) = p(z | c) or q(z | x, c)
 
-HMC moves u with z = T(u); as a function of u, each f is multiplied by |dz/du|.
+HMC moves u with z = T(u); as a function of u, each f is multiplied by |dz/du|. Angles go round.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class TemperedPath:
         self.latent = programs.latent_by_name(p)
         values = {name: layout.by_row(site["value"], site) for name, site in self.latent.items()}
         supports = {name: programs.support_of(p[name]["fn"], q[name]["fn"]) for name in values}
-        self.coordinates = hmc.Coordinates(values, supports, 2)
+        self.coordinates = hmc.Coordinates(values, supports, 2, periodic=True)
 
     def start(self) -> Tensor:
         """Draw u from f_0."""

@@ -235,7 +235,7 @@ class Objective(ELBO, ABC):
         runs: at its first weights a network may not yet show that it mixes rows.
 
         Raises:
-            ValueError: if the draws can only be made by separate runs.
+            ValueError: if the draws can only be made by separate runs, or overflow.
         """
         if self.samples == 1 and not self.needs_rows:
             return Layout(len(batch[0]))
@@ -245,6 +245,7 @@ class Objective(ELBO, ABC):
             self._layout = programs.find_layout(model, guide, *batch, draws=self.samples)
         self._runs += 1
         if self._layout.separate:
+            _check_resolved(*programs.run(model, guide, *batch))
             raise ValueError(
                 f"{type(self).__name__}: samples is {self.samples}, but the networks do not take "
                 "further batch dimensions, and repeated rows would change the densities: a latent "
@@ -271,3 +272,13 @@ class Objective(ELBO, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the programs out of copies: a copy would copy their graph."""
         return {key: value for key, value in vars(self).items() if key != "_programs"}
+
+
+def _check_resolved(p: Trace, q: Trace) -> None:
+    """Raise a ValueError if densities are so large that no two runs can be compared."""
+    found = programs.not_resolved(p, q)
+    if found:
+        raise ValueError(
+            f"{found} at the first weights: they overflow. Give data of about unit size "
+            "(divide grey levels by 255, or conditional.Standardized), or smaller first weights"
+        )

@@ -11,7 +11,6 @@ from pyrovae.programs.checks import (
     check_density,
     check_measures,
     check_sites,
-    on_circle,
 )
 from pyrovae.programs.draws import find_layout
 from pyrovae.programs.first_use import prepare_process
@@ -36,6 +35,7 @@ from pyrovae.programs.terms import (
     log_mean_exp,
     log_prob,
     not_finite,
+    not_resolved,
     sampled_kl,
     unscaled,
     weights_of,
@@ -91,8 +91,8 @@ __all__ = [
     "means",
     "modes_restored",
     "not_finite",
+    "not_resolved",
     "observed",
-    "on_circle",
     "parameters_held",
     "plain_pyro",
     "posterior",

@@ -4,10 +4,10 @@ from typing import Any
 
 import pyro.distributions as dist
 
-from pyrovae.distributions import CIRCLE
+from pyrovae.distributions import is_circle
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, support_of
 
-__all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites", "on_circle"]
+__all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites"]
 
 _ENUMERATED = (
     ", or sum it out, as the guide declares: objective=pyro.infer.TraceEnum_ELBO("
@@ -112,7 +112,7 @@ def check_auxiliary(p: Trace, q: Trace) -> None:
 
 
 def _check_circle(q: Site, p: Site | None) -> None:
-    if p is not None and on_circle(p["fn"]) and not on_circle(q["fn"]):
+    if p is not None and _on_circle(p["fn"]) and not _on_circle(q["fn"]):
         raise ValueError(
             f'site "{q["name"]}": the prior is on the circle and the guide\'s '
             f"{type(leaf(q['fn'])).__name__} on {support_of(q['fn'])}, over which the prior's mass "
@@ -121,7 +121,5 @@ def _check_circle(q: Site, p: Site | None) -> None:
         )
 
 
-def on_circle(fn: Any) -> bool:
-    """Return whether a distribution is of angles."""
-    support = support_of(fn)
-    return getattr(support, "base_constraint", support) is CIRCLE
+def _on_circle(fn: Any) -> bool:
+    return is_circle(support_of(fn))

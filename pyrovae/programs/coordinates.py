@@ -1,15 +1,19 @@
 """Unconstrained coordinates: sample sites with their supports as one vector per chain.
 
 z = T(u),   log f(u) = log f(z) + log |det dz/du|
+theta = wrap(u)                    an angle, of a chain that goes round: log f(u) has period 2 pi
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.transforms import biject_to
+from pyro.distributions.transforms import Transform, biject_to
 from torch import Tensor
+
+from pyrovae.distributions import CIRCLE, is_circle, wrap
 
 __all__ = ["Coordinates", "same_support", "transform_to_support"]
 
@@ -30,6 +34,9 @@ class Coordinates:
         supports: the constraint of each site that has one; a site without one has all of R^n. A
             support must not depend on other sites.
         lead: number of batch dimensions (*).
+        periodic: whether u of an angle is any of theta + 2 pi k, as a chain needs it that is not to
+            stop at -pi and pi; log f(u) is then no density over R. Otherwise T is a bijection of R
+            and (-pi, pi).
 
     Raises:
         ValueError: if a site is discrete, a support belongs to no site, or no bijection to it is
@@ -41,16 +48,26 @@ class Coordinates:
         torch.Size([2, 5])
     """
 
-    def __init__(self, values: Mapping[str, Tensor], supports: Supports, lead: int) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], supports: Supports, lead: int, periodic: bool = False
+    ) -> None:
         _check_sites(values, supports)
         self.lead = lead
+        every = {name: supports.get(name, constraints.real) for name in values}
+        self._round = {name for name in every if periodic and is_circle(every[name])}
         self.transforms = {
-            name: transform_to_support(supports.get(name, constraints.real), name)
-            for name in values
+            name: _Wrapped() if name in self._round else transform_to_support(support, name)
+            for name, support in every.items()
         }
         self.shapes = {
             name: self.transforms[name].inv(value).shape[lead:] for name, value in values.items()
         }
+
+    @property
+    def angles(self) -> Tensor:
+        """Which elements of u are angles that go round, with shape (D,)."""
+        counts = [(name in self._round, shape.numel()) for name, shape in self.shapes.items()]
+        return torch.tensor([is_angle for is_angle, count in counts for _ in range(count)])
 
     def vector(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return u, with shape (*, D)."""
@@ -75,6 +92,21 @@ class Coordinates:
             name: part.reshape(*u.shape[:-1], *self.shapes[name])
             for name, part in zip(self.shapes, parts, strict=True)
         }
+
+
+class _Wrapped(Transform):
+    """theta = wrap(u), whose inverse takes u = theta of all theta + 2 pi k."""
+
+    domain, codomain = constraints.real, CIRCLE
+
+    def _call(self, x: Tensor) -> Tensor:
+        return wrap(x).clamp(-math.pi, math.pi)  # far out, rounding may lead past the ends
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
 def transform_to_support(support: Any, site: str) -> Any:

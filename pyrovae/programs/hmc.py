@@ -58,7 +58,7 @@ def sample(
         step_size: eps, in units of the latents; a number, or a tensor that broadcasts to (*), such
             as `adapt` returns.
         supports: the constraint of each site whose support is not all of R^n; such a site moves in
-            the coordinates of `biject_to`.
+            the coordinates of `biject_to`, and one on the circle goes round it.
 
     Returns:
         The last state of every chain, in the form of `z0` and without a gradient, and its mean
@@ -208,7 +208,7 @@ def _unconstrained(
                 f"finite, the first at {tuple(bad[0].tolist())}; start them from draws of the "
                 "guide or the prior"
             )
-        coordinates = Coordinates(values, supports, start.dim())
+        coordinates = Coordinates(values, supports, start.dim(), periodic=True)
         u = coordinates.vector(values)
 
     def back(u: Tensor) -> Any:

@@ -26,6 +26,7 @@ from pyrovae.programs.traces import Site, Trace, mark_not_mean_field, observed, 
 __all__ = ["Graph", "Programs"]
 
 _EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
+_REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=, but|$)", re.M)
 _PARAM = "pyro.param "  # how the names of parameters in Pyro's store begin in a state
 
 
@@ -89,7 +90,7 @@ class Programs(nn.Module):
             TypeError: if a site's distribution is not one of Pyro's.
         """
         _check_arguments(self.graph, batch)
-        with evaluation(self.graph), pyro.validation_enabled(True), _explained():
+        with evaluation(self.graph), pyro.validation_enabled(True), _explained(batch[0]):
             with networks_called() as called:
                 guide = poutine.trace(self.graph.guide).get_trace(*batch)
                 replayed = poutine.replay(self.graph.model, trace=guide)
@@ -188,11 +189,14 @@ class _RefuseOthers(Messenger):
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(x: Tensor) -> Iterator[None]:
     """Context in which Pyro's messages about a program's structure say what to do.
 
     Its warning that a plate is in the guide only is left out: `data_plate` has no site of its own,
     by which Pyro would find it.
+
+    Args:
+        x: the data, for a message about their size.
     """
     with warnings.catch_warnings(), _RefuseOthers():
         warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
@@ -200,6 +204,14 @@ def _explained() -> Iterator[None]:
             yield
         except Exception as error:
             error.args = tuple(map(_without_empty_trace, error.args))
+            refused = _REFUSED.search(str(error))
+            if refused and isinstance(error, ValueError):
+                raise ValueError(
+                    "at the first weights a distribution refuses what it was given. Map what is "
+                    "positive, as a scale, by softplus; and give data of about unit size, for "
+                    f"larger ones overflow (here |x| goes up to {x.float().abs().max():.3g}). "
+                    f"Torch: {refused[0]}"
+                ) from error
             if "Shape mismatch inside plate" not in str(error):
                 raise
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae.distributions import kl_divergence
 from pyrovae.programs.param_store import parameters_held
-from pyrovae.programs.traces import Site, latent, observed, run
+from pyrovae.programs.traces import Site, Trace, latent, observed, run
 
 __all__ = [
     "analytic_kl",
@@ -17,6 +17,7 @@ __all__ = [
     "log_mean_exp",
     "log_prob",
     "not_finite",
+    "not_resolved",
     "sampled_kl",
     "unscaled",
     "weights_of",
@@ -107,4 +108,17 @@ def not_finite(graph: Any, *batch: Tensor) -> tuple[str, Tensor] | None:
             bad = (~torch.isfinite(log_prob(site))).nonzero()[:, -1:].unique().cpu()
             if len(bad):
                 return f'site "{site["name"]}" of the {program}', bad
+    return None
+
+
+def not_resolved(p: Trace, q: Trace) -> str | None:
+    """Return in words the first site whose log density single precision does not resolve to a nat.
+
+    Such are those that are not finite, or at least 1 / eps in size.
+    """
+    for trace, program in ((q, "guide"), (p, "model")):
+        for site in latent(trace) + observed(trace):
+            largest = log_prob(site).abs().max()
+            if not largest < 1 / torch.finfo(torch.float32).eps:
+                return f'site "{site["name"]}" of the {program} has log densities of {largest:.1g}'
     return None
