@@ -67,6 +67,29 @@ def test_binarization_has_the_law_of_a_bernoulli():
     assert torch.equal(drawn[:, [0, 4]], x[:, [0, 4]])
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.tensor([0.0, 255.0]), "from 0 to 255.*255 for bytes"),
+        (torch.tensor([0, 16], dtype=torch.uint8), "from 0 to 16"),
+        (torch.tensor([-0.5, 0.5]), r"from -0\.5 to 0\.5"),
+        (torch.tensor([0.5, torch.nan]), "from nan to nan"),
+    ],
+)
+def test_what_is_no_probability_is_not_binarized(x, words):
+    with pytest.raises(ValueError, match=f"binarize: x has values {words}"):
+        batches.binarize(x)
+
+
+def test_bits_of_any_type_stay_and_rounding_is_no_error():
+    for dtype in (torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16):
+        bits = torch.tensor([0, 1, 1]).to(dtype)
+        assert torch.equal(batches.binarize(bits), bits)
+        assert batches.binarize(bits).dtype == dtype
+    assert batches.binarize(torch.tensor([-1e-7, 1.0000001])).tolist() == [0.0, 1.0]
+    assert batches.binarize(torch.zeros(0, 3)).shape == (0, 3)
+
+
 @given(n=st.integers(2, 200), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 3))
 def test_a_split_parts_the_rows(n, fraction, seed):
     train, held_out = batches.split(n, fraction, seed)

@@ -422,3 +422,86 @@ class OwnNormal(Conditional):
 
     def forward(self, x):
         return dist.Normal(self.net(x), self.net(x)).to_event(1)
+
+
+class DrawsAPart(nn.Module):
+    """A plate inside the rows of which five of 20 values are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_mean = nn.Parameter(torch.tensor(1 / 21))
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("values", 20, subsample_size=5, dim=-1) as i:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, i])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(self.to_mean * x.sum(-1, keepdim=True), 21**-0.5))
+
+
+def test_random_parts_of_rows_have_a_bound_and_no_weights():
+    graph, x = DrawsAPart(), torch.randn(6, 20)
+    covariance = torch.eye(20) + 1
+    exact = dist.MultivariateNormal(torch.zeros(20), covariance).log_prob(x)
+    terms = pv.elbo(graph, x, samples=20_000)  # the guide is the posterior, so that the ELBO is it
+    torch.testing.assert_close(terms.elbo, exact.double(), atol=0.2, rtol=0, check_dtype=False)
+    for estimate in (
+        pv.log_evidence,
+        pv.naive_log_evidence,
+        pv.annealed_log_evidence,
+        pv.reciprocal_log_evidence,
+    ):
+        with pytest.raises(ValueError, match='site "x": a plate inside the rows draws a part'):
+            estimate(graph, x)
+    with pytest.raises(ValueError, match='site "x": a plate inside the rows draws a part'):
+        pv.fit(graph, x, epochs=1, objective=IWAE(3), progress=False)
+    assert pv.fit(graph, x, epochs=1, batch_size=3, progress=False).stopped == "all epochs ran"
+
+
+def test_hidden_values_by_obs_mask_are_named():
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.zeros(()))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=x > 0)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.a * x, 1.0))
+
+    with pytest.raises(ValueError, match=r"obs_mask makes a latent .*graphs\.Missing"):
+        pv.fit(Graph(), torch.randn(20), epochs=1, progress=False)
+
+
+def test_another_number_of_features_is_named():
+    graph = pv.VAE(
+        pv.priors.StandardNormal(2),
+        posteriors.DiagonalNormal(nn.Linear(6, 4)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 6)),
+    )
+    for check in (pv.elbo, pv.log_evidence, pv.annealed_log_evidence):
+        with pytest.raises(ValueError, match=r"x has shape \(20, 5\).*torch: .*mat1 and mat2"):
+            check(graph, X[:, :5])
+
+
+def test_plates_over_rows_of_several_sizes_are_refused():
+    class Graph(DrawsAPart):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            with pyro.plate("again", 4 * len(x), subsample=torch.arange(len(x))):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+    with pytest.raises(ValueError, match="scale the sites by different factors"):
+        IWAE(3).differentiable_loss(Graph().model, Graph().guide, torch.randn(6, 20))

@@ -1,5 +1,6 @@
 """Pictures, the page, the baselines and the files that commands write; nothing global changes."""
 
+import os
 import re
 from html.parser import HTMLParser
 
@@ -64,6 +65,43 @@ def test_pictures_of_any_data(shape):
         plots.manifold(grid),
     ):
         assert max(size(figure)) < 800
+
+
+def drawn(figure):
+    return figure.axes[0].get_images()[0].get_array()
+
+
+def test_grey_images_need_no_axis_of_channels_and_one_path_none_of_paths():
+    x = np.random.default_rng(0).random((12, 1, 6, 4))
+    grey, grid = x[:, 0], x.reshape(3, 4, 1, 6, 4)
+    for short, whole in (
+        (plots.images(grey), plots.images(x)),
+        (plots.pairs(grey, grey), plots.pairs(x, x)),
+        (plots.restorations({"a": grey}), plots.restorations({"a": x})),
+        (plots.manifold(grid[:, :, 0]), plots.manifold(grid)),
+        (plots.interpolations(x), plots.interpolations(x[None])),
+    ):
+        assert np.array_equal(drawn(short), drawn(whole))
+    colours = np.repeat(x, 3, 1)
+    path = plots.interpolations(colours), plots.interpolations(colours[None])
+    assert np.array_equal(*map(drawn, path))
+    lines = plots.interpolations(x.reshape(12, 24)), plots.interpolations(x.reshape(1, 12, 24))
+    assert len(lines[0].axes[0].lines) == len(lines[1].axes[0].lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: plots.images(np.ones(5)), r"x has shape \(5,\), expected \(N, C, H, W\)"),
+        (lambda: plots.images(np.ones((2, 3, 1, 4, 4))), r"expected \(N, C, H, W\)"),
+        (lambda: plots.pairs(np.ones(5), np.ones(5)), r"expected \(N, C, H, W\)"),
+        (lambda: plots.manifold(np.ones((5, 5))), r"\(5, 5\), expected \(rows, columns, C, H, W\)"),
+        (lambda: plots.interpolations(np.ones((2, 10, 6, 4))), r"expected \(P, steps, C, H, W\)"),
+    ],
+)
+def test_what_has_another_shape_is_named(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw()
 
 
 def test_images_are_drawn_as_they_are():
@@ -185,6 +223,13 @@ def test_page_needs_nothing_but_itself_and_escapes_all_text():
     assert len(images) == 1
     assert images[0].startswith("data:image/png;base64,iVBOR")
     assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_a_name_that_is_no_utf_8_is_written_in_a_report(tmp_path):
+    """A run was trained to its end, and had no report: its folder's name could not be encoded."""
+    name = os.fsdecode(b"runs-\xff")
+    writing.write(tmp_path / "report.html", f"<p>{name} – ELBO</p>")
+    assert (tmp_path / "report.html").read_text("utf-8") == "<p>runs-\\udcff – ELBO</p>"
 
 
 def test_writing_replaces_in_one_step(tmp_path):

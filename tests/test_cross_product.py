@@ -90,9 +90,12 @@ def meetings():
 
 
 def makes_sense(name, prior, posterior):
-    """Return whether the objective is defined: the sleep phase and EM need proper densities."""
+    """Return whether the objective is defined.
+
+    The sleep phase and EM need proper densities, and a Delta a gradient through its draws.
+    """
     if name not in ("wake-sleep", "EM"):
-        return True
+        return posterior.proper or OBJECTIVES[name]().stop_gradient is None
     return prior.proper and posterior.proper and posterior.where is prior.where
 
 

@@ -21,6 +21,7 @@ from pyrovae.distributions import (
     LogPoisson,
     NegativeBinomial,
     OrdinalCategorical,
+    SameFamilyMixture,
     UnitNormal,
     ZeroInflatedNegativeBinomial,
     kl_divergence,
@@ -364,3 +365,19 @@ def test_counts_want_both_parameters():
         NegativeBinomial(MU, log_theta=THETA.log())
     with pytest.raises(ValueError, match="expected gate_logits"):
         ZeroInflatedNegativeBinomial(MU, THETA)
+
+
+def test_divergence_of_spaces_of_other_shapes_is_refused():
+    def normal(*shape):
+        return dist.Normal(torch.zeros(shape), 1.0).to_event(1)
+
+    for q, p in ((normal(5, 3), normal(1)), (normal(5, 3), normal(4)), (normal(5, 1), normal(3))):
+        with pytest.raises(ValueError, match=r"q is over arrays of shape \(\d,\) and p over"):
+            kl_divergence(q, p)
+    assert kl_divergence(normal(5, 3), normal(3)).shape == (5,)
+
+
+def test_weights_of_a_mixture_that_differ_by_row_are_refused():
+    components = dist.Normal(torch.zeros(5, 3, 2), 1.0).to_event(1)
+    with pytest.raises(ValueError, match=r"logits have shape \(5, 3\).*MixtureSameFamily"):
+        SameFamilyMixture(torch.zeros(5, 3), components)

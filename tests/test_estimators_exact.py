@@ -6,12 +6,16 @@ through the exact expectation.
 
 import itertools
 import math
+from contextlib import nullcontext
 
 import linear_gaussian
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.distributions.testing.gof import unif01_goodness_of_fit
 from test_estimators import gradients, z_scores
 from torch import nn
 
@@ -115,6 +119,156 @@ def test_gradient_is_that_of_the_exact_bound(name, beta):
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [*graph.parameters()])])
     found = replicates(make(beta), graph, x)
     assert z_scores(found, expected).max() < 4.5  # of 31 parameters
+
+
+class Handled(nn.Module):
+    """The programs of a VAE inside Pyro's handlers: of the rows, or of the latent alone."""
+
+    def __init__(self, vae, kind, latents=1):
+        super().__init__()
+        self.vae, self.kind, self.latents = vae, kind, latents
+
+    def around(self, x):
+        """Return the plate over the rows, and the context of the latent."""
+        size = FACTOR * len(x) if self.kind == "subsampled" else len(x)
+        latent = {
+            "scaled": poutine.scale(scale=0.3),
+            "masked": poutine.mask(mask=torch.zeros(len(x), dtype=torch.bool)),
+        }
+        plate = pyro.plate("data", size, subsample=torch.arange(len(x)))
+        return plate, latent.get(self.kind, nullcontext())
+
+    def whole(self):
+        return poutine.scale(scale=float(FACTOR)) if self.kind == "around" else nullcontext()
+
+    def model(self, x):
+        rows, latent = self.around(x)
+        with self.whole(), rows:
+            with latent:
+                z = pyro.sample(
+                    "z", dist.Normal(x.new_zeros(len(x), self.latents), 1.0).to_event(1)
+                )
+            pyro.sample("x", self.vae.likelihood(z), obs=x)
+
+    def guide(self, x):
+        rows, latent = self.around(x)
+        with self.whole(), rows, latent:
+            pyro.sample("z", self.vae.posterior(x))
+
+
+FACTOR = 4
+# how the handlers weigh the KL, and the whole bound
+HANDLERS = {
+    "subsampled": (1.0, FACTOR),
+    "around": (1.0, FACTOR),
+    "scaled": (0.3, 1),
+    "masked": (0, 1),
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+@pytest.mark.parametrize("name", [name for name in CONTINUOUS if name != "SGVB B"])
+def test_scales_and_masks_of_handlers(name, kind):
+    """The factor of a minibatch multiplies a bound of weights, which are not raised to it."""
+    make, alpha, samples = CONTINUOUS[name]
+    graph, x = curve()
+    beta, factor = HANDLERS[kind]
+    exact = -factor * exact_bound(graph, x, beta, alpha, samples)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [*graph.parameters()])])
+    handled = Handled(graph, kind)
+    found = replicates(make(1.0), handled, x)
+    assert z_scores(found, expected).max() < 4.5
+    assert z_scores(values(make(1.0), handled, x), exact.detach()).max() < 4.5
+
+
+@pytest.mark.parametrize("kind", ["subsampled", "around"])
+def test_chains_of_subsampled_rows_have_the_posterior_of_a_row(kind):
+    graph, x = linear_gaussian.exact(), linear_gaussian.data(4).repeat(500, 1)
+    handled = Handled(graph, kind, latents=2)
+    torch.manual_seed(0)
+    q, _ = MonteCarloEM(steps=20, step_size=0.3).draw(handled.model, handled.guide, x)
+    for part in graph.posterior(x).base_dist.cdf(q["z"]["value"]).unbind(-1):
+        assert unif01_goodness_of_fit(part.detach()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["subsampled", "around"])
+@pytest.mark.parametrize("objective", [ReweightedWakeSleep(2, sleep=0.5), WakeSleep()])
+def test_two_losses_are_multiplied_by_the_factor_of_a_minibatch(objective, kind):
+    graph, x = curve()
+    plain, handled = (
+        gradients(objective, Handled(graph, k), x.repeat(COPIES, 1), DRAWS) for k in ("", kind)
+    )
+    difference, noise = FACTOR * plain.mean(0) - handled.mean(0), FACTOR * plain.std(0)
+    assert (difference.abs() / noise * math.sqrt(DRAWS / 2)).max() < 4.5
+
+
+class Flow(nn.Module):
+    """A guide whose density is held by a Delta at a transformed draw: z = a x + s u."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.log_s = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(-0.1))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x.new_zeros(len(x)), 1.0)
+            u = pyro.sample("u", base, infer={"is_auxiliary": True})
+            z = self.a * x + self.log_s.exp() * u
+            pyro.sample("z", dist.Delta(z, log_density=-self.log_s.expand(len(x))))
+
+
+@pytest.mark.parametrize(
+    "objective", [ScoreFunction(2, LeaveOneOut()), DReG(3), ReweightedWakeSleep(3), WakeSleep()]
+)
+def test_deltas_with_parameters_are_refused_where_no_gradient_passes_draws(objective):
+    """Their values would not be trained, or their densities alone."""
+    graph, x = Flow(), torch.randn(20)
+    with pytest.raises(ValueError, match='site "z": the value of a Delta depends on parameters'):
+        objective.differentiable_loss(graph.model, graph.guide, x)
+    point = pv.VAE(
+        pv.priors.StandardNormal(2),
+        posteriors.Point(nn.Linear(3, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 3)),
+    )
+    with pytest.raises(ValueError, match='site "z": the value of a Delta depends on parameters'):
+        pv.fit(point, torch.randn(20, 3), objective=objective, epochs=1, progress=False)
+
+
+def test_deltas_that_hold_a_density_have_evidence():
+    graph, x = Flow(), torch.randn(20)
+    exact = torch.distributions.Normal(0.0, math.sqrt(1.25)).log_prob(x).double()
+    found = pv.log_evidence(graph, x, samples=3000)
+    assert ((found.log_p - exact).abs() < 4 * found.standard_error).all()
+    assert found.standard_error.max() < 0.1
+    terms = pv.elbo(graph, x, samples=3000)
+    assert (terms.elbo < exact).all()
+
+
+def test_deltas_of_draws_alone_are_trained_by_their_score():
+    """z = 2 u has no parameters of its own: those of u are trained."""
+
+    class Doubled(Flow):
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                base = dist.Normal(self.a * x, self.log_s.exp())
+                u = pyro.sample("u", base, infer={"is_auxiliary": True})
+                pyro.sample("z", dist.Delta(2 * u, log_density=-x.new_full((len(x),), math.log(2))))
+
+    graph, x = Doubled(), torch.randn(5).repeat(400)
+    score = gradients(ScoreFunction(2, LeaveOneOut()), graph, x, DRAWS)
+    path = gradients(SGVB_A(2), graph, x, DRAWS)
+    assert z_scores(score, path.mean(0)).max() < 4.5
+    assert (
+        z_scores(
+            gradients(DReG(3), graph, x, DRAWS), gradients(IWAE(3), graph, x, DRAWS).mean(0)
+        ).max()
+        < 4.5
+    )
 
 
 @pytest.mark.parametrize("name", ["SGVB A", "IWAE", "DReG", "Renyi"])

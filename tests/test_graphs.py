@@ -18,6 +18,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import programs
+from pyrovae.graphs.labelled import LabelledCountVAE
 from pyrovae.objectives import SGVB_A
 
 ROWS = 5
@@ -140,7 +141,7 @@ def test_files_keep_it(name, tmp_path):
 # ------------------------------------------------------------------------------------------ check
 @pytest.mark.parametrize("name", OURS)
 def test_data_outside_the_support_are_refused_before_training(name):
-    graph, x = GRAPHS[name][0](), data() + 0.5
+    graph, x = GRAPHS[name][0](), data(20) + 0.5
     with pytest.raises(ValueError, match=r"expected x to hold .*, got \d\.5 at row 0"):
         graph.check(x)
     with pytest.raises(ValueError, match="expected x to hold"):
@@ -172,12 +173,41 @@ def test_a_part_without_a_check_passes_any_data(graph):
     graph.check(torch.full((ROWS, 6), 0.5))
 
 
-def test_more_rows_than_the_data_size_are_refused():
-    graph = pv.BayesianVAE(*parts(), data_size=20)
-    graph.check(data(20))
-    text = "data_size is 20, but the data have 21 rows.*more than once per epoch"
-    with pytest.raises(ValueError, match=text):
-        graph.check(data(21))
+def test_parts_that_are_classes_or_no_parts_are_named():
+    """Parentheses that were forgotten, a number, a graph where a part is meant."""
+    prior, q, p = parts()
+    above = pv.priors.Learned(mlp(2, 6))
+    cells = counts(None)
+    none = {"library_prior": pv.priors.StandardNormal(1), "library_posterior": 3}
+    made = {
+        "HierarchicalVAE: prior is the class": lambda: pv.HierarchicalVAE(
+            prior, pv.priors.ConditionalNormal, q, q, p
+        ),
+        "HierarchicalVAE: top_posterior is 3": lambda: pv.HierarchicalVAE(prior, above, q, 3, p),
+        "BayesianVAE: prior is the class StandardNormal": lambda: pv.BayesianVAE(
+            pv.priors.StandardNormal, q, p, data_size=9
+        ),
+        "BayesianVAE: likelihood is the class Bernoulli": lambda: pv.BayesianVAE(
+            prior, q, pv.likelihoods.Bernoulli, data_size=9
+        ),
+        "CountVAE: posterior is None": lambda: pv.CountVAE(prior, None, p),
+        "CountVAE: library_posterior is 3": lambda: pv.CountVAE(prior, q, p, **none),
+        "LabelledCountVAE: classifier is the class Linear": lambda: LabelledCountVAE(
+            cells, nn.Linear, mlp(5, 4), mlp(5, 4), 3, 2
+        ),
+        "LabelledCountVAE: cells is the class CountVAE": lambda: LabelledCountVAE(
+            pv.CountVAE, mlp(2, 3), mlp(5, 4), mlp(5, 4), 3, 2
+        ),
+        "Denoising: graph is the class Users": lambda: pv.Denoising(Users, nn.Dropout(0.3)),
+        "Denoising: corrupt is the class Dropout": lambda: pv.Denoising(Users(), nn.Dropout),
+        "Missing: graph is Bernoulli": lambda: pv.Missing(p),
+        "Missing: graph is the class VAE": lambda: pv.Missing(pv.VAE),
+    }
+    for words, make in made.items():
+        with pytest.raises(TypeError, match=words):
+            make()
+    with pytest.raises(ValueError, match="the likelihood has no parameters"):
+        pv.BayesianVAE(prior, q, lambda z: p(z), data_size=9)
 
 
 def test_an_observed_library_size_needs_counts():

@@ -1,6 +1,7 @@
 """What latents hold: means by draws, latents drawn given other latents, classes, order of rows."""
 
 import math
+from contextlib import contextmanager
 
 import pyro
 import pyro.distributions as dist
@@ -280,3 +281,45 @@ def test_a_site_that_is_not_there_is_named():
     for figure in (pv.kl_per_dimension, pv.latent_summary, pv.active_units):
         with pytest.raises(ValueError, match=r"no latent site \"z\".*z1.*z2"):
             figure(graph, x)
+
+
+class InnerPlateFirst:
+    """The plate of the features is entered before that of the rows."""
+
+    def model(self, x):
+        with self.plates(x):
+            z = pyro.sample("z", dist.Normal(torch.arange(8.0).expand(len(x), 8), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x):
+        with self.plates(x):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.7))
+
+    @staticmethod
+    @contextmanager
+    def plates(x):
+        with pyro.plate("features", 8, dim=-1), pyro.plate("data", len(x), dim=-2):
+            yield
+
+
+@pytest.mark.parametrize("rows", [5, 8, 1032])
+def test_a_plate_inside_the_rows_may_be_as_large_as_the_batch(rows):
+    """1032 rows leave 8 for the last batch."""
+    graph, x = InnerPlateFirst(), torch.randn(rows, 8)
+    torch.testing.assert_close(pv.embed(graph, x), 0.5 * x)
+    kl = torch.distributions.kl_divergence(
+        dist.Normal(0.5 * x, 0.7), dist.Normal(torch.arange(8.0), 1.0)
+    )
+    torch.testing.assert_close(pv.kl_per_dimension(graph, x), kl.mean(0))
+
+
+def test_a_prior_that_depends_on_a_later_latent_is_named():
+    graph = pv.HierarchicalVAE(
+        pv.priors.StandardNormal(1),
+        pv.priors.ConditionalNormal(nn.Linear(1, 4)),
+        posteriors.DiagonalNormal(nn.Linear(3, 4)),
+        posteriors.DiagonalNormal(nn.Linear(2, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 3)),
+    )
+    with pytest.raises(ValueError, match=r"z1.*depends on a latent that the guide draws after it"):
+        pv.kl_per_dimension(graph, torch.randn(5, 3), site="z1")

@@ -274,3 +274,27 @@ def test_each_column_may_have_its_own_noise():
     noisy = GaussianNoise(torch.tensor([0.0, 0.5]))(torch.ones(4000, 2))
     assert (noisy[:, 0] == 1).all()
     assert noisy[:, 1].std().item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_no_noise_leaves_values_of_every_kind():
+    """A sum over levels or nodes has no normal density of width 0."""
+    noise, bits = GaussianNoise(0.0), dist.Bernoulli(torch.tensor([0.3, 0.3, 0.3]))
+    y = torch.tensor([1.0, 0.0, 0.5])
+    expected = torch.tensor([0.3, 0.7, 0.0]).log()
+    torch.testing.assert_close(noise.log_prob(y, bits), expected)
+    grey, z = dist.Beta(torch.full((3,), 2.0), 3.0), torch.tensor([0.2, 0.6, 0.9])
+    torch.testing.assert_close(noise.log_prob(z, grey), grey.log_prob(z))
+    for p, values in ((bits, y), (grey, z), (dist.Normal(torch.zeros(3), 1.0), z)):
+        torch.testing.assert_close(noise.mean(values, p), values)
+        torch.testing.assert_close(noise.draw(values, p), values)
+    by_column = GaussianNoise(torch.tensor([0.0, 0.3, 0.0]))
+    clean, noisy = grey.log_prob(z), GaussianNoise(0.3).log_prob(z, grey)
+    expected = torch.stack([clean[0], noisy[1], clean[2]])
+    torch.testing.assert_close(by_column.log_prob(z, grey), expected)
+
+
+def test_a_uniform_on_the_unit_interval_is_no_normal():
+    p, y, sigma = dist.Uniform(torch.zeros(1), 1.0), torch.tensor([0.7]), 0.3
+    normal = torch.distributions.Normal(0.0, 1.0)
+    inside = normal.cdf(y / sigma) - normal.cdf((y - 1) / sigma)
+    torch.testing.assert_close(GaussianNoise(sigma).log_prob(y, p), inside.log())

@@ -39,6 +39,20 @@ def pose_vae(shape=SHAPE, rotation=True, translation=True, scale=False, latents=
     )
 
 
+def pose_of(**parts):
+    """Return a graph with a rotation, and some of its parts replaced."""
+    settings = {
+        "prior": priors.StandardNormal(2),
+        "posterior": posteriors.DiagonalNormal(nn.Linear(12, 4)),
+        "likelihood": likelihoods.Bernoulli(nets.CoordinateDecoder(2, SHAPE, [16])),
+        "shape": SHAPE,
+        "encoder": nets.MLP(SHAPE, [12], 12),
+        "rotation_prior": priors.UniformAngle(1),
+        "rotation_posterior": posteriors.WrappedNormal(nn.Linear(12, 2)),
+    }
+    return graphs.PoseVAE(**(settings | parts))
+
+
 def content_at(graph, z, **pose):
     return graph.likelihood(z, graph.places(**pose)).mean
 
@@ -399,6 +413,37 @@ def test_settings_that_cannot_work_are_refused(settings, words):
             rotation_posterior=posteriors.WrappedNormal(nn.Linear(12, 2)),
             **settings,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "words"),
+    [
+        ("rotation", 2, r"rotation_prior has shape \(2,\), expected \(1,\), one angle"),
+        ("translation", 1, r"translation_prior has shape \(1,\), expected \(2,\), two numbers"),
+        ("scale", 2, r"scale_prior has shape \(2,\), expected \(1,\), one log scale"),
+    ],
+)
+def test_a_prior_of_another_shape_than_its_latent_is_named(name, d, words):
+    pose = {
+        f"{name}_prior": priors.CentredNormal(d, 0.5),
+        f"{name}_posterior": posteriors.DiagonalNormal(nn.Linear(12, 2 * d)),
+    }
+    with pytest.raises(ValueError, match=words):
+        pose_of(**pose)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"rotation_prior": priors.UniformAngle}, "rotation_prior is the class UniformAngle"),
+        ({"encoder": nn.Linear}, "encoder is the class Linear, expected a network"),
+        ({"turn": 3}, "turn is 3"),
+        ({"posterior": None}, "posterior is None"),
+    ],
+)
+def test_classes_in_place_of_parts_are_named(parts, words):
+    with pytest.raises(TypeError, match=f"PoseVAE: {words}"):
+        pose_of(**parts)
 
 
 def test_images_of_another_shape_are_refused_before_training():

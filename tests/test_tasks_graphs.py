@@ -3,6 +3,7 @@
 import math
 
 import linear_gaussian
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -98,16 +99,12 @@ class Images(nn.Module):
     """A model that reads the shape of x."""
 
     def model(self, x):
-        import pyro
-
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", user_graphs.unit_normal(len(x), 2))
-            p = pyro.distributions.Normal(z.sum(-1)[:, None, None], 1.0)
+            p = dist.Normal(z.sum(-1)[:, None, None], 1.0)
             pyro.sample("x", p.expand([len(x), 3, 2]).to_event(2), obs=x.view(len(x), 3, 2))
 
     def guide(self, x):
-        import pyro
-
         with pyro.plate("data", len(x)):
             pyro.sample("z", user_graphs.unit_normal(len(x), 2))
 
@@ -184,6 +181,135 @@ def test_a_shared_latent_comes_from_the_prior_or_the_guide():
         pv.embed(graph, X, site="shift")
     with pytest.raises(ValueError, match=r"from_guide names \['w'\]"):
         pv.generate(graph, 9, from_guide=["w"], like=X)
+
+
+def test_a_shared_latent_is_not_drawn_to_decode():
+    graph = user_graphs.SharedScale()
+    z = pv.embed(graph, X)
+    for task in (
+        lambda: pv.decode(graph, z),
+        lambda: pv.interpolate(graph, X[0], X[1]),
+        lambda: pv.manifold(graph, steps=2),
+        lambda: pv.reconstruct(graph, X, site="code"),
+    ):
+        with pytest.raises(ValueError, match='all rows share the latent "shift"'):
+            task()
+    wanted = graph.decoder(z).detach() + 50
+    torch.testing.assert_close(pv.decode(graph, z, fixed={"shift": 50.0}), wanted)
+    torch.testing.assert_close(pv.reconstruct(graph, X, site="code", fixed={"shift": 50}), wanted)
+
+
+# --------------------------------------------------------------------- latents beside the path
+class Rejected(nn.Module):
+    """A latent y given z whose draw takes as many random numbers as it needs, and another, v."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", user_graphs.unit_normal(len(x), 2))
+            y = pyro.sample("y", dist.Poisson(torch.exp(2 + z[:, 0])))
+            v = pyro.sample("v", dist.Gamma(torch.ones(len(x)), 1.0))
+            mean = torch.stack([y, v], -1)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+            pyro.sample("y", dist.Poisson(torch.ones(len(x))))
+            pyro.sample("v", dist.Gamma(torch.ones(len(x)), 1.0))
+
+
+def turning():
+    """Return a graph of images with an angle and a shift."""
+    return pv.PoseVAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(pv.nets.MLP((1, 4, 4), [8], 4)),
+        pv.likelihoods.Bernoulli(pv.nets.CoordinateDecoder(2, (1, 4, 4), [16])),
+        shape=(1, 4, 4),
+        rotation_prior=pv.priors.UniformAngle(1),
+        rotation_posterior=pv.posteriors.WrappedNormal(pv.nets.MLP((1, 4, 4), [], 2)),
+        translation_prior=pv.priors.CentredNormal(2, 0.5),
+        translation_posterior=pv.posteriors.DiagonalNormal(pv.nets.MLP((1, 4, 4), [], 4)),
+    )
+
+
+def two_layers():
+    return layered(
+        pv.posteriors.DiagonalNormal(nn.Linear(6, 4)),
+        pv.posteriors.DiagonalNormal(nn.Linear(2, 4)),
+    )
+
+
+BESIDE = {  # graph, a row of data, the site that moves
+    "VAE": (lambda: user_graphs.PyroExample(), (6,), None),
+    "a pose": (turning, (1, 4, 4), None),
+    "z1 given z2": (two_layers, (6,), "z2"),
+    "z2 above z1": (two_layers, (6,), "z1"),
+    "as many random numbers as needed": (Rejected, (2,), None),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_walk_from_a_row_to_itself_stands_still(name):
+    torch.manual_seed(1)
+    make, shape, site = BESIDE[name]
+    graph, x = make(), torch.rand(2, *shape).round()
+    other = x[1] + 2 * torch.rand(shape)
+    stream = torch.get_rng_state()
+    still = pv.interpolate(graph, x[0], x[0], steps=4, site=site)
+    assert torch.equal(still, still[:1].expand_as(still))
+    walk = pv.interpolate(graph, x[0], other, steps=4, site=site)
+    assert all((a - b).abs().max() > 0 for a, b in zip(walk[1:], walk[:-1], strict=True))
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert torch.equal(pv.interpolate(graph, x[0], x[0], steps=4, site=site), still)
+
+
+def test_a_latent_beside_the_path_has_one_value():
+    """v does not depend on z, and y takes more random numbers the larger z is."""
+    x = torch.tensor([[-1.0, 0.0], [1.5, 0.0]])
+    v = pv.interpolate(Rejected(), x[0], x[1], steps=6)[:, 1]
+    assert torch.equal(v, v[:1].expand(6))
+    grid = pv.manifold(Rejected(), steps=3)
+    assert len(grid[..., 1].unique()) == 1
+    assert len(grid[..., 0].unique()) >= 3
+
+
+def test_frames_and_tiles_share_the_pose_that_is_drawn_or_given():
+    torch.manual_seed(0)
+    graph, x = turning(), torch.rand(2, 1, 4, 4).round()
+    z = pv.embed(graph, x)
+    poses = {"theta": torch.rand(3, 1), "dx": torch.rand(3, 2)}
+    given = pv.interpolate(graph, x[0], x[1], steps=3, fixed=poses)
+    path = pv.tasks.linear(z[0], z[1], torch.linspace(0, 1, 3))
+    torch.testing.assert_close(given, pv.decode(graph, {"z": path, **poses}))
+    torch.testing.assert_close(given, pv.decode(graph, path, fixed=poses))
+    side = torch.special.ndtri(torch.linspace(0.01, 0.99, 3))
+    points = torch.cartesian_prod(-side, side).flip(-1)
+    grid = pv.manifold(graph, steps=3, fixed={"theta": 0.3, "dx": [0.1, 0.2]})
+    at = {"theta": torch.full((9, 1), 0.3), "dx": torch.tensor([[0.1, 0.2]]).expand(9, 2)}
+    torch.testing.assert_close(grid.flatten(0, 1), pv.decode(graph, {"z": points, **at}))
+    drawn, turned = pv.manifold(graph, steps=3, fixed={"dx": 0.0}).flatten(0, 1), []
+    for angle in torch.linspace(-math.pi, math.pi, 721):  # one of them is that of all tiles
+        at = {"z": points, "theta": angle.expand(9, 1), "dx": torch.zeros(9, 2)}
+        turned.append((pv.decode(graph, at) - drawn).abs().max())
+    assert min(turned) < 0.05 * max(turned)
+    with pytest.raises(ValueError, match='interpolate: fixed names "angle"'):
+        pv.interpolate(graph, x[0], x[1], fixed={"angle": 0.0})
+    with pytest.raises(ValueError, match=r"manifold: fixed names \['z'\]"):
+        pv.manifold(graph, fixed={"z": 0.0})
+
+
+def test_fixed_values_of_more_rows_than_a_run_takes():
+    torch.manual_seed(0)
+    graph, n = turning(), 1500
+    poses = {"theta": torch.rand(n, 1), "dx": torch.rand(n, 2)}
+    z = torch.randn(n, 2)
+    wanted = pv.decode(graph, {"z": z, **poses})
+    torch.testing.assert_close(pv.decode(graph, z, fixed=poses), wanted)
+    draws = pv.decode(graph, torch.stack([z, z]), fixed=poses)
+    torch.testing.assert_close(draws, torch.stack([wanted, wanted]))
+    x = torch.rand(n, 1, 4, 4).round()
+    at = pv.decode(graph, {"z": pv.embed(graph, x), **poses})
+    torch.testing.assert_close(pv.reconstruct(graph, x, fixed=poses), at)
 
 
 # ------------------------------------------------------------------ draws and averages

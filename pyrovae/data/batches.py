@@ -37,6 +37,7 @@ Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
+_ROUNDING = 1e-6  # beyond [0, 1], as grey levels that were averaged or resized may lie
 _INDICES = (torch.int32, torch.int64)  # the types that torch's Embedding takes
 
 
@@ -232,8 +233,31 @@ def binarize(x: Tensor) -> Tensor:
     Resampled each time a row is used, it is the dynamic binarization of Salakhutdinov & Murray
     (2008).
 
+    Args:
+        x: grey levels with any shape.
+
+    Returns:
+        A tensor with the shape and type of x.
+
+    Raises:
+        ValueError: if a value is outside [0, 1], such as a grey level from 0 to 255, or NaN.
+
     Example:
         >>> binarize(torch.tensor([0.0, 1.0]))
         tensor([0., 1.])
     """
+    if x.numel():
+        _check_probabilities(x)
+    if not x.is_floating_point():
+        return x.clone()  # of 0 and 1 only
     return (torch.rand_like(x) < x).to(x.dtype)  # on a CPU faster than torch.bernoulli(x)
+
+
+def _check_probabilities(x: Tensor) -> None:
+    low, high = torch.stack(x.detach().aminmax()).tolist()  # waits for a GPU once
+    beyond = max(_ROUNDING, torch.finfo(x.dtype).eps) if x.is_floating_point() else 0
+    if not (low >= -beyond and high <= 1 + beyond):  # NaN fails, too
+        raise ValueError(
+            f"binarize: x has values from {low:g} to {high:g}, expected grey levels in [0, 1], the "
+            "probabilities of a 1. Divide x by its largest grey level, which is 255 for bytes"
+        )

@@ -89,6 +89,8 @@ def _independent(q: Independent, p: Independent) -> Tensor:
     """Return the sum over the event dimensions that q and p share, as Pyro does."""
     n, m = q.reinterpreted_batch_ndims, p.reinterpreted_batch_ndims
     shared = min(n, m)
+    if shared and q.event_shape[-shared:] != p.event_shape[-shared:]:
+        _check_events(q, p)
     kl = kl_divergence(
         Independent(q.base_dist, n - shared) if n > shared else q.base_dist,
         Independent(p.base_dist, m - shared) if m > shared else p.base_dist,

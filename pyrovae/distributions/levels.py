@@ -130,7 +130,7 @@ def levels(p: Any) -> Points | None:
 def points(p: Any) -> Points | None:
     """Return the levels of a discrete distribution, the nodes of a density on [0, 1], or None."""
     found = levels(p)
-    if found is not None or _support(p) is not constraints.unit_interval:
+    if found is not None or not _is_unit_interval(_support(p)):
         return found
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(_NODES))
     like = p.mean
@@ -195,6 +195,13 @@ def _bounds(p: Any) -> tuple[int, int] | None:
         low, high = (torch.as_tensor(edge) for edge in (support.lower_bound, support.upper_bound))
         return int(low.min()), int(high.max())
     return None
+
+
+def _is_unit_interval(support: Any) -> bool:
+    if not isinstance(support, type(constraints.unit_interval)):
+        return False
+    low, high = (torch.as_tensor(edge) for edge in (support.lower_bound, support.upper_bound))
+    return bool((low == 0).all() and (high == 1).all())
 
 
 def _support(p: Any) -> Any:

@@ -35,6 +35,9 @@ class SameFamilyMixture(TorchDistribution):
         logits: of the weights, with shape (K,).
         components: p_k(z), batch shape (*, K).
 
+    Raises:
+        ValueError: if the logits are not K numbers.
+
     Example:
         >>> p = SameFamilyMixture(torch.zeros(3), dist.Normal(torch.zeros(3, 2), 1.0).to_event(1))
         >>> p.batch_shape, p.event_shape
@@ -44,6 +47,12 @@ class SameFamilyMixture(TorchDistribution):
     arg_constraints: dict[str, Any] = {"logits": constraints.real_vector}  # noqa: RUF012
 
     def __init__(self, logits: Tensor, components: Any, validate_args: bool | None = None) -> None:
+        if logits.shape != components.batch_shape[-1:]:
+            raise ValueError(
+                f"SameFamilyMixture: logits have shape {tuple(logits.shape)} and the components "
+                f"batch shape {tuple(components.batch_shape)}, expected (K,) and (*, K). Weights "
+                "that differ by row have torch's MixtureSameFamily"
+            )
         self.logits, self.components = logits.log_softmax(-1), components
         super().__init__(
             components.batch_shape[:-1], components.event_shape, validate_args=validate_args

@@ -85,26 +85,32 @@ class GaussianNoise(Noise):
         """Return log p(y) of each value, with shape (*)."""
         found = points(p)
         if found is not None:
-            return found.log_expected(_log_normal, *self._given(y))
+            noisy = found.log_expected(_log_normal, *self._given(y))
+            return torch.where(self._without(y), _log_prob_inside(y, p)[0], noisy)
         mean, variance = self._moments(p)
         return Normal(mean, (variance + self.sigma**2).sqrt(), validate_args=False).log_prob(y)
 
     def mean(self, y: Tensor, p: Any) -> Tensor:
         """Return E[x | y] of each value, with shape (*)."""
         found = points(p)
-        return (
-            self._normal(y, p).mean if found is None else found.mean(_log_normal, *self._given(y))
-        )
+        if found is None:
+            return self._normal(y, p).mean
+        return torch.where(self._without(y), y, found.mean(_log_normal, *self._given(y)))
 
     def draw(self, y: Tensor, p: Any) -> Tensor:
         """Return x ~ p(x | y) for each value, with shape (*)."""
         found = points(p)
         if found is None:
             return self._normal(y, p).sample()
-        return found.draw(_log_normal, *self._given(y))
+        return torch.where(self._without(y), y, found.draw(_log_normal, *self._given(y)))
+
+    def _without(self, y: Tensor) -> Tensor:
+        """Return where there is no noise, with the shape of y."""
+        return torch.as_tensor(self.sigma, device=y.device).expand(y.shape) == 0
 
     def _given(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return y, torch.as_tensor(self.sigma, dtype=y.dtype, device=y.device).expand(y.shape)
+        sigma = torch.as_tensor(self.sigma, dtype=y.dtype, device=y.device).expand(y.shape)
+        return y, torch.where(sigma == 0, 1.0, sigma)  # of values without noise, which is not used
 
     def _normal(self, y: Tensor, p: Any) -> Normal:
         mean, variance = self._moments(p)
@@ -171,12 +177,12 @@ class _Replacing(Noise):
 
     def _logs(self, y: Tensor, p: Any) -> tuple[Tensor, Tensor]:
         replaced = self.log_replaced(y)
-        inside, discrete = _inside(y, p)
+        clean, discrete = _log_prob_inside(y, p)
         if not discrete and not self.resolution:
-            inside = inside & replaced.isneginf()
+            clean = torch.where(replaced.isneginf(), clean, -math.inf)
         width = 0.0 if discrete or not self.resolution else math.log(self.resolution)
-        kept = p.log_prob(torch.where(inside, y, p.sample())) + math.log1p(-self.share) + width
-        return torch.where(inside, kept, -math.inf), replaced.expand(kept.shape)
+        kept = clean + math.log1p(-self.share) + width
+        return kept, replaced.expand(kept.shape)
 
 
 class SaltAndPepperNoise(_Replacing):
@@ -241,6 +247,13 @@ def _log_normal(x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
 
 def _log(share: float) -> float:
     return math.log(share) if share > 0 else -math.inf
+
+
+def _log_prob_inside(y: Tensor, p: Any) -> tuple[Tensor, bool]:
+    """Return log p(y), -inf outside the support of p, and whether p is discrete."""
+    inside, discrete = _inside(y, p)
+    log_prob = p.log_prob(torch.where(inside, y, p.sample()))
+    return torch.where(inside, log_prob, -math.inf), discrete
 
 
 def _inside(y: Tensor, p: Any) -> tuple[Tensor, bool]:

@@ -53,7 +53,8 @@ def check_densities(p: Trace, q: Trace) -> None:
 
 
 def check_rows(p: Trace, q: Trace) -> None:
-    """Refuse latents that the rows share: a row has no evidence of its own then."""
+    """Refuse latents that the rows share, and random parts of rows: they have no evidence then."""
+    programs.check_whole_rows(p, q)
     for trace in (p, q):
         for site in programs.latent(trace):
             trace.layout.check_rows(site)

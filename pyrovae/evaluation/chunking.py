@@ -82,5 +82,5 @@ def _parameters(leaf: Any) -> list[Any]:
 
 
 def log_prob(trace: programs.Trace, site: programs.Site) -> Tensor:
-    """Return log p of a site's value without its plates' scale, shape (K, B)."""
-    return trace.layout.per_row(programs.log_prob(programs.unscaled(site)), site)
+    """Return log p of a site's value without the scale of its rows, shape (K, B)."""
+    return trace.layout.per_row(programs.log_prob(programs.unscaled(site, trace.layout)), site)

@@ -18,7 +18,7 @@ from pyrovae.data import Array, Sources
 from pyrovae.evaluation.checking import Check, check_densities, check_pair, checked_sources
 from pyrovae.evaluation.chunking import chunks_of, log_prob
 from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
-from pyrovae.programs import Layout, total
+from pyrovae.programs import Layout, Trace, total
 
 __all__ = ["Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence"]
 
@@ -82,7 +82,7 @@ def naive_log_evidence(
     here for comparison with `log_evidence`; arguments, result and errors are the same.
     """
     data = checked_sources(graph, x, *c)
-    return estimate("naive_log_evidence", graph, data, samples, seed, _from_prior)
+    return estimate("naive_log_evidence", graph, data, samples, seed, _from_prior, _check_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -121,14 +121,15 @@ def _terms(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     rec = total(log_prob(p, site) for site in programs.observed(p))
     prior = programs.latent_by_name(p)
     kl = total(
-        layout.per_row(_kl(site, prior.get(name)), site)
+        layout.per_row(_kl(site, prior.get(name), layout), site)
         for name, site in programs.densities(q).items()
     )
     return torch.stack([rec.mean(0), kl.mean(0)])
 
 
-def _kl(q: programs.Site, p: programs.Site | None) -> Tensor:
-    return programs.analytic_kl(programs.unscaled(q), None if p is None else programs.unscaled(p))
+def _kl(q: programs.Site, p: programs.Site | None, layout: Layout) -> Tensor:
+    of_prior = None if p is None else programs.unscaled(p, layout)
+    return programs.analytic_kl(programs.unscaled(q, layout), of_prior)
 
 
 # --------------------------------------------------------------------------- importance sampling
@@ -162,6 +163,10 @@ def _from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
     joint = total(log_prob(p, site) for site in programs.observed(p) + programs.latent(p))
     return joint - total(log_prob(q, site) for site in programs.densities(q).values())
+
+
+def _check_prior(p: Trace, _: Trace) -> None:
+    programs.check_whole_rows(p)
 
 
 def _from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:

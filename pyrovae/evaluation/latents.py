@@ -56,17 +56,19 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
     These are the site's terms of `elbo`, with its mask and without its scale: where q or p depends
-    on other latents, they are at one draw of those for each row.
+    on latents that are drawn before it, they are at one draw of those for each row.
 
     Raises:
         ValueError: if x is outside the support of the likelihood, there is no such site, or q or p
-            does not factorize over the dimensions with a known KL.
+            does not factorize over the dimensions with a known KL, as where p depends on a latent
+            that the guide draws later.
     """
     pieces = []
     data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
         for batch in batches_in_order(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
+            programs.name_rows(graph, batch, p, q)
             if site not in programs.latent_by_name(q) or site not in p:
                 raise ValueError(
                     f'kl_per_dimension: model and guide have no latent site "{site}" in common, '
@@ -74,15 +76,23 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
                 )
             try:
                 kl = programs.kl_of_dimensions(q[site], p[site])
-                weights = programs.weights_of(programs.unscaled(q[site]), kl).unsqueeze(-1)
+                own = programs.unscaled(q[site], q.layout)
+                weights = programs.weights_of(own, kl).unsqueeze(-1)
                 weighted = torch.where(weights == 0, 0.0, kl * weights)
                 pieces.append(q.layout.by_row(weighted, q[site])[0].flatten(1))
             except NotImplementedError:
-                names = f"{type(q[site]['fn']).__name__} and {type(p[site]['fn']).__name__}"
-                raise ValueError(
-                    f'site "{site}": {names} do not factorize into dimensions with a known KL'
-                ) from None
+                raise ValueError(_without_kl(q[site], p[site])) from None
     return torch.cat(pieces).mean(0)
+
+
+def _without_kl(q: programs.Site, p: programs.Site) -> str:
+    if q.get("not_mean_field"):
+        return (
+            f'site "{q["name"]}": its prior depends on a latent that the guide draws after it, so '
+            "that its KL is no sum over dimensions. elbo has the whole KL by draws"
+        )
+    names = " and ".join(type(programs.leaf(site["fn"])).__name__ for site in (q, p))
+    return f'site "{q["name"]}": {names} do not factorize into dimensions with a known KL'
 
 
 def active_units(

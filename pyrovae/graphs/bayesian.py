@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.distributions import Stacked
-from pyrovae.graphs.parts import Submodule, check_part
+from pyrovae.graphs.parts import Submodule, check_part, check_parts
 from pyrovae.graphs.vae import VAE
 from pyrovae.programs import data_plate, register
 
@@ -40,19 +40,22 @@ class BayesianVAE(nn.Module):
 
     Quantities per observation, such as `pyrovae.log_evidence`, and tasks, such as
     `pyrovae.generate`, need fixed weights: give them `graph.draw()`, a `VAE` with weights from
-    q(w). Given this graph itself, `log_evidence` raises a ValueError, because the rows share "w";
-    `generate` draws w from the prior, and with `from_guide=["w"], like=x` from q(w).
+    q(w). Given this graph itself, `log_evidence`, `decode`, `interpolate` and `manifold` raise a
+    ValueError, because the rows share "w"; `generate` draws w from the prior, and with
+    `from_guide=["w"], like=x` from q(w). `reconstruct` takes the mean of q(w).
 
     Args:
         prior: p(z | c), called with the context.
         posterior: q(z | x, c), called with the data and the context.
         likelihood: p(x | z, c, w), any likelihood with parameters. w are all of them, a learned
             sigma included.
-        data_size: N, the number of rows of the whole training data.
+        data_size: N, the number of rows of the whole training data, over all processes of a job.
+            `pyrovae.fit` refuses another number, where it knows that of its data.
         scale: s, standard deviation of p(w).
         sigma: initial standard deviation of q(w).
 
     Raises:
+        TypeError: if a part is a class, or cannot be called.
         ValueError: if the likelihood has no parameters, or a number is not positive.
 
     Example:
@@ -77,6 +80,7 @@ class BayesianVAE(nn.Module):
         sigma: float = 0.01,
     ) -> None:
         super().__init__()
+        check_parts(self, prior=prior, posterior=posterior, likelihood=likelihood)
         if data_size < 1 or not scale > 0 or not sigma > 0:
             raise ValueError(
                 f"BayesianVAE: data_size is {data_size}, scale {scale} and sigma {sigma}, expected "
@@ -84,7 +88,8 @@ class BayesianVAE(nn.Module):
             )
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
         self.data_size, self.scale, self.sigma = data_size, scale, sigma
-        self._shapes = {name: parameter.shape for name, parameter in likelihood.named_parameters()}
+        weights = likelihood.named_parameters() if isinstance(likelihood, nn.Module) else ()
+        self._shapes = {name: parameter.shape for name, parameter in weights}
         if not self._shapes:
             raise ValueError(
                 "BayesianVAE: the likelihood has no parameters, expected weights to infer. Use VAE "
@@ -134,14 +139,22 @@ class BayesianVAE(nn.Module):
             return torch.stack([self.draw().likelihood(z, *c).mean for _ in range(draws)])
 
     def check(self, x: Tensor, *c: Tensor) -> None:
-        """Raise a ValueError for over `data_size` rows, or x outside the likelihood's support."""
-        if len(x) > self.data_size:
-            raise ValueError(
-                f"BayesianVAE: data_size is {self.data_size}, but the data have {len(x)} rows, so "
-                "the KL of the weights would be counted more than once per epoch. Give the number "
-                "of training rows"
-            )
+        """Raise a ValueError if x is outside the likelihood's support; `pyrovae.fit` calls this."""
         check_part(self.likelihood, x)
+
+    def check_data_size(self, rows: int) -> None:
+        """Raise a ValueError if `data_size` is not the number of training rows.
+
+        `pyrovae.fit` calls this where it knows that number.
+        """
+        if rows != self.data_size:
+            often = "more" if rows > self.data_size else "less"
+            raise ValueError(
+                f"BayesianVAE: data_size is {self.data_size}, but there are {rows} training rows, "
+                f"so the KL of the weights would be counted {often} than once per epoch. Set "
+                f"graph.data_size = {rows}; or pass what is a part of larger data as an iterable "
+                "of minibatches, with steps_per_epoch="
+            )
 
     def _likelihood_at(self, w: Tensor, z: Tensor, *c: Tensor) -> TorchDistribution:
         """Return p(x | z, c, w).

@@ -11,7 +11,7 @@ log p(x | c) >= E log p(x | z, l, c) - KL(q(z) || p(z)) - KL(q(l) || p(l))
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import Submodule, check_part
+from pyrovae.graphs.parts import Submodule, check_part, check_parts
 from pyrovae.programs import data_plate, register
 
 __all__ = ["CountVAE", "observed_library"]
@@ -33,6 +33,7 @@ class CountVAE(nn.Module):
             `takes_total`, it is called with the sum of x, as `total=`, too.
 
     Raises:
+        TypeError: if a part is a class, or cannot be called.
         ValueError: if only one of `library_prior` and `library_posterior` is given.
     """
 
@@ -52,6 +53,9 @@ class CountVAE(nn.Module):
                 "CountVAE: library_prior and library_posterior go together: give both, or neither "
                 "for an observed library size"
             )
+        check_parts(self, prior=prior, posterior=posterior, likelihood=likelihood)
+        if library_prior is not None:
+            check_parts(self, library_prior=library_prior, library_posterior=library_posterior)
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
         self.library_prior, self.library_posterior = library_prior, library_posterior
 

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianNoise, MaskingNoise, SaltAndPepperNoise
-from pyrovae.graphs.parts import Submodule, check_part
+from pyrovae.graphs.parts import (
+    Submodule,
+    check_graph,
+    check_networks,
+    check_part,
+    check_rows_of_data,
+)
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepperNoise"]
 
@@ -26,6 +32,9 @@ class Denoising(nn.Module):
         corrupt: maps x with shape (B, *event) to a corrupted tensor of the same shape, with new
             noise at each call.
 
+    Raises:
+        TypeError: if one of them is a class, the graph has no model, or corrupt cannot be called.
+
     Example:
         >>> import torch
         >>> from pyrovae import VAE, likelihoods, posteriors, priors
@@ -40,6 +49,8 @@ class Denoising(nn.Module):
 
     def __init__(self, graph: nn.Module, corrupt: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        check_graph(self, graph=graph)
+        check_networks(self, corrupt=corrupt)
         self.graph, self.corrupt = graph, corrupt
 
     def model(self, x: Tensor, *c: Tensor) -> Tensor:
@@ -62,3 +73,7 @@ class Denoising(nn.Module):
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Raise what the wrapped graph's `check` raises."""
         check_part(self.graph, x, *c)
+
+    def check_data_size(self, rows: int) -> None:
+        """Raise what the wrapped graph's `check_data_size` raises."""
+        check_rows_of_data(self.graph, rows)

@@ -11,7 +11,7 @@ KL(q(z1 | x) || p(z1 | z2)) has no closed form here: the guide samples z2 condit
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import check_part
+from pyrovae.graphs.parts import check_part, check_parts
 from pyrovae.programs import data_plate, register
 
 __all__ = ["HierarchicalVAE"]
@@ -31,6 +31,9 @@ class HierarchicalVAE(nn.Module):
         posterior: q(z1 | x, c).
         top_posterior: q(z2 | z1, c), a posterior whose data are z1.
         likelihood: p(x | z1, c).
+
+    Raises:
+        TypeError: if one of them is a class, or cannot be called.
 
     Example:
         >>> import torch
@@ -52,6 +55,8 @@ class HierarchicalVAE(nn.Module):
         likelihood: nn.Module,
     ) -> None:
         super().__init__()
+        check_parts(self, top_prior=top_prior, prior=prior, posterior=posterior)
+        check_parts(self, top_posterior=top_posterior, likelihood=likelihood)
         self.top_prior, self.prior = top_prior, prior
         self.posterior, self.top_posterior, self.likelihood = posterior, top_posterior, likelihood
 

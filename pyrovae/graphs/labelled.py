@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pyrovae.graphs.count import CountVAE, observed_library
-from pyrovae.graphs.parts import check_part
+from pyrovae.graphs.parts import check_graph, check_networks, check_part
 from pyrovae.programs import data_plate, register
 
 __all__ = ["LabelledCountVAE"]
@@ -41,6 +41,9 @@ class LabelledCountVAE(nn.Module):
         latents: E, dimensions of u.
         alpha: weight of the classifier's log probability of the known labels, in units of nats per
             labelled cell; 0 outside training.
+
+    Raises:
+        TypeError: if cells is no graph, or a network is a class or cannot be called.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class LabelledCountVAE(nn.Module):
         alpha: float = 50.0,
     ) -> None:
         super().__init__()
+        check_graph(self, cells=cells)
+        check_networks(self, classifier=classifier, upper=upper, lower=lower)
         self.cells, self.classifier = cells, classifier
         self.upper, self.lower = upper, lower
         self.labels, self.latents, self.alpha = labels, latents, alpha

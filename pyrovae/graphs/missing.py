@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import Submodule, check_part
+from pyrovae.graphs.parts import Submodule, check_graph, check_part, check_rows_of_data
 
 __all__ = ["Missing", "fill_missing"]
 
@@ -56,6 +56,7 @@ class Missing(nn.Module):
             posterior's network must then be built for that context.
 
     Raises:
+        TypeError: if graph is a class, or has no model.
         ValueError: when it runs, if the graph observes several sites, the likelihood is not
             independent over the values of x, or `observed` has not its shape.
 
@@ -75,6 +76,7 @@ class Missing(nn.Module):
         self, graph: nn.Module, fill: float | Tensor = 0.0, see_mask: bool = False
     ) -> None:
         super().__init__()
+        check_graph(self, graph=graph)
         self.graph, self.see_mask = graph, see_mask
         if isinstance(fill, Tensor):
             self.register_buffer("fill", fill)
@@ -108,6 +110,10 @@ class Missing(nn.Module):
                     "expected 1 where a value of x is observed and 0 where it is missing"
                 )
         check_part(self.graph, x, *c)
+
+    def check_data_size(self, rows: int) -> None:
+        """Raise what the wrapped graph's `check_data_size` raises."""
+        check_rows_of_data(self.graph, rows)
 
 
 class _ObservedValues(Messenger):

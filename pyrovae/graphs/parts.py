@@ -1,25 +1,51 @@
-"""What graphs share: the type of a module that is their attribute, and the check of data by it."""
+"""What graphs share: the type of a module that is their attribute, and checks of parts and data."""
 
 from typing import Any
 
-__all__ = ["Submodule", "check_part", "check_parts"]
+__all__ = [
+    "Submodule",
+    "check_graph",
+    "check_networks",
+    "check_part",
+    "check_parts",
+    "check_rows_of_data",
+]
 
 Submodule = Any  # torch types an nn.Module's attributes as Tensor | Module, which has no `check`
 
+_PART = "an object of one of pyrovae's parts, or a module of your own that returns a distribution"
+_NETWORK = "a network, an object that can be called"
+_GRAPH = "a graph, an object with the methods model and guide, such as a pyrovae.VAE"
 
-def check_parts(graph: object, **parts: object) -> None:
+
+def check_parts(graph: object, /, **parts: object) -> None:
     """Check that the parts of a graph are objects that can be called.
 
     Raises:
-        TypeError: if one is a class, or something else; names it.
+        TypeError: if one is a class, whose parentheses were forgotten, or something else; names it.
     """
     for name, part in parts.items():
-        if isinstance(part, type) or not callable(part):
-            what = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
-            raise TypeError(
-                f"{type(graph).__name__}: {name} is {what}, expected an object of one of "
-                "pyrovae's parts, or a module of your own that returns a distribution"
-            )
+        _check(graph, name, part, callable(part), _PART)
+
+
+def check_networks(graph: object, /, **networks: object) -> None:
+    """Check that the networks, or other functions, of a graph are objects that can be called.
+
+    Raises:
+        TypeError: as `check_parts`.
+    """
+    for name, network in networks.items():
+        _check(graph, name, network, callable(network), _NETWORK)
+
+
+def check_graph(graph: object, /, **wrapped: object) -> None:
+    """Check that what a graph wraps is a graph, an object with a model; `fit` asks for the guide.
+
+    Raises:
+        TypeError: as `check_parts`.
+    """
+    for name, inner in wrapped.items():
+        _check(graph, name, inner, callable(getattr(inner, "model", None)), _GRAPH)
 
 
 def check_part(part: object, *data: Any) -> None:
@@ -31,3 +57,20 @@ def check_part(part: object, *data: Any) -> None:
     check = getattr(part, "check", None)
     if check is not None:
         check(*data)
+
+
+def check_rows_of_data(graph: object, rows: int) -> None:
+    """Call `graph.check_data_size(rows)` if a wrapped graph has that method.
+
+    Raises:
+        ValueError: if the graph was told another number of training rows.
+    """
+    check = getattr(graph, "check_data_size", None)
+    if check is not None:
+        check(rows)
+
+
+def _check(graph: object, name: str, value: object, fits: bool, expected: str) -> None:
+    if isinstance(value, type) or not fits:
+        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(f"{type(graph).__name__}: {name} is {what}, expected {expected}")

@@ -90,9 +90,11 @@ class PoseVAE(nn.Module):
             unless s is large. Evaluation has the whole KL.
 
     Raises:
+        TypeError: if a part is a class, or cannot be called.
         ValueError: if a prior of the pose comes without a posterior, or a posterior without a
-            prior; `turn` does not go with the encoder; `pixels` is not between 1 and H W; or
-            `free_mean` comes without a normal prior and posterior of the angle.
+            prior; a draw from one has not its latent's shape; `turn` does not go with the encoder;
+            `pixels` is not between 1 and H W; or `free_mean` comes without a normal prior and
+            posterior of the angle.
     """
 
     def __init__(

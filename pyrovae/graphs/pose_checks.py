@@ -5,7 +5,16 @@ from typing import Any
 
 import pyro.distributions as dist
 
+from pyrovae.graphs.parts import check_networks, check_parts
+
 __all__ = ["check_pose_parts"]
+
+_POSE = {  # the shape of one draw, and what it is
+    "rotation": ((1,), "one angle"),
+    "translation": ((2,), "two numbers, right and up"),
+    "scale": ((1,), "one log scale"),
+}
+_POSE_PARTS = [f"{name}_{kind}" for name in _POSE for kind in ("prior", "posterior")]
 
 
 def check_pose_parts(graph: Any, turns: int) -> None:
@@ -16,9 +25,11 @@ def check_pose_parts(graph: Any, turns: int) -> None:
         turns: Copies of the image that its encoder makes, 0 for none.
 
     Raises:
+        TypeError: If a part is a class, or cannot be called.
         ValueError: Names the argument and the remedy.
     """
-    for name in ("rotation", "translation", "scale"):
+    _check_kinds(graph)
+    for name in _POSE:
         if (getattr(graph, f"{name}_prior") is None) != (
             getattr(graph, f"{name}_posterior") is None
         ):
@@ -26,7 +37,11 @@ def check_pose_parts(graph: Any, turns: int) -> None:
                 f"PoseVAE: {name}_prior and {name}_posterior go together: give both, or "
                 "neither for a fixed pose"
             )
-    angle = None if graph.rotation_prior is None else graph.rotation_prior()
+    priors = {name: getattr(graph, f"{name}_prior") for name in _POSE}
+    drawn = {name: prior() for name, prior in priors.items() if prior is not None}
+    for name, p in drawn.items():
+        _check_shape(name, p)
+    angle = drawn.get("rotation")
     if (graph.turn is None) != (turns == 0) or (graph.turn is not None and angle is None):
         raise ValueError(
             "PoseVAE: turn, a network of one number, goes with an encoder of turned copies, "
@@ -39,4 +54,24 @@ def check_pose_parts(graph: Any, turns: int) -> None:
         raise ValueError(
             "PoseVAE: free_mean drops a term of the KL to a normal prior of the angle: give "
             "rotation_prior=priors.CentredNormal(1, sd), or leave it out"
+        )
+
+
+def _check_kinds(graph: Any) -> None:
+    optional = {name: getattr(graph, name) for name in _POSE_PARTS}
+    given = {name: part for name, part in optional.items() if part is not None}
+    of_content = {"prior": graph.prior, "posterior": graph.posterior}
+    check_parts(graph, **of_content, likelihood=graph.likelihood, **given)
+    networks = {"encoder": graph.encoder, "turn": graph.turn}
+    check_networks(graph, **{name: net for name, net in networks.items() if net is not None})
+
+
+def _check_shape(name: str, p: Any) -> None:
+    """Check the shape of one draw of a prior of the pose."""
+    expected, what = _POSE[name]
+    shape = tuple(getattr(p, "event_shape", expected))
+    if shape != expected:
+        raise ValueError(
+            f"PoseVAE: one draw of {name}_prior has shape {shape}, expected {expected}, {what}: "
+            f"such as priors.CentredNormal({expected[0]}, sd)"
         )

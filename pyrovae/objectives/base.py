@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae import programs
+from pyrovae.objectives.checks import check_resolved, check_trained
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Layout, Program, StopGradient, Trace, total
 
@@ -39,6 +40,15 @@ class Bound(NamedTuple):
         reconstruction, *kl = torch.stack([self.reconstruction, *self.kl.values()]).tolist()
         return reconstruction, sum(kl)
 
+    def times(self, scale: Any) -> "Bound":
+        """Return all terms times a number."""
+        if isinstance(scale, float) and scale == 1:
+            return self
+        kl = {name: term * scale for name, term in self.kl.items()}
+        return Bound(
+            self.reconstruction * scale, kl, None if self.loss is None else self.loss * scale
+        )
+
 
 class Objective(ELBO, ABC):
     """A bound and an estimator of its gradient, which `pyrovae.fit` and Pyro's `SVI` take.
@@ -63,6 +73,7 @@ class Objective(ELBO, ABC):
     bound_name = "ELBO"  # of the bound that is reported
     needs_rsample = True  # whether gradients pass through the guide's draws
     needs_rows = False  # whether the bound is a function of terms per observation
+    needs_whole_rows = False  # whether they may be of no random part of the observation
     needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
     stop_gradient: StopGradient | None = None  # replaces each draw where gradients do not pass
 
@@ -226,6 +237,10 @@ class Objective(ELBO, ABC):
         p, q = programs.run(model, guide, *batch, layout=layout, stop_gradient=stop)
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
+        if stop is not None and torch.is_grad_enabled():
+            check_trained(q, type(self).__name__)
+        if self.needs_rows:
+            p.scale = q.scale = programs.common_scale(p, q)
         return p, q
 
     def layout(self, model: Program, guide: Program, *batch: Tensor) -> Layout:
@@ -245,7 +260,7 @@ class Objective(ELBO, ABC):
             self._layout = programs.find_layout(model, guide, *batch, draws=self.samples)
         self._runs += 1
         if self._layout.separate:
-            _check_resolved(*programs.run(model, guide, *batch))
+            check_resolved(*programs.run(model, guide, *batch))
             raise ValueError(
                 f"{type(self).__name__}: samples is {self.samples}, but the networks do not take "
                 "further batch dimensions, and repeated rows would change the densities: a latent "
@@ -261,6 +276,8 @@ class Objective(ELBO, ABC):
             ValueError: see `programs.check_sites`, or if `annealed` names no latent.
         """
         programs.check_sites(p, q, needs_rsample)
+        if self.needs_whole_rows:
+            programs.check_whole_rows(p, q)
         names = [site["name"] for site in programs.latent(q)]
         unknown = sorted(set(self.annealed or ()).difference(names))
         if unknown:
@@ -272,13 +289,3 @@ class Objective(ELBO, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the programs out of copies: a copy would copy their graph."""
         return {key: value for key, value in vars(self).items() if key != "_programs"}
-
-
-def _check_resolved(p: Trace, q: Trace) -> None:
-    """Raise a ValueError if densities are so large that no two runs can be compared."""
-    found = programs.not_resolved(p, q)
-    if found:
-        raise ValueError(
-            f"{found} at the first weights: they overflow. Give data of about unit size "
-            "(divide grey levels by 255, or conditional.Standardized), or smaller first weights"
-        )

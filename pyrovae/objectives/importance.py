@@ -3,7 +3,8 @@
 L_K = E[ log (1 / K) sum_k w_k ]                                        (Burda et al. 2016, eq. 8)
 d L_K / d phi = E[ sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) ],  v_k = w_k / sum_j w_j
                                                                        (Tucker et al. 2019, eq. 8)
-    at a weight beta of the KL, (1 - beta) v_k + beta v_k^2 stands in place of v_k^2
+    at a weight beta of the KL, (1 - beta) v_k + beta v_k^2 stands in place of v_k^2; so does the
+    scale or mask that a handler puts on log q
 L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                         (Li & Turner 2016, eq. 4)
 """
 
@@ -22,7 +23,7 @@ from pyrovae.objectives.log_weights import (
     with_gradient_of,
 )
 from pyrovae.objectives.schedules import Schedule
-from pyrovae.programs import Layout, Program, Site, log_mean_exp, total
+from pyrovae.programs import Program, Site, Trace, log_mean_exp, total
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
@@ -31,7 +32,8 @@ class IWAE(Objective):
     """The importance weighted bound L_K (Burda et al. 2016, eq. 8); K = 1 is the ELBO of `SGVB_A`.
 
     loss = -log (1 / K) sum_k w_k,  log w_k = log p(x | z_k) - beta * (log q(z_k | x) - log p(z_k)),
-    summed over the rows. The bound is tighter with each sample.
+    summed over the rows. The bound is tighter with each sample. A plate over N rows of which M are
+    drawn multiplies it by N / M, and not the log weights of a row.
 
     The history's `elbo` holds L_K, and its `kl` the remainder of the reconstruction. Arguments and
     errors are those of `Objective`, with K for L; a site that is not in a plate over the rows is
@@ -44,11 +46,14 @@ class IWAE(Objective):
 
     bound_name = "L_K"
     needs_rows = True
+    needs_whole_rows = True
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_K, summed over the batch, and the loss."""
-        rec, kl = log_weights(*self.draw(model, guide, *batch))
-        return make_bound(rec, kl, log_mean_exp, -log_mean_exp(rec - self.total_kl(kl)).sum())
+        p, q = self.draw(model, guide, *batch)
+        rec, kl = log_weights(p, q)
+        loss = -log_mean_exp(rec - self.total_kl(kl)).sum()
+        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
 
     def validation_objective(self) -> "IWAE":
         """Return the same bound at beta = 1."""
@@ -74,6 +79,7 @@ class DReG(Objective):
 
     bound_name = "L_K"
     needs_rows = True
+    needs_whole_rows = True
     stop_gradient = staticmethod(lambda z: z.detach().requires_grad_())
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
@@ -86,24 +92,25 @@ class DReG(Objective):
             latent = programs.latent(q)
             gradients = _gradients(log_w, latent)
             paths = [
-                self._along_path(site, gradient, v, q.layout)
+                self._along_path(site, gradient, v, q)
                 for site, gradient in zip(latent, gradients, strict=True)
             ]
             surrogate = -total([(v * log_model(self, rec, p)).sum(), *paths])
         loss = with_gradient_of(surrogate, -log_mean_exp(log_w).sum())
-        return make_bound(rec, kl, log_mean_exp, loss)
+        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
 
     def validation_objective(self) -> IWAE:
         """Return the same bound at beta = 1."""
         return IWAE(self.samples)
 
-    def _along_path(self, site: Site, gradient: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    def _along_path(self, site: Site, gradient: Tensor, v: Tensor, q: Trace) -> Tensor:
         """Return a term whose gradient is that of the bound through a site's draws."""
-        beta = self.beta_of(site["name"])
         term = gradient * site["drawn"]
         event = len(site["fn"].event_shape)
-        path = layout.per_row(term.flatten(-event).sum(-1) if event else term, site)  # (K, B)
-        return (((1 - beta) * v + beta * v**2) * path).sum()
+        path = term.flatten(-event).sum(-1) if event else term
+        weight = self.beta_of(site["name"]) * programs.weights_of(site, path) / q.scale
+        path, weighted = (q.layout.per_row(part, site) for part in (path, weight * path))
+        return (v * path + (v**2 - v) * weighted).sum()
 
 
 class Renyi(Objective):
@@ -128,6 +135,7 @@ class Renyi(Objective):
 
     bound_name = "L_alpha"
     needs_rows = True
+    needs_whole_rows = True
 
     def __init__(
         self,
@@ -144,9 +152,10 @@ class Renyi(Objective):
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_alpha, summed over the batch, and the loss."""
-        rec, kl = log_weights(*self.draw(model, guide, *batch))
+        p, q = self.draw(model, guide, *batch)
+        rec, kl = log_weights(p, q)
         loss = -self._of_weights(rec - self.total_kl(kl)).sum()
-        return make_bound(rec, kl, self._of_weights, loss)
+        return make_bound(rec, kl, self._of_weights, loss).times(p.scale)
 
     def validation_objective(self) -> "Renyi":
         """Return the same bound at beta = 1."""

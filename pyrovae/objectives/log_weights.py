@@ -1,6 +1,9 @@
 """Importance weights of each row and their uses.
 
 log w_k = log p(x | z_k) - (log q(z_k | x) - log p(z_k)),  shape (K, B)
+
+A minibatch of M rows that stands for N scales all densities by N / M. Terms per row are without
+this factor, and a bound is multiplied by it: log mean_k w_k^(N / M) would be no bound of a row.
 """
 
 from collections.abc import Callable
@@ -10,10 +13,11 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.programs import Trace, total
+from pyrovae.programs import Site, Trace, total
 
 __all__ = [
-    "log_guide",
+    "log_drawn",
+    "log_joint",
     "log_latent",
     "log_model",
     "log_weights",
@@ -27,10 +31,10 @@ def log_weights(p: Trace, q: Trace) -> tuple[Tensor, dict[str, Tensor]]:
 
     log w_k is their difference.
     """
-    rec = total([p.layout.per_row(programs.log_prob(site), site) for site in programs.observed(p)])
+    rec = total([_per_row(programs.log_prob(site), site, p) for site in programs.observed(p)])
     prior = programs.latent_by_name(p)
     kl = {
-        name: q.layout.per_row(programs.sampled_kl(site, prior.get(name)), site)
+        name: _per_row(programs.sampled_kl(site, prior.get(name)), site, q)
         for name, site in programs.densities(q).items()
     }
     return rec, kl
@@ -39,15 +43,27 @@ def log_weights(p: Trace, q: Trace) -> tuple[Tensor, dict[str, Tensor]]:
 def log_latent(trace: Trace) -> dict[str, Tensor]:
     """Return the log density of each latent site's value, shape (K, B)."""
     sites = programs.latent(trace)
-    return {s["name"]: trace.layout.per_row(programs.log_prob(s), s) for s in sites}
+    return {site["name"]: _per_row(programs.log_prob(site), site, trace) for site in sites}
 
 
-def log_guide(q: Trace) -> dict[str, Tensor]:
-    """Return log q(z | x) by site of the guide, its factors among them, shape (K, B)."""
-    return {
-        name: q.layout.per_row(programs.log_prob(site), site)
-        for name, site in programs.densities(q).items()
-    }
+def log_joint(p: Trace) -> Tensor:
+    """Return log p(x, z_k), shape (K, B)."""
+    sites = programs.latent(p) + programs.observed(p)
+    return total([_per_row(programs.log_prob(site), site, p) for site in sites])
+
+
+def log_drawn(q: Trace) -> Tensor:
+    """Return the log density by which the guide draws z, shape (K, B).
+
+    A handler's scale or mask weighs the density in a bound, and does not change the draw.
+    """
+    sites = programs.densities(q).values()
+    return total([q.layout.per_row(site["fn"].log_prob(site["value"]), site) for site in sites])
+
+
+def _per_row(term: Tensor, site: Site, trace: Trace) -> Tensor:
+    by_row = trace.layout.per_row(term, site)
+    return by_row if isinstance(trace.scale, float) and trace.scale == 1 else by_row / trace.scale
 
 
 def log_model(objective: Objective, rec: Tensor, p: Trace) -> Tensor:

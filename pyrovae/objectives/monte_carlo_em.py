@@ -12,9 +12,15 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.objectives.log_weights import log_guide, log_model, log_weights, make_bound
+from pyrovae.objectives.log_weights import (
+    log_drawn,
+    log_joint,
+    log_model,
+    log_weights,
+    make_bound,
+)
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.programs import Program, Trace, hmc, total
+from pyrovae.programs import Program, Trace, hmc
 
 __all__ = ["MonteCarloEM"]
 
@@ -54,6 +60,7 @@ class MonteCarloEM(Objective):
     bound_name = "log p(x, z) - log q(z | x)"
     needs_rsample = False
     needs_rows = True
+    needs_whole_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
 
     def __init__(
@@ -78,8 +85,9 @@ class MonteCarloEM(Objective):
         """Return the mean of log p(x, z) - log q(z | x), and the loss of both programs."""
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
-        joint = log_model(self, rec, p) + total(log_guide(q).values())
-        return make_bound(rec, kl, lambda log_w: log_w.mean(0), -joint.mean(0).sum())
+        joint = log_model(self, rec, p) + log_drawn(q)
+        loss = -joint.mean(0).sum()
+        return make_bound(rec, kl, lambda log_w: log_w.mean(0), loss).times(p.scale)
 
     def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""
@@ -104,14 +112,14 @@ class MonteCarloEM(Objective):
             as_sites = {name: layout.as_site(value, latent[name]) for name, value in z.items()}
             return Trace({name: {"value": value} for name, value in as_sites.items()})
 
-        def log_joint(z: dict[str, Tensor]) -> Tensor:  # (K, B)
+        def log_f(z: dict[str, Tensor]) -> Tensor:  # (K, B)
             trace = programs.record(model, *batch, given=trace_at(z), layout=layout)
-            sites = programs.latent(trace) + programs.observed(trace)
-            return total([layout.per_row(programs.log_prob(site), site) for site in sites])
+            trace.scale = p.scale
+            return log_joint(trace)
 
         supports = {name: programs.support_of(p[name]["fn"], q[name]["fn"]) for name in start}
         ends, accepted = hmc.sample(
-            log_joint,
+            log_f,
             start,
             steps=self.steps,
             leapfrog=self.leapfrog,
@@ -120,10 +128,10 @@ class MonteCarloEM(Objective):
         )
         self.step_size *= math.exp(_GAIN * (accepted.mean().item() - self.acceptance))
         given = trace_at(ends)
-        return (
-            programs.record(model, *batch, given=given, layout=layout),
-            programs.record(guide, *batch, given=given, layout=layout),
-        )
+        last_p = programs.record(model, *batch, given=given, layout=layout)
+        last_q = programs.record(guide, *batch, given=given, layout=layout)
+        last_p.scale = last_q.scale = p.scale
+        return last_p, last_q
 
 
 def _check_chains(p: Trace, q: Trace) -> None:

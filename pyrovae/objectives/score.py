@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.base import Bound, Objective
-from pyrovae.objectives.log_weights import log_guide, log_model, log_weights, with_gradient_of
+from pyrovae.objectives.log_weights import log_drawn, log_model, log_weights, with_gradient_of
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.programs import Program, total
+from pyrovae.programs import Program
 
 __all__ = ["LeaveOneOut", "RunningMean", "ScoreFunction"]
 
@@ -126,10 +126,11 @@ class ScoreFunction(Objective):
         f = (rec - self.total_kl(kl)).detach()  # (L, B)
         b = self.baseline(f) if self.baseline else 0.0
         # The gradient of log q inside f has expectation 0 and is left out; the rest is the model's.
-        score = (f - b) * total(log_guide(q).values())
+        score = (f - b) * log_drawn(q)
         surrogate = -(score + log_model(self, rec, p)).sum()
         loss = with_gradient_of(surrogate / self.samples, -f.sum() / self.samples)
-        return Bound(_mean(rec), {name: _mean(term) for name, term in kl.items()}, loss)
+        kl = {name: _mean(term) for name, term in kl.items()}
+        return Bound(_mean(rec), kl, loss).times(p.scale)
 
     def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""

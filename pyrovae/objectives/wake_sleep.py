@@ -19,14 +19,14 @@ from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.log_weights import (
-    log_guide,
+    log_drawn,
     log_model,
     log_weights,
     make_bound,
 )
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A
-from pyrovae.programs import Layout, Program, Trace, log_mean_exp, total
+from pyrovae.programs import Program, Trace, log_mean_exp
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -54,6 +54,7 @@ class ReweightedWakeSleep(Objective):
     bound_name = "L_K"
     needs_rsample = False
     needs_rows = True
+    needs_whole_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
 
     def __init__(
@@ -79,10 +80,10 @@ class ReweightedWakeSleep(Objective):
         v = (rec - self.total_kl(kl)).detach().softmax(0)  # (K, B)
         loss = -(v * log_model(self, rec, p)).sum()
         if self.sleep < 1:
-            loss = loss - (1 - self.sleep) * (v * total(log_guide(q).values())).sum()
+            loss = loss - (1 - self.sleep) * (v * log_drawn(q)).sum()
         if self.sleep > 0:
-            loss = loss - self.sleep * _sleep_phase(model, guide, batch, p.layout)
-        return make_bound(rec, kl, log_mean_exp, loss)
+            loss = loss - self.sleep * _sleep_phase(model, guide, batch, p)
+        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
 
     def validation_objective(self) -> IWAE:
         """Return L_K at beta = 1."""
@@ -111,21 +112,20 @@ class WakeSleep(Objective):
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
         wake = -log_model(self, rec, p).mean(0).sum()
-        loss = wake - _sleep_phase(model, guide, batch, p.layout)
-        return make_bound(rec, kl, lambda log_w: log_w.mean(0), loss)
+        loss = wake - _sleep_phase(model, guide, batch, p)
+        return make_bound(rec, kl, lambda log_w: log_w.mean(0), loss).times(p.scale)
 
     def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""
         return SGVB_A()
 
 
-def _sleep_phase(
-    model: Program, guide: Program, batch: tuple[Tensor, ...], layout: Layout
-) -> Tensor:
+def _sleep_phase(model: Program, guide: Program, batch: tuple[Tensor, ...], p: Trace) -> Tensor:
     """Return the sum of log q(z | x) over as many rows drawn from the model as the batch has."""
     with torch.no_grad():
         x, z = programs.simulate(model, *batch)
     drawn = Trace({site["name"]: site for site in z})
-    alone = layout._replace(draws=1, depth=None)
+    alone = p.layout._replace(draws=1, depth=None)
     q = programs.record(guide, x["value"], *batch[1:], given=drawn, layout=alone)
-    return total(log_guide(q).values()).sum()
+    q.scale = p.scale
+    return log_drawn(q).sum()

@@ -11,8 +11,10 @@ from pyrovae.programs.checks import (
     check_density,
     check_measures,
     check_sites,
+    check_whole_rows,
+    is_delta,
 )
-from pyrovae.programs.draws import find_layout
+from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -31,6 +33,7 @@ from pyrovae.programs.posterior import (
 from pyrovae.programs.simulation import Simulated, look, simulate, simulated
 from pyrovae.programs.terms import (
     analytic_kl,
+    common_scale,
     kl_of_dimensions,
     log_mean_exp,
     log_prob,
@@ -70,6 +73,8 @@ __all__ = [
     "check_density",
     "check_measures",
     "check_sites",
+    "check_whole_rows",
+    "common_scale",
     "cuda_devices",
     "data_plate",
     "densities",
@@ -79,6 +84,7 @@ __all__ = [
     "given_latents",
     "hmc",
     "is_categorical",
+    "is_delta",
     "is_plain",
     "kl_of_dimensions",
     "latent",
@@ -90,6 +96,7 @@ __all__ = [
     "mean",
     "means",
     "modes_restored",
+    "name_rows",
     "not_finite",
     "not_resolved",
     "observed",

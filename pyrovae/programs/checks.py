@@ -3,11 +3,19 @@
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 
 from pyrovae.distributions import is_circle
-from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, support_of
+from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, observed, support_of
 
-__all__ = ["check_auxiliary", "check_density", "check_measures", "check_sites"]
+__all__ = [
+    "check_auxiliary",
+    "check_density",
+    "check_measures",
+    "check_sites",
+    "check_whole_rows",
+    "is_delta",
+]
 
 _ENUMERATED = (
     ", or sum it out, as the guide declares: objective=pyro.infer.TraceEnum_ELBO("
@@ -18,15 +26,42 @@ _ENUMERATED = (
 def check_density(site: Site) -> None:
     """Refuse a latent without a density: a Delta posterior or an improper flat prior.
 
+    A `Delta` with a log density holds that of a transform's draw.
+
     Raises:
         ValueError: if the site has no density.
     """
-    if isinstance(leaf(site["fn"]), dist.Delta | dist.ImproperUniform):
+    fn = leaf(site["fn"])
+    empty = is_delta(site) and not torch.as_tensor(fn.log_density).any()
+    if empty or isinstance(fn, dist.ImproperUniform):
         raise ValueError(
             f'site "{site["name"]}" is a Delta or flat distribution: an autoencoder has no density '
             "over its latents and so no log p(x). Use a proper prior and posterior, or compare "
             "reconstructions"
         )
+
+
+def is_delta(site: Site) -> bool:
+    """Return whether a site's value is given, not drawn."""
+    return isinstance(leaf(site["fn"]), dist.Delta)
+
+
+def check_whole_rows(*traces: Trace) -> None:
+    """Refuse plates inside a row of which a part is drawn at random.
+
+    The mean of a log density over such parts is right; that of a weight, its exponential, is not.
+
+    Raises:
+        ValueError: if there is such a plate.
+    """
+    for trace in traces:
+        for site in latent(trace) + observed(trace):
+            if trace.layout.scale_inside(site) != 1:
+                raise ValueError(
+                    f'site "{site["name"]}": a plate inside the rows draws a part of each row at '
+                    "random, and the weight of a part is no estimate of that of the row. Sample "
+                    "all of the plate here; training by SGVB_A or SGVB_B, and elbo, take parts"
+                )
 
 
 def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
@@ -39,6 +74,7 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
     """
     for site in latent(p):
         if site["name"] not in q:
+            _check_observed_in_part(site, p)
             raise ValueError(
                 f'site "{site["name"]}": latent in the model but absent from the guide. '
                 f"{_remedy(site)}"
@@ -52,6 +88,17 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
                 "objective=objectives.ScoreFunction()"
                 f"{_ENUMERATED if site['infer'].get('enumerate') else ''}"
             )
+
+
+def _check_observed_in_part(site: Site, p: Trace) -> None:
+    """Raise a ValueError if the site is of the values that `obs_mask` hides."""
+    name = site["name"].removesuffix("_unobserved")
+    if name != site["name"] and f"{name}_observed" in p:
+        raise ValueError(
+            f'site "{name}": obs_mask makes a latent "{site["name"]}" of the hidden values, which '
+            "the guide would have to draw. To leave them out, mask their density instead, by "
+            "pyro.poutine.mask or graphs.Missing"
+        )
 
 
 def _remedy(site: Site) -> str:
@@ -75,7 +122,7 @@ def check_measures(p: Trace, q: Trace) -> None:
     """
     prior = latent_by_name(p)
     for site in latent(q):
-        if site["name"] not in prior or isinstance(leaf(site["fn"]), dist.Delta):
+        if site["name"] not in prior or is_delta(site):
             continue
         fns = prior[site["name"]]["fn"], site["fn"]
         discrete = [support_of(*order).is_discrete for order in (fns, fns[::-1])]
@@ -103,7 +150,7 @@ def check_auxiliary(p: Trace, q: Trace) -> None:
     prior = latent_by_name(p)
     of_model = [site for site in latent(q) if site["name"] in prior]
     own = [site["name"] for site in latent(q) if site["name"] not in prior]
-    if own and not all(isinstance(leaf(site["fn"]), dist.Delta) for site in of_model):
+    if own and not all(map(is_delta, of_model)):
         raise ValueError(
             f'site "{own[0]}": sampled in the guide only, so log p(x, z) - log q(z, {own[0]} | x) '
             f"is no bound on log p(x). Sample it in the model too, from a density of {own[0]} "

@@ -14,7 +14,7 @@ from pyrovae.programs.layout import Layout
 from pyrovae.programs.terms import log_prob, unscaled
 from pyrovae.programs.traces import Program, Site, Trace, latent, observed, record, run
 
-__all__ = ["find_layout"]
+__all__ = ["find_layout", "name_rows"]
 
 _ROWS = 3, 5  # of the runs that only look; no other dimension of a program follows both
 _DRAWS = 2
@@ -94,6 +94,23 @@ def find_layout(
         if all(_broadcasts(model, guide, rows, depth) for rows in few):
             return layout._replace(depth=depth)
         return layout._replace(separate=not _repeats(model, guide, few[0], layout.plates, scaled))
+
+
+def name_rows(graph: Any, batch: Batch, *traces: Trace) -> None:
+    """Name the plates over the rows in the layouts of traces where their sizes do not tell.
+
+    A plate inside a row may be as large as the batch.
+
+    Args:
+        graph: anything with `model` and `guide`, whose traces they are.
+        batch: (x, *c), B rows each.
+        traces: of runs on the batch.
+    """
+    sites = [(trace, site) for trace in traces for site in _sites(trace)]
+    if any(trace.layout.ambiguous(site) for trace, site in sites):
+        plates = find_layout(graph.model, graph.guide, *batch).plates
+        for trace in traces:
+            trace.layout = trace.layout._replace(plates=plates)
 
 
 def _some_rows(batch: Batch, n: int) -> Batch:
@@ -217,7 +234,7 @@ def _same_by_row(
     alone: Both, k: int, once: Layout, together: Both, twice: Layout, scaled: bool
 ) -> bool:
     def term(site: Site, layout: Layout) -> Tensor:
-        return layout.per_row(log_prob(site if scaled else unscaled(site)), site)
+        return layout.per_row(log_prob(site if scaled else unscaled(site, layout)), site)
 
     return all(
         _close(term(site, once)[0], term(several[site["name"]], twice)[k])

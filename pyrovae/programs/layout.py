@@ -9,6 +9,7 @@ Both give the same K x B draws and terms. The first is faster, but the networks 
 dimensions; the second serves every program that takes a minibatch. `find_layout` chooses.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,6 +85,20 @@ class Layout(NamedTuple):
         """Return whether the site is in a plate over the rows."""
         return self._row_frame(site) is not None
 
+    def scale_of_rows(self, site: Any) -> Any:
+        """Return N / M of the plate over the rows, 1 of a site that is in none."""
+        frame = self._row_frame(site)
+        return 1.0 if frame is None else _scale(frame)
+
+    def scale_inside(self, site: Any) -> Any:
+        """Return the product of N / M of a site's other plates, those inside a row."""
+        rows = self._row_frame(site)
+        return math.prod(_scale(f) for f in site["cond_indep_stack"] if f is not rows)
+
+    def ambiguous(self, site: Any) -> bool:
+        """Return whether several plates of a site may be that over the rows."""
+        return not self.plates and len(self._of_size(site)) > 1
+
     def row_dimension(self, site: Any) -> int:
         """Return the place, counted from the right, of the rows among a site's batch dimensions."""
         frame = self._row_frame(site)
@@ -99,9 +114,17 @@ class Layout(NamedTuple):
         return frame.dim
 
     def _row_frame(self, site: Any) -> Any:
+        frames = self._of_size(site)
+        over_rows = [f for f in frames if not self.plates or f.name in self.plates]
+        return over_rows[0] if over_rows else None  # the outermost
+
+    def _of_size(self, site: Any) -> list[Any]:
         size = self.rows * self.draws if self.depth is None else self.rows
         frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != DRAWS]
-        over_rows = [
-            f for f in frames if f.size == size and (not self.plates or f.name in self.plates)
-        ]
-        return over_rows[0] if over_rows else None  # the outermost
+        return [f for f in frames if f.size == size]
+
+
+def _scale(frame: Any) -> Any:
+    """Return N / M of a plate over N of which M are drawn."""
+    whole = frame.size if frame.full_size is None else frame.full_size
+    return 1.0 if whole is frame.size else whole / frame.size

@@ -204,6 +204,12 @@ def _explained(x: Tensor) -> Iterator[None]:
             yield
         except Exception as error:
             error.args = tuple(map(_without_empty_trace, error.args))
+            if "shapes cannot be multiplied" in str(error):
+                raise ValueError(
+                    "a network takes another number of features than it gets; x has shape "
+                    f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
+                    f"were made for; nn.Linear takes images as x.flatten(1) (torch: {error})"
+                ) from error
             refused = _REFUSED.search(str(error))
             if refused and isinstance(error, ValueError):
                 raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrovae.programs.draws import find_layout
+from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.terms import log_prob, unscaled
 from pyrovae.programs.traces import Site, Trace, latent, leaf, record
@@ -46,6 +46,7 @@ def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
             over the rows, or holds labels of classes.
     """
     trace = record(graph.guide, *batch)
+    name_rows(graph, batch, trace)
     found = _site(trace, site)
     fn, inner = found["fn"], len(found["fn"].batch_shape) - 1
     if inner < 1 or not trace.layout.has_rows(found):
@@ -104,7 +105,7 @@ def given_latents(graph: Any, batch: Batch, site: str) -> bool:
         return False
     given = Trace({site: {"value": value["value"]}})
     again = record(graph.guide, *batch, given=given)[site]
-    a, b = log_prob(unscaled(value)), log_prob(unscaled(again))
+    a, b = (log_prob(unscaled(each, trace.layout)) for each in (value, again))
     return not torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 

@@ -8,11 +8,13 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.distributions import kl_divergence
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.param_store import parameters_held
 from pyrovae.programs.traces import Site, Trace, latent, observed, run
 
 __all__ = [
     "analytic_kl",
+    "common_scale",
     "kl_of_dimensions",
     "log_mean_exp",
     "log_prob",
@@ -34,13 +36,44 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
-def unscaled(site: Site) -> Site:
-    """Return the site without its scale: its density counts once, and its mask stays.
+def unscaled(site: Site, layout: Layout) -> Site:
+    """Return the site as a row's own: without the scale of its rows or of a handler.
 
-    A subsampling plate, or `poutine.scale`, multiplies a density to stand for data that are not in
-    the minibatch; the evidence of a row knows no such factor.
+    A subsampling plate over the rows, or `poutine.scale`, multiplies a density to stand for data
+    that are not in the minibatch; the evidence of a row knows no such factor. The mask stays, and
+    the scale of a plate inside the row, whose values are all of the row's.
     """
-    return {**site, "scale": 1.0}
+    return {**site, "scale": layout.scale_inside(site)}
+
+
+def common_scale(p: Trace, q: Trace) -> Any:
+    """Return the factor that a minibatch puts on all log densities of both programs.
+
+    It is N / M of a plate over N rows of which M are drawn, or that of `poutine.scale` around both
+    programs. A function of the weight of a row, such as a log mean, is multiplied by it, where
+    the weight is not to be raised to its power.
+
+    Raises:
+        ValueError: if the plates over the rows of several sites have different factors.
+    """
+    sites = [(trace.layout, s) for trace in (p, q) for s in latent(trace) + observed(trace)]
+    whole = [site["scale"] / layout.scale_inside(site) for layout, site in sites]
+    if _are_equal(whole):
+        return whole[0]
+    of_rows = [layout.scale_of_rows(site) for layout, site in sites]
+    if _are_equal(of_rows):
+        return of_rows[0]
+    raise ValueError(
+        "the plates over the rows scale the sites by different factors, "
+        f"{dict(zip([site['name'] for _, site in sites], of_rows, strict=True))}: give the "
+        "plates over the rows of model and guide the same size"
+    )
+
+
+def _are_equal(numbers: list[Any]) -> bool:
+    """Return whether all are numbers, not tensors, and the same."""
+    first = numbers[0]
+    return all(isinstance(x, int | float) and math.isclose(x, first) for x in numbers)
 
 
 def weights_of(site: Site, like: Tensor) -> Tensor:

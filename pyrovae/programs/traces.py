@@ -48,9 +48,15 @@ StopGradient = Callable[[Tensor], Tensor]
 
 
 class Trace(dict[str, Site]):
-    """Sample sites by name in the order of sampling, and the layout of their draws."""
+    """Sample sites by name in the order of sampling, and the layout of their draws.
+
+    Attributes:
+        layout: where rows and draws are.
+        scale: the factor of all log densities that their terms per row are divided by.
+    """
 
     layout: Layout
+    scale: Any = 1.0
 
 
 class _Recorder(Messenger):

@@ -6,7 +6,7 @@ The model runs forwards with an x that holds no values, since most models only c
 that reads more, such as the number of time steps, is given rows of data by `like`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -15,15 +15,30 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, batches_in_order, slices
+from pyrovae.data import (
+    Array,
+    as_sources,
+    batches_in_order,
+    device_and_dtype,
+    slices,
+    take,
+)
 from pyrovae.tasks.embedding import expectation, points_of_latents
+from pyrovae.tasks.given import (
+    Given,
+    SameNoise,
+    check_shared,
+    fixed_values,
+    given_values,
+    latent_site,
+)
 from pyrovae.tasks.inputs import Inputs, inputs_of
 
-__all__ = ["decode", "generate", "latent_site", "reconstruct"]
+__all__ = ["decode", "decoded", "generate", "reconstruct"]
 
 _ROWS = 1024
+_FIRST = torch.zeros(1, dtype=torch.long)  # the number of the first row
 
-Sites = dict[str, programs.Site]
 Values = dict[str, Tensor]
 
 
@@ -79,7 +94,8 @@ def generate(
     with programs.evaluation(graph, seed), inputs.hint("generate"):
         batch = inputs.at(torch.arange(n))
         given = _drawn_by_guide(graph, batch, from_guide)
-        given |= _fixed_values(graph, batch, fixed, "generate")
+        latents = programs.look(graph.model, *inputs.at(_FIRST)).latent if fixed else {}
+        given |= fixed_values(latents, fixed, (n,), "generate").values
         try:
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
@@ -99,6 +115,7 @@ def decode(
     site: str | None = None,
     observed: str | None = None,
     like: Array | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return E[x | z, c] with shape (B, *event); latents of other sites are drawn from the model.
 
@@ -110,24 +127,56 @@ def decode(
         site: name of that latent site; by default the only one, or "z" among several.
         observed: name of the observed site to return, as in `generate`.
         like: rows of data for a model that reads x, as in `generate`.
+        fixed: values of further latents by name, as in `generate`, that broadcast to (B, *event);
+            to (*event) for a latent that all rows share, which `z` cannot hold.
 
     Returns:
         A tensor with shape (B, *event) or (K, B, *event), or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if the model has no such site, z has not its shape, or the model reads x and
-            `like` is not given.
+        ValueError: if the model has no such site, z has not its shape, the model reads x and
+            `like` is not given, or a latent that all rows share, such as the weights of a
+            `BayesianVAE`, is not given: give its value, or decode with `graph.draw()`.
     """
-    inputs = inputs_of(graph, len(c[0]) if c else 1, c, like, "decode")
-    with programs.evaluation(graph), inputs.hint("decode"):
-        latents = programs.look(graph.model, *inputs.at(torch.zeros(1, dtype=torch.long))).latent
-        inputs.check_drawn("decode", [site["value"] for site in latents.values()])
+    return decoded(graph, z, c, site=site, observed=observed, like=like, fixed=fixed, task="decode")
+
+
+def decoded(
+    graph: Any,
+    z: Array | Mapping[str, Array],
+    c: Sequence[Array],
+    *,
+    site: str | None,
+    observed: str | None,
+    like: Array | None,
+    fixed: Mapping[str, Any] | None,
+    task: str,
+    drawn_once: bool = False,
+) -> Any:
+    """Return what `decode` does, under the name `task` in errors.
+
+    With `drawn_once` all rows have the same noise of the latents that are drawn: the model then
+    runs row by row, if there are any.
+    """
+    rows = len(c[0]) if c else None
+    inputs = inputs_of(graph, rows or 1, c, like, task)
+    with programs.evaluation(graph), inputs.hint(task):
+        latents = programs.look(graph.model, *inputs.at(_FIRST)).latent
+        inputs.check_drawn(task, [site["value"] for site in latents.values()])
         of_sites = z if isinstance(z, Mapping) else {latent_site(latents, site): z}
-        given = {name: _fitting(name, value, latents, graph) for name, value in of_sites.items()}
-        lead = _batch_shape(given, latents, rows=len(c[0]) if c else None)
-        flat = {name: value.flatten(0, len(lead) - 1) for name, value in given.items()}
-        x = _decoded(graph, flat, inputs, torch.arange(prod(lead)), lead[-1], observed)
-        inputs.check_drawn("decode", list(x.values()))
+        given, lead = given_values(latents, of_sites, rows, task)
+        kept = fixed_values(latents, fixed, lead, task)
+        twice = sorted(set(kept.values) & set(given.values))
+        if twice:
+            raise ValueError(f"{task}: fixed names {twice}, whose values are given already")
+        given = Given(given.values | kept.values, given.axes | kept.axes)
+        check_shared(latents, given.values, task)
+        if drawn_once and set(latents) - set(given.values):
+            with SameNoise():
+                x = _decoded(graph, given, lead, inputs, observed, at_once=1)
+        else:
+            x = _decoded(graph, given, lead, inputs, observed, at_once=_ROWS)
+        inputs.check_drawn(task, list(x.values()))
         return _alone({name: value.unflatten(0, lead) for name, value in x.items()})
 
 
@@ -155,34 +204,24 @@ def reconstruct(
         A tensor with the shape of x, or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if there is no such site.
+        ValueError: if there is no such site; or a latent that all rows share is neither set nor
+            fixed, since another is named.
     """
     pieces: list[Values] = []
-    latents = None  # of the model: the guide may have auxiliary ones
+    data = as_sources((x, *c))
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, as_sources((x, *c))):
-            latents = latents or programs.look(graph.model, *batch).latent
+        one = take(data, slice(0, 1), *device_and_dtype(graph, data))
+        latents = programs.look(graph.model, *one).latent  # of the model: the guide may have others
+        kept = fixed_values(latents, fixed, (len(data[0]),), "reconstruct")
+        rows = slices(len(data[0]), _ROWS)
+        for part, batch in zip(rows, batches_in_order(graph, data), strict=True):
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
-            given |= _fixed_values(graph, batch, fixed, "reconstruct")
+            given |= kept.at(part)
+            check_shared(latents, given, "reconstruct")
             sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
             pieces.append({name: expectation(each["fn"]) for name, each in sites.items()})
     return _alone(_joined(pieces))
-
-
-def latent_site(latents: Sites, site: str | None) -> str:
-    """Return the latent site that is meant: the one named, the only one, or "z" among several.
-
-    Raises:
-        ValueError: if several are there, none is named, and none is "z".
-    """
-    if site is not None:
-        return site
-    if len(latents) == 1:
-        return next(iter(latents))
-    if "z" in latents:
-        return "z"
-    raise ValueError(f"the model has the latent sites {list(latents)}: name one of them by site=")
 
 
 def _drawn_by_guide(graph: Any, batch: tuple[Tensor, ...], names: Collection[str]) -> Values:
@@ -197,89 +236,22 @@ def _drawn_by_guide(graph: Any, batch: tuple[Tensor, ...], names: Collection[str
     return {name: drawn[name]["value"] for name in names}
 
 
-def _fixed_values(
-    graph: Any, batch: tuple[Tensor, ...], fixed: Mapping[str, Any] | None, task: str
-) -> Values:
-    """Return the values of latents that are fixed, for every row.
-
-    Raises:
-        ValueError: if the model has no such latent, or a value has not its shape.
-    """
-    if not fixed:
-        return {}
-    latents = programs.look(graph.model, *batch).latent
-    values = {}
-    for name, value in fixed.items():
-        if name not in latents:
-            raise ValueError(
-                f'{task}: fixed names "{name}", but the model has the latents {list(latents)}'
-            )
-        like = latents[name]["value"]
-        try:
-            given = torch.as_tensor(value).to(like.device, like.dtype)
-            values[name] = given.expand(like.shape).clone()
-            if not values[name].isfinite().all():
-                raise ValueError("it holds NaN or infinity")
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'{task}: fixed["{name}"] does not fit the shape {tuple(like.shape)} of that '
-                f"latent: give a finite number, or an array that broadcasts to it ({error})"
-            ) from error
-    return values
-
-
 def _value(site: programs.Site, mean: bool) -> Tensor:
     return expectation(site["fn"]) if mean else site["value"]
 
 
-def _fitting(name: str, z: Array, latents: Sites, graph: Any) -> Tensor:
-    """Return values of a latent site as a tensor like the site's own.
-
-    Raises:
-        ValueError: if there is no such site, or the values have not its shape.
-    """
-    if name not in latents:
-        raise ValueError(
-            f'decode: the model has no latent site "{name}", it has {list(latents)}: name one of '
-            "them by site="
-        )
-    like, event = latents[name]["value"], tuple(latents[name]["fn"].event_shape)
-    value = as_sources(z, "decode")[0][:]
-    lead, whole = value.dim() - len(event), like.is_floating_point() or not _has_fractions(value)
-    if lead < 1 or tuple(value.shape[lead:]) != event or not whole:
-        expected = ", ".join(["B", *map(str, event)])
-        raise ValueError(
-            f"decode: z has shape {tuple(value.shape)} and type {value.dtype}, expected "
-            f'({expected}) and {like.dtype} for the latent site "{name}"'
-        )
-    return value.to(like.device, like.dtype)
-
-
-def _has_fractions(value: Tensor) -> bool:
-    return value.is_floating_point() and bool(value.frac().any())
-
-
-def _batch_shape(given: Values, latents: Sites, rows: int | None) -> tuple[int, ...]:
-    """Return the batch dimensions (*, B) that the values of all sites share."""
-    shapes = {
-        name: tuple(z.shape[: z.dim() - len(latents[name]["fn"].event_shape)])
-        for name, z in given.items()
-    }
-    lead = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or rows not in (None, lead[-1]):
-        context = "" if rows is None else f", the context has {rows}"
-        raise ValueError(f"decode: the latents have rows {shapes}{context}: expected the same")
-    return lead
-
-
 def _decoded(
-    graph: Any, given: Values, inputs: Inputs, every: Tensor, rows: int, observed: str | None
+    graph: Any,
+    given: Given,
+    lead: tuple[int, ...],
+    inputs: Inputs,
+    observed: str | None,
+    at_once: int,
 ) -> Values:
-    """Return the expected value of each observed site at all the given rows."""
-    pieces = []
-    for part in slices(len(every), _ROWS):
-        batch = inputs.at(every[part] % rows)
-        values = {name: z[part] for name, z in given.items()}
+    """Return the expected value of each observed site at all rows, so many in a run."""
+    pieces, every = [], torch.arange(prod(lead))
+    for part in slices(len(every), at_once):
+        batch, values = inputs.at(every[part] % lead[-1]), given.at(part)
         sites = programs.simulated(graph.model, *batch, given=values, observed=observed).observed
         pieces.append({name: expectation(site["fn"]) for name, site in sites.items()})
     return _joined(pieces)

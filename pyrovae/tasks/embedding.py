@@ -171,6 +171,7 @@ def _is_class(fn: TorchDistribution) -> bool:
 def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
     """Return E_q[z | x, c] of a minibatch."""
     trace = programs.record(graph.guide, *batch)
+    programs.name_rows(graph, batch, trace)
     name = _site_of(trace, site)
     value = _formula(trace[name]["fn"])
     if _is_root(graph, batch, trace, name, value):

@@ -4,7 +4,7 @@ z(t) = (1 - t) a + t b                                     a line
 z(t) = (sin((1 - t) w) a + sin(t w) b) / sin(w)            an arc, w the angle between a and b
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array
-from pyrovae.tasks.decoding import decode, latent_site
+from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
+from pyrovae.tasks.given import latent_site
 from pyrovae.tasks.inputs import inputs_of
 
 __all__ = ["interpolate", "linear", "manifold", "spherical"]
@@ -48,8 +49,12 @@ def interpolate(
     path: Curve = linear,
     site: str | None = None,
     observed: str | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the decoded points of a path from a to b through the latent space, both ends included.
+
+    Latents of other sites are drawn from the model once for the whole path: the same value at each
+    point; or, where it depends on the site that moves, as z1 given z2, the same random numbers.
 
     Args:
         graph: a fitted graph.
@@ -60,12 +65,15 @@ def interpolate(
         path: `linear`, `spherical`, or your own function (a, b, t) -> (T, D).
         site: name of the latent site; by default the only one, or "z" among several.
         observed: name of the observed site to return, as in `generate`.
+        fixed: values of other latents by name, as in `generate`, that are not drawn, such as
+            `{"theta": 0.0}`.
 
     Returns:
         A tensor with shape (steps, *event), or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if `steps` is below 2, or a and b do not fit the graph.
+        ValueError: if `steps` is below 2, a and b do not fit the graph, or a latent that all rows
+            share is not given, as in `decode`.
     """
     if steps < 2:
         raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
@@ -73,8 +81,17 @@ def interpolate(
     try:
         z = embed(graph, ends, *_repeated(c, 2), site=site)
         points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
-        of_points = _repeated(c, steps)
-        return decode(graph, points, *of_points, site=site, observed=observed, like=ends[:1])
+        return decoded(
+            graph,
+            points,
+            _repeated(c, steps),
+            site=site,
+            observed=observed,
+            like=ends[:1],
+            fixed=fixed,
+            task="interpolate",
+            drawn_once=True,
+        )
     except (RuntimeError, ValueError) as error:
         if isinstance(error, ValueError) and "Shape mismatch" not in str(error):
             raise
@@ -102,10 +119,12 @@ def manifold(
     site: str | None = None,
     observed: str | None = None,
     like: Array | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the decoded grid over a two-dimensional latent space (Kingma & Welling 2014, fig. 4).
 
-    Neighbouring points of a side enclose equal probabilities of the standard normal prior.
+    Neighbouring points of a side enclose equal probabilities of the standard normal prior. Latents
+    of other sites are drawn from the model once for the whole grid, as in `interpolate`.
 
     Args:
         graph: a fitted graph.
@@ -117,18 +136,30 @@ def manifold(
             several.
         observed: name of the observed site to return, as in `generate`.
         like: rows of data for a model that reads x, as in `generate`; one is enough.
+        fixed: values of other latents by name, as in `interpolate`.
 
     Returns:
         A tensor with shape (steps, steps, *event), or a dict of them, as from `generate`. As in a
         picture, z_2 decreases along the first dimension and z_1 increases along the second.
 
     Raises:
-        ValueError: if the latent space is not two-dimensional, or the prior is flat.
+        ValueError: if the latent space is not two-dimensional, the prior is flat, or a latent that
+            all rows share is not given, as in `decode`.
     """
     name = _plane(graph, c, site, like)
     side = torch.special.ndtri(torch.linspace(low, high, steps))
     z = torch.cartesian_prod(-side, side).flip(-1)  # (steps^2, 2) of (z_1, z_2)
-    x = decode(graph, z, *_repeated(c, len(z)), site=name, observed=observed, like=like)
+    x = decoded(
+        graph,
+        z,
+        _repeated(c, len(z)),
+        site=name,
+        observed=observed,
+        like=like,
+        fixed=fixed,
+        task="manifold",
+        drawn_once=True,
+    )
     if isinstance(x, dict):
         return {name: value.unflatten(0, (steps, steps)) for name, value in x.items()}
     return x.unflatten(0, (steps, steps))

@@ -190,8 +190,8 @@ def _of_weight(z: Latents, weights: Tensor) -> Latents:
 
 
 def _log_prob(trace: Trace, site: programs.Site) -> Tensor:
-    """Return log p of a site's value without its plates' scale, shape (K, B)."""
-    return trace.layout.per_row(programs.log_prob(programs.unscaled(site)), site)
+    """Return log p of a site's value without the scale of its rows, shape (K, B)."""
+    return trace.layout.per_row(programs.log_prob(programs.unscaled(site, trace.layout)), site)
 
 
 def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:

@@ -1,6 +1,6 @@
 """Grids of data in one axis: images as a mosaic, vectors as small line plots.
 
-Data have shape (N, C, H, W) or (N, D).
+Data have shape (N, C, H, W), (N, H, W) for grey images, or (N, D).
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ def draw_grid(
     """Return a figure with data in a grid, row by row, about 11 inches wide at most.
 
     Args:
-        x: the data.
+        x: the data, with shape (N, C, H, W), (N, H, W) or (N, D).
         columns: number of columns.
         limits: values drawn black and white; by default the least and the greatest in x.
         title: of the figure.
         names: of the rows, written at their left.
+
+    Raises:
+        ValueError: if x has another shape.
     """
+    x = _with_channels(x)
     rows = -(-len(x) // columns)
     limits = limits or (float(x.min()), float(x.max()))
     ratio = 0.6 if x.ndim == 2 else x.shape[-2] / _as_rgb(x[0], (0, 1)).shape[1]
@@ -55,6 +59,16 @@ def draw_grid(
         _name_rows(axis, names)
     figure.suptitle(title)
     return figure
+
+
+def _with_channels(x: np.ndarray) -> np.ndarray:
+    """Return images as (N, C, H, W), vectors as they are."""
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise ValueError(
+            f"plots: x has shape {x.shape}, expected (N, C, H, W) for images, (N, H, W) for grey "
+            "ones, or (N, D) for vectors; one alone is x[None]"
+        )
+    return x[:, None] if x.ndim == 3 else x
 
 
 def _name_rows(axis: Axes, names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Pictures of a run as matplotlib figures, drawn without pyplot: nothing global changes.
 
-Pictures of data take arrays with shape (N, C, H, W), or (N, D) for vectors,
-which are drawn as lines.
+Pictures of data take arrays with shape (N, C, H, W), (N, H, W) for grey images, or (N, D) for
+vectors, which are drawn as lines.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ __all__ = [
     "restorations",
 ]
 
+_CHANNELS = (1, 3, 4)  # of a picture: grey, or colours
+
 
 def comparison(table: Any) -> Figure:
     """Draw how far each model is below the best, with two paired standard errors.
@@ -75,7 +77,7 @@ def images(
     """Draw data in a grid, row by row.
 
     Args:
-        x: Data with shape (N, C, H, W) or (N, D).
+        x: Data with shape (N, C, H, W), (N, H, W) or (N, D).
         title: Title of the figure.
         columns: Number of columns.
         limits: Values drawn black and white; by default the least and greatest in `x`.
@@ -90,7 +92,7 @@ def pairs(
     """Draw originals above their reconstructions, in bands of two rows.
 
     Args:
-        x: Originals with shape (N, C, H, W) or (N, D).
+        x: Originals with shape (N, C, H, W), (N, H, W) or (N, D).
         x_hat: Reconstructions, in the same order and with the same shape.
         columns: Number of pairs beside each other.
         limits: Values drawn black and white; by default the least and greatest original.
@@ -105,7 +107,7 @@ def bands(
     """Draw versions of the same rows below each other, in bands of one line a version.
 
     Args:
-        parts: Data with shape (N, C, H, W) or (N, D), all in the same order, by name.
+        parts: Data with shape (N, C, H, W), (N, H, W) or (N, D), all in the same order, by name.
         title: Title of the figure.
         columns: Number of rows beside each other.
         limits: Values drawn black and white; by default the least and greatest of the first.
@@ -122,7 +124,8 @@ def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> F
     """Draw what was given, what was restored and further views of the same rows, in named bands.
 
     Args:
-        bands: Data by name, each with shape (N, C, H, W) or (N, D), in the same order of rows.
+        bands: Data by name, each with shape (N, C, H, W), (N, H, W) or (N, D), in the same order
+            of rows.
         limits: Values drawn black and white.
     """
     parts = list(bands.values())
@@ -133,9 +136,22 @@ def interpolations(paths: np.ndarray, limits: Limits | None = None) -> Figure:
     """Draw interpolations in the latent space, one in each row.
 
     Args:
-        paths: Decoded points with shape (P, steps, C, H, W) or (P, steps, D).
+        paths: Decoded points with shape (P, steps, C, H, W) or (P, steps, D). Or one path, as
+            `pyrovae.interpolate` returns it: (steps, C, H, W) with 1, 3 or 4 channels, (steps, D).
         limits: Values drawn black and white; by default the least and greatest in `paths`.
+
+    Raises:
+        ValueError: If they have another shape, such as (P, steps, H, W).
     """
+    paths = np.asarray(paths)
+    if paths.ndim == 2 or (paths.ndim == 4 and paths.shape[1] in _CHANNELS):
+        paths = paths[None]
+    if paths.ndim not in (3, 5):
+        raise ValueError(
+            f"plots.interpolations: paths have shape {paths.shape}, expected (P, steps, C, H, W), "
+            "(P, steps, D), or one path (steps, C, H, W); grey images have one channel, "
+            "paths[..., None, :, :]"
+        )
     return grid(paths, "Interpolations between the latent representations of two test rows", limits)
 
 
@@ -143,11 +159,19 @@ def grid(x: np.ndarray, title: str, limits: Limits | None = None) -> Figure:
     """Draw data that lie in rows and columns.
 
     Args:
-        x: Data with shape (rows, columns, C, H, W) or (rows, columns, D).
+        x: Data with shape (rows, columns, C, H, W), (rows, columns, H, W) or (rows, columns, D).
         title: Title of the figure.
         limits: Values drawn black and white; by default the least and greatest in `x`.
+
+    Raises:
+        ValueError: If they have another shape.
     """
     x = np.asarray(x)
+    if x.ndim not in (3, 4, 5):
+        raise ValueError(
+            f"plots: a grid has shape {x.shape}, expected (rows, columns, C, H, W), "
+            "(rows, columns, H, W) or (rows, columns, D)"
+        )
     n, columns, *event = x.shape
     return draw_grid(x.reshape(n * columns, *event), columns, limits, title)
 
@@ -158,6 +182,9 @@ def manifold(decoded: np.ndarray, limits: Limits | None = None) -> Figure:
     Args:
         decoded: Grid with shape (steps, steps, *event), as `pyrovae.manifold` returns it.
         limits: Values drawn black and white; by default the least and greatest of it.
+
+    Raises:
+        ValueError: If it is no such grid.
     """
     title = "Manifold: z1 rises to the right, z2 upwards, by the prior's quantiles"
     return grid(decoded, title, limits)

@@ -1,0 +1,194 @@
+"""What is given of a model's latents before it runs forwards; the others are drawn.
+
+x ~ p(x | z, y),   z given,   y ~ p(y | z)
+"""
+
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyrovae import programs
+from pyrovae.data import Array, as_sources
+
+__all__ = [
+    "Given",
+    "SameNoise",
+    "check_shared",
+    "fixed_values",
+    "given_values",
+    "latent_site",
+]
+
+Sites = dict[str, programs.Site]
+Values = dict[str, Tensor]
+
+_ONE_ROW = programs.Layout(1)  # of a model that is looked at
+
+
+class Given(NamedTuple):
+    """Values of latents by name, for all rows.
+
+    Attributes:
+        values: of each latent, the batch dimensions (*, B) of the rows flattened into one.
+        axes: the dimension of the rows; None for a latent that all rows share.
+    """
+
+    values: Values
+    axes: dict[str, int | None]
+
+    def at(self, rows: slice) -> Values:
+        """Return the values at some rows."""
+        axes = self.axes.items()
+        index = {name: () if i is None else (*[slice(None)] * i, rows) for name, i in axes}
+        return {name: value[index[name]] for name, value in self.values.items()}
+
+
+class SameNoise(Messenger):
+    """Draw each site from a random stream of its own, which begins anew in every run.
+
+    A latent that does not depend on what is given thus has the same value in all runs, and the
+    others the same noise. To be used inside `programs.evaluation`, which keeps the global stream.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        torch.manual_seed(zlib.crc32(msg["name"].encode()))
+
+
+def latent_site(latents: Sites, site: str | None) -> str:
+    """Return the latent site that is meant: the one named, the only one, or "z" among several.
+
+    The only one with a value per row counts as such.
+
+    Raises:
+        ValueError: if several are there, none is named, and none is "z".
+    """
+    if site is not None:
+        return site
+    per_row = [name for name, each in latents.items() if _ONE_ROW.has_rows(each)]
+    if len(latents) == 1 or len(per_row) == 1:
+        return next(iter(per_row or latents))
+    if "z" in latents:
+        return "z"
+    raise ValueError(f"the model has the latent sites {list(latents)}: name one of them by site=")
+
+
+def check_shared(latents: Sites, given: Collection[str], task: str) -> None:
+    """Refuse to draw latents that all rows share, such as the weights of a network.
+
+    Args:
+        latents: of the model, as `programs.look` returns them for one row.
+        given: names of those that have a value.
+        task: what errors call it.
+
+    Raises:
+        ValueError: if one has no value.
+    """
+    drawn = [name for name in latents if name not in given]
+    shared = [name for name in drawn if not _ONE_ROW.has_rows(latents[name])]
+    if shared:
+        raise ValueError(
+            f'{task}: all rows share the latent "{shared[0]}", and its value is not given: a draw '
+            "from its prior would be an untrained model's. Give the value, as by "
+            f'fixed={{"{shared[0]}": value}}; or take a graph with a draw from its posterior, such '
+            "as graph.draw() of a BayesianVAE"
+        )
+
+
+def fixed_values(
+    latents: Sites, fixed: Mapping[str, Any] | None, lead: tuple[int, ...], task: str
+) -> Given:
+    """Return the values of latents that are fixed, for every row.
+
+    Args:
+        latents: of the model, as `programs.look` returns them for one row.
+        fixed: values by name, which broadcast to (*lead, *event), or to (*event) if all rows share
+            the latent.
+        lead: batch dimensions (*, B) of the rows.
+        task: what errors call it.
+
+    Raises:
+        ValueError: if the model has no such latent, or a value has not its shape.
+    """
+    given = Given({}, {})
+    for name, value in (fixed or {}).items():
+        if name not in latents:
+            raise ValueError(
+                f'{task}: fixed names "{name}", but the model has the latents {list(latents)}'
+            )
+        site = latents[name]
+        like, shape, axis = site["value"], list(site["value"].shape), None
+        if _ONE_ROW.has_rows(site):
+            axis = len(site["fn"].batch_shape) + _ONE_ROW.row_dimension(site)
+            shape[axis : axis + 1] = lead
+        try:
+            whole = torch.as_tensor(value).to(like.device, like.dtype).expand(shape).clone()
+            if not whole.isfinite().all():
+                raise ValueError("it holds NaN or infinity")
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{task}: fixed["{name}"] does not fit the shape {tuple(shape)} of that '
+                f"latent: give a finite number, or an array that broadcasts to it ({error})"
+            ) from error
+        given.values[name] = whole if axis is None else whole.flatten(axis, axis + len(lead) - 1)
+        given.axes[name] = axis
+    return given
+
+
+def given_values(
+    latents: Sites, z: Mapping[str, Array], rows: int | None, task: str
+) -> tuple[Given, tuple[int, ...]]:
+    """Return values of latent sites for every row, and the batch dimensions (*, B) of the rows.
+
+    Args:
+        latents: of the model, as `programs.look` returns them for one row.
+        z: values by name, with shape (*, B, *event).
+        rows: number of rows that is expected; None for any.
+        task: what errors call it.
+
+    Raises:
+        ValueError: if there is no such site, values have not its shape, or numbers of rows differ.
+    """
+    values = {name: _fitting(name, value, latents, task) for name, value in z.items()}
+    lead = _batch_shape(values, latents, rows, task)
+    flat = {name: value.flatten(0, len(lead) - 1) for name, value in values.items()}
+    return Given(flat, dict.fromkeys(flat, 0)), lead
+
+
+def _fitting(name: str, z: Array, latents: Sites, task: str) -> Tensor:
+    """Return values of a latent site as a tensor like the site's own."""
+    if name not in latents:
+        raise ValueError(
+            f'{task}: the model has no latent site "{name}", it has {list(latents)}: name one of '
+            "them by site="
+        )
+    like, event = latents[name]["value"], tuple(latents[name]["fn"].event_shape)
+    value = as_sources(z, task)[0][:]
+    lead, whole = value.dim() - len(event), like.is_floating_point() or not _has_fractions(value)
+    if lead < 1 or tuple(value.shape[lead:]) != event or not whole:
+        expected = ", ".join(["B", *map(str, event)])
+        raise ValueError(
+            f"{task}: z has shape {tuple(value.shape)} and type {value.dtype}, expected "
+            f'({expected}) and {like.dtype} for the latent site "{name}"'
+        )
+    return value.to(like.device, like.dtype)
+
+
+def _has_fractions(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(value.frac().any())
+
+
+def _batch_shape(values: Values, latents: Sites, rows: int | None, task: str) -> tuple[int, ...]:
+    """Return the batch dimensions (*, B) that the values of all sites share."""
+    shapes = {
+        name: tuple(z.shape[: z.dim() - len(latents[name]["fn"].event_shape)])
+        for name, z in values.items()
+    }
+    lead = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or rows not in (None, lead[-1]):
+        context = "" if rows is None else f", the context has {rows}"
+        raise ValueError(f"{task}: the latents have rows {shapes}{context}: expected the same")
+    return lead
