@@ -294,6 +294,103 @@ def refused(folder):
     return {name: message_of(call) for name, call in calls.items()}
 
 
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def different_arguments(folder):
+    """Each call differs between the processes in one argument, under whose name it is refused."""
+    second = os.environ["RANK"] == "1"
+    x, held_out, warm_up = data(), data(11, seed=1), pv.objectives.warm_up
+    calls = {
+        "epochs": {"epochs": 2 + second},
+        "batch_size": {"batch_size": 8 * (1 + second)},
+        "drop_last": {"drop_last": second},
+        "accumulate": {"accumulate": 1 + second},
+        "patience": {"patience": 1 + second, "validation": held_out},
+        "learning_rate": {"learning_rate": 1e-3 * (1 + second)},
+        "clip_norm": {"clip_norm": 1.0 + second},
+        "ema": {"ema": 0.5 if second else None},
+        "freeze": {"freeze": "posterior" if second else ()},
+        "validation": {"validation": held_out if second else None},
+        "resume": {"resume": None if second else folder / "none"},
+        "scheduler": {"scheduler": None if second else lambda _: pytest.fail("it was made")},
+        "optimizer": {"optimizer": SGD if second else torch.optim.Adam},
+        "optimizer's learning rates": {
+            "optimizer": functools.partial(torch.optim.SGD, lr=0.1 * (1 + second))
+        },
+        "optimizer's options": {
+            "optimizer": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5 * second)
+        },
+        "scheduler's options": {
+            "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 1 + second)
+        },
+        "objective's beta": {"objective": pv.objectives.SGVB_A(beta=warm_up(0.2 + 0.3 * second))},
+        "objective's samples": {"objective": pv.objectives.SGVB_A(samples=1 + second)},
+        "objective's nats": {"objective": pv.objectives.FreeBits(nats=0.1 + second)},
+    }
+    found = {}
+    for name, call in calls.items():
+        graph = noisy_vae()
+        before = {key: value.clone() for key, value in graph.state_dict().items()}
+        error = message_of(functools.partial(quiet, graph, x, **{"epochs": 1, **call}))
+        same = all(torch.equal(before[key], value) for key, value in graph.state_dict().items())
+        found[name] = error, same
+    return found
+
+
+def other_kinds(folder):
+    """Arrays in one process, an iterable in the other."""
+    x = data() if os.environ["RANK"] == "0" else Passes(list(data().split(8)))
+    return {"error": message_of(lambda: quiet(autoencoder(), x, epochs=1))}
+
+
+def legal_differences(folder):
+    """What may differ: the seed, of which the first counts, files, progress and hooks."""
+    second = os.environ["RANK"] == "1"
+
+    graph = noisy_vae()
+    mine = {} if second else {"checkpoint": folder / "mine", "hooks": pv.hooks.Hook()}
+    history = pv.fit(graph, data(), epochs=1, seed=5 if second else 3, progress=False, **mine)
+    return {"seed": history.seed, "state": graph.state_dict()}
+
+
+def unwritable(folder):
+    """The first process alone writes, and all hear that it cannot."""
+    mine = folder if os.environ["RANK"] == "0" else None
+    return {"error": message_of(lambda: quiet(autoencoder(), data(), epochs=1, checkpoint=mine))}
+
+
+def uneven_resumed(folder):
+    """The first process has one minibatch more: 4 and 3."""
+    rank, file = int(os.environ["RANK"]), folder / "uneven.safetensors"
+    own = Passes(list(data(28).split(4))[rank::2])
+    fewer = Passes(own.minibatches[: 4 - 2 * rank])  # 4 and 2
+    whole, parts = autoencoder(), autoencoder()
+    quiet(whole, own, epochs=3)
+    quiet(autoencoder(), own, epochs=1, checkpoint=file)
+    quiet(parts, own, epochs=3, resume=file)
+    error = message_of(lambda: quiet(autoencoder(), fewer, epochs=3, resume=file))
+    return {"whole": whole.state_dict(), "parts": parts.state_dict(), "error": error}
+
+
+class Stop(pv.hooks.Hook):
+    """Ends a fit within its first epoch."""
+
+    def on_step(self, step):
+        return step.step == 2
+
+
+def stopped_in_files(folder):
+    """A checkpoint within an epoch of files, from which two processes go on."""
+    x, file = open_shards(folder / "shards"), folder / "within.safetensors"
+    x.block = 4
+    whole, again = (autoencoder().float() for _ in range(2))
+    quiet(whole, x, epochs=2, batch_size=8)
+    quiet(autoencoder().float(), x, epochs=2, batch_size=8, checkpoint=file, hooks=Stop())
+    quiet(again, x, epochs=2, batch_size=8, resume=file)
+    return {"whole": whole.state_dict(), "again": again.state_dict()}
+
+
 def distributed_sampler(folder):
     """A loader with a distributed sampler is a share; it is shuffled anew in each epoch."""
     dataset = TensorDataset(data(16), torch.arange(16.0).unsqueeze(1))
@@ -348,6 +445,12 @@ ONLY_IN_A_JOB = [
     diverges,
     fails_alone,
     refused,
+    different_arguments,
+    other_kinds,
+    legal_differences,
+    unwritable,
+    uneven_resumed,
+    stopped_in_files,
     distributed_sampler,
 ]
 
@@ -476,6 +579,55 @@ def test_an_error_in_one_process_ends_the_other(job):
 def test_what_cannot_work_is_refused_in_both(job, name, words):
     for found in job[1]:
         assert words in found["refused"][name]
+
+
+def test_processes_with_different_arguments_all_name_the_argument(job):
+    first, second = (found["different_arguments"] for found in job[1])
+    assert first == second
+    for name, (error, untouched) in first.items():
+        assert error.startswith(f"ValueError: fit: {name} is "), (name, error)
+        assert "in process 0 of the job" in error
+        assert untouched, name
+
+
+def test_arrays_in_one_process_and_an_iterable_in_another_are_refused(job):
+    for found in job[1]:
+        assert found["other_kinds"]["error"].startswith("ValueError: fit: some processes")
+
+
+def test_seed_files_and_hooks_may_differ(job):
+    first, second = (found["legal_differences"] for found in job[1])
+    assert first["seed"] == second["seed"] == 3
+    assert all(torch.equal(first["state"][name], second["state"][name]) for name in first["state"])
+
+
+def test_all_processes_hear_that_the_checkpoint_cannot_be_written(job):
+    for found in job[1]:
+        assert "is a folder" in found["unwritable"]["error"]
+
+
+def test_iterables_of_different_lengths_are_resumed(job):
+    for found in job[1]:
+        whole, parts = found["uneven_resumed"]["whole"], found["uneven_resumed"]["parts"]
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
+        assert (
+            "number of minibatches in each process ([4, 3], here [4, 2])"
+            in (found["uneven_resumed"]["error"])
+        )
+
+
+def test_within_an_epoch_of_files_as_many_processes_must_continue(job):
+    folder, found = job
+    for one in found:
+        whole, again = one["stopped_in_files"].values()
+        assert all(torch.equal(whole[name], again[name]) for name in whole)
+    x, graph = open_shards(folder / "shards"), autoencoder().float()
+    x.block = 4
+    resume = functools.partial(quiet, graph, x, epochs=2, batch_size=8)
+    with pytest.raises(pv.FileError, match=r"within an epoch by a fit in 2 processes, .* 1 here"):
+        resume(resume=folder / "within.safetensors")
+    after_an_epoch = folder / "shards.safetensors"
+    assert len(resume(validation=x, resume=after_an_epoch).loss) == 2
 
 
 def test_cells_in_files_are_read_once_an_epoch_by_one_process(job):

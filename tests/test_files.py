@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pyro
@@ -13,6 +14,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 from safetensors import SafetensorError
 from torch import nn
 
@@ -282,6 +284,52 @@ def test_only_the_weights_of_the_replaced_model_are_removed(tmp_path):
     assert len(list(folder.iterdir())) == 2 + len(mine) + len(old)
 
 
+def aged(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_old_weights_that_no_model_names_are_removed_when_it_is_saved(tmp_path):
+    """Two processes that saved at a time left the weights of one of them for ever."""
+    folder = pv.save(vae(), tmp_path / "model")
+    left, young, mine = (
+        folder / f"weights-{name}.safetensors" for name in ("0" * 16, "1" * 16, "of-the-user")
+    )
+    for path in (left, young, mine):
+        path.write_text("weights")
+    for path in (left, mine):
+        aged(path, 7200)
+    new = vae()
+    aged(next(path for path in folder.glob("weights-*") if path.stat().st_size > 7), 7200)
+    pv.save(new, folder)
+    assert equal(pv.load(folder), new)
+    assert (left.exists(), young.exists(), mine.exists()) == (False, True, True)
+    assert len(list(folder.iterdir())) == 4
+
+
+@pytest.mark.parametrize("removed", ["before it is opened", "never"])
+def test_a_model_is_read_again_if_another_process_saves_meanwhile(tmp_path, monkeypatch, removed):
+    old, new = vae(), vae()
+    folder = pv.save(old, tmp_path)
+    read_bytes, done = Path.read_bytes, []
+
+    def racing(path):
+        if not done:
+            done.append(path)
+            if removed == "never":
+                path.unlink()
+            else:
+                pv.save(new, folder)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", racing)
+    if removed == "never":  # nobody saved: the model is damaged
+        with pytest.raises(pv.FileError, match="missing, truncated or altered"):
+            pv.load(folder)
+    else:
+        assert equal(pv.load(folder), new)
+
+
 def test_a_model_is_read_once_and_its_description_without_the_weights(tmp_path, monkeypatch):
     folder, reads, hashes = pv.save(vae(), tmp_path), [], []
     read_bytes, sha256 = Path.read_bytes, model._sha256
@@ -348,6 +396,20 @@ def test_a_full_disk_is_named_with_the_path(tmp_path, error):
         write_atomically(path, fail)
     assert str(tmp_path) in str(found.value)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("name", ["file/below", "x" * 300])
+def test_a_file_that_cannot_even_be_begun_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("old")
+    for write in (files.check_writable, lambda path: write_atomically(path, Path.touch)):
+        with pytest.raises(OSError, match=r"cannot be written \(.*\)\. Write to a folder"):
+            write(tmp_path / name)
+    with pytest.raises(OSError, match="is a folder, expected the name of a file"):
+        files.check_writable(tmp_path)
+    files.check_writable(tmp_path / "file")
+    files.check_writable(tmp_path / "new" / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_history_of_an_earlier_or_later_version_is_read():
@@ -430,6 +492,63 @@ def test_constants_within_a_graph_of_the_users_are_compared(tmp_path, built, pla
     other = Wrapped(0.5)
     other.calls = 3  # no argument of the constructor: it may have counted
     assert pv.load(tmp_path, into=other) is other
+
+
+def test_each_tensor_is_built_in_the_type_in_which_it_was_saved(tmp_path):
+    graph = vae(prior=pv.priors.Mixture(2, 3))
+    graph.prior.double()
+    with torch.no_grad():
+        next(graph.prior.parameters()).fill_(1 / 3)
+    loaded = pv.load(pv.save(graph, tmp_path))
+    kept = {name: value.dtype for name, value in loaded.state_dict().items()}
+    assert set(kept.values()) == {torch.float64, torch.float32}
+    assert kept == {name: value.dtype for name, value in graph.state_dict().items()}
+    assert equal(graph, loaded)
+
+
+@pytest.mark.parametrize("now", [torch.float32, torch.bfloat16])
+def test_loading_into_a_type_that_rounds_the_weights_is_said(tmp_path, now):
+    pv.save(vae().double(), tmp_path)
+    with pytest.warns(UserWarning, match=rf"rounded: \S+ from torch\.float64 to {now}\. Build"):
+        graph = pv.load(tmp_path, into=vae().to(now))
+    assert {value.dtype for value in graph.parameters()} == {now}
+
+
+def test_loading_into_a_wider_type_changes_no_number(tmp_path):
+    saved = vae()
+    pv.save(saved, tmp_path)
+    graph = pv.load(tmp_path, into=vae().double())
+    assert equal(graph.float(), saved)
+
+
+class Automatic(nn.Module):
+    """A graph whose guide makes its parameters at the first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(6))
+        self.auto = AutoNormal(self.model)
+
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=w + self.bias).to_event(1), obs=x)
+
+    def guide(self, x):
+        return self.auto(x)
+
+
+def test_an_automatic_guide_must_be_called_before_it_is_filled(tmp_path):
+    graph, other, x = Automatic(), Automatic(), torch.rand(5, 6).round()
+    graph.guide(x)
+    with torch.no_grad():
+        for parameter in graph.parameters():
+            parameter.add_(0.5)
+    pv.save(graph, tmp_path)
+    with pytest.raises(pv.FileError, match=r"graph\.auto makes .* call graph\.guide\(x\) once"):
+        pv.load(tmp_path, into=other)
+    other.guide(x)
+    assert equal(pv.load(tmp_path, into=other), graph)
 
 
 def test_a_refused_graph_keeps_its_weights(tmp_path):

@@ -4,6 +4,7 @@ Against conjugate regression; the scale M / N of w; several draws at once; SVI, 
 """
 
 import math
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -11,11 +12,19 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SubsetRandomSampler,
+)
 
 import pyrovae as pv
 from pyrovae import objectives, programs
-from pyrovae.data import datasets
+from pyrovae.data import Share, as_minibatches, datasets
 from pyrovae.distributions import Conditional
+from pyrovae.training.checking import check_data_size
 
 NOISE, SCALE = 0.5, 2.0
 
@@ -259,7 +268,7 @@ def by_svi(graph):
 def by_fit(graph):
     pv.fit(
         graph,
-        torch.rand(60, 6).round(),
+        torch.rand(graph.data_size, 6).round(),
         validation=torch.rand(30, 6).round(),
         epochs=2,
         progress=False,
@@ -368,6 +377,123 @@ def test_quantities_per_observation_need_fixed_weights():
         pv.log_evidence(graph, x)
     assert torch.isfinite(pv.log_evidence(graph.draw(), x, samples=5).log_p).all()
     assert pv.reconstruct(graph.draw(), x).shape == x.shape
+
+
+def test_decoding_needs_fixed_weights_or_their_value():
+    """A draw of w from its prior is an untrained network; at the mean of q(w) it is the trained."""
+    graph, x = vae(), torch.rand(5, 6).round()
+    z = pv.embed(graph, x)
+    tasks = {
+        "decode": lambda **how: pv.decode(graph, z, **how),
+        "interpolate": lambda **how: pv.interpolate(graph, x[0], x[1], steps=2, **how),
+        "manifold": lambda **how: pv.manifold(graph, steps=2, **how),
+        "reconstruct": lambda **how: pv.reconstruct(graph, x, site="z", **how),
+    }
+    at_mean = {"w": graph.q_w().mean.detach()}
+    for name, task in tasks.items():
+        text = rf'{name}: all rows share the latent "w".*fixed=.*graph\.draw\(\) of a BayesianVAE'
+        with pytest.raises(ValueError, match=text):
+            task()
+        assert task(fixed=at_mean).shape[-1] == 6
+    wanted = graph.likelihood(z).mean.detach()
+    torch.testing.assert_close(tasks["decode"](fixed=at_mean), wanted)
+    torch.testing.assert_close(tasks["interpolate"](fixed=at_mean), wanted[:2])
+    torch.testing.assert_close(tasks["reconstruct"](fixed=at_mean), wanted)
+    torch.testing.assert_close(pv.decode(graph, z[None], fixed=at_mean)[0], wanted)
+    assert pv.decode(graph.draw(), z).shape == (5, 6)
+    assert pv.generate(graph, 5).shape == (5, 6)  # as documented, from the prior of w
+    with pytest.raises(ValueError, match=r"decode: fixed names \['z'\], whose values are given"):
+        pv.decode(graph, z, fixed={"z": z, **at_mean})
+
+
+# ---------------------------------------------------------------------- the number of training rows
+class Stream(IterableDataset):
+    """Rows without a length."""
+
+    def __iter__(self):
+        return iter(torch.ones(8, 6))
+
+
+X = torch.ones(8, 6)
+OF_8 = {
+    "array": lambda: X,
+    "data set": lambda: Rows(X),
+    "loader": lambda: DataLoader(X, batch_size=4),
+    "some of a loader's": lambda: DataLoader(X, 4, sampler=SubsetRandomSampler(range(8))),
+}
+
+
+class Rows(Dataset):
+    """A map-style data set."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+def train(graph, data, **how):
+    pv.fit(graph, data, epochs=1, batch_size=4, progress=False, **how)
+
+
+@pytest.mark.parametrize("kind", OF_8)
+@pytest.mark.parametrize("wrap", [lambda graph: graph, lambda g: pv.Denoising(g, nn.Dropout(0.1))])
+def test_another_number_of_training_rows_is_refused(kind, wrap):
+    train(wrap(vae(data_size=8)), OF_8[kind]())
+    for size, often in ((7, "more"), (9, "less")):
+        text = f"data_size is {size}, but there are 8 training rows.*counted {often} than once"
+        with pytest.raises(ValueError, match=text):
+            train(wrap(vae(data_size=size)), OF_8[kind]())
+
+
+def test_other_data_than_those_of_training_may_have_any_number_of_rows():
+    graph, more = vae(data_size=8), torch.ones(20, 6)
+    for held_out in (more, DataLoader(more, 20)):
+        train(graph, X, validation=held_out)
+    graph.check(more)
+    assert pv.elbo(graph.draw(), more).elbo.shape == (20,)
+    assert pv.reconstruct(graph, more).shape == (20, 6)
+
+
+def test_where_the_number_of_rows_is_not_known_it_is_not_compared():
+    train(vae(data_size=100), Stream(), steps_per_epoch=2)
+    train(vae(data_size=100), iter(X.split(4)), steps_per_epoch=2)
+    half = SubsetRandomSampler(range(8))  # of 16 rows: all of them, or those that are read
+    for size in (8, 16):
+        train(vae(data_size=size), DataLoader(torch.ones(16, 6), 4, sampler=half))
+    with pytest.raises(ValueError, match="there are 8 training rows"):
+        train(vae(data_size=12), DataLoader(torch.ones(16, 6), 4, sampler=half))
+    graph = vae(data_size=100)
+    graph.check = lambda *data: None  # who replaces the graph's own check wants none
+    train(graph, X)
+
+
+class OfTwo(NamedTuple):
+    """What two processes tell each other."""
+
+    rows: list
+    size: int = 2
+
+    def gathered(self, value):
+        assert value in self.rows
+        return self.rows
+
+
+def test_all_processes_of_a_job_count():
+    """A distributed sampler gives 4 rows, one of 7 twice, to each of two processes."""
+    sampler = DistributedSampler(X[:7], num_replicas=2, rank=0)
+    shares = as_minibatches(DataLoader(X[:7], 2, sampler=sampler), None, batch_size=2)
+    whole = as_minibatches(X[:7], None, batch_size=2, share=Share(0, 2))
+    for data, sizes in ((shares, (7, 8)), (whole, (7,))):
+        for size in sizes:
+            check_data_size(vae(data_size=size), objectives.SGVB_A(), data, OfTwo([4, 4]))
+        with pytest.raises(ValueError, match="data_size is 4, but there are 7 training rows"):
+            check_data_size(vae(data_size=4), objectives.SGVB_A(), data, OfTwo([4, 4]))
+    check_data_size(vae(data_size=4), objectives.SGVB_A(), shares, OfTwo([4, None]))
 
 
 def test_errors():

@@ -1,7 +1,13 @@
 """Labels: the bound is the sum over y by hand, and hidden labels are found and calibrated."""
 
+import os
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
@@ -12,6 +18,7 @@ from pyrovae.singlecell import simulate
 
 anndata = pytest.importorskip("anndata")
 from pyrovae.singlecell import CellLabels, SingleCellVAE  # noqa: E402
+from pyrovae.singlecell.calibration import fitted_temperature  # noqa: E402
 
 L, D = 3, 2
 
@@ -142,18 +149,69 @@ def test_rows_that_are_not_there_are_refused(labelled, indices):
         labels.predict(new, indices=indices)
 
 
-def test_calibration_is_the_best_temperature_on_the_cells_held_out(labelled):
+def test_calibration_is_the_most_probable_temperature_on_the_cells_held_out(labelled):
     labels, *_ = labelled
     held_out = labels._held_out(labels.model.seed)
     assert 5 < len(held_out) < 0.2 * len(labels.known)
     data = tuple(part[held_out] for part in labels.model.cells.data)
-    logits, y = labels._logits(data), labels.known[held_out]
+    logits, y = labels._logits(data).double(), labels.known[held_out]
+    assert labels.temperature == fitted_temperature(logits, y)
+    prior = torch.distributions.Normal(0.0, np.log(2) / 2)
 
-    def loss(temperature):
-        return nn.functional.cross_entropy(logits / temperature, y).item()
+    def log_posterior(temperature):
+        log_p = torch.distributions.Categorical(logits=logits / temperature).log_prob(y).sum()
+        return (log_p + prior.log_prob(torch.tensor(temperature).log())).item()
 
-    best = loss(labels.temperature)
-    assert all(best <= loss(labels.temperature * f) + 1e-5 for f in (0.5, 0.8, 1.25, 2.0))
+    best = log_posterior(labels.temperature)
+    assert all(
+        best > log_posterior(labels.temperature * f) for f in (0.5, 0.8, 0.95, 1.05, 1.25, 2)
+    )
+
+
+@pytest.mark.parametrize("cells", [1, 12, 60, 240])
+def test_cells_that_are_all_right_do_not_make_a_classifier_certain(cells):
+    """A classifier says 99 % and is right for 99 %: the expected log loss after calibration.
+
+    The expectation over the number of wrong cells among those held out is exact.
+    """
+    right, loss = 0.99, 0.0
+    logits = torch.tensor([[np.log(right / (1 - right)), 0.0]]).repeat(cells, 1)
+    for wrong in range(min(cells, 15) + 1):
+        t = fitted_temperature(logits, (torch.arange(cells) < wrong).long())
+        if wrong == 0:
+            assert 2**-0.5 < t < 1  # within a standard deviation of the prior
+        of_right, of_wrong = np.logaddexp(0, np.array([-1, 1]) * logits[0, 0].item() / t)
+        chance = scipy.stats.binom.pmf(wrong, cells, 1 - right)
+        loss += chance * (right * of_right + (1 - right) * of_wrong)
+    entropy = -(right * np.log(right) + (1 - right) * np.log(1 - right))  # the least
+    assert loss < 1.05 * entropy
+
+
+@pytest.mark.parametrize(("true", "cells"), [(0.7, 60), (1.0, 12), (1.0, 60), (3.0, 12), (3.0, 60)])
+def test_calibration_is_never_much_worse_and_better_for_the_overconfident(true, cells):
+    """Mean log loss of other cells, over 30 draws of the cells held out."""
+    generator = torch.Generator().manual_seed(0)
+    gained, plain = [], []
+    for _ in range(30):
+        logits = 8 * torch.randn(cells + 2000, 5, generator=generator)
+        probabilities = torch.softmax(logits / true, 1)
+        y = torch.multinomial(probabilities, 1, generator=generator).flatten()
+        t = fitted_temperature(logits[:cells], y[:cells])
+        raw, scaled = (
+            nn.functional.cross_entropy(logits[cells:] / s, y[cells:]).item() for s in (1.0, t)
+        )
+        plain.append(raw)
+        gained.append(raw - scaled)
+    gain = np.mean(gained) / np.mean(plain)
+    assert gain > {0.7: 0.0, 1.0: -0.02, 3.0: 0.15}[true]
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_many_cells_overrule_the_prior_of_the_temperature(true):
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(20_000, 5, generator=generator)
+    y = torch.multinomial(torch.softmax(logits / true, 1), 1, generator=generator).flatten()
+    assert fitted_temperature(logits, y) == pytest.approx(true, rel=0.05)
 
 
 def test_labels_that_cannot_be_learned_are_refused(labelled):
@@ -179,6 +237,44 @@ def test_a_classifier_is_saved_and_loaded(labelled, tmp_path):
         CellLabels.load(folder)
     with pytest.raises(FileNotFoundError):
         CellLabels.load(tmp_path)
+
+
+def test_killed_at_any_moment_saving_leaves_the_old_classifier_or_the_new(
+    labelled, tmp_path, monkeypatch
+):
+    """The model of its cells was replaced first, and belonged then to another classifier."""
+    new = labelled[0]
+    folder = new.save(tmp_path / "labels")
+    old = CellLabels.load(folder)
+    old.temperature, old.model.seed, states = 2.0, 77, []
+    with torch.no_grad():
+        next(old.graph.parameters()).mul_(0.5)
+    old.save(folder, overwrite=True)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        new.save(folder)
+
+    def noted(function):
+        def wrapper(*args, **kwargs):
+            states.append(shutil.copytree(folder, tmp_path / f"{len(states)}"))
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(os, "replace", noted(os.replace))
+    monkeypatch.setattr(Path, "unlink", noted(Path.unlink))
+    new.save(folder, overwrite=True)
+    monkeypatch.undo()
+    expected = {2.0: (old, 77), new.temperature: (new, new.model.seed)}
+    found = []
+    for state in [*states, folder]:
+        again = CellLabels.load(state)
+        which, seed = expected[again.temperature]
+        assert again.model.seed == seed
+        assert torch.equal(next(again.graph.parameters()), next(which.graph.parameters()))
+        found.append(which)
+    changes = sum(a is not b for a, b in pairwise(found))
+    assert (found[0], found[-1], changes) == (old, new, 1)
+    assert len(list(folder.iterdir())) == 4  # model.json, weights, labels.json, the model of cells
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 
 import linear_gaussian
 import pyro
@@ -246,6 +247,9 @@ def test_grey_data_train_through_binarization_and_not_without():
     assert history.stopped == "all epochs ran"
     with pytest.raises(ValueError, match="binarize"):
         quiet(small_vae(), grey, epochs=1)
+    for raw in (255 * grey, (255 * grey).byte()):
+        with pytest.raises(ValueError, match=r"binarize: x has values from .* 255 for bytes"):
+            quiet(small_vae(), raw, epochs=1, transform=pv.batches.binarize)
 
 
 @pytest.mark.parametrize("extra", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -455,6 +459,22 @@ def test_a_fit_that_patience_ended_stays_ended(tmp_path):
     assert equal(whole, again)
 
 
+@pytest.mark.parametrize("name", ["folder", "file/below", "x" * 300, ""])
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_training(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").write_text("old")
+    graph, epochs = small_vae(), []
+    before = everything(graph)
+    with pytest.raises(OSError, match=f"fit: checkpoint is '{name}': .* (folder|cannot)"):
+        quiet(graph, binary(), checkpoint=name, callback=epochs.append, **SETTINGS)
+    assert epochs == []
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(graph), strict=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_a_missing_truncated_or_foreign_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
         quiet(small_vae(), binary(), epochs=1, resume=tmp_path / "none")
@@ -500,6 +520,8 @@ EDITS = {
     "lr": lambda state: state["optimizer"]["param_groups"][0].update(lr="x"),
     "last_epoch": lambda state: state["scheduler"].pop("last_epoch"),
     "objective": lambda state: state.update(objective={"x": 1.0}),
+    "lengths": lambda state: state.update(lengths=[[8, -1]]),
+    "another length": lambda state: state["lengths"][0].reverse(),
     "unknown": lambda state: state.update(further=1),
     "missing": lambda state: state.pop("random"),
 }

@@ -150,6 +150,56 @@ def test_a_loader_resumes_bit_for_bit(tmp_path, shuffle):
     assert first.validation_elbo == second.validation_elbo
 
 
+class DrawnItems(Dataset):
+    """Items that torch draws anew at each visit, in the process that trains."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, i):
+        return (torch.rand(6) < 0.5).float()
+
+
+def collated(items):
+    return (torch.stack(items) + torch.rand(len(items), 6)).round().clamp(0, 1)
+
+
+@pytest.mark.parametrize("collate", [None, collated])
+@pytest.mark.parametrize("stop", [14, 15, 17])  # after an epoch of 7 steps, and within one
+def test_a_loader_that_draws_its_items_resumes_bit_for_bit(tmp_path, stop, collate):
+    def loader():
+        return DataLoader(DrawnItems(), batch_size=8, shuffle=True, collate_fn=collate)
+
+    class Stop(pv.hooks.Hook):
+        def on_step(self, step):
+            return step.step == stop
+
+    whole, resumed, settings = small_vae(), small_vae(seed=9), {"epochs": 4, "seed": 3}
+    file = tmp_path / "state"
+    quiet(whole, loader(), **settings)
+    quiet(small_vae(), loader(), checkpoint=file, hooks=Stop(), **settings)
+    assert len(quiet(resumed, loader(), resume=file, **settings).loss) == 4
+    assert equal(whole, resumed)
+
+
+def test_a_loader_that_draws_its_items_resumes_within_a_second_pass(tmp_path):
+    """An epoch of 10 steps reads a loader of 7 minibatches again from its beginning."""
+
+    class Stop(pv.hooks.Hook):
+        def on_step(self, step):
+            return step.step in (stop, 20)
+
+    plan = {"epochs": 2, "seed": 3, "steps_per_epoch": 10}
+    whole = small_vae()
+    quiet(whole, DataLoader(DrawnItems(), batch_size=8, shuffle=True), **plan)
+    for stop in (7, 9):
+        file, again = tmp_path / str(stop), small_vae(seed=9)
+        loader = DataLoader(DrawnItems(), batch_size=8, shuffle=True)
+        quiet(small_vae(), loader, checkpoint=file, hooks=Stop(), **plan)
+        quiet(again, loader, resume=file, **plan)
+        assert equal(whole, again)
+
+
 def test_a_loader_that_shuffles_sees_every_row_once_an_epoch_in_another_order():
     seen = []
 

@@ -21,10 +21,11 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
 
     Args:
         path: The file.
-        content: Text, bytes, or a function that writes them to the path that it is given.
+        content: Text, bytes, or a function that writes them to the path that it is given. Of a file
+            name in the text, bytes that are no UTF-8, as Linux allows, are written as numbers.
     """
     if isinstance(content, str):
-        content = content.encode("utf-8")
+        content = content.encode("utf-8", "backslashreplace")
     write_atomically(path, content if callable(content) else lambda file: file.write_bytes(content))
 
 

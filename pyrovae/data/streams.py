@@ -4,6 +4,7 @@ A data set is shuffled here, as a function of seed and epoch; an iterable keeps 
 values are not known before training, so each minibatch is checked when it comes.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, count, islice
@@ -26,7 +27,6 @@ from pyrovae.data.minibatches import (
 __all__ = ["DatasetMinibatches", "IterableMinibatches"]
 
 _SEEDS_APART = 1_000_003  # of two passes over an iterable within an epoch
-_END = object()
 _UNSTACKED = ("default_collate", "stack expects", "not resizable")  # in torch's messages
 
 
@@ -197,14 +197,19 @@ class IterableMinibatches(Minibatches):
             skipped = 0
 
     def _one_pass(self, seed: int, skipped: int) -> Iterator[Any]:
-        with torch.random.fork_rng(devices=[]):  # a loader draws its order with the first item
+        """Yield one pass over the iterable without the first `skipped` minibatches.
+
+        Its first minibatch is drawn in a stream of its own, since a loader draws its order with it,
+        and each further one in the stream of the fit, whether or not those before it were skipped.
+        """
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             _shuffle_again(self.iterable, seed)
-            iterator = islice(iter(self.iterable), skipped, None)
-            first = next(iterator, _END)
-        if first is not _END:
-            yield first
-            yield from iterator
+            iterator = iter(self.iterable)
+            deque(islice(iterator, skipped), maxlen=0)  # read, and not kept
+            first = [] if skipped else list(islice(iterator, 1))
+        yield from first
+        yield from iterator
 
 
 def _length(iterable: Any) -> int | None:

@@ -1,7 +1,8 @@
 """Files: saved models, checkpoints, and the history of a fit, each written whole or not at all."""
 
 from pyrovae.files import checkpoint, kinds
-from pyrovae.files.atomic import remove_temporary, write_atomically
+from pyrovae.files.atomic import check_writable, remove_temporary, write_atomically
+from pyrovae.files.beside import opened_beside, save_beside
 from pyrovae.files.errors import FileError
 from pyrovae.files.history import History, in_words
 from pyrovae.files.model import description, inspect, load, save
@@ -11,6 +12,7 @@ from pyrovae.files.stored import claim_parameters
 __all__ = [
     "FileError",
     "History",
+    "check_writable",
     "checkpoint",
     "claim_parameters",
     "description",
@@ -19,8 +21,10 @@ __all__ = [
     "kinds",
     "load",
     "opened",
+    "opened_beside",
     "remove_temporary",
     "save",
+    "save_beside",
     "sealed",
     "write_atomically",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-__all__ = ["remove_temporary", "write_atomically"]
+__all__ = ["check_writable", "remove_temporary", "write_atomically"]
 
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")  # as `write_atomically` names them
 
@@ -24,9 +24,7 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     Raises:
         OSError: if it cannot be written, as on a full disk; names the path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    mode = _create(part)
+    part, mode = _begun(path)
     try:
         write_to(part)
         with part.open("rb") as file:
@@ -41,6 +39,31 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
                 "folder; a file of this name is as it was"
             ) from error
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written later; its folder is made if absent, and the file is not.
+
+    Raises:
+        OSError: if it cannot; names the path.
+    """
+    part, _ = _begun(path)
+    part.unlink()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the name of a file")
+
+
+def _begun(path: Path) -> tuple[Path, int]:
+    """Make the temporary file that is to replace `path`; return it and its permissions."""
+    part = path.parent / f".{path.name}-{secrets.token_hex(4)}"  # "" is a folder, and has no name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return part, _create(part)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}). Write to a folder where you may, under a shorter "
+            "name if it is too long"
+        ) from error
 
 
 def remove_temporary(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """A graph made from a description, or one at hand compared with it, and filled with weights."""
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrovae.files.comparison import difference
@@ -13,16 +15,32 @@ from pyrovae.files.construction import build, describe
 __all__ = ["built", "compared", "fill", "plain_name"]
 
 
-def built(described: Any, tensors: Iterable[Tensor]) -> nn.Module:
-    """Build the graph that was described, in the weights' precision."""
-    kept = list(tensors)
-    graph = build(described, sum(tensor.numel() for tensor in kept))
+def built(described: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Build the graph that was described, each tensor in the type in which it was saved."""
+    graph = build(described, sum(tensor.numel() for tensor in tensors.values()))
     if not isinstance(graph, nn.Module):
         raise ValueError(
             f"it describes a {type(graph).__name__}, expected a graph. Save the model again"
         )
-    floats = {tensor.dtype for tensor in kept if tensor.is_floating_point()}
-    return graph.to(next(iter(floats))) if len(floats) == 1 else graph
+    floats = {name: value.dtype for name, value in tensors.items() if value.is_floating_point()}
+    _give_types(graph, "", floats)
+    return graph
+
+
+def _give_types(module: nn.Module, prefix: str, types: Mapping[str, torch.dtype]) -> None:
+    """Give the tensors of a module their types by name; a part that has one type is of that type.
+
+    So what is not saved, such as a buffer that is not persistent, has the type of its part.
+    """
+    within = {dtype for name, dtype in types.items() if name.startswith(prefix)}
+    if len(within) == 1:
+        module.to(within.pop())
+        return
+    for name, child in module.named_children():
+        _give_types(child, f"{prefix}{name}.", types)
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    for name, tensor in own:
+        tensor.data = tensor.data.to(types.get(prefix + name, tensor.dtype))
 
 
 def compared(described: Any, into: nn.Module) -> nn.Module:
@@ -50,9 +68,45 @@ def fill(graph: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         graph.load_state_dict(given)
     except Exception as error:  # a module's own hooks may raise anything, given anything
         graph.load_state_dict(before)
-        raise ValueError(
-            f"the weights do not fit the graph. Build `into` as it was when saved. {error}"
-        ) from error
+        unmade = _unmade(graph, given.keys() - state.keys())
+        remedy = (
+            f"graph.{unmade} makes its parameters when it is first called: call graph.guide(x) "
+            "once with some rows x, then load into that graph"
+            if unmade
+            else "Build `into` as it was when saved"
+        )
+        raise ValueError(f"the weights do not fit the graph. {remedy}. {error}") from error
+    _warn_of_rounding(state, given)
+
+
+def _unmade(graph: nn.Module, names: Iterable[str]) -> str:
+    """Return the part of a graph that lacks some tensors as it was never called; empty if none.
+
+    Pyro's automatic guides have no tensors before their first call.
+    """
+    modules = dict(graph.named_modules())
+    for name in sorted(names):
+        place = name
+        while place and place not in modules:
+            place = place.rpartition(".")[0]
+        found = modules[place]
+        if place and isinstance(found, AutoGuide) and not found.state_dict():
+            return place
+    return ""
+
+
+def _warn_of_rounding(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Warn of tensors whose type in the graph cannot hold the numbers that were saved."""
+    types = {name: (given[name].dtype, state[name].dtype) for name in given.keys() & state.keys()}
+    narrow = [name for name, (was, now) in types.items() if torch.promote_types(was, now) != now]
+    if narrow:
+        first = min(narrow)
+        was, now = types[first]
+        warnings.warn(
+            f"load: {len(narrow)} tensors were saved in another type than `into` has, and were "
+            f"rounded: {first} from {was} to {now}. Build `into` with .to({was}) to keep them",
+            stacklevel=4,
+        )
 
 
 def _check_tied(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -11,28 +11,28 @@ pickle, and no code is read from a file.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch as safetensors
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae.files import stored
 from pyrovae.files.atomic import write_atomically
 from pyrovae.files.construction import check_form, describe
 from pyrovae.files.errors import FileError
-from pyrovae.files.filling import built, compared, fill, plain_name
+from pyrovae.files.filling import built, compared, fill
 from pyrovae.files.history import History
 from pyrovae.files.kinds import Kind, check, list_of, mapping_of, optional, text, whole
-from pyrovae.files.sealed import parse, read_json
+from pyrovae.files.sealed import read_json
+from pyrovae.files.weights import header, packed, remove_unnamed, unpacked
 
-__all__ = ["description", "inspect", "load", "save"]
+__all__ = ["description", "inspect", "load", "save", "save_with"]
 
 FORMAT = "pyrovae-model-1"
 _AGAIN = "Save the model again"
+_READS = 50  # of a folder that another process saves to at each of them
 _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 _CONTENT = {
     "graph": _OBJECT,
@@ -60,7 +60,8 @@ def save(
             Parameters that its programs make by `pyro.param` are written too: those that
             `pyrovae.fit` found, or, of a graph with parts of your own that it did not train, all in
             Pyro's store that belong to no module.
-        folder: made if absent; a model in it is replaced, and no other file is touched.
+        folder: made if absent; a model in it is replaced. No other file is touched but weights that
+            no model.json names, of a process that was killed, after an hour.
         history: of the fit, kept with the model; it holds the fingerprint of the data.
         metrics: numbers and strings to keep with it.
 
@@ -71,6 +72,28 @@ def save(
         TypeError: if `graph` is no `nn.Module`, a part's tensor is neither parameter nor persistent
             buffer, a network of the programs is no part of the graph, or `metrics` hold something
             that JSON cannot.
+    """
+    return save_with(graph, folder, lambda weights: None, history=history, metrics=metrics)
+
+
+def save_with(
+    graph: nn.Module,
+    folder: str | Path,
+    before: Callable[[dict[str, str]], object],
+    *,
+    history: History | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a graph as `save` does, and something that belongs to it in the same folder.
+
+    Args:
+        graph: as in `save`, and so are folder, history and metrics.
+        folder: see there.
+        before: writes what belongs to the graph. It is called with what model.json will say of the
+            weights, when they are written and model.json is still the old one; an error in it
+            leaves the model that was there.
+        history: see there.
+        metrics: see there.
     """
     if not isinstance(graph, nn.Module):
         raise TypeError(
@@ -89,7 +112,7 @@ def save(
         content["constraints"] = {name: constraint for name, (_, constraint) in params.items()}
     json.dumps(content)  # what JSON cannot hold is an error before anything is written
     values = {stored.PREFIX + name: value for name, (value, _) in params.items()}
-    _write(Path(folder), content, _packed(graph, values))
+    _write(Path(folder), content, packed(graph, values), before)
     return Path(folder)
 
 
@@ -110,13 +133,12 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
             then as it was.
     """
     folder = Path(folder)
-    content = description(folder)
-    path, weights = _checked_weights(folder, content)
-    tensors = _unpacked(path, weights)
+    content, path, weights = _content_and_weights(folder)
+    tensors = unpacked(path, weights)
     described = content["graph"]
     try:
         params = stored.parameters_in(content.get("constraints", {}), tensors)
-        graph = built(described, tensors.values()) if into is None else compared(described, into)
+        graph = built(described, tensors) if into is None else compared(described, into)
         fill(graph, tensors)
     except ValueError as error:
         raise FileError(f"{folder / 'model.json'}: {error}") from error
@@ -136,17 +158,16 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as `load`.
     """
-    content = description(folder)
-    path, weights = _checked_weights(Path(folder), content)
-    header = _header(path, weights)
-    header.pop("__metadata__", None)
+    content, path, weights = _content_and_weights(Path(folder))
+    entries = header(path, weights)
+    entries.pop("__metadata__", None)
     try:
-        for name, entry in header.items():
+        for name, entry in entries.items():
             check(entry, {"shape": list_of(whole(0, 2**40)), "dtype": text}, name, further=True)
     except ValueError as error:
         raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
     tensors = {
-        name: {"shape": entry["shape"], "dtype": entry["dtype"]} for name, entry in header.items()
+        name: {"shape": entry["shape"], "dtype": entry["dtype"]} for name, entry in entries.items()
     }
     count = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
     return {**content, "tensors": tensors, "parameters": count}
@@ -197,15 +218,22 @@ def _check(path: Path, content: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------- files
-def _write(folder: Path, content: dict[str, Any], weights: bytes) -> None:
+def _write(
+    folder: Path,
+    content: dict[str, Any],
+    weights: bytes,
+    write_before: Callable[[dict[str, str]], object],
+) -> None:
     """Write the weights under a name made of their hash, then model.json, which names them."""
     before, checksum = _weights_before(folder), _sha256(weights)
     path = folder / f"weights-{checksum[:16]}.safetensors"
-    content = {**content, "weights": {"file": path.name, "sha256": checksum}}
+    entry = {"file": path.name, "sha256": checksum}
+    content = {**content, "weights": entry}
     whole = {"format": FORMAT, "sha256": _sha256(_canonical(content)), "content": content}
     write_atomically(path, lambda file: file.write_bytes(weights))
     superseded: Path | None = path
     try:
+        write_before(entry)
         write_atomically(
             folder / "model.json", lambda file: file.write_text(json.dumps(whole, indent=1))
         )
@@ -213,6 +241,7 @@ def _write(folder: Path, content: dict[str, Any], weights: bytes) -> None:
     finally:
         if before != path and superseded is not None:
             superseded.unlink(missing_ok=True)
+    remove_unnamed(folder, keep=(path, _weights_before(folder)))
 
 
 def _weights_before(folder: Path) -> Path | None:
@@ -225,47 +254,29 @@ def _weights_before(folder: Path) -> Path | None:
     return path if path.match("weights-*.safetensors") else None
 
 
-def _packed(graph: nn.Module, further: Mapping[str, Tensor]) -> bytes:
-    """Return the tensors of a graph, and further ones, in the format of safetensors.
+def _content_and_weights(folder: Path) -> tuple[dict[str, Any], Path, bytes]:
+    """Return the content of model.json, the path of the weights and their bytes.
 
-    What parts share is written once, its other names as metadata. A view of another tensor is
-    written as one of its own; safetensors' own `save_model` drops it, and refuses a batch
-    normalization that is shared.
+    Both are read again if another process has saved between the two, and has removed the weights.
     """
-    first: dict[int, str] = {}
-    tensors, other_names = {}, {"format": "pt"}
-    state = {plain_name(name): value for name, value in graph.state_dict(keep_vars=True).items()}
-    for name, tensor in {**state, **further}.items():
-        if first.setdefault(id(tensor), name) == name:
-            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        else:
-            other_names[name] = first[id(tensor)]
-    return safetensors.save(tensors, other_names)
-
-
-def _unpacked(path: Path, weights: bytes) -> dict[str, Tensor]:
-    """Return the tensors by every name that they have."""
-    try:
-        tensors = safetensors.load(weights)
-    except Exception as error:  # whatever safetensors and torch make of bytes that are anything
-        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
-    names = _header(path, weights).get("__metadata__") or {}
-    return tensors | {name: tensors[kept] for name, kept in names.items() if kept in tensors}
-
-
-def _header(path: Path, weights: bytes) -> dict[str, Any]:
-    """Return the JSON header of a safetensors file: its length in 8 bytes, then the text."""
-    end = 8 + int.from_bytes(weights[:8], "little")
-    try:
-        return parse(weights[8:end])
-    except ValueError as error:
-        raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
+    content = description(folder)
+    for _ in range(_READS):
+        try:
+            return content, *_checked_weights(folder, content)
+        except FileError:
+            before, content = content, description(folder)
+            if content == before:
+                raise
+    return content, *_checked_weights(folder, content)
 
 
 def _checked_weights(folder: Path, content: dict[str, Any]) -> tuple[Path, bytes]:
     """Return the path of the weights and their bytes, read once."""
     path = folder / Path(str(content["weights"]["file"])).name
-    weights = path.read_bytes() if path.is_file() else b""
+    try:
+        weights = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        weights = b""
     if _sha256(weights) != content["weights"]["sha256"]:
         raise FileError(f"{path}: missing, truncated or altered since it was saved. {_AGAIN}")
     return path, weights

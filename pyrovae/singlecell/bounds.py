@@ -6,6 +6,7 @@ log p(x) >= ELBO = E_q log p(x | z, l) - KL(q(z) || p(z)) - KL(q(l) || p(l))
 from typing import Any
 
 from pyrovae import evaluation
+from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.state import Model, selected
 
@@ -18,15 +19,26 @@ def get_elbo(
     indices: Any = None,
     return_mean: bool = True,
     *,
+    n_mc_samples: int = 1,
+    seed: int | None = 0,
     batch_size: int | None = None,
 ) -> Any:
     """Return the ELBO in nats per cell (higher is better): the mean, or with shape (N,).
 
-    Estimated with one draw of z and l per cell; average several calls to compare models closely.
+    Args:
+        model: the model.
+        adata: see `SingleCellVAE`.
+        indices: see `SingleCellVAE`.
+        return_mean: average over the cells.
+        n_mc_samples: draws of z and l per cell; more of them to compare models closely.
+        seed: of the draws. The same seed gives the same estimate, so that to average several calls
+            each needs another seed, or None, which continues the global random stream.
+        batch_size: scvi-tools'; memory is bounded here without it, here and below.
 
-    `batch_size` is scvi-tools'; memory is bounded here without it, here and below.
+    Raises:
+        ValueError: if n_mc_samples is below 1, or the cells do not fit, or are minified.
     """
-    elbo = _terms(model, "get_elbo", adata, indices).elbo
+    elbo = _terms(model, "get_elbo", adata, indices, n_mc_samples, seed).elbo
     return elbo.mean().item() if return_mean else elbo.cpu().numpy()
 
 
@@ -36,10 +48,16 @@ def get_reconstruction_error(
     indices: Any = None,
     return_mean: bool = True,
     *,
+    n_mc_samples: int = 1,
+    seed: int | None = 0,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,)."""
-    loss = -_terms(model, "get_reconstruction_error", adata, indices).reconstruction
+    """Return {"reconstruction_loss": -E_q log p(x | z, l)} in nats per cell, mean or (N,).
+
+    Arguments and errors are those of `get_elbo`.
+    """
+    method = "get_reconstruction_error"
+    loss = -_terms(model, method, adata, indices, n_mc_samples, seed).reconstruction
     return {"reconstruction_loss": loss.mean().item() if return_mean else loss.cpu().numpy()}
 
 
@@ -55,13 +73,21 @@ def get_marginal_ll(
     """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
 
     See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell.
+
+    Raises:
+        ValueError: if n_mc_samples is below 1, or the cells do not fit, or are minified.
     """
     graph = counts_of(model, "get_marginal_ll")
+    check_samples("get_marginal_ll", n_mc_samples, "n_mc_samples")
     data = selected(model, "get_marginal_ll", adata, indices).data
     log_p = evaluation.log_evidence(graph, *data, samples=n_mc_samples).log_p
     return log_p.mean().item() if return_mean else log_p.numpy()
 
 
-def _terms(model: Model, method: str, adata: Any, indices: Any) -> evaluation.Terms:
+def _terms(
+    model: Model, method: str, adata: Any, indices: Any, samples: int, seed: int | None
+) -> evaluation.Terms:
     graph = counts_of(model, method)
-    return evaluation.elbo(graph, *selected(model, method, adata, indices).data)
+    check_samples(method, samples, "n_mc_samples")
+    data = selected(model, method, adata, indices).data
+    return evaluation.elbo(graph, *data, samples=samples, seed=seed)

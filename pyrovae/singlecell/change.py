@@ -13,6 +13,7 @@ now in the other: only "three" asks whether a gene is higher, or lower, in most 
 (Lopez et al. 2018, section 2.3; Boyeau et al. 2019; Boyeau et al. 2023)
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ _GENES = 2048  # compared at once
 _LEAST = 1e-8  # keeps the Bayes factor finite at a probability of 0 or 1
 _LEAST_DELTA = 0.3  # of an estimated delta, scvi-tools' bound
 _OF_OUTER_MEANS = 0.6  # an estimated delta, as a fraction of them, scvi-tools' value
-_LEAST_PSEUDOCOUNT = 1e-10
+_UNSEEN = 0.5  # transcripts, the posterior mean where none was seen
 
 
 class Rule(NamedTuple):
@@ -89,19 +90,20 @@ def compared(rho1: Tensor, rho2: Tensor, rule: Rule, pseudocount: float) -> Chan
     return Change(*map(torch.cat, zip(*found, strict=True)))
 
 
-def estimated_pseudocount(rho: Tensor, unseen: Tensor) -> float:
-    """Return what a network decodes of genes that a group does not express.
+def estimated_pseudocount(transcripts: Sequence[float]) -> float:
+    """Return eps = 0.5 / transcripts of the smaller group: half a transcript among all its cells.
 
-    It is the median, over the genes without a transcript in the group, of their largest decoded
-    proportion; 1e-10 where every gene has transcripts. (scvi-tools takes a low percentile.)
+    It is what counts can resolve: where a group has no transcript of a gene, 0.5 / transcripts is
+    the posterior mean of its proportion under Jeffreys' prior of a Poisson rate. Proportions far
+    below it are the network's guess, and their ratio should not count as a change. It needs no
+    counts of genes, so that minified cells have the same one. (scvi-tools takes the 0.9 quantile,
+    over the genes without a transcript in a group, of the largest decoded proportion, divided by
+    the number of genes.)
 
     Args:
-        rho: proportions of draws of the group, with shape (P, G).
-        unseen: whether a gene has no transcript in the group, with shape (G,).
+        transcripts: the library sizes of the cells of each group, summed.
     """
-    if not unseen.any():
-        return _LEAST_PSEUDOCOUNT
-    return max(_LEAST_PSEUDOCOUNT, rho[:, unseen].amax(0).median().item())
+    return _UNSEEN / max(min(transcripts), 1.0)
 
 
 def _fold_changes(rho1: Tensor, rho2: Tensor, pseudocount: float) -> Tensor:

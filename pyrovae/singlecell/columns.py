@@ -12,9 +12,26 @@ from torch import Tensor
 
 from pyrovae.singlecell.messages import listed, warn_user
 
-__all__ = ["category_names", "category_numbers", "continuous", "known_labels", "named_as"]
+__all__ = [
+    "NEW_BATCH",
+    "category_names",
+    "category_numbers",
+    "continuous",
+    "known_labels",
+    "named_as",
+]
 
 _UNKNOWN = "Unknown"  # the default, which need not occur
+
+# What to do with a category that was not there in training.
+NEW_BATCH = (
+    "Map cells of a new batch to the model by SingleCellVAE.load_query_data, train again with "
+    "these cells, or leave them out"
+)
+_NEW_CATEGORY = (
+    "Only new batches can be mapped to a trained model. Give these cells a category of this column "
+    "that it knows, leave them out, or make a new model and train it with them"
+)
 
 
 def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]:
@@ -26,8 +43,16 @@ def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]
     return sorted(_named_as(_as_text(adata, key), known).unique())
 
 
-def category_numbers(adata: Any, key: str, known: Sequence[str]) -> Tensor:
+def category_numbers(
+    adata: Any, key: str, known: Sequence[str], advice: str = _NEW_CATEGORY
+) -> Tensor:
     """Return the position in `known` of each cell's category, with shape (N,).
+
+    Args:
+        adata: the cells.
+        key: column of `adata.obs`.
+        known: the categories.
+        advice: ends the error of an unknown category.
 
     Raises:
         ValueError: if the column does not exist, is missing in a cell, or holds a category that
@@ -42,9 +67,7 @@ def category_numbers(adata: Any, key: str, known: Sequence[str]) -> Tensor:
         cell = adata.obs_names[(column == unknown[0]).to_numpy().argmax()]
         raise ValueError(
             f"adata.obs[{key!r}]: {listed(unknown)} was not there in training (first in cell "
-            f"{cell!r}). The model knows {listed(known, most=50)}. Map cells of a new batch to "
-            "the model by SingleCellVAE.load_query_data, train again with these cells, or leave "
-            "them out"
+            f"{cell!r}). The model knows {listed(known, most=50)}. {advice}"
         )
     return torch.from_numpy(numbers.astype(np.int64))
 

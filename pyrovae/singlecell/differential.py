@@ -5,7 +5,7 @@ and the expression rho(z_a) compared with rho(z_b): see `change`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -63,8 +63,8 @@ def differential_expression(
         fdr_target: largest probability of no change in a gene that is called changed, and so the
             largest expected fraction of false discoveries.
         n_samples: number of pairs of cells, drawn at random with replacement.
-        pseudocounts: added to the proportions; None takes what the network decodes of genes that a
-            group does not express (`change.estimated_pseudocount`).
+        pseudocounts: added to the proportions; None takes half a transcript among all cells of the
+            smaller group, 0.5 / the sum of their library sizes (`change.estimated_pseudocount`).
         seed: of the draws.
         test_mode: whether "change" asks for the two directions apart ("three", the larger of the
             two probabilities) or for either ("two"). Against mixed cells "two" calls genes that are
@@ -102,11 +102,12 @@ def differential_expression(
         both = () if stored else (pair.rows1, pair.rows2)  # minified cells have no counts
         counts = [_of_counts(data[0], rows) for rows in both]
         with programs.evaluation(model.graph, seed):
-            rho1, rho2 = (
-                _drawn_proportions(model.graph, data, rows, n_samples, batches, n_batches)
+            one, two = (
+                _drawn(model.graph, data, rows, n_samples, batches, n_batches)
                 for rows in (pair.rows1, pair.rows2)
             )
-        change = compared(rho1, rho2, rule, _pseudocount(pseudocounts, (rho1, rho2), counts))
+        eps = estimated_pseudocount((one.transcripts, two.transcripts))
+        change = compared(one.rho, two.rho, rule, eps if pseudocounts is None else pseudocounts)
         columns = {name: value.numpy() for name, value in change._asdict().items()}
         for i, of_group in enumerate(counts, 1):
             columns |= {f"{name}{i}": values for name, values in of_group.items()}
@@ -143,17 +144,6 @@ def discoveries(proba: Tensor, fdr: float) -> Tensor:
     return proba >= 1 - fdr
 
 
-def _pseudocount(
-    given: float | None, rho: tuple[Tensor, Tensor], counts: list[dict[str, np.ndarray]]
-) -> float:
-    if given is not None:
-        return given
-    unseen = [torch.from_numpy(of_group["non_zeros_proportion"] == 0) for of_group in counts]
-    if not unseen:
-        unseen = [torch.zeros(len(rho[0].T), dtype=torch.bool)] * 2
-    return max(map(estimated_pseudocount, rho, unseen))
-
-
 def _of_counts(x: Source, rows: Tensor) -> dict[str, np.ndarray]:
     """Return mean, fraction of non-zeros and normalized mean of each gene, with shape (G,)."""
     sums = np.zeros((3, x.shape[1]))
@@ -183,21 +173,34 @@ def _frame(
     return frame.sort_values("proba_de", ascending=False, kind="stable")
 
 
-def _drawn_proportions(
+class _Drawn(NamedTuple):
+    """Cells drawn from a group.
+
+    Attributes:
+        rho: with shape (n, G).
+        transcripts: of all cells of the group, estimated by the mean e^l of those drawn.
+    """
+
+    rho: Tensor
+    transcripts: float
+
+
+def _drawn(
     graph: CountVAE,
     data: tuple[Any, ...],
     rows: Tensor,
     n: int,
     batches: Sequence[int | None],
     n_batches: int,
-) -> Tensor:
-    """Return rho of n cells drawn from the rows, with shape (n, G)."""
-    chunks = []
+) -> _Drawn:
+    """Return n cells drawn from the rows, each with its own draw of z and l."""
+    rho, libraries = [], []
     for drawn in rows[torch.randint(len(rows), (n,))].split(_CELLS):
         batch = take(data, drawn, *device_and_dtype(graph, data))
-        z = decoding.latents(graph, batch, mean=False).z
-        chunks.append(decoding.proportions(graph, z, batch[1:], batches, n_batches)[0].cpu())
-    return torch.cat(chunks)
+        at = decoding.latents(graph, batch, mean=False)
+        rho.append(decoding.proportions(graph, at.z, batch[1:], batches, n_batches)[0].cpu())
+        libraries.append(at.l[0].exp().cpu())
+    return _Drawn(torch.cat(rho), len(rows) * torch.cat(libraries).double().mean().item())
 
 
 def _check(

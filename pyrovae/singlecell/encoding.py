@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pyrovae.singlecell.columns import category_names, category_numbers, continuous, named_as
+from pyrovae.singlecell.columns import (
+    NEW_BATCH,
+    category_names,
+    category_numbers,
+    continuous,
+    named_as,
+)
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import Setup
 
@@ -97,7 +103,7 @@ class Encoding:
         """
         parts = []
         if self.setup.batch_key is not None:  # checked also where there is one batch and no column
-            numbers = category_numbers(adata, self.setup.batch_key, self.batches)
+            numbers = category_numbers(adata, self.setup.batch_key, self.batches, NEW_BATCH)
             if len(self.batches) > 1:
                 parts.append(one_hot(numbers, len(self.batches)))
         for key, names in self.categories.items():

@@ -175,10 +175,10 @@ def posterior_predictive_sample(
     return sparse.vstack(drawn, format="csr")
 
 
-def check_samples(method: str, n: int) -> None:
+def check_samples(method: str, n: int, name: str = "n_samples") -> None:
     """Raise a ValueError unless n is a whole number of at least one draw."""
     if not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"{method}: n_samples is {n}, expected a whole number of at least 1")
+        raise ValueError(f"{method}: {name} is {n}, expected a whole number of at least 1")
 
 
 def _chunks(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.singlecell.columns import named_as
 from pyrovae.singlecell.messages import listed
 
 __all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
@@ -36,7 +37,8 @@ def pairs_by_column(
     Args:
         adata: the cells.
         key: column of `adata.obs`; cells in which it is missing belong to no group.
-        group1: a group or several, each of which is compared; None for all.
+        group1: a group or several, each of which is compared; None for all. Of a column of whole
+            numbers, 1 and 1.0 are the same group.
         group2: another group; None for all remaining cells.
 
     Raises:
@@ -45,11 +47,12 @@ def pairs_by_column(
     """
     groups = _groups(adata, key)
     known = sorted(set(groups.dropna()))
-    two = None if group2 is None else str(group2)
+    two = None if group2 is None else named_as(str(group2), known)
     if group1 is None:
         first = [group for group in known if group != two]
     else:
-        first = [str(group1)] if np.isscalar(group1) else [str(group) for group in group1]
+        several = [group1] if np.isscalar(group1) else list(group1)
+        first = [named_as(str(group), known) for group in several]
     for group in (*first, *([] if two is None else [two])):
         if group not in known:
             raise ValueError(

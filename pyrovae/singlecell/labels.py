@@ -6,12 +6,12 @@
     adata.obs["predicted"] = labels.predict()
 
 The classifier q(y | z) is trained with the model of the counts. Its probabilities are calibrated on
-labelled cells that were held out: softmax(logits / T), T by maximum likelihood (Guo et al. 2017).
+labelled cells that were held out: softmax(logits / T) (Guo et al. 2017), with a prior that keeps T
+near 1 where these cells are few; see `calibration`.
 """
 
 import copy
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any, final
@@ -19,18 +19,20 @@ from typing import Any, final
 import numpy as np
 import torch
 from pyro.infer import TraceEnum_ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import files, programs
 from pyrovae.data import as_sources, batches_in_order, split
-from pyrovae.files import FileError, History, write_atomically
+from pyrovae.files import FileError, History
 from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
+from pyrovae.singlecell.calibration import fitted_temperature
 from pyrovae.singlecell.cells import checked_rows, rows_in, some_cells
 from pyrovae.singlecell.columns import known_labels
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
+from pyrovae.singlecell.saved_labels import read_labels, write_labels
 from pyrovae.singlecell.state import fit_of
 from pyrovae.training import Adam, fit
 
@@ -38,14 +40,7 @@ __all__ = ["CellLabels"]
 
 _LEAST_STEPS = 600  # of training from a fitted model
 _HELD_OUT = 0.1  # fraction of the labelled cells on which probabilities are calibrated
-_TEMPERATURES = (-3.0, 3.0)  # log T
-_FORMAT = "pyrovae-labels-1"
 _AGAIN = "Save the classifier again"
-_CONTENT = {
-    "weights": files.kinds.mapping_of(files.kinds.text),
-    "names": files.kinds.list_of(files.kinds.text),
-    "temperature": files.kinds.number,
-}
 
 
 @final
@@ -148,7 +143,7 @@ class CellLabels:
         self.graph.eval()
         if len(held_out):
             data = tuple(rows_in(part, held_out) for part in (x, *c))
-            self.temperature = _temperature(self._logits(data), self.known[held_out])
+            self.temperature = fitted_temperature(self._logits(data), self.known[held_out])
         return history
 
     def predict(
@@ -161,7 +156,8 @@ class CellLabels:
                 unknown to the model, unless its encoders see it.
             indices: rows or a mask of the cells to take; None for all.
             soft: return a DataFrame of cells by labels.
-            calibrated: divide the logits by the temperature.
+            calibrated: divide the logits by the temperature, see `calibration`; it is 1 where too
+                few cells are labelled to hold any out.
         """
         import pandas as pd
 
@@ -193,17 +189,8 @@ class CellLabels:
             FileExistsError: if the folder holds a model and `overwrite` is false.
         """
         self._check_trained("save")
-        folder = Path(folder)
-        self.model.save(folder / "cells", overwrite)
-        files.save(self.graph, folder, history=self.history)
-        content = {
-            "weights": files.inspect(folder)["weights"],
-            "names": self.names,
-            "temperature": self.temperature,
-        }
-        whole = files.sealed(_FORMAT, content)
-        write_atomically(folder / "labels.json", lambda file: file.write_text(json.dumps(whole)))
-        return folder
+        content = {"names": self.names, "temperature": self.temperature}
+        return write_labels(self.model, self.graph, folder, overwrite, content, self.history)
 
     @classmethod
     def load(cls, folder: str | Path, adata: Any = None) -> "CellLabels":
@@ -218,18 +205,10 @@ class CellLabels:
             FileError: if a file is damaged, or of another classifier.
         """
         path = Path(folder) / "labels.json"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: not there. Expected a folder as CellLabels.save writes"
-            )
-        model = SingleCellVAE.load(Path(folder) / "cells", adata)
+        content = read_labels(path)
+        model = SingleCellVAE.load(Path(folder) / content["cells"], adata)
         graph: Any = files.load(folder)
         saved = files.inspect(folder)
-        content = files.opened(path, (_FORMAT, _FORMAT), _AGAIN)
-        try:
-            files.kinds.check(content, _CONTENT)
-        except ValueError as error:
-            raise FileError(f"{path}: not of this version ({error}). {_AGAIN}") from error
         if content["weights"] != saved["weights"] or len(content["names"]) != graph.labels:
             raise FileError(f"{path}: belongs to another classifier than model.json. {_AGAIN}")
         labels = cls(model, graph.eval(), content["names"])
@@ -280,13 +259,3 @@ def _graph(model: SingleCellVAE, labels: int, hidden: int, alpha: float) -> Labe
     upper = MLP(latents + labels, [hidden], 2 * latents)
     lower = MLP(latents + labels, [hidden], 2 * latents)
     return LabelledCountVAE(own, classifier, upper, lower, labels, latents, alpha)
-
-
-def _temperature(logits: Tensor, y: Tensor) -> float:
-    """Return T that maximizes the mean log softmax(logits / T) at the labels."""
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_t: float) -> float:
-        return nn.functional.cross_entropy(logits.double() / math.exp(log_t), y).item()
-
-    return math.exp(minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded").x)

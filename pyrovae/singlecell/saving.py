@@ -2,11 +2,10 @@
 
     cells.json      how cells are encoded, the split, the seed, and the weights that it belongs to
 
-The data are not written.
+The data are not written. A crash leaves the model that was there, see `pyrovae.files.beside`.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from pyrovae import files, programs
-from pyrovae.files import FileError, History, kinds, write_atomically
+from pyrovae.files import FileError, History, kinds
 from pyrovae.graphs import CountVAE
 from pyrovae.priors import LibraryNormal
 from pyrovae.singlecell.cells import Cells
@@ -29,6 +28,7 @@ __all__ = ["read", "saved_setup", "write"]
 
 FORMATS = "pyrovae-cells-2", "pyrovae-cells-1"  # the earlier has no digest
 _AGAIN = "Save the model again"
+_READS = 20  # of a folder that another process saves to during each of them
 _OTHERS = "others"  # instead of a digest, where the split is not that of the model's own cells
 _LIBRARY = "expression.LibraryNormal"  # as model.json names it
 _OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
@@ -70,9 +70,7 @@ def write(
             f"{folder}: holds a model already. Pass overwrite=True, or another folder"
         )
     graph = model.graph.whole if isinstance(model.graph, StoredPosteriors) else model.graph
-    files.save(graph, folder, history=fit.history, metrics=metrics)
-    content = {
-        "weights": files.inspect(folder)["weights"],  # the model that this file belongs to
+    content: dict[str, Any] = {
         "encoding": model.cells.encoding.to_dict(),
         "seed": model.seed,
         "training": fit.training.tolist(),
@@ -81,13 +79,37 @@ def write(
     }
     if model.query is not None:
         content["query"] = {name: list(new) for name, new in model.query.trained.items()}
-    whole = files.sealed(FORMATS[0], content)
-    write_atomically(folder / "cells.json", lambda file: file.write_text(json.dumps(whole)))
+    path = folder / "cells.json"
+    files.save_beside(graph, path, FORMATS, content, history=fit.history, metrics=metrics)
     return folder
 
 
 def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
-    """Read what `write` wrote; see `SingleCellVAE.load`."""
+    """Read what `write` wrote; see `SingleCellVAE.load`.
+
+    It is read again if another process saved meanwhile.
+    """
+    for _ in range(_READS):
+        before = _digest_of_model(folder)
+        try:
+            state = _read(folder, adata, into)
+        except FileError:
+            if before == _digest_of_model(folder):
+                raise
+        else:
+            if before == _digest_of_model(folder):
+                return state
+    return _read(folder, adata, into)
+
+
+def _digest_of_model(folder: str | Path) -> str:
+    """Return the SHA-256 of model.json, empty if there is none."""
+    path = Path(folder) / "model.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
+    """Read what is in the folder now."""
     path = Path(folder) / "cells.json"
     saved, content = files.inspect(folder), _content(path)
     if content["weights"] != saved["weights"]:
@@ -153,7 +175,7 @@ def _content(path: Path) -> dict[str, Any]:
             f"{path}: not there. Expected a folder as SingleCellVAE.save writes it; pyrovae.load "
             "reads a plain model"
         )
-    content = files.opened(path, FORMATS, _AGAIN)
+    content = files.opened_beside(path, FORMATS, _AGAIN)
     if isinstance(content, dict):
         content.setdefault("query", None)  # of a model that is no query, it is not written
         content.setdefault("cells", None)  # by earlier versions, it was not written

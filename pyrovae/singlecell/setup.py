@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import listed, warn_user
 
 __all__ = ["Setup", "setup_anndata"]
 
@@ -102,6 +102,10 @@ def setup_anndata(
 
     Raises:
         ValueError: if a layer or column does not exist; lists those that do.
+
+    Warns:
+        UserWarning: if the names of the cells of an AnnData are not unique, so that a model cannot
+            notice by them that its cells were put in another order.
     """
     if size_factor_key is not None:
         raise ValueError(
@@ -117,6 +121,18 @@ def setup_anndata(
     categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
     continuous = _several("continuous_covariate_keys", continuous_covariate_keys)
     Setup(layer, batch_key, labels_key, categorical, continuous).write(adata)
+    _warn_of_equal_names(adata)
+
+
+def _warn_of_equal_names(adata: Any) -> None:
+    # `Shards` stay in order, and to look at their names would read them.
+    if hasattr(adata, "obs_names_make_unique") and not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()].unique()
+        warn_user(
+            f"names of cells are not unique ({listed(twice)}), and by them a model notices that "
+            "its AnnData was put in another order. Call adata.obs_names_make_unique(), or leave "
+            "the order as it is"
+        )
 
 
 def _several(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Transform
-from pyrovae.files import History
+from pyrovae.files import History, check_writable
 from pyrovae.training.events import Hook
 from pyrovae.training.optimization import MakeScheduler
 
@@ -84,6 +84,19 @@ class Arguments:
                     "whose on_step or on_epoch you override; a function of the history goes to "
                     "callback="
                 )
+
+    def check_checkpoint(self) -> None:
+        """Check that the checkpoint can be written, before the first epoch is trained for it.
+
+        Raises:
+            OSError: if it cannot.
+        """
+        if self.checkpoint is None:
+            return
+        try:
+            check_writable(Path(self.checkpoint))
+        except OSError as error:
+            raise OSError(f"fit: checkpoint is {str(self.checkpoint)!r}: {error}") from error
 
     def listeners(self) -> list[Hook]:
         """Return the hooks as a list."""

@@ -1,29 +1,77 @@
 """The checks of a fit's data, before anything is trained."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from pyrovae import programs
 from pyrovae.data import ArrayMinibatches, Minibatches, TransformedRows
 from pyrovae.objectives import Objective
 from pyrovae.training.arguments import Arguments
+from pyrovae.training.distributed import Processes
 
 __all__ = ["check_data", "check_data_size"]
 
 
-def check_data_size(objective: Objective, rows: int | None) -> None:
-    """Check that an objective over all rows was told how many there are.
+def check_data_size(
+    graph: Any, objective: Objective, training: Minibatches, group: Processes
+) -> None:
+    """Check that an objective and a graph over all rows were told how many there are.
+
+    A graph says so by a method `check_data_size(rows)`, such as that of a `BayesianVAE`. It is
+    asked only where its `check` is its own: who replaces that, as `graph.check = lambda *data:
+    None`, wants no check.
 
     Raises:
-        ValueError: if it was told another number.
+        ValueError: if one was told another number.
     """
+    possible = _numbers_of_rows(training, group)
     size = objective.data_size
-    if rows is not None and size not in (None, rows):
+    if size is not None and possible and size not in possible:
         raise ValueError(
-            f"fit: the objective's data_size is {size}, but there are {rows} training rows: "
-            f"give data_size={rows}"
+            f"fit: the objective's data_size is {size}, but there are {possible[0]} training rows: "
+            f"give data_size={possible[0]}"
         )
+    check = getattr(graph, "check_data_size", None)
+    if check is not None and "check" not in getattr(graph, "__dict__", ()):
+        _check_any(check, possible)
+
+
+def _numbers_of_rows(training: Minibatches, group: Processes) -> list[int]:
+    """Return the numbers that the training data of all processes may count, none if not known.
+
+    A sampler of a `DataLoader` may read some rows of its data set, or some of them again: then both
+    are possible.
+    """
+    if training.divided:
+        return [] if training.rows is None else [training.rows]
+    read = group.gathered(training.rows)
+    if None in read:
+        return []
+    loader = getattr(training, "iterable", None)
+    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
+    whole = [len(dataset)] if hasattr(dataset, "__len__") else []
+    return [sum(read), *whole] if group.size == 1 else [*whole, sum(read)]
+
+
+def _check_any(check: Callable[[int], None], possible: list[int]) -> None:
+    """Call a check with each number, until it accepts one.
+
+    Raises:
+        ValueError: of the first number, if it accepts none.
+    """
+    refusals = []
+    for rows in possible:
+        try:
+            check(rows)
+        except ValueError as error:
+            refusals.append(error)
+        else:
+            return
+    if refusals:
+        raise refusals[0]
 
 
 def check_data(

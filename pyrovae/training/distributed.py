@@ -106,12 +106,19 @@ class Processes:
     def check_data(self, *data: Minibatches | None) -> None:
         """Check that the processes were given the same data to divide, or each its own share.
 
+        Data that are None must be so in all processes.
+
         Raises:
             ValueError: if they were not.
         """
         for part in data if self.size > 1 else ():
             if part is None:
                 continue
+            if len(set(self.gathered(part.divided))) > 1:
+                raise ValueError(
+                    "fit: some processes of the job were given arrays or a data set, and others an "
+                    "iterable of minibatches. Pass data of the same kind in every process"
+                )
             if part.divided:  # items of a data set may be drawn anew at each visit
                 told = self.gathered((part.rows, part.fingerprint))
             else:

@@ -23,6 +23,7 @@ from pyrovae.data import (
 from pyrovae.files import History, claim_parameters
 from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
+from pyrovae.training.agreement import check_arguments, check_loops
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.checking import check_data, check_data_size
 from pyrovae.training.clipping import ClipNorm
@@ -81,9 +82,10 @@ def fit(
     or on GPUs by NCCL, with the result of one process at the same `batch_size`: each process reads
     its share of each minibatch, gradients are averaged over all rows, batch normalization sees all
     rows, and validation is one number. Draws differ from those of one process. The first process
-    alone writes the checkpoint and calls callback and hooks, which must not change the graph. Give
-    all processes the same graph and the same data; but each its own share of a `DataLoader`, by
-    `DistributedSampler`, or of an iterable. An error in one process ends all.
+    alone writes the checkpoint and calls callback and hooks, which must not change the graph; its
+    seed counts. Give all processes the same graph, the same arguments and the same data; but each
+    its own share of a `DataLoader`, by `DistributedSampler`, or of an iterable. An error in one
+    process ends all.
 
     Args:
         graph: an object with `model(x, *c)` and `guide(x, *c)`, such as `pyrovae.VAE` or your own.
@@ -139,11 +141,13 @@ def fit(
         checkpoint: file for the state, written after each epoch and when interrupted.
         checkpoint_every: optimizer steps within an epoch after which it is written too; for long
             epochs, so that a process that is killed loses few steps.
-        resume: file written by `checkpoint=` in a fit of the same graph and data, in any number of
-            processes, with the same arguments (a transform cannot be compared; `epochs` may differ
-            where the weight of the KL does not jump); on the CPU, in as many processes, the fit
-            then continues bit for bit as if it had never stopped (with a `DataLoader` too, if it
-            has no generator of its own).
+        resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
+            arguments (a transform cannot be compared; `epochs` may differ where the weight of the
+            KL does not jump). Another number of processes may continue, but not within an epoch of
+            files or iterables, of which each reads rows of its own. On the CPU, in as many
+            processes, the fit then continues bit for bit as if it had never stopped; with a
+            `DataLoader` too, if it has no generator of its own, and if no items are drawn at random
+            by `persistent_workers`, whose random streams a new process does not have.
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
@@ -151,6 +155,7 @@ def fit(
 
     Raises:
         ValueError: if an argument, the data or the programs do not fit; nothing has been trained.
+        OSError: if the checkpoint cannot be written; before the first step, if that is seen then.
         FileError: if `resume` is damaged, or of another fit; a ValueError, and nothing has changed.
         TypeError: if the graph lacks a program, or objective or optimizer is none.
         TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
@@ -203,8 +208,10 @@ def _fit(
 ) -> History:
     """Fit in one process or, with others, in each process of the group."""
     programs.prepare_process()
+    check_arguments(group, arguments, how, validation)
+    group.from_writer(arguments.check_checkpoint)
     training, held_out = _minibatches(graph, data, validation, arguments, group)
-    check_data_size(objective, training.rows)
+    check_data_size(graph, objective, training, group)
     resume, seed = arguments.resume, arguments.seed
     saved = group.from_writer(lambda: read(resume)) if resume is not None else None
     seed = group.from_writer(lambda: _seed(seed if saved is None else saved.seed))
@@ -219,6 +226,7 @@ def _fit(
         hooks += [ProgressBar()] if arguments.progress else []
         heard = hooks if group.is_writer else []
         loop = Loop(arguments, svi, training, held_out, history, schedule, heard)
+        check_loops(loop)
         warn_of_idle_patience(objective, arguments.patience, arguments.epochs, loop.steps_per_epoch)
         if saved:
             restore(loop, saved)

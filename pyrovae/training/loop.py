@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
+from pyrovae.training.agreement import Lengths
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
@@ -60,8 +61,9 @@ class Loop:
         self.validation_objective = self.objective.validation_objective()
         self.devices = programs.cuda_devices(self.graph)
         self.by_step = scheduled_by_step(self.scheduler, self.arguments.scheduler_interval)
-        minibatches = max(self.processes.gathered(len(self.training)))
-        self.steps_per_epoch = math.ceil(minibatches / self.arguments.accumulate)
+        self.lengths = self.processes.gathered(Lengths.of(self.training, self.held_out))
+        longest = max(one.minibatches for one in self.lengths)
+        self.steps_per_epoch = math.ceil(longest / self.arguments.accumulate)
         self.good = self.programs.state()
 
     def run(self, interrupted: threading.Event) -> None:
@@ -209,7 +211,6 @@ class Loop:
     def close_epoch(self, started: float) -> None:
         """Add the epoch to the history, keep the best weights, and decide whether to go on."""
         beta = self.set_beta(self.steps_done() - 1)
-        learning_rate = float(self.svi.optimizer.param_groups[0]["lr"])
         name = self.programs.broken_parameter()
         if name:  # a gradient overflowed in the last step, and no loss has shown it yet
             self.fail(f"parameter {name} is not finite after it")
@@ -217,7 +218,7 @@ class Loop:
         self.history.append(
             **self.totals.means(),
             beta=beta,
-            learning_rate=learning_rate,
+            learning_rate=float(self.svi.optimizer.param_groups[0]["lr"]),
             seconds=self.totals.seconds + time.perf_counter() - started,
             **held_out,
         )

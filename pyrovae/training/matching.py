@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyrovae.files import kinds
 from pyrovae.training.adam import Adam, AdamW
 
-__all__ = ["HOW", "data", "names", "optimizer", "plain", "same", "scheduler", "tensors"]
+__all__ = ["HOW", "data", "names", "optimizer", "plain", "same", "scheduler", "short", "tensors"]
 
 # What a scheduler, or the user, changes in the options of an optimizer, and what only says how the
 # same step is computed.
@@ -31,8 +31,8 @@ def same(name: str, was: Any, now: Any) -> None:
     """Check that a setting is as it was."""
     if was != now:
         raise ValueError(
-            f"resume: the checkpoint is of a fit with another {name} ({_short(was)}, here "
-            f"{_short(now)}). Pass the same, or start a new fit without resume="
+            f"resume: the checkpoint is of a fit with another {name} ({short(was)}, here "
+            f"{short(now)}). Pass the same, or start a new fit without resume="
         )
 
 
@@ -162,6 +162,7 @@ def _first(keys: Any) -> str:
     return shown[0] if len(shown) == 1 else f"{shown[0]} and {len(shown) - 1} more"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value as an error shows it."""
     shown = str(value)
     return shown if len(shown) <= 200 else f"{shown[:197]}..."

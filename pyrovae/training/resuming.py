@@ -86,6 +86,7 @@ def restore(loop: "Loop", saved: Checkpoint) -> None:
         for part, value in parts:
             part.check(loop, value)
         _check_schedule(loop, saved.state)
+        _check_number(loop, saved.state)
         for part, value in parts:
             part.put(loop, value)
     except Exception as error:  # an optimizer of the user's may raise anything
@@ -126,4 +127,16 @@ def _check_schedule(loop: "Loop", state: dict[str, Any]) -> None:
             f"resume: the weight of the KL follows a schedule over all epochs, which were {planned}"
             f" and are {here} here, so that it would jump from {before:g} to {after:g}. Pass "
             f"epochs={planned}, or start a new fit without resume="
+        )
+
+
+def _check_number(loop: "Loop", state: dict[str, Any]) -> None:
+    """Refuse another number of processes within an epoch of which each reads rows of its own."""
+    here, was = loop.processes.size, len(state.get("lengths", loop.lengths))
+    if state["position"] and not loop.training.common and was != here:
+        raise ValueError(
+            f"resume: the checkpoint was written within an epoch by a fit in {was} processes, and "
+            f"there are {here} here. Of files and of iterables each process reads rows of its own, "
+            "so that some would be left out of the epoch and others read twice. Continue in "
+            f"{was} processes, or start a new fit without resume="
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae.files import History, checkpoint, kinds
 from pyrovae.training import matching
+from pyrovae.training.agreement import settings
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
@@ -62,38 +63,14 @@ class Part(NamedTuple):
     later: bool = False
 
 
-# ------------------------------------------------------------------------------ the fit's settings
-def _settings(loop: "Loop") -> dict[str, Any]:
-    """Return what must be the same in a fit that continues, by name."""
-    objective, held_out = loop.objective, loop.held_out
-    options = loop.svi.optimizer.defaults.items()
-    return {
-        "optimizer's options": {
-            name: matching.plain(value) for name, value in options if name not in matching.HOW
-        },
-        "scheduler": type(loop.scheduler).__name__,
-        "objective": type(getattr(objective, "elbo", objective)).__name__,
-        "objective's samples": objective.samples,
-        "objective's data_size": objective.data_size,
-        "objective's beta": objective.target,
-        "objective's annealed": sorted(objective.annealed or ()),
-        "clip_norm": loop.svi.clipping.clip_norm,
-        "accumulate": loop.arguments.accumulate,
-        "ema": None if loop.average is None else loop.average.decay,
-        "frozen": sorted(loop.svi.frozen_names),
-        "number of minibatches": loop.training.planned(),
-        "number of validation rows": None if held_out is None else held_out.rows,
-    }
-
-
+# ----------------------------------------------------------------------------- checks of the parts
 def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
-    now = _settings(loop)
+    now = settings(loop)
     matching.names("settings", was, now)
     for name in now:
         matching.same(name, was[name], now[name])
 
 
-# ----------------------------------------------------------------------------- checks of the parts
 def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
     history = History.from_dict(state)
     matching.data(history.data, loop.history.data)
@@ -106,6 +83,20 @@ def _check_position(loop: "Loop", position: int) -> None:
             f"resume: position is {position}, but an epoch has {loop.steps_per_epoch} steps. Start "
             "a new fit without resume="
         )
+
+
+def _lengths(loop: "Loop") -> list[list[int | None]]:
+    """Return the minibatches of an epoch and the validation rows of each process."""
+    return [[one.planned, one.validation_rows] for one in loop.lengths]
+
+
+def _check_lengths(loop: "Loop", was: list[list[int | None]]) -> None:
+    """Compare the shares of as many processes; those of another number have other lengths."""
+    now = _lengths(loop)
+    if len(was) == len(now):
+        for i, name in enumerate(("minibatches", "validation rows")):
+            before, here = ([one[i] for one in some] for some in (was, now))
+            matching.same(f"number of {name} in each process", before, here)
 
 
 def _check_best(loop: "Loop", best: dict[str, Tensor]) -> None:
@@ -230,7 +221,14 @@ PARTS: dict[str, Part] = {
         _put_nothing,
         lambda loop, value: matching.same("optimizer", value, type(loop.svi.optimizer).__name__),
     ),
-    "settings": Part(_STATE, _settings, _put_nothing, _check_settings, later=True),
+    "settings": Part(_STATE, settings, _put_nothing, _check_settings, later=True),
+    "lengths": Part(
+        kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
+        _lengths,
+        _put_nothing,
+        _check_lengths,
+        later=True,
+    ),
     "optimizer": Part(
         _STATE,
         lambda loop: loop.svi.optimizer.state_dict(),
