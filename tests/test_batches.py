@@ -73,11 +73,11 @@ def test_binarization_has_the_law_of_a_bernoulli():
         (torch.tensor([0.0, 255.0]), "from 0 to 255.*255 for bytes"),
         (torch.tensor([0, 16], dtype=torch.uint8), "from 0 to 16"),
         (torch.tensor([-0.5, 0.5]), r"from -0\.5 to 0\.5"),
-        (torch.tensor([0.5, torch.nan]), "from nan to nan"),
+        (torch.tensor([0.5, torch.nan]), "NaN"),
     ],
 )
 def test_what_is_no_probability_is_not_binarized(x, words):
-    with pytest.raises(ValueError, match=f"binarize: x has values {words}"):
+    with pytest.raises(ValueError, match=f"binarize: x h.*{words}"):
         batches.binarize(x)
 
 

@@ -505,3 +505,21 @@ def test_plates_over_rows_of_several_sizes_are_refused():
 
     with pytest.raises(ValueError, match="scale the sites by different factors"):
         IWAE(3).differentiable_loss(Graph().model, Graph().guide, torch.randn(6, 20))
+
+
+def test_a_shared_latent_beside_subsampled_rows_is_named():
+    class Shared(nn.Module):
+        def model(self, x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", 100, subsample=torch.arange(len(x))):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+        def guide(self, x):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", 100, subsample=torch.arange(len(x))):
+                pyro.sample("z", dist.Normal(x, 1.0))
+
+    graph = Shared()
+    with pytest.raises(ValueError, match='site "w" is not in a plate over the 8 rows'):
+        IWAE(1).differentiable_loss(graph.model, graph.guide, torch.randn(8))

@@ -222,9 +222,10 @@ class Flow(nn.Module):
             pyro.sample("z", dist.Delta(z, log_density=-self.log_s.expand(len(x))))
 
 
-@pytest.mark.parametrize(
-    "objective", [ScoreFunction(2, LeaveOneOut()), DReG(3), ReweightedWakeSleep(3), WakeSleep()]
-)
+SCORES = [ScoreFunction(2, LeaveOneOut()), ReweightedWakeSleep(3), WakeSleep()]
+
+
+@pytest.mark.parametrize("objective", SCORES)
 def test_deltas_with_parameters_are_refused_where_no_gradient_passes_draws(objective):
     """Their values would not be trained, or their densities alone."""
     graph, x = Flow(), torch.randn(20)
@@ -237,6 +238,101 @@ def test_deltas_with_parameters_are_refused_where_no_gradient_passes_draws(objec
     )
     with pytest.raises(ValueError, match='site "z": the value of a Delta depends on parameters'):
         pv.fit(point, torch.randn(20, 3), objective=objective, epochs=1, progress=False)
+
+
+def test_a_gradient_that_follows_draws_trains_deltas_but_not_their_densities():
+    point = pv.VAE(
+        pv.priors.StandardNormal(2),
+        posteriors.Point(nn.Linear(3, 2)),
+        pv.likelihoods.Gaussian(nn.Linear(2, 3)),
+    )
+    x, found = torch.randn(20, 3), []
+    for objective in (DReG(3), IWAE(3)):
+        loss = objective.differentiable_loss(point.model, point.guide, x)
+        found.append(torch.autograd.grad(loss, [*point.parameters()]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    graph = Flow()
+    with pytest.raises(ValueError, match='site "z": the log density of a Delta depends on'):
+        DReG(3).differentiable_loss(graph.model, graph.guide, x[:, 0])
+
+
+@pytest.mark.parametrize("objective", [*SCORES, DReG(3)])
+def test_factors_of_the_guide_with_parameters_are_refused_where_they_would_be_scores(objective):
+    class Factored(Flow):
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.a * x, 1.0))
+                pyro.factor("f", self.log_s.expand(len(x)), has_rsample=True)
+
+    graph = Factored()
+    with pytest.raises(ValueError, match='site "f": a factor of the guide depends on parameters'):
+        objective.differentiable_loss(graph.model, graph.guide, torch.randn(8))
+
+
+class Halved(nn.Module):
+    """x | y ~ N(4 y - 2, 1), y of two classes; a known label y >= 0 masks the latent."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=y < 0):
+                d = pyro.sample("d", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            label = torch.where(y < 0, d, y)
+            pyro.sample("x", dist.Normal(4 * label - 2, 1.0), obs=x)
+
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)), poutine.mask(mask=y < 0):
+            pyro.sample("d", dist.Bernoulli(logits=self.net(x[:, None])[:, 0]))
+
+
+@pytest.mark.parametrize("objective", [WakeSleep(), ReweightedWakeSleep(4, sleep=1.0)])
+def test_what_a_mask_hides_is_no_data_of_the_guide(objective):
+    """In rows of a known label the latent is drawn, and has nothing to do with x."""
+    torch.manual_seed(0)
+    truth = torch.rand(4000).round()
+    x, graph = 4 * truth - 2 + torch.randn(4000), Halved()
+    y = torch.where(torch.rand(4000) < 0.8, truth, -1.0)
+    settings = dict(epochs=20, batch_size=100, learning_rate=0.05, seed=0, progress=False)
+    pv.fit(graph, (x, y), objective=objective, **settings)
+    assert graph.net.weight.item() == pytest.approx(4, abs=0.8)  # the exact log odds are 4 x
+
+
+PADDED = torch.tensor([True, False])
+
+
+def test_chains_of_masked_latents_are_no_data_of_the_guide():
+    """The second of two steps is padding, whose chain walks at random."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.log_s = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+        def model(self, x):
+            rows, steps = self.plates(x)
+            with rows, steps, poutine.mask(mask=PADDED):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x):
+            rows, steps = self.plates(x)
+            with rows, steps, poutine.mask(mask=PADDED):
+                pyro.sample("z", dist.Normal(self.a * x, self.log_s.exp()))
+
+        def plates(self, x):
+            return pyro.plate("data", len(x), dim=-2), pyro.plate("t", 2, dim=-1)
+
+    torch.manual_seed(0)
+    graph, x = Padded(), math.sqrt(2) * torch.randn(500, 2)
+    objective = MonteCarloEM(steps=5, step_size=0.5)
+    settings = dict(epochs=60, batch_size=100, learning_rate=0.02, seed=0, progress=False)
+    pv.fit(graph, x, objective=objective, **settings)
+    assert graph.log_s.exp().item() == pytest.approx(math.sqrt(0.5), abs=0.1)
+    assert graph.a.item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_deltas_that_hold_a_density_have_evidence():

@@ -483,3 +483,30 @@ def test_networks_of_one_batch_dimension(decoder, rows):
         lambda graph: pv.manifold(graph, steps=3),
     ):
         torch.testing.assert_close(task(own), task(wrapped))
+
+
+class ChannelsOutside(nn.Module):
+    """A plate of one channel lies left of that over the rows; w is in a plate of one, too."""
+
+    def model(self, x):
+        with pyro.plate("k", 1):
+            w = pyro.sample("w", dist.Normal(torch.zeros(1), 1.0))
+        with pyro.plate("channels", 1, dim=-2), pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, len(x)), 1.0))
+        with pyro.plate("data again", len(x), dim=-1):
+            return pyro.sample("x", dist.Normal(z[0] + 0 * w, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("k", 1):
+            pyro.sample("w", dist.Normal(torch.zeros(1), 1.0))
+        with pyro.plate("channels", 1, dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[None], 1.0))
+
+
+def test_a_plate_of_one_is_not_taken_for_the_rows():
+    graph, x = ChannelsOutside(), torch.randn(5)
+    fixed = {"z": torch.arange(5.0), "w": torch.zeros(1)}
+    found = pv.generate(graph, 5, like=x, fixed=fixed)
+    torch.testing.assert_close(found, torch.arange(5.0))
+    with pytest.raises(ValueError, match='all rows share the latent "w"'):
+        pv.decode(graph, torch.zeros(3), site="z", like=x)

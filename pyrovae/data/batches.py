@@ -256,7 +256,9 @@ def binarize(x: Tensor) -> Tensor:
 def _check_probabilities(x: Tensor) -> None:
     low, high = torch.stack(x.detach().aminmax()).tolist()  # waits for a GPU once
     beyond = max(_ROUNDING, torch.finfo(x.dtype).eps) if x.is_floating_point() else 0
-    if not (low >= -beyond and high <= 1 + beyond):  # NaN fails, too
+    if low != low:  # NaN
+        raise ValueError("binarize: x holds NaN, expected grey levels in [0, 1]: leave NaN out")
+    if not (low >= -beyond and high <= 1 + beyond):
         raise ValueError(
             f"binarize: x has values from {low:g} to {high:g}, expected grey levels in [0, 1], the "
             "probabilities of a 1. Divide x by its largest grey level, which is 255 for bytes"

@@ -75,7 +75,7 @@ class GaussianNoise(Noise):
             raise ValueError(
                 f"GaussianNoise: sigma is {sigma}, expected a standard deviation, at least 0"
             )
-        self.sigma = sigma
+        self.sigma, self._has_zeros = sigma, bool((value == 0).any())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with noise added, of the same shape."""
@@ -86,6 +86,8 @@ class GaussianNoise(Noise):
         found = points(p)
         if found is not None:
             noisy = found.log_expected(_log_normal, *self._given(y))
+            if not self._has_zeros:
+                return noisy
             return torch.where(self._without(y), _log_prob_inside(y, p)[0], noisy)
         mean, variance = self._moments(p)
         return Normal(mean, (variance + self.sigma**2).sqrt(), validate_args=False).log_prob(y)

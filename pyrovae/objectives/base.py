@@ -76,6 +76,7 @@ class Objective(ELBO, ABC):
     needs_whole_rows = False  # whether they may be of no random part of the observation
     needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
     stop_gradient: StopGradient | None = None  # replaces each draw where gradients do not pass
+    follows_draws = False  # whether it adds the gradient through draws by itself even so
 
     parameters: Sequence[Tensor] = ()  # that training moves; set by `pyrovae.fit`
 
@@ -238,7 +239,7 @@ class Objective(ELBO, ABC):
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
         if stop is not None and torch.is_grad_enabled():
-            check_trained(q, type(self).__name__)
+            check_trained(q, type(self).__name__, self.follows_draws)
         if self.needs_rows:
             p.scale = q.scale = programs.common_scale(p, q)
         return p, q
@@ -260,7 +261,10 @@ class Objective(ELBO, ABC):
             self._layout = programs.find_layout(model, guide, *batch, draws=self.samples)
         self._runs += 1
         if self._layout.separate:
-            check_resolved(*programs.run(model, guide, *batch))
+            p, q = programs.run(model, guide, *batch)
+            if self.needs_whole_rows:
+                programs.check_whole_rows(p, q)
+            check_resolved(p, q)
             raise ValueError(
                 f"{type(self).__name__}: samples is {self.samples}, but the networks do not take "
                 "further batch dimensions, and repeated rows would change the densities: a latent "

@@ -10,17 +10,33 @@ from pyrovae.programs import Trace
 __all__ = ["check_resolved", "check_trained"]
 
 
-def check_trained(q: Trace, name: str) -> None:
-    """Raise a ValueError if a `Delta` of the guide depends on parameters through its value.
+def check_trained(q: Trace, name: str, follows_draws: bool) -> None:
+    """Refuse terms of the guide that have parameters and are no density of a draw.
 
-    Where no gradient passes a draw, nothing would train them, or only the log density.
+    Where gradients stop at draws, nothing would train the value of a `Delta`; and its log density,
+    or a factor of the guide, would get the gradient of a score.
+
+    Args:
+        q: the guide's trace.
+        name: of the objective.
+        follows_draws: see `Objective`; then values of Deltas are trained.
+
+    Raises:
+        ValueError: if there is such a term.
     """
-    for site in programs.latent(q):
-        if programs.is_delta(site) and _depends_on_parameters(site["drawn"], q):
+    for site in programs.densities(q).values():
+        if site["is_observed"]:
+            what, value = "a factor of the guide", programs.log_prob(site)
+        elif not programs.is_delta(site):
+            continue
+        elif follows_draws:
+            what, value = "the log density of a Delta", programs.log_prob(site)
+        else:
+            what, value = "the value of a Delta", site["drawn"]
+        if _depends_on_parameters(value, q):
             raise ValueError(
-                f'site "{site["name"]}": the value of a Delta depends on parameters, and {name} '
-                "takes no gradient through the guide's draws, so they would not be trained. Use "
-                "SGVB_A, SGVB_B or IWAE"
+                f'site "{site["name"]}": {what} depends on parameters, and {name} stops gradients '
+                "at the guide's draws, so they would not be trained. Use SGVB_A, SGVB_B or IWAE"
             )
 
 
@@ -47,6 +63,7 @@ def check_resolved(p: Trace, q: Trace) -> None:
     found = programs.not_resolved(p, q)
     if found:
         raise ValueError(
-            f"{found} at the first weights: they overflow. Give data of about unit size "
-            "(divide grey levels by 255, or conditional.Standardized), or smaller first weights"
+            f"{found}, too large to compare runs in single precision. Give data of about unit size "
+            "(divide grey levels by 255, or conditional.Standardized), or smaller first weights; "
+            "or, if rows are to have such densities, use samples=1"
         )

@@ -10,6 +10,7 @@ L_alpha = 1 / (1 - alpha) log E[ w^(1 - alpha) ]                         (Li & T
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class IWAE(Objective):
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
         loss = -log_mean_exp(rec - self.total_kl(kl)).sum()
-        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
+        return make_bound(p, rec, kl, log_mean_exp, loss)
 
     def validation_objective(self) -> "IWAE":
         """Return the same bound at beta = 1."""
@@ -81,6 +82,7 @@ class DReG(Objective):
     needs_rows = True
     needs_whole_rows = True
     stop_gradient = staticmethod(lambda z: z.detach().requires_grad_())
+    follows_draws = True
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_K, summed over the batch, and the loss."""
@@ -97,7 +99,7 @@ class DReG(Objective):
             ]
             surrogate = -total([(v * log_model(self, rec, p)).sum(), *paths])
         loss = with_gradient_of(surrogate, -log_mean_exp(log_w).sum())
-        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
+        return make_bound(p, rec, kl, log_mean_exp, loss)
 
     def validation_objective(self) -> IWAE:
         """Return the same bound at beta = 1."""
@@ -107,9 +109,14 @@ class DReG(Objective):
         """Return a term whose gradient is that of the bound through a site's draws."""
         term = gradient * site["drawn"]
         event = len(site["fn"].event_shape)
-        path = term.flatten(-event).sum(-1) if event else term
-        weight = self.beta_of(site["name"]) * programs.weights_of(site, path) / q.scale
-        path, weighted = (q.layout.per_row(part, site) for part in (path, weight * path))
+        term = term.flatten(-event).sum(-1) if event else term
+        path = q.layout.per_row(term, site)  # (K, B)
+        if programs.is_delta(site):  # no draw, so that no score is replaced by a path
+            return (v * path).sum()
+        weighted = self.beta_of(site["name"]) * path
+        if site["mask"] is not None or not _are_equal(site["scale"], q.scale):
+            weight = programs.weights_of(site, term) / q.scale
+            weighted = self.beta_of(site["name"]) * q.layout.per_row(weight * term, site)
         return (v * path + (v**2 - v) * weighted).sum()
 
 
@@ -155,7 +162,7 @@ class Renyi(Objective):
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
         loss = -self._of_weights(rec - self.total_kl(kl)).sum()
-        return make_bound(rec, kl, self._of_weights, loss).times(p.scale)
+        return make_bound(p, rec, kl, self._of_weights, loss)
 
     def validation_objective(self) -> "Renyi":
         """Return the same bound at beta = 1."""
@@ -164,6 +171,11 @@ class Renyi(Objective):
     def _of_weights(self, log_w: Tensor) -> Tensor:
         power = 1 - self.alpha
         return log_w.mean(0) if power == 0 else log_mean_exp(power * log_w) / power
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Return whether two scales are the same number; tensors are not compared."""
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
 
 
 def _gradients(log_w: Tensor, latent: list[Site]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from pyrovae.programs import Site, Trace, total
 
 __all__ = [
     "log_drawn",
+    "log_guide",
     "log_joint",
     "log_latent",
     "log_model",
@@ -53,12 +54,17 @@ def log_joint(p: Trace) -> Tensor:
 
 
 def log_drawn(q: Trace) -> Tensor:
-    """Return the log density by which the guide draws z, shape (K, B).
+    """Return the log density by which the guide draws z, shape (K, B): its gradient is the score.
 
     A handler's scale or mask weighs the density in a bound, and does not change the draw.
     """
-    sites = programs.densities(q).values()
+    sites = programs.latent(q)
     return total([q.layout.per_row(site["fn"].log_prob(site["value"]), site) for site in sites])
+
+
+def log_guide(q: Trace) -> Tensor:
+    """Return log q(z_k | x) as the programs weigh it, shape (K, B), to be maximized."""
+    return total(log_latent(q).values())
 
 
 def _per_row(term: Tensor, site: Site, trace: Trace) -> Tensor:
@@ -75,15 +81,20 @@ def log_model(objective: Objective, rec: Tensor, p: Trace) -> Tensor:
 
 
 def make_bound(
-    rec: Tensor, kl: dict[str, Tensor], of_weights: Callable[[Tensor], Tensor], loss: Tensor
+    p: Trace,
+    rec: Tensor,
+    kl: dict[str, Tensor],
+    of_weights: Callable[[Tensor], Tensor],
+    loss: Tensor,
 ) -> Bound:
     """Return a bound that is a function of the weights at beta = 1, with the loss that trains.
 
-    It is reported as reconstruction minus the remainder.
+    It is reported as reconstruction minus the remainder. All are multiplied by the factor of the
+    minibatch that the terms per row are without.
     """
     with torch.no_grad():
         mean, bound = rec.mean(0).sum(), of_weights(rec - total(kl.values())).sum()
-    return Bound(mean, {"remainder": mean - bound}, loss)
+    return Bound(mean, {"remainder": mean - bound}, loss).times(p.scale)
 
 
 def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.log_weights import (
-    log_drawn,
+    log_guide,
     log_joint,
     log_model,
     log_weights,
@@ -85,9 +85,9 @@ class MonteCarloEM(Objective):
         """Return the mean of log p(x, z) - log q(z | x), and the loss of both programs."""
         p, q = self.draw(model, guide, *batch)
         rec, kl = log_weights(p, q)
-        joint = log_model(self, rec, p) + log_drawn(q)
+        joint = log_model(self, rec, p) + log_guide(q)
         loss = -joint.mean(0).sum()
-        return make_bound(rec, kl, lambda log_w: log_w.mean(0), loss).times(p.scale)
+        return make_bound(p, rec, kl, lambda log_w: log_w.mean(0), loss)
 
     def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""

@@ -19,7 +19,7 @@ from pyrovae import programs
 from pyrovae.objectives.base import Bound, Objective
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.log_weights import (
-    log_drawn,
+    log_guide,
     log_model,
     log_weights,
     make_bound,
@@ -80,10 +80,10 @@ class ReweightedWakeSleep(Objective):
         v = (rec - self.total_kl(kl)).detach().softmax(0)  # (K, B)
         loss = -(v * log_model(self, rec, p)).sum()
         if self.sleep < 1:
-            loss = loss - (1 - self.sleep) * (v * log_drawn(q)).sum()
+            loss = loss - (1 - self.sleep) * (v * log_guide(q)).sum()
         if self.sleep > 0:
             loss = loss - self.sleep * _sleep_phase(model, guide, batch, p)
-        return make_bound(rec, kl, log_mean_exp, loss).times(p.scale)
+        return make_bound(p, rec, kl, log_mean_exp, loss)
 
     def validation_objective(self) -> IWAE:
         """Return L_K at beta = 1."""
@@ -113,7 +113,7 @@ class WakeSleep(Objective):
         rec, kl = log_weights(p, q)
         wake = -log_model(self, rec, p).mean(0).sum()
         loss = wake - _sleep_phase(model, guide, batch, p)
-        return make_bound(rec, kl, lambda log_w: log_w.mean(0), loss).times(p.scale)
+        return make_bound(p, rec, kl, lambda log_w: log_w.mean(0), loss)
 
     def validation_objective(self) -> SGVB_A:
         """Return the ELBO by one draw."""
@@ -128,4 +128,4 @@ def _sleep_phase(model: Program, guide: Program, batch: tuple[Tensor, ...], p: T
     alone = p.layout._replace(draws=1, depth=None)
     q = programs.record(guide, x["value"], *batch[1:], given=drawn, layout=alone)
     q.scale = p.scale
-    return log_drawn(q).sum()
+    return log_guide(q).sum()

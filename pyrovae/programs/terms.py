@@ -49,9 +49,9 @@ def unscaled(site: Site, layout: Layout) -> Site:
 def common_scale(p: Trace, q: Trace) -> Any:
     """Return the factor that a minibatch puts on all log densities of both programs.
 
-    It is N / M of a plate over N rows of which M are drawn, or that of `poutine.scale` around both
-    programs. A function of the weight of a row, such as a log mean, is multiplied by it, where
-    the weight is not to be raised to its power.
+    It is N / M of a plate over N rows of which M are drawn, or the number of `poutine.scale` around
+    both programs; a tensor stays in the weights. A function of the weight of a row, such as a log
+    mean, is multiplied by it, where the weight is not to be raised to its power.
 
     Raises:
         ValueError: if the plates over the rows of several sites have different factors.
@@ -60,6 +60,8 @@ def common_scale(p: Trace, q: Trace) -> Any:
     whole = [site["scale"] / layout.scale_inside(site) for layout, site in sites]
     if _are_equal(whole):
         return whole[0]
+    for layout, site in sites:
+        layout.check_rows(site)
     of_rows = [layout.scale_of_rows(site) for layout, site in sites]
     if _are_equal(of_rows):
         return of_rows[0]

@@ -31,13 +31,13 @@ from pyrovae.tasks.given import (
     fixed_values,
     given_values,
     latent_site,
+    latents_of,
 )
 from pyrovae.tasks.inputs import Inputs, inputs_of
 
 __all__ = ["decode", "decoded", "generate", "reconstruct"]
 
 _ROWS = 1024
-_FIRST = torch.zeros(1, dtype=torch.long)  # the number of the first row
 
 Values = dict[str, Tensor]
 
@@ -94,8 +94,9 @@ def generate(
     with programs.evaluation(graph, seed), inputs.hint("generate"):
         batch = inputs.at(torch.arange(n))
         given = _drawn_by_guide(graph, batch, from_guide)
-        latents = programs.look(graph.model, *inputs.at(_FIRST)).latent if fixed else {}
-        given |= fixed_values(latents, fixed, (n,), "generate").values
+        if fixed:
+            latents = latents_of(graph.model, inputs.first)
+            given |= fixed_values(latents, fixed, (n,), "generate").values
         try:
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
@@ -161,7 +162,7 @@ def decoded(
     rows = len(c[0]) if c else None
     inputs = inputs_of(graph, rows or 1, c, like, task)
     with programs.evaluation(graph), inputs.hint(task):
-        latents = programs.look(graph.model, *inputs.at(_FIRST)).latent
+        latents = latents_of(graph.model, inputs.first)
         inputs.check_drawn(task, [site["value"] for site in latents.values()])
         of_sites = z if isinstance(z, Mapping) else {latent_site(latents, site): z}
         given, lead = given_values(latents, of_sites, rows, task)
@@ -210,8 +211,9 @@ def reconstruct(
     pieces: list[Values] = []
     data = as_sources((x, *c))
     with programs.evaluation(graph):
-        one = take(data, slice(0, 1), *device_and_dtype(graph, data))
-        latents = programs.look(graph.model, *one).latent  # of the model: the guide may have others
+        like = device_and_dtype(graph, data)
+        # of the model: the guide may have others
+        latents = latents_of(graph.model, lambda n: take(data, torch.zeros(n).long(), *like))
         kept = fixed_values(latents, fixed, (len(data[0]),), "reconstruct")
         rows = slices(len(data[0]), _ROWS)
         for part, batch in zip(rows, batches_in_order(graph, data), strict=True):

@@ -4,7 +4,7 @@ x ~ p(x | z, y),   z given,   y ~ p(y | z)
 """
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources
+from pyrovae.programs import Trace
 
 __all__ = [
     "Given",
@@ -21,12 +22,12 @@ __all__ = [
     "fixed_values",
     "given_values",
     "latent_site",
+    "latents_of",
 ]
 
-Sites = dict[str, programs.Site]
 Values = dict[str, Tensor]
 
-_ONE_ROW = programs.Layout(1)  # of a model that is looked at
+_ROWS = 3, 5  # of a model that is looked at; no other plate of it follows both
 
 
 class Given(NamedTuple):
@@ -58,7 +59,25 @@ class SameNoise(Messenger):
         torch.manual_seed(zlib.crc32(msg["name"].encode()))
 
 
-def latent_site(latents: Sites, site: str | None) -> str:
+def latents_of(model: programs.Program, rows: Callable[[int], tuple[Tensor, ...]]) -> Trace:
+    """Return the latent sites of a model that is looked at, and where its rows are.
+
+    Args:
+        model: a program of (x, *c).
+        rows: returns (x, *c) of so many rows.
+    """
+    few = [programs.look(model, *rows(n)).latent for n in _ROWS]
+    latents, plates = Trace(few[0]), map(_plates_of_size, few, _ROWS)
+    latents.layout = programs.Layout(_ROWS[0], plates=frozenset.intersection(*plates))
+    return latents
+
+
+def _plates_of_size(sites: Mapping[str, programs.Site], size: int) -> frozenset[str]:
+    frames = [frame for site in sites.values() for frame in site["cond_indep_stack"]]
+    return frozenset(frame.name for frame in frames if frame.vectorized and frame.size == size)
+
+
+def latent_site(latents: Trace, site: str | None) -> str:
     """Return the latent site that is meant: the one named, the only one, or "z" among several.
 
     The only one with a value per row counts as such.
@@ -68,7 +87,7 @@ def latent_site(latents: Sites, site: str | None) -> str:
     """
     if site is not None:
         return site
-    per_row = [name for name, each in latents.items() if _ONE_ROW.has_rows(each)]
+    per_row = [name for name, each in latents.items() if latents.layout.has_rows(each)]
     if len(latents) == 1 or len(per_row) == 1:
         return next(iter(per_row or latents))
     if "z" in latents:
@@ -76,11 +95,11 @@ def latent_site(latents: Sites, site: str | None) -> str:
     raise ValueError(f"the model has the latent sites {list(latents)}: name one of them by site=")
 
 
-def check_shared(latents: Sites, given: Collection[str], task: str) -> None:
+def check_shared(latents: Trace, given: Collection[str], task: str) -> None:
     """Refuse to draw latents that all rows share, such as the weights of a network.
 
     Args:
-        latents: of the model, as `programs.look` returns them for one row.
+        latents: of the model, from `latents_of`.
         given: names of those that have a value.
         task: what errors call it.
 
@@ -88,7 +107,7 @@ def check_shared(latents: Sites, given: Collection[str], task: str) -> None:
         ValueError: if one has no value.
     """
     drawn = [name for name in latents if name not in given]
-    shared = [name for name in drawn if not _ONE_ROW.has_rows(latents[name])]
+    shared = [name for name in drawn if not latents.layout.has_rows(latents[name])]
     if shared:
         raise ValueError(
             f'{task}: all rows share the latent "{shared[0]}", and its value is not given: a draw '
@@ -99,12 +118,12 @@ def check_shared(latents: Sites, given: Collection[str], task: str) -> None:
 
 
 def fixed_values(
-    latents: Sites, fixed: Mapping[str, Any] | None, lead: tuple[int, ...], task: str
+    latents: Trace, fixed: Mapping[str, Any] | None, lead: tuple[int, ...], task: str
 ) -> Given:
     """Return the values of latents that are fixed, for every row.
 
     Args:
-        latents: of the model, as `programs.look` returns them for one row.
+        latents: of the model, from `latents_of`.
         fixed: values by name, which broadcast to (*lead, *event), or to (*event) if all rows share
             the latent.
         lead: batch dimensions (*, B) of the rows.
@@ -121,8 +140,8 @@ def fixed_values(
             )
         site = latents[name]
         like, shape, axis = site["value"], list(site["value"].shape), None
-        if _ONE_ROW.has_rows(site):
-            axis = len(site["fn"].batch_shape) + _ONE_ROW.row_dimension(site)
+        if latents.layout.has_rows(site):
+            axis = len(site["fn"].batch_shape) + latents.layout.row_dimension(site)
             shape[axis : axis + 1] = lead
         try:
             whole = torch.as_tensor(value).to(like.device, like.dtype).expand(shape).clone()
@@ -139,12 +158,12 @@ def fixed_values(
 
 
 def given_values(
-    latents: Sites, z: Mapping[str, Array], rows: int | None, task: str
+    latents: Trace, z: Mapping[str, Array], rows: int | None, task: str
 ) -> tuple[Given, tuple[int, ...]]:
     """Return values of latent sites for every row, and the batch dimensions (*, B) of the rows.
 
     Args:
-        latents: of the model, as `programs.look` returns them for one row.
+        latents: of the model, from `latents_of`.
         z: values by name, with shape (*, B, *event).
         rows: number of rows that is expected; None for any.
         task: what errors call it.
@@ -158,7 +177,7 @@ def given_values(
     return Given(flat, dict.fromkeys(flat, 0)), lead
 
 
-def _fitting(name: str, z: Array, latents: Sites, task: str) -> Tensor:
+def _fitting(name: str, z: Array, latents: Trace, task: str) -> Tensor:
     """Return values of a latent site as a tensor like the site's own."""
     if name not in latents:
         raise ValueError(
@@ -181,7 +200,7 @@ def _has_fractions(value: Tensor) -> bool:
     return value.is_floating_point() and bool(value.frac().any())
 
 
-def _batch_shape(values: Values, latents: Sites, rows: int | None, task: str) -> tuple[int, ...]:
+def _batch_shape(values: Values, latents: Trace, rows: int | None, task: str) -> tuple[int, ...]:
     """Return the batch dimensions (*, B) that the values of all sites share."""
     shapes = {
         name: tuple(z.shape[: z.dim() - len(latents[name]["fn"].event_shape)])

@@ -42,6 +42,10 @@ class Inputs(NamedTuple):
             return torch.empty(len(rows), 0, device=device, dtype=dtype), *context
         return *take((self.like,), rows % len(self.like), device, dtype), *context
 
+    def first(self, n: int) -> tuple[Tensor, ...]:
+        """Return (x, *c) at n times the first row."""
+        return self.at(torch.zeros(n, dtype=torch.long))
+
     @contextmanager
     def hint(self, task: str) -> Iterator[None]:
         """Context in which an error of a model that misses the values of x names the remedy.

@@ -14,7 +14,7 @@ from pyrovae import programs
 from pyrovae.data import Array
 from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
-from pyrovae.tasks.given import latent_site
+from pyrovae.tasks.given import latent_site, latents_of
 from pyrovae.tasks.inputs import inputs_of
 
 __all__ = ["interpolate", "linear", "manifold", "spherical"]
@@ -174,13 +174,13 @@ def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | Non
     inputs = inputs_of(graph, 1, _repeated(c, 1), like, "manifold")
     with programs.evaluation(graph), inputs.hint("manifold"):
         try:
-            one = inputs.at(torch.zeros(1, dtype=torch.long))
-            latents = programs.simulated(graph.model, *one).latent
+            programs.simulated(graph.model, *inputs.first(1))
         except NotImplementedError as error:
             raise ValueError(
                 "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
                 "a grid of your own"
             ) from error
+        latents = latents_of(graph.model, inputs.first)
     name = latent_site(latents, site)
     shape = tuple(latents[name]["value"].shape[1:]) if name in latents else "no value"
     if shape != (2,):
