@@ -467,6 +467,9 @@ def test_where_the_number_of_rows_is_not_known_it_is_not_compared():
         train(vae(data_size=size), DataLoader(torch.ones(16, 6), 4, sampler=half))
     with pytest.raises(ValueError, match="there are 8 training rows"):
         train(vae(data_size=12), DataLoader(torch.ones(16, 6), 4, sampler=half))
+    minibatches = list(torch.ones(16, 6).split(4))
+    train(vae(data_size=16), DataLoader(minibatches, batch_size=None))  # of 4 rows each
+    train(vae(data_size=4), DataLoader(torch.ones(16, 6), batch_sampler=[[0, 1], [2, 3]]))
     graph = vae(data_size=100)
     graph.check = lambda *data: None  # who replaces the graph's own check wants none
     train(graph, X)

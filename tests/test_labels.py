@@ -239,6 +239,25 @@ def test_a_classifier_is_saved_and_loaded(labelled, tmp_path):
         CellLabels.load(tmp_path)
 
 
+def test_a_classifier_saved_within_another_save_keeps_the_model_of_its_cells(
+    labelled, tmp_path, monkeypatch
+):
+    new, really = labelled[0], os.replace
+    folder = new.save(tmp_path / "labels")
+    other = CellLabels.load(folder)
+    other.temperature = 2.0
+
+    def replaced(source, target):
+        really(source, target)
+        if Path(target) == folder / "model.json":
+            monkeypatch.setattr(os, "replace", really)
+            other.save(folder, overwrite=True)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    new.save(folder, overwrite=True)
+    assert CellLabels.load(folder).temperature == 2.0
+
+
 def test_killed_at_any_moment_saving_leaves_the_old_classifier_or_the_new(
     labelled, tmp_path, monkeypatch
 ):

@@ -238,6 +238,25 @@ def test_a_disk_that_is_full_at_cells_json_leaves_the_old_model(model, tmp_path,
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_model_saved_within_another_save_is_whole(model, tmp_path, monkeypatch):
+    """Its cells.json was overwritten by that of the save that had begun before."""
+    new, other, really = fitted(seed=1), fitted(seed=2), os.replace
+    model.save(tmp_path)
+
+    def replaced(source, target):
+        really(source, target)
+        if Path(target).name == "model.json":
+            monkeypatch.setattr(os, "replace", really)
+            other.save(tmp_path, overwrite=True)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    new.save(tmp_path, overwrite=True)
+    again = SingleCellVAE.load(tmp_path)
+    assert again.seed == other.seed
+    pairs = zip(again.graph.parameters(), other.graph.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 class OwnPrior(priors.StandardNormal):
     """A part of the user's."""
 

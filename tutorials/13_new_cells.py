@@ -167,7 +167,7 @@ plt.show()
 # %% [markdown]
 # On the simulated cells the Poisson model is out: their counts vary more than that. Whether zeros
 # are inflated is the smaller question, and its answer is to be read from the interval, not from the
-# order of the table. On Kang's cells it is the other way round. Zero inflation is worth 3.1 ± 0.5
+# order of the table. On Kang's cells it is the other way round. Zero inflation is worth 2.8 ± 0.5
 # nats a cell there. The Poisson model is 11 ± 7 nats below, which decides nothing: for more than
 # half of the 125 cells it is the better one, and for a few it is worse by hundreds of nats. Such a
 # mean needs more cells, and the large standard error says so.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from pyrovae.data.batches import as_sources, device_and_dtype, take
 from pyrovae.data.minibatches import (
@@ -227,8 +227,12 @@ def _shuffle_again(iterable: Any, seed: int) -> None:
 
 
 def _rows_of(iterable: Any) -> int | None:
-    """Return the number of rows behind a `DataLoader`, if it is known."""
-    return _length(iterable.sampler) if isinstance(iterable, DataLoader) else None
+    """Return the number of rows behind a `DataLoader`, if it is known.
+
+    It is not where the loader's items are whole minibatches, or a sampler of the user's makes them.
+    """
+    batches = iterable.batch_sampler if isinstance(iterable, DataLoader) else None
+    return _length(batches.sampler) if type(batches) is BatchSampler else None
 
 
 def _placed(content: Any, graph: object, name: str) -> tuple[Tensor, ...]:

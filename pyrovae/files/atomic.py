@@ -1,5 +1,6 @@
 """Write a file whole or not at all: into a temporary file beside it, which then takes its name."""
 
+import errno
 import os
 import re
 import secrets
@@ -50,7 +51,7 @@ def check_writable(path: Path) -> None:
     part, _ = _begun(path)
     part.unlink()
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected the name of a file")
+        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder, expected the name of a file")
 
 
 def _begun(path: Path) -> tuple[Path, int]:
@@ -60,9 +61,10 @@ def _begun(path: Path) -> tuple[Path, int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return part, _create(part)
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error}). Write to a folder where you may, under a shorter "
-            "name if it is too long"
+        raise OSError(  # of the same class, by its number
+            error.errno,
+            f"{path} cannot be written ({error.strerror}). Write to a folder where you may, under "
+            "a shorter name if it is too long",
         ) from error
 
 

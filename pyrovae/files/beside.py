@@ -54,21 +54,22 @@ def save_beside(
         TypeError: as `save`.
         OSError: if a file cannot be written; the folder holds the old model.
     """
-    before = _now(path, formats)
+    before, written = _now(path, formats), dict[str, str]()
 
-    def write(weights: dict[str, str], further: Mapping[str, Any]) -> None:
-        whole = json.dumps(sealed(formats[0], {"weights": weights, **content, **further}))
-        write_atomically(path, lambda file: file.write_text(whole))
+    def write_both(weights: dict[str, str]) -> None:
+        alone = {"weights": weights, **content}
+        both = alone if before is None else {**alone, "before": before}
+        texts = {"alone": alone, "both": both}.items()
+        written.update({name: json.dumps(sealed(formats[0], whole)) for name, whole in texts})
+        write_atomically(path, lambda file: file.write_text(written["both"]))
 
-    kept = {} if before is None else {"before": before}
-    save_with(
-        graph, path.parent, lambda weights: write(weights, kept), history=history, metrics=metrics
-    )
-    if before is not None:
-        with suppress(
-            OSError
-        ):  # the new model is whole; the old content goes when it is next saved
-            write(description(path.parent)["weights"], {})
+    save_with(graph, path.parent, write_both, history=history, metrics=metrics)
+    if before is None:
+        return
+    # The new model is whole. Where this fails, the old content goes when it is next saved.
+    with suppress(OSError):
+        if path.read_text() == written["both"]:  # no other process has saved since
+            write_atomically(path, lambda file: file.write_text(written["alone"]))
 
 
 def opened_beside(path: Path, formats: tuple[str, str], remedy: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ near 1 where these cells are few; see `calibration`.
 import copy
 import functools
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -40,6 +41,7 @@ __all__ = ["CellLabels"]
 
 _LEAST_STEPS = 600  # of training from a fitted model
 _HELD_OUT = 0.1  # fraction of the labelled cells on which probabilities are calibrated
+_READS = 20  # of a folder that another process saves to during each of them
 _AGAIN = "Save the classifier again"
 
 
@@ -184,6 +186,9 @@ class CellLabels:
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the classifier and its count model to a folder, without the data.
 
+        The count model is in `cells/` or, after every second save, in `cells-2/`; reach it by
+        `CellLabels.load(folder).model`.
+
         Raises:
             RuntimeError: if it was not trained.
             FileExistsError: if the folder holds a model and `overwrite` is false.
@@ -205,7 +210,17 @@ class CellLabels:
             FileError: if a file is damaged, or of another classifier.
         """
         path = Path(folder) / "labels.json"
-        content = read_labels(path)
+        for _ in range(_READS):
+            content = read_labels(path)
+            with suppress(FileNotFoundError, FileError):
+                return cls._loaded(folder, content, adata)
+            if read_labels(path) == content:  # no other process has saved meanwhile
+                break
+        return cls._loaded(folder, content, adata)
+
+    @classmethod
+    def _loaded(cls, folder: str | Path, content: dict[str, Any], adata: Any) -> "CellLabels":
+        path = Path(folder) / "labels.json"
         model = SingleCellVAE.load(Path(folder) / content["cells"], adata)
         graph: Any = files.load(folder)
         saved = files.inspect(folder)

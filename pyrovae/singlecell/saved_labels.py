@@ -54,7 +54,7 @@ def write_labels(
     write(model, folder / free, True, None)
     whole = {**content, "cells": free}
     files.save_beside(graph, path, _FORMATS, whole, history=history)
-    if used:
+    if used and read_labels(path)["cells"] == free:  # no other process has saved since
         _remove(folder / used)
     return folder
 

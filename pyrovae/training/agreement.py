@@ -5,6 +5,7 @@ another learning rate in one of them would train another model there, in silence
 of minibatches would let it wait for what nobody sends.
 """
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Lengths", "check_arguments", "check_loops", "settings"]
 
 _COMPARED = ("epochs", "batch_size", "drop_last", "accumulate", "scheduler_interval", "patience")
-_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)  # at which two schedules of the KL's weight are compared
+_TIMES = [i / 200 for i in range(201)]  # at which two schedules of the KL's weight are compared
 _NOT_SET = frozenset({"beta", "current_beta", "annealed", "parameters"})  # or compared otherwise
 
 _IN_GROUPS = matching.HOW | {"params", "lr"}
@@ -107,16 +108,17 @@ def check_loops(loop: "Loop") -> None:
     if loop.processes.size == 1:
         return
     optimizer, objective, scheduler = loop.svi.optimizer, loop.objective, loop.scheduler
-    rates = [matching.plain(group["lr"]) for group in optimizer.param_groups]
+    rates = sorted(float(group["lr"]) for group in optimizer.param_groups)
     told: dict[str, Any] = {
         "optimizer": type(optimizer).__name__,
         "optimizer's learning rates": rates,
     }
     told |= settings(loop)
-    told["optimizer's groups"] = [
+    groups = [
         {name: matching.plain(value) for name, value in group.items() if name not in _IN_GROUPS}
         for group in optimizer.param_groups
     ]
+    told["optimizer's groups"] = sorted(groups, key=repr)  # in the order of a dictionary's parts
     told["scheduler's options"] = matching.plain(scheduler.state_dict() if scheduler else None)
     beta: Any = objective.beta
     told["objective's beta"] = [float(beta(t)) for t in _TIMES] if callable(beta) else float(beta)
@@ -124,7 +126,12 @@ def check_loops(loop: "Loop") -> None:
 
 
 def _own_settings(objective: Objective) -> dict[str, Any]:
-    """Return the settings of an objective that only its class knows, by name."""
+    """Return the settings of an objective of the library that only its class knows, by name.
+
+    One of the user's may keep what differs by process, such as a device or a file.
+    """
+    if not type(objective).__module__.startswith("pyrovae."):
+        return {}
     own = {name: value for name, value in vars(objective).items() if name not in _NOT_SET}
     return {
         f"objective's {name}": _described(value)
@@ -155,4 +162,9 @@ def _check_alike(processes: Processes, told: Mapping[str, Any]) -> None:
 
 
 def _words(told: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else repr(value) for name, value in told.items()}
+    """Return values as texts that are equal where the values are: keys sorted, plain numbers."""
+    plain = {name: matching.plain(value) for name, value in told.items()}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for name, value in plain.items()
+    }

@@ -96,7 +96,8 @@ class Arguments:
         try:
             check_writable(Path(self.checkpoint))
         except OSError as error:
-            raise OSError(f"fit: checkpoint is {str(self.checkpoint)!r}: {error}") from error
+            message = f"fit: checkpoint is {str(self.checkpoint)!r}: {error.strerror}"
+            raise OSError(error.errno, message) from error
 
     def listeners(self) -> list[Hook]:
         """Return the hooks as a list."""

@@ -143,11 +143,12 @@ def fit(
             epochs, so that a process that is killed loses few steps.
         resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
             arguments (a transform cannot be compared; `epochs` may differ where the weight of the
-            KL does not jump). Another number of processes may continue, but not within an epoch of
-            files or iterables, of which each reads rows of its own. On the CPU, in as many
-            processes, the fit then continues bit for bit as if it had never stopped; with a
-            `DataLoader` too, if it has no generator of its own, and if no items are drawn at random
-            by `persistent_workers`, whose random streams a new process does not have.
+            KL does not jump). Another number of processes may continue, of files after an epoch
+            only, and not of a `DataLoader` or iterable of which each process has its share. On the
+            CPU, in as many processes, the fit then continues bit for bit as if it had never
+            stopped; with a `DataLoader` too, if it has no generator of its own, and if no items are
+            drawn at random by `persistent_workers`, whose random streams a new process does not
+            have.
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.

@@ -4,6 +4,7 @@ Every function raises a ValueError that names the difference.
 """
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, optim
@@ -69,8 +70,11 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    known = value is None or isinstance(value, bool | int | float | str)
-    return value if known else type(value).__name__
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):  # NumPy's, too
+        return int(value)
+    return float(value) if isinstance(value, Real) else type(value).__name__
 
 
 # ----------------------------------------------------------------------- optimizers and schedulers

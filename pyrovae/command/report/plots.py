@@ -141,7 +141,8 @@ def interpolations(paths: np.ndarray, limits: Limits | None = None) -> Figure:
         limits: Values drawn black and white; by default the least and greatest in `paths`.
 
     Raises:
-        ValueError: If they have another shape, such as (P, steps, H, W).
+        ValueError: If they have another shape, such as (P, steps, H, W); with 1, 3 or 4 steps that
+            is drawn as one path, as its shape says.
     """
     paths = np.asarray(paths)
     if paths.ndim == 2 or (paths.ndim == 4 and paths.shape[1] in _CHANNELS):
