@@ -7,7 +7,9 @@ import copy
 import functools
 import math
 import os
+import shutil
 import socket
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -15,6 +17,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
@@ -493,14 +496,25 @@ def in_job(rank, folder, port):
     torch.save(found, folder / f"process{rank}.pt")  # read by the tests, which wrote it
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("job")
+def run_job(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     write_shards(folder / "shards")
     torch.multiprocessing.spawn(in_job, (folder, port), nprocs=PROCESSES)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """What two processes found, once for all workers of pytest-xdist; each has a copy."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    shared = tmp_path_factory.getbasetemp().parent / f"job-{run}"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            begun = tmp_path_factory.mktemp("begun")
+            run_job(begun)
+            begun.rename(shared)
+    folder = Path(shutil.copytree(shared, tmp_path_factory.mktemp("job"), dirs_exist_ok=True))
     files = [folder / f"process{rank}.pt" for rank in range(PROCESSES)]
     return folder, [torch.load(file, weights_only=False) for file in files]
 

@@ -328,8 +328,8 @@ def test_chains_of_masked_latents_are_no_data_of_the_guide():
 
     torch.manual_seed(0)
     graph, x = Padded(), math.sqrt(2) * torch.randn(500, 2)
-    objective = MonteCarloEM(steps=5, step_size=0.5)
-    settings = dict(epochs=60, batch_size=100, learning_rate=0.02, seed=0, progress=False)
+    objective = MonteCarloEM(steps=2, leapfrog=5, step_size=0.5)
+    settings = dict(epochs=40, batch_size=100, learning_rate=0.03, seed=0, progress=False)
     pv.fit(graph, x, objective=objective, **settings)
     assert graph.log_s.exp().item() == pytest.approx(math.sqrt(0.5), abs=0.1)
     assert graph.a.item() == pytest.approx(0.5, abs=0.1)
