@@ -77,7 +77,7 @@ def test_grey_images_need_no_axis_of_channels_and_one_path_none_of_paths():
     for short, whole in (
         (plots.images(grey), plots.images(x)),
         (plots.pairs(grey, grey), plots.pairs(x, x)),
-        (plots.restorations({"a": grey}), plots.restorations({"a": x})),
+        (plots.bands({"a": grey}, ""), plots.bands({"a": x}, "")),
         (plots.manifold(grid[:, :, 0]), plots.manifold(grid)),
         (plots.interpolations(x), plots.interpolations(x[None])),
     ):
@@ -296,7 +296,7 @@ def test_embeddings_in_each_format(tmp_path):
 @pytest.mark.parametrize("name", ["given", "mean given the values that are not hidden"])
 def test_names_of_rows_lie_within_the_figure(count, name):
     x = np.zeros((count, 1, 28, 28))
-    figure = plots.restorations({name: x, "clean": x})
+    figure = plots.bands({name: x, "clean": x}, "")
     figure.draw_without_rendering()
     edges = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(edges) == 2

@@ -103,7 +103,7 @@ def exact_bound(graph, x, beta, alpha, samples):
 CONTINUOUS = {
     "SGVB A": (lambda beta: SGVB_A(3, beta), 0.0, 1),
     "SGVB B": (lambda beta: SGVB_B(3, beta), 0.0, 1),
-    "score": (lambda beta: ScoreFunction(2, LeaveOneOut(), beta), 0.0, 1),
+    "score": (lambda beta: ScoreFunction(2, LeaveOneOut(), beta=beta), 0.0, 1),
     "IWAE": (lambda beta: IWAE(2, beta), 0.0, 2),
     "DReG": (lambda beta: DReG(2, beta), 0.0, 2),
     "Renyi": (lambda beta: Renyi(0.5, 2, beta), 0.5, 2),

@@ -21,6 +21,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import files
 from pyrovae.files import History, model, write_atomically
+from pyrovae.files.sealed import digest_of
 
 
 def vae(likelihood=None, posterior=None, prior=None):
@@ -149,7 +150,7 @@ def rewritten(folder, change):
     path = folder / "model.json"
     whole = json.loads(path.read_text())
     change(whole["content"])
-    whole["sha256"] = model._sha256(model._canonical(whole["content"]))
+    whole["sha256"] = digest_of(whole["content"])
     path.write_text(json.dumps(whole))
 
 

@@ -91,8 +91,8 @@ def test_the_mean_of_a_latent_given_another_is_over_both():
 def test_the_dependence_on_another_latent_is_seen():
     graph = hierarchical()
     with programs.evaluation(graph):
-        assert programs.given_latents(graph, (X,), "z2")
-        assert not programs.given_latents(graph, (X,), "z1")
+        assert programs.depends_on_other_latents(graph, (X,), "z2")
+        assert not programs.depends_on_other_latents(graph, (X,), "z1")
     with pytest.raises(ValueError, match='no latent site "z3"'):
         pv.embed(graph, X, site="z3")
 

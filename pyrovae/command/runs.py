@@ -28,7 +28,6 @@ __all__ = ["CELLS", "Run", "claim", "resumed"]
 FORMATS = "pyrovae-run-2", "pyrovae-run-1"  # the earlier has no digest
 CELLS = "cells"  # the kind that run.json names for single cells; all others are images or arrays
 _AGAIN = "Run `pyrovae fit` again"
-_OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
 _TEXTS = kinds.list_of(kinds.text)
 _FACTS = {
     "name": kinds.text,
@@ -114,9 +113,9 @@ class Run(Generic[S]):
             )
         content = files.opened(path, FORMATS, _AGAIN)
         try:
-            kinds.check(content, {"settings": _OBJECT, "data": _OBJECT}, further=True)
+            kinds.check(content, {"settings": kinds.obj, "data": kinds.obj}, further=True)
             details = {"preparation": {}, "chosen": []} | content
-            kinds.check(details, {"preparation": _OBJECT, "chosen": _TEXTS}, further=True)
+            kinds.check(details, {"preparation": kinds.obj, "chosen": _TEXTS}, further=True)
             kinds.check(content["data"], _FACTS, "data", further=True)
             data, settings = content.pop("data"), content.pop("settings")
             kind = CellSettings if data["kind"] == CELLS else ImageSettings

@@ -42,7 +42,7 @@ from pyrovae.distributions.circular import (
 from pyrovae.distributions.conditional import Conditional, FromTorch, Standardized, from_torch
 from pyrovae.distributions.discrete import DiscretizedLogistic, LogPoisson, OrdinalCategorical
 from pyrovae.distributions.kl import kl_divergence
-from pyrovae.distributions.levels import expected, held
+from pyrovae.distributions.levels import expected, numbers_per_value
 from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_orders
 from pyrovae.distributions.matrix_normal import MatrixMaps, MatrixNormal
 from pyrovae.distributions.mixture import SameFamilyMixture
@@ -88,9 +88,9 @@ __all__ = [
     "chunk_parameters",
     "expected",
     "from_torch",
-    "held",
     "is_circle",
     "kl_divergence",
+    "numbers_per_value",
     "split_parameters",
     "step_orders",
     "wrap",

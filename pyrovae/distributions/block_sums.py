@@ -64,7 +64,7 @@ class BlockSums:
             self.loc, self.variance = (blocks(v.reshape(shape), factor) for v in _moments(p))
 
     @property
-    def held(self) -> int:
+    def numbers_per_value(self) -> int:
         """The numbers that are held for each value: masses of itself, and of sums of 1 to f * f."""
         if self.kind != "levels":
             return 1

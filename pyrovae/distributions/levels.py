@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.distributions.families import family, in_blocks
 
-__all__ = ["Points", "expected", "held", "levels", "moments", "points"]
+__all__ = ["Points", "expected", "levels", "moments", "numbers_per_value", "points"]
 
 LogF = Callable[..., Tensor]
 
@@ -153,7 +153,7 @@ def expected(p: Any) -> Tensor:
     return p.sample(torch.Size([_DRAWS])).mean(0) if found is None else found.moments()[0]
 
 
-def held(p: Any, summed: bool = True) -> int:
+def numbers_per_value(p: Any, summed: bool = True) -> int:
     """Return how many numbers there are for each value of p: of its parameters, or its points.
 
     Args:

@@ -21,9 +21,7 @@ def checked_sources(graph: Any, x: Array, *c: Array) -> Sources:
         ValueError: if a value is not finite, or outside the support of the observed site.
     """
     data = as_sources((x, *c))
-    check = getattr(graph, "check", None)
-    if check is not None:
-        check(*data)
+    programs.check_data(graph, *data)
     return data
 
 

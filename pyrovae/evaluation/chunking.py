@@ -10,7 +10,7 @@ from pyrovae.data import Sources, device_and_dtype, take
 from pyrovae.evaluation.checking import Check, check_programs
 from pyrovae.programs import Layout
 
-__all__ = ["chunks_of", "log_prob"]
+__all__ = ["chunks_of"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -79,8 +79,3 @@ def _parameters(leaf: Any) -> list[Any]:
         return [getattr(leaf, name) for name in leaf.arg_constraints]
     except (NotImplementedError, AttributeError):
         return []
-
-
-def log_prob(trace: programs.Trace, site: programs.Site) -> Tensor:
-    """Return log p of a site's value without the scale of its rows, shape (K, B)."""
-    return trace.layout.per_row(programs.log_prob(programs.unscaled(site, trace.layout)), site)

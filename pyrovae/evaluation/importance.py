@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae import programs
 from pyrovae.data import Array, Sources
 from pyrovae.evaluation.checking import Check, check_densities, check_pair, checked_sources
-from pyrovae.evaluation.chunking import chunks_of, log_prob
+from pyrovae.evaluation.chunking import chunks_of
 from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
 from pyrovae.programs import Layout, Trace, total
 
@@ -118,7 +118,7 @@ def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0
 def _terms(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     """Return the mean reconstruction and KL of each row over the draws, shape (2, B)."""
     p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
-    rec = total(log_prob(p, site) for site in programs.observed(p))
+    rec = total(programs.log_prob_of_rows(p, site) for site in programs.observed(p))
     prior = programs.latent_by_name(p)
     kl = total(
         layout.per_row(_kl(site, prior.get(name), layout), site)
@@ -161,8 +161,12 @@ def estimate(
 
 def _from_guide(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p, q = programs.run(graph.model, graph.guide, *batch, layout=layout)
-    joint = total(log_prob(p, site) for site in programs.observed(p) + programs.latent(p))
-    return joint - total(log_prob(q, site) for site in programs.densities(q).values())
+    joint = total(
+        programs.log_prob_of_rows(p, site) for site in programs.observed(p) + programs.latent(p)
+    )
+    return joint - total(
+        programs.log_prob_of_rows(q, site) for site in programs.densities(q).values()
+    )
 
 
 def _check_prior(p: Trace, _: Trace) -> None:
@@ -171,4 +175,4 @@ def _check_prior(p: Trace, _: Trace) -> None:
 
 def _from_prior(graph: Any, batch: Tensors, layout: Layout) -> Tensor:
     p = programs.record(graph.model, *batch, layout=layout)
-    return total(log_prob(p, site) for site in programs.observed(p))
+    return total(programs.log_prob_of_rows(p, site) for site in programs.observed(p))

@@ -149,7 +149,7 @@ def mutual_information(
         fn = programs.posterior(graph, batch, site)
         if programs.is_categorical(fn):
             return from_probabilities(programs.means(graph, batch, site).mean(0))
-        if programs.given_latents(graph, batch, site):
+        if programs.depends_on_other_latents(graph, batch, site):
             _check_continuous(fn, site)
             return _information_by_draws(graph, data, site)
         if takes_passes(fn) and len(data[0]) > _ROWS_OF_A_FLOW:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.evaluation.checking import check_rows
-from pyrovae.evaluation.chunking import log_prob
 from pyrovae.programs import Layout, Program, Trace, hmc, total
 
 __all__ = ["COPIES", "TemperedPath", "check_counts", "check_latents", "initial_step_sizes"]
@@ -99,18 +98,18 @@ class TemperedPath:
 
     @staticmethod
     def _latent(trace: Trace) -> Tensor:
-        return total(log_prob(trace, site) for site in programs.latent(trace))
+        return total(programs.log_prob_of_rows(trace, site) for site in programs.latent(trace))
 
     @staticmethod
     def _observed(trace: Trace) -> Tensor:
-        return total(log_prob(trace, site) for site in programs.observed(trace))
+        return total(programs.log_prob_of_rows(trace, site) for site in programs.observed(trace))
 
 
 def _check_pair(p: Trace, q: Trace, supports: bool) -> None:
     of_model, of_guide = programs.latent_by_name(p), programs.latent_by_name(q)
     if of_model.keys() != of_guide.keys():
         raise ValueError(
-            f"annealing: the model's latents are {sorted(of_model)}, the guide's "
+            f"the model's latents are {sorted(of_model)}, the guide's "
             f"{sorted(of_guide)}; expected the same"
         )
     for name, site in of_guide.items() if supports else ():

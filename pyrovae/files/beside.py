@@ -19,7 +19,7 @@ from torch import nn
 from pyrovae.files.atomic import write_atomically
 from pyrovae.files.errors import FileError
 from pyrovae.files.history import History
-from pyrovae.files.kinds import Kind, check, text
+from pyrovae.files.kinds import check, obj, text
 from pyrovae.files.model import description, save_with
 from pyrovae.files.sealed import digest_of, opened, sealed
 
@@ -27,7 +27,7 @@ __all__ = ["opened_beside", "save_beside"]
 
 _BEFORE = {
     "model": text,  # digest of the content of model.json that it belongs to
-    "content": Kind("an object", lambda value: isinstance(value, dict)),
+    "content": obj,
 }
 
 

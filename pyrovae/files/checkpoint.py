@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae.files.atomic import write_atomically
 from pyrovae.files.errors import FileError
-from pyrovae.files.sealed import parse
+from pyrovae.files.sealed import parse, safetensors_header
 
 __all__ = ["random_state", "read", "set_random_state", "write"]
 
@@ -92,9 +92,8 @@ def _parts(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata of a safetensors file and its tensors, read once."""
     try:
         content = path.read_bytes()
-        end = 8 + int.from_bytes(content[:8], "little")
         tensors = safetensors.load(content)
-        return parse(content[8:end]).get("__metadata__") or {}, tensors
+        return safetensors_header(content).get("__metadata__") or {}, tensors
     except Exception as error:  # whatever safetensors and torch make of bytes that are anything
         raise FileError(f"{path}: truncated or not a checkpoint ({error}). {_REMEDY}") from error
 

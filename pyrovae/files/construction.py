@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.files.budget import Budget
-from pyrovae.files.kinds import Kind, check, list_of, text, whole
+from pyrovae.files.kinds import check, list_of, obj, text, whole
 from pyrovae.files.names import class_named, name_of
 from pyrovae.files.signatures import check_arguments
 
 __all__ = ["build", "check_form", "describe", "uncompiled"]
 
 
-_OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 _FORMS = {
-    "class": {"class": text, "arguments": _OBJECT},
+    "class": {"class": text, "arguments": obj},
     "foreign": {"foreign": text},
     "tensor": {"tensor": list_of(whole(0, 2**40)), "type": text},
     "same as": {"same as": text},

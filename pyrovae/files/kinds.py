@@ -19,6 +19,7 @@ __all__ = [
     "list_of",
     "mapping_of",
     "number",
+    "obj",
     "optional",
     "tensor",
     "text",
@@ -45,6 +46,7 @@ text = Kind("text", lambda value: isinstance(value, str))
 number = Kind(
     "a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)
 )
+obj = Kind("an object", lambda value: isinstance(value, dict))
 tensor = Kind("a tensor", lambda value: isinstance(value, Tensor))
 
 

@@ -24,8 +24,8 @@ from pyrovae.files.construction import check_form, describe
 from pyrovae.files.errors import FileError
 from pyrovae.files.filling import built, compared, fill
 from pyrovae.files.history import History
-from pyrovae.files.kinds import Kind, check, list_of, mapping_of, optional, text, whole
-from pyrovae.files.sealed import read_json
+from pyrovae.files.kinds import check, list_of, mapping_of, obj, optional, text, whole
+from pyrovae.files.sealed import digest_of, read_json
 from pyrovae.files.weights import header, packed, remove_unnamed, unpacked
 
 __all__ = ["description", "inspect", "load", "save", "save_with"]
@@ -33,15 +33,14 @@ __all__ = ["description", "inspect", "load", "save", "save_with"]
 FORMAT = "pyrovae-model-1"
 _AGAIN = "Save the model again"
 _READS = 50  # of a folder that another process saves to at each of them
-_OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 _CONTENT = {
-    "graph": _OBJECT,
+    "graph": obj,
     "versions": mapping_of(text),
     "data": optional(text),
-    "history": optional(_OBJECT),
-    "metrics": _OBJECT,
+    "history": optional(obj),
+    "metrics": obj,
     "weights": mapping_of(text),
-    "constraints": _OBJECT,  # of parameters in Pyro's store; absent where there are none
+    "constraints": obj,  # of parameters in Pyro's store; absent where there are none
 }
 
 
@@ -197,7 +196,7 @@ def description(folder: str | Path) -> dict[str, Any]:
             f"{path}: format {given!r}, this version reads {FORMAT!r}. "
             "Load it with the version that wrote it"
         )
-    if _sha256(_canonical(content)) != checksum:
+    if digest_of(content) != checksum:
         raise FileError(f"{path}: altered since it was saved (its checksum differs). {_AGAIN}")
     _check(path, content)
     return content
@@ -229,7 +228,7 @@ def _write(
     path = folder / f"weights-{checksum[:16]}.safetensors"
     entry = {"file": path.name, "sha256": checksum}
     content = {**content, "weights": entry}
-    whole = {"format": FORMAT, "sha256": _sha256(_canonical(content)), "content": content}
+    whole = {"format": FORMAT, "sha256": digest_of(content), "content": content}
     write_atomically(path, lambda file: file.write_bytes(weights))
     superseded: Path | None = path
     try:
@@ -280,10 +279,6 @@ def _checked_weights(folder: Path, content: dict[str, Any]) -> tuple[Path, bytes
     if _sha256(weights) != content["weights"]["sha256"]:
         raise FileError(f"{path}: missing, truncated or altered since it was saved. {_AGAIN}")
     return path, weights
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True).encode()
 
 
 def _sha256(data: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyrovae.files.errors import FileError
 
-__all__ = ["digest_of", "opened", "parse", "read_json", "sealed"]
+__all__ = ["digest_of", "opened", "parse", "read_json", "safetensors_header", "sealed"]
 
 _DEPTH = 100  # of lists and objects within each other; what the library writes has about ten
 _LARGEST = 2**64  # of whole numbers: a seed is below it
@@ -51,6 +51,16 @@ def parse(text: bytes | str) -> dict[str, Any]:
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     _check_depth(content)
     return content
+
+
+def safetensors_header(content: bytes) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file: its length in 8 bytes, then the text.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    return parse(content[8:end])
 
 
 def sealed(format: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyrovae.files.errors import FileError
 from pyrovae.files.filling import plain_name
-from pyrovae.files.sealed import parse
+from pyrovae.files.sealed import safetensors_header
 
 __all__ = ["header", "packed", "remove_unnamed", "unpacked"]
 
@@ -55,10 +55,9 @@ def unpacked(path: Path, weights: bytes) -> dict[str, Tensor]:
 
 
 def header(path: Path, weights: bytes) -> dict[str, Any]:
-    """Return the JSON header of a safetensors file: its length in 8 bytes, then the text."""
-    end = 8 + int.from_bytes(weights[:8], "little")
+    """Return the JSON header of the file of weights."""
     try:
-        return parse(weights[8:end])
+        return safetensors_header(weights)
     except ValueError as error:
         raise FileError(f"{path}: not a safetensors file ({error}). {_AGAIN}") from error
 

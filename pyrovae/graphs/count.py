@@ -64,10 +64,7 @@ class CountVAE(nn.Module):
         register(self)
         with data_plate(x):
             z = pyro.sample("z", self.prior(*c))
-            if self.library_prior is None:
-                l = observed_library(x)  # noqa: E741 (the paper's symbol)
-            else:
-                l = pyro.sample("l", self.library_prior(*c))  # noqa: E741
+            l = self.library(x, *c)  # noqa: E741 (the paper's symbol)
             return pyro.sample("x", self.likelihood(z, l, *c), obs=x)
 
     def guide(self, x: Tensor, *c: Tensor) -> Tensor:
@@ -76,11 +73,22 @@ class CountVAE(nn.Module):
         h = x.log1p()
         with data_plate(x):
             z = pyro.sample("z", self.posterior(h, *c))
-            if self.library_posterior is not None:
-                takes_total = getattr(self.library_posterior, "takes_total", False)
-                known = {"total": x.sum(-1, keepdim=True)} if takes_total else {}
-                pyro.sample("l", self.library_posterior(h, *c, **known))
+            self.infer_library(x, h, *c)
             return z
+
+    def library(self, x: Tensor, *c: Tensor) -> Tensor:
+        """Return l ~ p(l | c), or the observed one where it has no prior, with shape (*, 1)."""
+        if self.library_prior is None:
+            return observed_library(x)
+        return pyro.sample("l", self.library_prior(*c))
+
+    def infer_library(self, x: Tensor, h: Tensor, *c: Tensor) -> None:
+        """Draw l ~ q(l | h, c) for h = log(1 + x), unless it is observed."""
+        if self.library_posterior is None:
+            return
+        takes_total = getattr(self.library_posterior, "takes_total", False)
+        known = {"total": x.sum(-1, keepdim=True)} if takes_total else {}
+        pyro.sample("l", self.library_posterior(h, *c, **known))
 
     def check(self, x: Tensor, *c: Tensor) -> None:
         """Raise a ValueError if x are not counts; `pyrovae.fit` calls this before training."""

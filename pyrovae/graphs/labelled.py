@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pyrovae.graphs.count import CountVAE, observed_library
+from pyrovae.graphs.count import CountVAE
 from pyrovae.graphs.parts import check_graph, check_networks, check_part
 from pyrovae.programs import data_plate, register
 
@@ -75,10 +75,7 @@ class LabelledCountVAE(nn.Module):
             z = pyro.sample("z", dist.Normal(mean, log_sd.exp()).to_event(1))
             if self.training:
                 self._classified(z, y)
-            if cells.library_prior is None:
-                l = observed_library(x)  # noqa: E741 (the paper's symbol)
-            else:
-                l = pyro.sample("l", cells.library_prior(*c))  # noqa: E741
+            l = cells.library(x, *c)  # noqa: E741 (the paper's symbol)
             return pyro.sample("x", cells.likelihood(z, l, *c), obs=x)
 
     def guide(self, x: Tensor, y: Tensor, *c: Tensor) -> Tensor:
@@ -91,8 +88,7 @@ class LabelledCountVAE(nn.Module):
             label = pyro.sample("y", q_y, infer={"enumerate": "parallel"})
             mean, log_sd = self._joined(self.upper, z, label).chunk(2, -1)
             pyro.sample("u", dist.Normal(mean, log_sd.exp()).to_event(1))
-            if self.cells.library_posterior is not None:
-                pyro.sample("l", self.cells.library_posterior(h, *c))
+            self.cells.infer_library(x, h, *c)
             return z
 
     def predicted(self, x: Tensor, *c: Tensor) -> Tensor:

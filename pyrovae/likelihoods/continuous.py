@@ -50,9 +50,9 @@ class ContinuousBernoulli(Likelihood):
     BEFORE: ClassVar[dict[str, Any]] = {"floor": 0.0}
 
     def __init__(
-        self, net: nn.Module, event_dim: int | None = None, floor: float = LEVEL_OF_8_BITS
+        self, net: nn.Module, event_dim: int | None = None, *, floor: float = LEVEL_OF_8_BITS
     ) -> None:
-        super().__init__(net, event_dim)
+        super().__init__(net, event_dim=event_dim)
         if not 0 <= floor < 1:
             raise ValueError(
                 f"likelihoods.ContinuousBernoulli: expected a floor in [0, 1), got {floor}; "
@@ -102,12 +102,13 @@ class Gaussian(Likelihood):
         self,
         net: nn.Module,
         sigma: float = 1.0,
+        *,
         learned: bool = False,
         event_dim: int | None = None,
         floor: float | Sequence[float] | None = None,
         separate: bool = False,
     ) -> None:
-        super().__init__(net, event_dim)
+        super().__init__(net, event_dim=event_dim)
         if not 0 < sigma < float("inf"):
             raise ValueError(
                 f"likelihoods.Gaussian: expected sigma > 0, got {sigma}; give it in units of x"
@@ -182,8 +183,10 @@ class HeteroscedasticGaussian(Likelihood):
 
     support = supports.REAL
 
-    def __init__(self, net: nn.Module, floor: float = 1e-3, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
+    def __init__(
+        self, net: nn.Module, *, floor: float = 1e-3, event_dim: int | None = None
+    ) -> None:
+        super().__init__(net, event_dim=event_dim)
         self.set_parameters_per_value(2)
         if not 0 <= floor < float("inf"):
             raise ValueError(

@@ -67,8 +67,10 @@ class Binomial(Likelihood):
         tensor(True)
     """
 
-    def __init__(self, net: nn.Module, total_count: int = 16, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
+    def __init__(
+        self, net: nn.Module, total_count: int = 16, *, event_dim: int | None = None
+    ) -> None:
+        super().__init__(net, event_dim=event_dim)
         self.total_count, self.support = total_count, supports.levels(total_count)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
@@ -121,7 +123,7 @@ class NegativeBinomial(Likelihood):
     support = supports.COUNTS
 
     def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
+        super().__init__(net, event_dim=event_dim)
         if self.event_shape is None:
             raise ValueError(
                 "likelihoods.NegativeBinomial: expected a network that tells its shape_out, since "
@@ -165,10 +167,11 @@ class DiscretizedLogistic(Likelihood):
         self,
         net: nn.Module,
         levels: int = 256,
+        *,
         event_dim: int | None = None,
         floor: float = LEAST_SCALE,
     ) -> None:
-        super().__init__(net, event_dim)
+        super().__init__(net, event_dim=event_dim)
         self.set_parameters_per_value(2)
         if not 0 <= floor < float("inf"):
             raise ValueError(
@@ -203,8 +206,8 @@ class Categorical(Likelihood):
         torch.Size([784])
     """
 
-    def __init__(self, net: nn.Module, levels: int = 256, event_dim: int | None = None) -> None:
-        super().__init__(net, event_dim)
+    def __init__(self, net: nn.Module, levels: int = 256, *, event_dim: int | None = None) -> None:
+        super().__init__(net, event_dim=event_dim)
         self.set_parameters_per_value(levels)
         self.levels, self.support = levels, supports.levels(levels - 1)
 

@@ -71,7 +71,6 @@ class Objective(ELBO, ABC):
     """
 
     bound_name = "ELBO"  # of the bound that is reported
-    needs_rsample = True  # whether gradients pass through the guide's draws
     needs_rows = False  # whether the bound is a function of terms per observation
     needs_whole_rows = False  # whether they may be of no random part of the observation
     needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
@@ -115,6 +114,11 @@ class Objective(ELBO, ABC):
     @abstractmethod
     def validation_objective(self) -> "Objective":
         """Return the estimator, at beta = 1, that evaluates held-out data during training."""
+
+    @property
+    def needs_rsample(self) -> bool:
+        """Whether gradients pass through the guide's draws."""
+        return self.stop_gradient is None or self.follows_draws
 
     # ------------------------------------------------------------------------ the weight of the KL
     @property

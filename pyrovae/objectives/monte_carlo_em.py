@@ -58,7 +58,6 @@ class MonteCarloEM(Objective):
     """
 
     bound_name = "log p(x, z) - log q(z | x)"
-    needs_rsample = False
     needs_rows = True
     needs_whole_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
@@ -66,6 +65,7 @@ class MonteCarloEM(Objective):
     def __init__(
         self,
         steps: int = 1,
+        *,
         leapfrog: int = 10,
         step_size: float = 0.1,
         acceptance: float = 0.9,

@@ -92,6 +92,7 @@ class ScoreFunction(Objective):
         beta, annealed, data_size: as in `Objective`.
 
     Raises:
+        TypeError: if the baseline is no function.
         ValueError: as `Objective`, and when it runs, if a site is not in a plate over the rows.
 
     Example:
@@ -99,7 +100,6 @@ class ScoreFunction(Objective):
         2
     """
 
-    needs_rsample = False
     needs_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
 
@@ -107,11 +107,17 @@ class ScoreFunction(Objective):
         self,
         samples: int = 1,
         baseline: Baseline | None = None,
+        *,
         beta: float | Schedule = 1.0,
         annealed: Collection[str] | None = None,
         data_size: int | None = None,
     ) -> None:
         super().__init__(samples, beta, annealed, data_size)
+        if baseline is not None and not callable(baseline):
+            raise TypeError(
+                f"ScoreFunction: baseline is {baseline!r}, expected a function of f such as "
+                "LeaveOneOut()"
+            )
         if isinstance(baseline, LeaveOneOut) and samples < 2:
             raise ValueError(
                 f"ScoreFunction: samples is {samples}, expected at least 2: LeaveOneOut compares "

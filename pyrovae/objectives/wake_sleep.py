@@ -52,7 +52,6 @@ class ReweightedWakeSleep(Objective):
     """
 
     bound_name = "L_K"
-    needs_rsample = False
     needs_rows = True
     needs_whole_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
@@ -60,6 +59,7 @@ class ReweightedWakeSleep(Objective):
     def __init__(
         self,
         samples: int = 10,
+        *,
         sleep: float = 0.0,
         beta: float | Schedule = 1.0,
         annealed: Collection[str] | None = None,
@@ -103,7 +103,6 @@ class WakeSleep(Objective):
         False
     """
 
-    needs_rsample = False
     needs_rows = True
     stop_gradient = staticmethod(torch.Tensor.detach)
 

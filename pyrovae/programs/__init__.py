@@ -18,14 +18,15 @@ from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
-from pyrovae.programs.modules import Graph, Programs
+from pyrovae.programs.modules import Graph, Programs, check_data
 from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
 from pyrovae.programs.posterior import (
+    depends_on_other_latents,
     draws_given_latents,
-    given_latents,
     is_categorical,
+    is_class_number,
     mean,
     means,
     posterior,
@@ -37,6 +38,7 @@ from pyrovae.programs.terms import (
     kl_of_dimensions,
     log_mean_exp,
     log_prob,
+    log_prob_of_rows,
     not_finite,
     not_resolved,
     sampled_kl,
@@ -70,6 +72,7 @@ __all__ = [
     "Trace",
     "analytic_kl",
     "check_auxiliary",
+    "check_data",
     "check_density",
     "check_measures",
     "check_sites",
@@ -78,12 +81,13 @@ __all__ = [
     "cuda_devices",
     "data_plate",
     "densities",
+    "depends_on_other_latents",
     "draws_given_latents",
     "evaluation",
     "find_layout",
-    "given_latents",
     "hmc",
     "is_categorical",
+    "is_class_number",
     "is_delta",
     "is_plain",
     "kl_of_dimensions",
@@ -92,6 +96,7 @@ __all__ = [
     "leaf",
     "log_mean_exp",
     "log_prob",
+    "log_prob_of_rows",
     "look",
     "mean",
     "means",

@@ -19,9 +19,7 @@ __all__ = ["Coordinates", "same_support", "transform_to_support"]
 
 Supports = Mapping[str, Any]
 _MIXTURE = torch.distributions.constraints.MixtureSameFamilyConstraint
-_DISCRETE = (
-    'hmc: site "{}" is discrete, expected continuous latents: there is no gradient. Sum it out'
-)
+_DISCRETE = 'site "{}" is discrete, expected continuous latents: there is no gradient. Sum it out'
 
 
 class Coordinates:
@@ -121,7 +119,7 @@ def transform_to_support(support: Any, site: str) -> Any:
         return biject_to(support.base_constraint if isinstance(support, _MIXTURE) else support)
     except NotImplementedError:
         raise ValueError(
-            f'hmc: site "{site}" has the support {support}, to which no bijection from R^n is '
+            f'site "{site}" has the support {support}, to which no bijection from R^n is '
             "known; register one with pyro.distributions.transforms.biject_to"
         ) from None
 
@@ -145,6 +143,5 @@ def _check_sites(values: Mapping[str, Tensor], supports: Supports) -> None:
     unknown = sorted(set(supports) - set(values))
     if unknown:
         raise ValueError(
-            f"hmc: supports are given for {unknown}, which are not sites; the sites are "
-            f"{sorted(values)}"
+            f"supports are given for {unknown}, which are not sites; the sites are {sorted(values)}"
         )

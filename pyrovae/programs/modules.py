@@ -45,6 +45,13 @@ class Graph(Protocol):
         """Sample the latents from their posteriors given x."""
 
 
+def check_data(graph: Any, *data: Any) -> None:
+    """Let the graph refuse (x, *c), if it has a `check`."""
+    check = getattr(graph, "check", None)
+    if check is not None:
+        check(*data)
+
+
 class Programs(nn.Module):
     """A graph as one module: its forward runs both programs on a minibatch.
 

@@ -10,13 +10,22 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import Categorical
 
 from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.terms import log_prob, unscaled
 from pyrovae.programs.traces import Site, Trace, latent, leaf, record
 
-__all__ = ["draws_given_latents", "given_latents", "is_categorical", "mean", "means", "posterior"]
+__all__ = [
+    "depends_on_other_latents",
+    "draws_given_latents",
+    "is_categorical",
+    "is_class_number",
+    "mean",
+    "means",
+    "posterior",
+]
 
 _DRAWS = 256  # for a mean without a formula
 _DRAWS_AT_ONCE = 4  # so that memory stays near that of the distribution's parameters
@@ -71,7 +80,7 @@ def means(graph: Any, batch: Batch, site: str) -> Tensor:
     Raises:
         ValueError: if the guide has no such latent site.
     """
-    conditional = given_latents(graph, batch, site)
+    conditional = depends_on_other_latents(graph, batch, site)
     fn = None if conditional else posterior(graph, batch, site)
     with random_stream(0, cuda_devices(graph)):  # the same noise in every batch
         if fn is not None:
@@ -89,7 +98,7 @@ def draws_given_latents(graph: Any, batch: Batch, site: str, draws: int) -> Tens
     return torch.cat([trace.layout.by_row(found["value"], found) for trace, found in runs])
 
 
-def given_latents(graph: Any, batch: Batch, site: str) -> bool:
+def depends_on_other_latents(graph: Any, batch: Batch, site: str) -> bool:
     """Return whether a latent's distribution depends on latents that the guide draws before it.
 
     Two runs of the guide draw those before it with other noise: where nothing depends on them, the
@@ -113,7 +122,13 @@ def is_categorical(fn: Any) -> bool:
     """Return whether the values are labels of classes, numbers (which have no mean) or one-hot."""
     kind = leaf(fn)
     one_hot = isinstance(kind, torch.distributions.OneHotCategorical) and len(fn.event_shape) == 1
-    return one_hot or (isinstance(kind, torch.distributions.Categorical) and not fn.event_shape)
+    return one_hot or (is_class_number(fn) and not fn.event_shape)
+
+
+def is_class_number(fn: Any) -> bool:
+    """Return whether the values are numbers of classes, which have no mean; levels have one."""
+    kind = leaf(fn)
+    return isinstance(kind, Categorical) and type(kind).mean is Categorical.mean
 
 
 def _few_rows(graph: Any, batch: Batch) -> Batch:

@@ -18,6 +18,7 @@ __all__ = [
     "kl_of_dimensions",
     "log_mean_exp",
     "log_prob",
+    "log_prob_of_rows",
     "not_finite",
     "not_resolved",
     "sampled_kl",
@@ -44,6 +45,11 @@ def unscaled(site: Site, layout: Layout) -> Site:
     the scale of a plate inside the row, whose values are all of the row's.
     """
     return {**site, "scale": layout.scale_inside(site)}
+
+
+def log_prob_of_rows(trace: Trace, site: Site) -> Tensor:
+    """Return log p of a site's value without the scale of its rows, shape (K, B)."""
+    return trace.layout.per_row(log_prob(unscaled(site, trace.layout)), site)
 
 
 def common_scale(p: Trace, q: Trace) -> Any:

@@ -68,11 +68,13 @@ def get_marginal_ll(
     n_mc_samples: int = 1000,
     return_mean: bool = True,
     *,
+    seed: int | None = 0,
     batch_size: int | None = None,
 ) -> Any:
     """Return log p(x) in nats per cell by importance sampling: the mean, or with shape (N,).
 
-    See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell.
+    See `pyrovae.log_evidence`; n_mc_samples is the number of draws per cell, and `seed` that of the
+    draws, None to continue the global random stream.
 
     Raises:
         ValueError: if n_mc_samples is below 1, or the cells do not fit, or are minified.
@@ -80,7 +82,7 @@ def get_marginal_ll(
     graph = counts_of(model, "get_marginal_ll")
     check_samples("get_marginal_ll", n_mc_samples, "n_mc_samples")
     data = selected(model, "get_marginal_ll", adata, indices).data
-    log_p = evaluation.log_evidence(graph, *data, samples=n_mc_samples).log_p
+    log_p = evaluation.log_evidence(graph, *data, samples=n_mc_samples, seed=seed).log_p
     return log_p.mean().item() if return_mean else log_p.numpy()
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "NEW_BATCH",
     "category_names",
     "category_numbers",
+    "check_column",
     "continuous",
     "known_labels",
     "named_as",
@@ -78,7 +79,7 @@ def continuous(adata: Any, key: str) -> np.ndarray:
     Raises:
         ValueError: if the column does not exist or holds anything but finite numbers.
     """
-    _check_column(adata, key)
+    check_column(adata, key)
     kind = getattr(adata.obs[key].dtype, "kind", "O")
     if kind in "mMc":
         raise ValueError(
@@ -104,7 +105,7 @@ def continuous(adata: Any, key: str) -> np.ndarray:
 
 def _as_text(adata: Any, key: str) -> Any:
     """Return a column without missing values as a Series of strings."""
-    _check_column(adata, key)
+    check_column(adata, key)
     missing = adata.obs[key].isna().to_numpy()
     if missing.any():
         cells = listed(adata.obs_names[missing])
@@ -135,16 +136,19 @@ def named_as(name: str, known: Sequence[str]) -> str:
     return other if number and name not in known and other in known else name
 
 
-def _check_column(adata: Any, key: str) -> None:
+def check_column(adata: Any, key: str, name: str = "key") -> None:
+    """Refuse a column that is missing; `name` is that of the argument."""
     if key not in adata.obs:
-        raise ValueError(f"key {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}")
+        raise ValueError(
+            f"{name} {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"
+        )
 
 
 def known_labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
     """Return the known labels, sorted, and the number of each cell's; -1 for none."""
     import pandas as pd
 
-    _check_column(adata, key)
+    check_column(adata, key)
     column = adata.obs[key].astype(object)
     text = column.astype(str).where(column.notna(), unknown)
     if unknown != _UNKNOWN and not (text == unknown).any():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.singlecell.columns import named_as
+from pyrovae.singlecell.columns import check_column, named_as
 from pyrovae.singlecell.messages import listed
 
 __all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
@@ -95,10 +95,7 @@ def _pair(groups: Any, one: str, two: str | None) -> Pair:
 
 def _groups(adata: Any, key: str) -> Any:
     """Return the group of each cell as a Series of strings; None where it is missing."""
-    if key not in adata.obs:
-        raise ValueError(
-            f"groupby: key {key!r} is not in adata.obs, which has {list(adata.obs.columns)}"
-        )
+    check_column(adata, key, "groupby: key")
     column = adata.obs[key]
     if column.nunique() > _MOST_GROUPS.get(column.dtype.kind, len(column)):
         raise ValueError(

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma, MixtureSameFamily
 
-from pyrovae import programs
+from pyrovae import programs, tasks
 from pyrovae.data import as_sources, batches_in_order, spread
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.columns import check_column
 from pyrovae.singlecell.decoding import Batch
 from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.state import Model, selected
@@ -67,9 +67,8 @@ def differential_abundance(
 
     selection = selected(model, "differential_abundance", adata, None)
     cells = model.cells.own() if adata is None else adata
-    if sample_key not in cells.obs:
-        raise ValueError(f"sample_key {sample_key!r} is not in adata.obs: {list(cells.obs)}")
-    z = _means(model, selection.data)
+    check_column(cells, sample_key, "sample_key")
+    z = tasks.embed(model.graph, *selection.data, site="z").cpu()
     known = cells.obs[sample_key].notna().to_numpy()
     samples = cells.obs[sample_key].astype(str).to_numpy()
     columns = {}
@@ -137,16 +136,6 @@ def get_feature_correlation_matrix(
     names = [model.cells.encoding.genes[i] for i in genes.tolist()]
     frame = pd.DataFrame(np.concatenate(drawn), columns=names)
     return frame.rank().corr() if correlation_type == "spearman" else frame.corr()
-
-
-def _means(model: Model, data: tuple[Any, ...]) -> Tensor:
-    """Return the posterior means of z on the CPU, with shape (N, D)."""
-    with programs.evaluation(model.graph):
-        means = [
-            programs.mean(programs.posterior(model.graph, batch, "z"))
-            for batch in batches_in_order(model.graph, as_sources(data))
-        ]
-    return torch.cat(means).cpu()
 
 
 def _mixture(model: Model, data: tuple[Any, ...]) -> Distribution:

@@ -31,11 +31,10 @@ _AGAIN = "Save the model again"
 _READS = 20  # of a folder that another process saves to during each of them
 _OTHERS = "others"  # instead of a digest, where the split is not that of the model's own cells
 _LIBRARY = "expression.LibraryNormal"  # as model.json names it
-_OBJECT = kinds.Kind("an object", lambda value: isinstance(value, dict))
 _NAMES = kinds.list_of(kinds.text)
 _CONTENT = {
     "weights": kinds.mapping_of(kinds.text),
-    "encoding": _OBJECT,
+    "encoding": kinds.obj,
     "seed": kinds.whole(-(2**63), 2**63 - 1),
     "training": kinds.list_of(kinds.whole(0, 2**62)),
     "held_out": kinds.list_of(kinds.whole(0, 2**62)),
@@ -43,7 +42,7 @@ _CONTENT = {
     "cells": kinds.optional(kinds.text),
 }
 _ENCODING = {
-    "setup": _OBJECT,
+    "setup": kinds.obj,
     "genes": _NAMES,
     "batches": _NAMES,
     "labels": _NAMES,

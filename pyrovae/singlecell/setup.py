@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pyrovae.singlecell.columns import check_column
 from pyrovae.singlecell.messages import listed, warn_user
 
 __all__ = ["Setup", "setup_anndata"]
@@ -63,10 +64,8 @@ class Setup:
         self.check_layer(adata)
         categorical, continuous = self.categorical_covariate_keys, self.continuous_covariate_keys
         for key in (self.batch_key, self.labels_key, *categorical, *continuous):
-            if key is not None and key not in adata.obs:
-                raise ValueError(
-                    f"key {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"
-                )
+            if key is not None:
+                check_column(adata, key)
 
     def check_layer(self, adata: Any) -> None:
         """Raise a ValueError if the AnnData lacks the layer; lists those it has."""

@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Categorical
 
 from pyrovae import programs
 from pyrovae.data import Array, Sources, as_sources, batches_in_order
@@ -112,7 +111,7 @@ def _draws_of_rows(
 
 def expectation(fn: TorchDistribution) -> Tensor:
     """Return E[z], shape (*batch, *event); the probabilities of classes, (*batch, *event, K)."""
-    return programs.leaf(fn).probs if _is_class(fn) else programs.mean(fn)
+    return programs.leaf(fn).probs if programs.is_class_number(fn) else programs.mean(fn)
 
 
 def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict[str, Tensor]:
@@ -132,7 +131,7 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
     classes = {
         name: _point(graph, batch, trace, name)
         for name, each in latents.items()
-        if _is_class(each["fn"]) and trace.layout.has_rows(each)
+        if programs.is_class_number(each["fn"]) and trace.layout.has_rows(each)
     }
     if classes:
         graph, batch = _GivenClasses(graph, tuple(classes)), (*batch, *classes.values())
@@ -159,13 +158,7 @@ def _point(graph: Any, batch: Batch, trace: Trace, name: str) -> Tensor:
     if site is not None and not trace.layout.has_rows(site):  # shared by all rows
         return expectation(site["fn"])
     z = _embedding(graph, batch, name)
-    return z.argmax(-1) if _is_class(trace[name]["fn"]) else z
-
-
-def _is_class(fn: TorchDistribution) -> bool:
-    """Return whether the values are numbers of classes, which have no mean; levels have one."""
-    kind = programs.leaf(fn)
-    return isinstance(kind, Categorical) and type(kind).mean is Categorical.mean
+    return z.argmax(-1) if programs.is_class_number(trace[name]["fn"]) else z
 
 
 def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
@@ -209,7 +202,7 @@ def _site_of(trace: Trace, site: str | None) -> str:
 def _formula(fn: Any) -> Any:
     """Return the mean by its formula, None if there is no formula."""
     try:
-        return programs.leaf(fn).probs if _is_class(fn) else fn.mean
+        return programs.leaf(fn).probs if programs.is_class_number(fn) else fn.mean
     except (NotImplementedError, AttributeError):
         return None
 

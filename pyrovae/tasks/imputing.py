@@ -214,11 +214,9 @@ class _Holes:
 
     def _check_support(self, c: tuple[Array, ...]) -> None:
         """Let the graph check the values that are not hidden."""
-        check = getattr(self.graph, "check", None)
-        if check is not None:
-            parts = [self._rows(rows) for rows in slices(len(self.x), _ROWS)]
-            x = torch.cat([x.masked_fill(hidden, self.inside) for x, hidden in parts])
-            check(x, *c)
+        parts = [self._rows(rows) for rows in slices(len(self.x), _ROWS)]
+        x = torch.cat([x.masked_fill(hidden, self.inside) for x, hidden in parts])
+        programs.check_data(self.graph, x, *c)
 
     def _rows(self, rows: slice) -> tuple[Tensor, Tensor]:
         x = self.x[rows].to(*self.like)

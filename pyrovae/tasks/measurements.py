@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.distributions import BlockSums, Noise, expected, held
+from pyrovae.distributions import BlockSums, Noise, expected, numbers_per_value
 
 __all__ = ["Corrupted", "Hidden", "Measurement", "Nothing", "Pooled"]
 
@@ -36,9 +36,9 @@ class Measurement(ABC):
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return the terms of log p(y | z), with shape (*, ...): they add up to it."""
 
-    def held(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any) -> int:
         """Return how many numbers are held for each value of x in one run."""
-        return held(p, summed=False)
+        return numbers_per_value(p, summed=False)
 
     @abstractmethod
     def mean(self, p: Any, place: Place) -> Tensor:
@@ -120,9 +120,9 @@ class Corrupted(Measurement):
         """Return y."""
         return self.y
 
-    def held(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any) -> int:
         """Return how many numbers the sum over x holds for each value."""
-        return held(p)
+        return numbers_per_value(p)
 
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(y_j | z)."""
@@ -157,9 +157,9 @@ class Pooled(Measurement):
         x = x.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
         return x.reshape(-1, *self.event)
 
-    def held(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any) -> int:
         """Return how many numbers the sums over squares hold for each value."""
-        return max(held(p, summed=False), self._sums(p).held)
+        return max(numbers_per_value(p, summed=False), self._sums(p).numbers_per_value)
 
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(S | z) of each square."""

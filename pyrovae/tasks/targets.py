@@ -56,7 +56,9 @@ class Target:
         p, _ = programs.run(graph.model, graph.guide, *batch)
         self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[int, dict[str, programs.Site]] = {}
-        width = max(batch[0][0].numel() * measurement.held(_values_of(p[self.site]["fn"])), 256)
+        width = max(
+            batch[0][0].numel() * measurement.numbers_per_value(_values_of(p[self.site]["fn"])), 256
+        )
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
 
     def given(self, x: Tensor) -> "Target":
@@ -72,7 +74,9 @@ class Target:
         for start in range(0, draws, self.at_once):
             layout = self._layout(min(self.at_once, draws - start))
             trace = programs.record(program, *self.batch, layout=layout)
-            log_q.append(total(_log_prob(trace, site) for site in programs.latent(trace)))
+            log_q.append(
+                total(programs.log_prob_of_rows(trace, site) for site in programs.latent(trace))
+            )
             pieces.append(
                 {name: layout.by_row(trace[name]["value"], trace[name]) for name in names}
             )
@@ -157,7 +161,9 @@ class Target:
 
     def _log_joint(self, trace: Trace) -> Tensor:
         observed = [site for site in programs.observed(trace) if site["name"] != self.site]
-        terms = [_log_prob(trace, site) for site in programs.latent(trace) + observed]
+        terms = [
+            programs.log_prob_of_rows(trace, site) for site in programs.latent(trace) + observed
+        ]
         return total([*terms, self._measured(trace, self.measurement)])
 
     def _measured(self, trace: Trace, measurement: Measurement) -> Tensor:
@@ -187,11 +193,6 @@ def _of_weight(z: Latents, weights: Tensor) -> Latents:
         return torch.where(counts, value, value[best, rows])
 
     return {name: likeliest(value) for name, value in z.items()}
-
-
-def _log_prob(trace: Trace, site: programs.Site) -> Tensor:
-    """Return log p of a site's value without the scale of its rows, shape (K, B)."""
-    return trace.layout.per_row(programs.log_prob(programs.unscaled(site, trace.layout)), site)
 
 
 def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:

@@ -171,7 +171,7 @@ def fit(
         'all epochs ran'
     """
     arguments = Arguments(
-        check=getattr(graph, "check", _no_check),
+        check=functools.partial(programs.check_data, graph),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         batch_size=batch_size,
@@ -247,10 +247,6 @@ def _minibatches(
     held_out = None if validation is None else made(validation, graph, name="validation")
     group.check_data(training, held_out)
     return training, held_out
-
-
-def _no_check(*batch: object) -> None:
-    """Accept any data: what a graph without `check` does."""
 
 
 def _seed(seed: int | None) -> int:

@@ -1,6 +1,6 @@
 """Whether what a checkpoint holds belongs to the fit that is to continue from it.
 
-Every function raises a ValueError that names the difference.
+Every check raises a ValueError that names the difference.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyrovae.files import kinds
 from pyrovae.training.adam import Adam, AdamW
 
-__all__ = ["HOW", "data", "names", "optimizer", "plain", "same", "scheduler", "short", "tensors"]
+__all__ = [
+    "HOW",
+    "check_data",
+    "check_names",
+    "check_optimizer",
+    "check_same",
+    "check_scheduler",
+    "check_tensors",
+    "plain",
+    "short",
+]
 
 # What a scheduler, or the user, changes in the options of an optimizer, and what only says how the
 # same step is computed.
@@ -28,7 +38,7 @@ _SCHEDULER_VARIES = frozenset(
 _NOT_ELEMENTWISE = (optim.LBFGS, optim.Adafactor)  # whose state has other shapes than parameters
 
 
-def same(name: str, was: Any, now: Any) -> None:
+def check_same(name: str, was: Any, now: Any) -> None:
     """Check that a setting is as it was."""
     if was != now:
         raise ValueError(
@@ -37,13 +47,13 @@ def same(name: str, was: Any, now: Any) -> None:
         )
 
 
-def data(was: str | None, now: str | None) -> None:
+def check_data(was: str | None, now: str | None) -> None:
     """Check that data are as they were; of rows on the disk that were not read, little is known."""
     if was and now and not (was.startswith(now) or now.startswith(was)):
-        same("data", was, now)
+        check_same("data", was, now)
 
 
-def names(name: str, was: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:
+def check_names(name: str, was: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:
     """Check that two mappings have the same keys."""
     missing, further = now.keys() - was.keys(), was.keys() - now.keys()
     if missing or further:
@@ -54,12 +64,12 @@ def names(name: str, was: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:
         )
 
 
-def tensors(name: str, was: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+def check_tensors(name: str, was: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
     """Check that tensors have the same names, shapes and types."""
-    names(name, was, now)
+    check_names(name, was, now)
     for key, tensor in now.items():
         of = [f"{part.dtype} of shape {tuple(part.shape)}" for part in (was[key], tensor)]
-        same(f"{name}: {key}", *of)
+        check_same(f"{name}: {key}", *of)
 
 
 def plain(value: Any) -> Any:
@@ -78,17 +88,16 @@ def plain(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------- optimizers and schedulers
-def optimizer(present: Optimizer, state: dict[str, Any]) -> None:
+def check_optimizer(present: Optimizer, state: dict[str, Any]) -> None:
     """Check the state of an optimizer: its groups, their options, and the shapes of its tensors."""
     groups = kinds.Kind("a list of groups", lambda value: isinstance(value, list))
-    slots = kinds.Kind("an object", lambda value: isinstance(value, dict))
-    kinds.check(state, {"state": slots, "param_groups": groups}, "optimizer")
+    kinds.check(state, {"state": kinds.obj, "param_groups": groups}, "optimizer")
     here, there = present.state_dict()["param_groups"], state["param_groups"]
-    same("optimizer: number of groups", len(there), len(here))
+    check_same("optimizer: number of groups", len(there), len(here))
     of_torch = type(present).__module__.startswith("torch.") or type(present) in (Adam, AdamW)
     for was, now in zip(there, here, strict=True):
-        same("optimizer: type of a group", isinstance(was, dict), True)
-        names("optimizer", was, now)
+        check_same("optimizer: type of a group", isinstance(was, dict), True)
+        check_names("optimizer", was, now)
         if of_torch:
             _alike("optimizer", was, now, _GROUP_VARIES)
     if of_torch and not isinstance(present, _NOT_ELEMENTWISE):
@@ -103,11 +112,13 @@ def _check_slots(present: Optimizer, slots: dict[Any, Any]) -> None:
     for index, slot in slots.items():
         if index not in range(len(parameters)) or not isinstance(slot, dict):
             raise ValueError(f"resume: optimizer.state has an entry {index!r} of no parameter")
-        names(f"optimizer: state of parameter {index}", slot, first)
+        check_names(f"optimizer: state of parameter {index}", slot, first)
         for key, value in slot.items():
             sort = _sort_of_slot(value, parameters[index])
             if sort is not None:
-                same(f"optimizer: {key} of parameter {index}", sort, sorts.setdefault(key, sort))
+                check_same(
+                    f"optimizer: {key} of parameter {index}", sort, sorts.setdefault(key, sort)
+                )
 
 
 def _sort_of_slot(value: Any, parameter: Tensor) -> str | None:
@@ -119,9 +130,9 @@ def _sort_of_slot(value: Any, parameter: Tensor) -> str | None:
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.numel() == 1 else "of no shape"
 
 
-def scheduler(present: LRScheduler, state: dict[str, Any]) -> None:
+def check_scheduler(present: LRScheduler, state: dict[str, Any]) -> None:
     """Check the state of a scheduler: one of torch's must be built as it was."""
-    names("scheduler", state, present.state_dict())
+    check_names("scheduler", state, present.state_dict())
     if type(present).__module__ == lr_scheduler.__name__:
         _alike("scheduler", state, present.state_dict(), _SCHEDULER_VARIES)
 
@@ -137,21 +148,21 @@ def _alike(name: str, was: Any, now: Any, varies: frozenset[str], any_value: boo
         any_value: whether this is the value of such a key.
     """
     if isinstance(now, Mapping):
-        same(f"{name}: type", isinstance(was, dict), True)
-        names(name, was, now)
+        check_same(f"{name}: type", isinstance(was, dict), True)
+        check_names(name, was, now)
         for key, value in now.items():
             if key in HOW:
-                same(f"{name}: {key}", kinds.optional(kinds.boolean).holds(was[key]), True)
+                check_same(f"{name}: {key}", kinds.optional(kinds.boolean).holds(was[key]), True)
             else:
                 _alike(f"{name}: {key}", was[key], value, varies, any_value or key in varies)
     elif isinstance(now, list | tuple) and isinstance(was, list | tuple):
-        same(f"{name}: length", len(was), len(now))
+        check_same(f"{name}: length", len(was), len(now))
         for one, other in zip(was, now, strict=True):
             _alike(name, one, other, varies, any_value)
     else:
-        same(f"{name}: type", _sort(was), _sort(now))
+        check_same(f"{name}: type", _sort(was), _sort(now))
         if not any_value:
-            same(name, plain(was), plain(now))
+            check_same(name, plain(was), plain(now))
 
 
 def _sort(value: Any) -> str:

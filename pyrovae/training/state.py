@@ -66,15 +66,15 @@ class Part(NamedTuple):
 # ----------------------------------------------------------------------------- checks of the parts
 def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
     now = settings(loop)
-    matching.names("settings", was, now)
+    matching.check_names("settings", was, now)
     for name in now:
-        matching.same(name, was[name], now[name])
+        matching.check_same(name, was[name], now[name])
 
 
 def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
     history = History.from_dict(state)
-    matching.data(history.data, loop.history.data)
-    matching.same("bound", history.bound_name, loop.history.bound_name)
+    matching.check_data(history.data, loop.history.data)
+    matching.check_same("bound", history.bound_name, loop.history.bound_name)
 
 
 def _check_position(loop: "Loop", position: int) -> None:
@@ -96,18 +96,18 @@ def _check_lengths(loop: "Loop", was: list[list[int | None]]) -> None:
     if len(was) == len(now):
         for i, name in enumerate(("minibatches", "validation rows")):
             before, here = ([one[i] for one in some] for some in (was, now))
-            matching.same(f"number of {name} in each process", before, here)
+            matching.check_same(f"number of {name} in each process", before, here)
 
 
 def _check_best(loop: "Loop", best: dict[str, Tensor]) -> None:
     if best:
-        matching.tensors("graph", best, loop.programs.named_tensors())
+        matching.check_tensors("graph", best, loop.programs.named_tensors())
 
 
 def _check_scheduler(loop: "Loop", state: dict[str, Any] | None) -> None:
-    matching.same("scheduler", state is not None, loop.scheduler is not None)
+    matching.check_same("scheduler", state is not None, loop.scheduler is not None)
     if loop.scheduler is not None and state is not None:
-        matching.scheduler(loop.scheduler, state)
+        matching.check_scheduler(loop.scheduler, state)
 
 
 def _check_random(loop: "Loop", state: dict[str, Any]) -> None:
@@ -132,13 +132,13 @@ def _is_random_state(value: Any) -> bool:
 
 
 def _check_average(loop: "Loop", state: dict[str, Any] | None) -> None:
-    matching.same("ema", state is not None, loop.average is not None)
+    matching.check_same("ema", state is not None, loop.average is not None)
     if loop.average is not None and state is not None:
         numbers = {"updates": kinds.whole(0), "averages": kinds.list_of(kinds.tensor)}
         kinds.check(state, numbers, "average")
         now = {str(i): tensor for i, tensor in enumerate(loop.average.averages)}
         was = {str(i): tensor for i, tensor in enumerate(state["averages"])}
-        matching.tensors("average", was, now)
+        matching.check_tensors("average", was, now)
 
 
 def _put_average(loop: "Loop", state: dict[str, Any] | None) -> None:
@@ -162,7 +162,6 @@ def _put_nothing(loop: "Loop", value: Any) -> None:
 
 
 _TENSORS = kinds.mapping_of(kinds.tensor)
-_STATE = kinds.Kind("an object", lambda value: isinstance(value, dict))
 _LEARNED = kinds.mapping_of(
     kinds.Kind(
         "a number, a tensor or null",
@@ -172,7 +171,7 @@ _LEARNED = kinds.mapping_of(
 PARTS: dict[str, Part] = {
     "epochs": Part(kinds.whole(1), lambda loop: loop.arguments.epochs, _put_nothing, later=True),
     "history": Part(
-        _STATE,
+        kinds.obj,
         lambda loop: loop.history.to_dict(),
         lambda loop, value: setattr(loop, "history", History.from_dict(value)),
         _check_history,
@@ -181,7 +180,7 @@ PARTS: dict[str, Part] = {
         kinds.whole(1),
         lambda loop: loop.arguments.batch_size,
         _put_nothing,
-        lambda loop, value: matching.same("batch_size", value, loop.arguments.batch_size),
+        lambda loop, value: matching.check_same("batch_size", value, loop.arguments.batch_size),
     ),
     "position": Part(
         kinds.whole(0),
@@ -207,7 +206,7 @@ PARTS: dict[str, Part] = {
         _TENSORS,
         lambda loop: loop.programs.state(),
         lambda loop, value: loop.programs.put(value),
-        lambda loop, value: matching.tensors("graph", value, loop.programs.named_tensors()),
+        lambda loop, value: matching.check_tensors("graph", value, loop.programs.named_tensors()),
     ),
     "best": Part(
         _TENSORS,
@@ -219,9 +218,11 @@ PARTS: dict[str, Part] = {
         kinds.text,
         lambda loop: type(loop.svi.optimizer).__name__,
         _put_nothing,
-        lambda loop, value: matching.same("optimizer", value, type(loop.svi.optimizer).__name__),
+        lambda loop, value: matching.check_same(
+            "optimizer", value, type(loop.svi.optimizer).__name__
+        ),
     ),
-    "settings": Part(_STATE, settings, _put_nothing, _check_settings, later=True),
+    "settings": Part(kinds.obj, settings, _put_nothing, _check_settings, later=True),
     "lengths": Part(
         kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
         _lengths,
@@ -230,27 +231,27 @@ PARTS: dict[str, Part] = {
         later=True,
     ),
     "optimizer": Part(
-        _STATE,
+        kinds.obj,
         lambda loop: loop.svi.optimizer.state_dict(),
         lambda loop, value: loop.svi.optimizer.load_state_dict(value),
-        lambda loop, value: matching.optimizer(loop.svi.optimizer, value),
+        lambda loop, value: matching.check_optimizer(loop.svi.optimizer, value),
     ),
     "clipping": Part(
         kinds.mapping_of(kinds.number),
         lambda loop: loop.svi.clipping.state_dict(),
         lambda loop, value: loop.svi.clipping.load_state_dict(value),
-        lambda loop, value: matching.names("clipping", value, loop.svi.clipping.state_dict()),
+        lambda loop, value: matching.check_names("clipping", value, loop.svi.clipping.state_dict()),
         later=True,
     ),
     "average": Part(
-        kinds.optional(_STATE),
+        kinds.optional(kinds.obj),
         lambda loop: None if loop.average is None else loop.average.state_dict(),
         _put_average,
         _check_average,
         later=True,
     ),
     "scheduler": Part(
-        kinds.optional(_STATE),
+        kinds.optional(kinds.obj),
         lambda loop: loop.scheduler.state_dict() if loop.scheduler else None,
         _put_scheduler,
         _check_scheduler,
@@ -259,7 +260,7 @@ PARTS: dict[str, Part] = {
         _LEARNED,
         lambda loop: loop.objective.state_dict(),
         lambda loop, value: loop.objective.load_state_dict(value),
-        lambda loop, value: matching.names("objective", value, loop.objective.state_dict()),
+        lambda loop, value: matching.check_names("objective", value, loop.objective.state_dict()),
         later=True,
     ),
 }

@@ -44,11 +44,10 @@ def validate(
     graph, rows, reconstruction, kl = programs_.graph, 0.0, 0.0, 0.0
     broken = Minibatch(())
     devices = programs.cuda_devices(graph)
-    check = getattr(graph, "check", None)
     with programs.evaluation(graph, seed=processes.number):
         for minibatch in data.in_order():
-            if check is not None and not data.scanned:
-                check(*minibatch.batch)
+            if not data.scanned:
+                programs.check_data(graph, *minibatch.batch)
             before = checkpoint.random_state(devices)
             terms = objective.bound(graph.model, graph.guide, *minibatch.batch).numbers()
             if not all(map(math.isfinite, terms)):

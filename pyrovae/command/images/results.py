@@ -145,10 +145,11 @@ def sheet(
         "standard deviation": found.deviation[kept] / WHITE_DEVIATION,
     }
     bands |= {} if clean is None else {"clean": clean[kept]}
+    shown = {name: x.numpy() for name, x in bands.items()}
     caption = (
         "Standard deviation of the draws: black is 0, white is half the range from black to white."
     )
-    return plots.restorations({name: x.numpy() for name, x in bands.items()}), caption
+    return plots.bands(shown, "", len(given[kept]), (0.0, 1.0)), caption
 
 
 def training_rows(

@@ -48,7 +48,6 @@ __all__ = [
     "manifold",
     "pairs",
     "png",
-    "restorations",
 ]
 
 _CHANNELS = (1, 3, 4)  # of a picture: grey, or colours
@@ -118,18 +117,6 @@ def bands(
     drawn = np.concatenate([part[i : i + columns] for i in starts for part in versions])
     limits = limits or (float(first.min()), float(first.max()))
     return draw_grid(drawn, columns, limits, title, [*parts] * len(starts))
-
-
-def restorations(bands: dict[str, np.ndarray], limits: Limits = (0.0, 1.0)) -> Figure:
-    """Draw what was given, what was restored and further views of the same rows, in named bands.
-
-    Args:
-        bands: Data by name, each with shape (N, C, H, W), (N, H, W) or (N, D), in the same order
-            of rows.
-        limits: Values drawn black and white.
-    """
-    parts = list(bands.values())
-    return draw_grid(np.concatenate(parts), len(parts[0]), limits, "", list(bands))
 
 
 def interpolations(paths: np.ndarray, limits: Limits | None = None) -> Figure:
