@@ -722,3 +722,18 @@ def test_one_process_alone_is_untouched_by_a_job_of_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     history = quiet(autoencoder(), data(), epochs=1)
     assert math.isfinite(history.loss[0])
+
+
+def test_pseudo_inputs_do_not_enter_batch_statistics_that_processes_share():
+    """The view in eval mode of a layer with a forward of its own, as `synchronized` sets it."""
+    encoder = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    prior = pv.priors.Vamp(pv.posteriors.DiagonalNormal(encoder), torch.rand(5, 6))
+    expected = prior().log_prob(torch.zeros(2))
+    layer = encoder[1]
+
+    def counted(x):
+        raise AssertionError("the forward of the layer in training mode")
+
+    layer.forward = counted
+    assert torch.equal(prior().log_prob(torch.zeros(2)), expected)
+    assert layer.num_batches_tracked == 0

@@ -222,6 +222,8 @@ def _step_sizes(
 
 def _simulate(graph: Any, rows: int, *c: Array) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw rows from the model; return x, and the latents that made it."""
-    x, latent = programs.simulate(graph.model, *empty_batch(graph, rows, *c))
+    batch = empty_batch(graph, rows, *c)
+    programs.check_forwards(graph.model, *batch)
+    x, latent = programs.simulate(graph.model, *batch)
     layout = Layout(rows)
     return x["value"], {site["name"]: layout.by_row(site["value"], site)[0] for site in latent}

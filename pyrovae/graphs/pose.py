@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from pyrovae.graphs.parts import check_part
 from pyrovae.graphs.places import aligned, centre_of_mass, pixel_grid, posed_places, turned
 from pyrovae.graphs.pose_checks import check_pose_parts
-from pyrovae.programs import data_plate, register
+from pyrovae.programs import PART_OF_ROW, data_plate, register
 
 __all__ = ["PoseVAE"]
 
@@ -228,7 +228,8 @@ class PoseVAE(nn.Module):
         some = u.flatten(-3, -2)[..., kept, :].unsqueeze(-2)
         with poutine.scale(scale=size / pixels):
             observed = x.flatten(-2)[..., kept].unsqueeze(-1)
-            return pyro.sample("x", self.likelihood(z, some, *c), obs=observed)
+            part: Any = {PART_OF_ROW: True}
+            return pyro.sample("x", self.likelihood(z, some, *c), obs=observed, infer=part)
 
     def _turning(self) -> bool:
         if self.turn is None or self.turns_from == 0:  # to read the steps would wait for a GPU

@@ -74,6 +74,7 @@ class Objective(ELBO, ABC):
     needs_rows = False  # whether the bound is a function of terms per observation
     needs_whole_rows = False  # whether they may be of no random part of the observation
     needs_param_sites = False  # whether the parameters must be visible to Pyro's handlers
+    runs_forwards = False  # whether the model is also run with nothing observed
     stop_gradient: StopGradient | None = None  # replaces each draw where gradients do not pass
     follows_draws = False  # whether it adds the gradient through draws by itself even so
 
@@ -242,6 +243,8 @@ class Objective(ELBO, ABC):
         p, q = programs.run(model, guide, *batch, layout=layout, stop_gradient=stop)
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
+        if self.needs_whole_rows:
+            programs.check_whole_rows(p, q)
         if stop is not None and torch.is_grad_enabled():
             check_trained(q, type(self).__name__, self.follows_draws)
         if self.needs_rows:
@@ -263,6 +266,8 @@ class Objective(ELBO, ABC):
             self._programs, self._runs = (model, guide), 0
         if self._runs & (self._runs - 1) == 0:  # 0 or a power of two
             self._layout = programs.find_layout(model, guide, *batch, draws=self.samples)
+            if self.runs_forwards:
+                programs.check_forwards(model, *batch)
         self._runs += 1
         if self._layout.separate:
             p, q = programs.run(model, guide, *batch)
@@ -284,8 +289,6 @@ class Objective(ELBO, ABC):
             ValueError: see `programs.check_sites`, or if `annealed` names no latent.
         """
         programs.check_sites(p, q, needs_rsample)
-        if self.needs_whole_rows:
-            programs.check_whole_rows(p, q)
         names = [site["name"] for site in programs.latent(q)]
         unknown = sorted(set(self.annealed or ()).difference(names))
         if unknown:

@@ -71,7 +71,7 @@ class ReweightedWakeSleep(Objective):
                 f"ReweightedWakeSleep: sleep is {sleep}, expected a fraction of the guide's loss "
                 "in [0, 1]"
             )
-        self.sleep = sleep
+        self.sleep, self.runs_forwards = sleep, sleep > 0
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return L_K, summed over the batch, and the sum of the phases' losses."""
@@ -104,6 +104,7 @@ class WakeSleep(Objective):
     """
 
     needs_rows = True
+    runs_forwards = True
     stop_gradient = staticmethod(torch.Tensor.detach)
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:

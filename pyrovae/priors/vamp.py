@@ -8,6 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyrovae.distributions import Conditional, SameFamilyMixture
 from pyrovae.priors.mixtures import register_logits
@@ -126,4 +127,8 @@ def _in_eval_mode(module: nn.Module) -> Any:
         for name, child in module._modules.items()
     }
     vars(view).update(vars(module), training=False, _modules=children, _compiled_call_impl=None)
+    if isinstance(module, _BatchNorm):
+        # A fit of several processes gives the layer a forward of its own, which asks for the mode
+        # of the layer and not for that of the view.
+        vars(view).pop("forward", None)
     return view

@@ -7,6 +7,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import (
+    PART_OF_ROW,
     check_auxiliary,
     check_density,
     check_measures,
@@ -31,7 +32,13 @@ from pyrovae.programs.posterior import (
     means,
     posterior,
 )
-from pyrovae.programs.simulation import Simulated, look, simulate, simulated
+from pyrovae.programs.simulation import (
+    Simulated,
+    check_forwards,
+    look,
+    simulate,
+    simulated,
+)
 from pyrovae.programs.terms import (
     analytic_kl,
     common_scale,
@@ -62,6 +69,7 @@ from pyrovae.programs.traces import (
 )
 
 __all__ = [
+    "PART_OF_ROW",
     "Graph",
     "Layout",
     "Program",
@@ -74,6 +82,7 @@ __all__ = [
     "check_auxiliary",
     "check_data",
     "check_density",
+    "check_forwards",
     "check_measures",
     "check_sites",
     "check_whole_rows",

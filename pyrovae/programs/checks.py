@@ -9,6 +9,7 @@ from pyrovae.distributions import is_circle
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, observed, support_of
 
 __all__ = [
+    "PART_OF_ROW",
     "check_auxiliary",
     "check_density",
     "check_measures",
@@ -17,6 +18,7 @@ __all__ = [
     "is_delta",
 ]
 
+PART_OF_ROW = "part_of_row"  # in `infer=` of a site that observes a random part of each row
 _ENUMERATED = (
     ", or sum it out, as the guide declares: objective=pyro.infer.TraceEnum_ELBO("
     "max_plate_nesting=1)"
@@ -47,20 +49,21 @@ def is_delta(site: Site) -> bool:
 
 
 def check_whole_rows(*traces: Trace) -> None:
-    """Refuse plates inside a row of which a part is drawn at random.
+    """Refuse to draw a part of each row at random, by a plate or where `PART_OF_ROW` says so.
 
     The mean of a log density over such parts is right; that of a weight, its exponential, is not.
 
     Raises:
-        ValueError: if there is such a plate.
+        ValueError: if there is such a plate or site.
     """
     for trace in traces:
         for site in latent(trace) + observed(trace):
-            if trace.layout.scale_inside(site) != 1:
+            if trace.layout.scale_inside(site) != 1 or site["infer"].get(PART_OF_ROW):
                 raise ValueError(
-                    f'site "{site["name"]}": a plate inside the rows draws a part of each row at '
-                    "random, and the weight of a part is no estimate of that of the row. Sample "
-                    "all of the plate here; training by SGVB_A or SGVB_B, and elbo, take parts"
+                    f'site "{site["name"]}": a part of each row is drawn at random, by a plate '
+                    "inside the rows or the pixels= of a PoseVAE, and the weight of a part is no "
+                    "estimate of that of the row. Take all of it here; training by SGVB_A or "
+                    "SGVB_B, and elbo, take parts"
                 )
 
 

@@ -1,16 +1,21 @@
 """Run a model forwards: what it observes is drawn, from latents that are drawn or given."""
 
 from collections.abc import Collection, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
+import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.programs.isolation import random_stream
+from pyrovae.programs.isolation import looking, random_stream
+from pyrovae.programs.terms import log_prob
 from pyrovae.programs.traces import Program, Site, Trace, is_deterministic, latent, leaf, record
 
-__all__ = ["Simulated", "look", "simulate", "simulated"]
+__all__ = ["Simulated", "check_forwards", "look", "simulate", "simulated"]
+
+_RUNS = 3  # that draw other latents, of which classes may be the same twice
 
 
 class Simulated(NamedTuple):
@@ -28,9 +33,9 @@ class Simulated(NamedTuple):
 class _Uncondition(Messenger):
     """Draw observed sites instead of observing them, as `poutine.uncondition` does for all."""
 
-    def __init__(self, names: Collection[str] | None, context: tuple[Tensor, ...]) -> None:
+    def __init__(self, names: Collection[str] | None, batch: tuple[Tensor, ...]) -> None:
         super().__init__()
-        self.names, self.context = names, context
+        self.names, self.batch = names, batch
 
     def _pyro_sample(self, msg: Site) -> None:
         if isinstance(leaf(msg["fn"]), dist.Unit):  # a factor, which draws nothing
@@ -42,7 +47,7 @@ class _Uncondition(Messenger):
     def _drawn(self, msg: Site) -> bool:
         if self.names is not None:
             return msg["name"] in self.names
-        return not any(_share_values(msg["value"], part) for part in self.context)
+        return not _observes_context(msg["value"], self.batch)
 
 
 class _Improper(Messenger):
@@ -81,8 +86,7 @@ def simulated(
         ValueError: if the model has no latent, or observes no site, of a given name.
     """
     values = Trace({name: {"value": value} for name, value in (given or {}).items()})
-    program = _Uncondition(None if observed is None else {observed}, batch[1:])(model)
-    trace = record(program, *batch, given=values)
+    trace = _run_forwards(model, batch, values, observed)
     sites = {site["name"]: site for site in latent(trace) if not is_deterministic(site)}
     drawn = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     latents = {name: site for name, site in sites.items() if name not in drawn}
@@ -111,28 +115,89 @@ def look(model: Program, *batch: Tensor) -> Simulated:
         return simulated(model, *batch)
 
 
-def simulate(
-    model: Program, *batch: Tensor, given: Mapping[str, Tensor] | None = None
-) -> tuple[Site, list[Site]]:
+def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
     """Run the model with nothing observed; return the site of x, and the latent sites.
 
     Arguments are those of `simulated`.
 
     Raises:
-        ValueError: if the model observes no site, or more than one, or has no latent of a given
-            name.
+        ValueError: if the model observes no site, or more than one.
     """
-    drawn, latents = simulated(model, *batch, given=given)
+    drawn, latents = simulated(model, *batch)
     if len(drawn) != 1:
         raise ValueError(
             f"the model observes {list(drawn)}, expected one site, the guide's first argument, "
-            "to simulate x from"
+            "to simulate x from; a site that observes a context must observe that tensor itself, "
+            "or a view of it, to be left out"
         )
     return next(iter(drawn.values())), list(latents.values())
 
 
-def _share_values(value: Any, part: Tensor) -> bool:
-    """Return whether an observed value is a context, or a view of it."""
+def check_forwards(
+    model: Program, *batch: Tensor, given: Mapping[str, Tensor] | None = None
+) -> None:
+    """Refuse a model whose run forwards draws from no joint distribution of its sites.
+
+    A factor, and a site that observes a context, weigh what is drawn before them: to draw given
+    them takes the posterior. They do not where their densities are the same at several draws.
+
+    Arguments are those of `simulated`. The programs' modules and the random stream do not change.
+
+    Raises:
+        ValueError: if such a density depends on a value that is drawn.
+    """
+    values = Trace({name: {"value": value} for name, value in (given or {}).items()})
+    with looking(model, model, batch):
+        first = _run_forwards(model, batch, values)
+        kept = [name for name, site in first.items() if _weighs(site, batch)]
+        others = [_run_forwards(model, batch, values) for _ in range(_RUNS if kept else 0)]
+    for name, other in product(kept, others):
+        densities = log_prob(first[name]), log_prob(other[name])
+        if not torch.allclose(*densities, rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                f'site "{name}" is a factor, or observes the context, and depends on values that '
+                "the model draws before it: a run forwards would draw as if it were not there. "
+                "Give the latents that it depends on, leave it out by pyro.poutine.block, or give "
+                "the model another observed value than the context itself, so that it is drawn too"
+            )
+
+
+def _run_forwards(
+    model: Program, batch: tuple[Tensor, ...], values: Trace, observed: str | None = None
+) -> Trace:
+    names = None if observed is None else {observed}
+    return record(_Uncondition(names, batch)(model), *batch, given=values)
+
+
+def _weighs(site: Site, batch: tuple[Tensor, ...]) -> bool:
+    """Return whether a site has a density, and a value that is not drawn."""
+    if isinstance(leaf(site["fn"]), dist.Unit):
+        return True
+    return site["is_observed"] and _observes_context(site["value"], batch)
+
+
+def _observes_context(value: Any, batch: tuple[Tensor, ...]) -> bool:
+    """Return whether an observed value is a context, or a view of it, and none of x."""
     if not isinstance(value, Tensor) or not value.numel():
         return False
-    return value.untyped_storage().data_ptr() == part.untyped_storage().data_ptr()
+    x, *context = batch
+    return not _within(value, x) and any(_within(value, part) for part in context)
+
+
+def _within(value: Tensor, part: Tensor) -> bool:
+    """Return whether the first and the last element of a tensor are also another's."""
+    if value.untyped_storage().data_ptr() != part.untyped_storage().data_ptr():
+        return False
+    first = value.storage_offset()
+    steps = (stride * (size - 1) for stride, size in zip(value.stride(), value.shape, strict=True))
+    return _has_element(part, first) and _has_element(part, first + sum(steps))
+
+
+def _has_element(part: Tensor, place: Any) -> bool:
+    """Return whether an element of a tensor lies at a place in its storage."""
+    rest = place - part.storage_offset()
+    if rest < 0:
+        return False
+    for stride, size in sorted(zip(part.stride(), part.shape, strict=True), reverse=True):
+        rest -= stride * min(rest // stride, size - 1) if stride else 0
+    return bool(rest == 0)

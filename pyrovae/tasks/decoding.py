@@ -98,6 +98,7 @@ def generate(
             latents = latents_of(graph.model, inputs.first)
             given |= fixed_values(latents, fixed, (n,), "generate").values
         try:
+            programs.check_forwards(graph.model, *batch, given=given)
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
             raise ValueError(
@@ -251,9 +252,12 @@ def _decoded(
     at_once: int,
 ) -> Values:
     """Return the expected value of each observed site at all rows, so many in a run."""
-    pieces, every = [], torch.arange(prod(lead))
+    pieces: list[Values] = []
+    every = torch.arange(prod(lead))
     for part in slices(len(every), at_once):
         batch, values = inputs.at(every[part] % lead[-1]), given.at(part)
+        if not pieces:
+            programs.check_forwards(graph.model, *batch, given=values)
         sites = programs.simulated(graph.model, *batch, given=values, observed=observed).observed
         pieces.append({name: expectation(site["fn"]) for name, site in sites.items()})
     return _joined(pieces)
