@@ -94,25 +94,26 @@ def continuous(adata: Any, key: str) -> np.ndarray:
             "categorical_covariate_keys"
         ) from error
     bad = ~np.isfinite(values)
-    if bad.any():
-        cells = listed(adata.obs_names[bad])
-        raise ValueError(
-            f"adata.obs[{key!r}] is missing or infinite in {bad.sum()} cells: {cells}. Fill it in, "
-            "or drop them"
-        )
+    _check_none(adata, key, bad, "missing or infinite")
     return values
+
+
+def _check_none(adata: Any, key: str, bad: np.ndarray, words: str) -> None:
+    """Refuse a column with cells in which it cannot be used."""
+    if bad.any():
+        first = (
+            f" (the first in {adata.file_of(bad.argmax())})" if hasattr(adata, "file_of") else ""
+        )
+        raise ValueError(
+            f"adata.obs[{key!r}] is {words} in {bad.sum()} cells{first}: "
+            f"{listed(adata.obs_names[bad])}. Fill it in, or drop them"
+        )
 
 
 def _as_text(adata: Any, key: str) -> Any:
     """Return a column without missing values as a Series of strings."""
     check_column(adata, key)
-    missing = adata.obs[key].isna().to_numpy()
-    if missing.any():
-        cells = listed(adata.obs_names[missing])
-        raise ValueError(
-            f"adata.obs[{key!r}] is missing in {missing.sum()} cells: {cells}. Fill it in, or drop "
-            "them"
-        )
+    _check_none(adata, key, adata.obs[key].isna().to_numpy(), "missing")
     return adata.obs[key].astype(str)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae.data import check_indices
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.setup import MINIFIED
 
 __all__ = ["ShardFiles", "files_in"]
@@ -30,10 +30,12 @@ class ShardFiles:
         has_x: whether it has an X.
 
     Raises:
-        FileNotFoundError, ValueError: if a file is missing, damaged, or has other genes.
+        FileNotFoundError, ValueError: if a file is missing, damaged, given twice, or has other
+            genes.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        _check_once(paths)
         self.paths = [path.absolute() for path in paths]
         self._versions: dict[int, tuple[int, int]] = {}  # size and time of each file when opened
         self._open: dict[int, Any] = {}  # the file used last is the last one
@@ -60,17 +62,30 @@ class ShardFiles:
         self.__dict__.update(state, _reading=threading.RLock())
 
     def sizes(self, layer: str | None) -> list[int]:
-        """Return the number of cells of each file, after its counts were looked at."""
-        return [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
+        """Return the number of cells of each file, after its counts were looked at.
+
+        Warns:
+            UserWarning: if chunks of a dense table are not stored, which are read as zeros.
+        """
+        found = [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
+        for i, path in enumerate(self.paths):
+            _check_chunks(self._group(i), _place(layer), path)
+        return found
 
     def obs(self) -> Any:
-        """Return the columns that describe the cells, a pandas DataFrame."""
+        """Return the columns that describe the cells, a pandas DataFrame.
+
+        A column that a whole file lacks is missing in its cells.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
         import pandas as pd
-        from anndata.io import read_elem
 
         with self._reading:
-            frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.paths))]
-        return pd.concat(frames)
+            frames = [_table_of_cells(self._group(i), path) for i, path in enumerate(self.paths)]
+        # Tables without rows would decide on the types of the columns in later versions of pandas.
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1])
 
     def read(self, i: int, layer: str | None, rows: np.ndarray) -> Any:
         """Return rows of a file, in ascending order, as they are stored: sparse or dense.
@@ -83,13 +98,14 @@ class ShardFiles:
             with self._reading:
                 part = self._counts(i, layer)[start:stop]
             check_indices(part)
+            _check_columns_once(part, start)
         except (OSError, KeyError, IndexError, ValueError) as error:
             raise _damaged(self.paths[i], error) from error
         return part if len(rows) == stop - start else part[rows - start]
 
     def _counts(self, i: int, layer: str | None) -> Any:
         """Return the counts of a file, of which a slice is read from the disk."""
-        group, place = self._group(i), "X" if layer is None else f"layers/{layer}"
+        group, place = self._group(i), _place(layer)
         if (i, place) not in self._matrices:
             obs = group["obs"]
             names = obs[obs.attrs["_index"]]  # of nullable strings, it is a group
@@ -134,11 +150,32 @@ def files_in(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             "or a list of them; SingleCellVAE takes an AnnData itself"
         )
     path = Path(paths)
-    if path.suffix == ".zarr" or path.is_file():
+    if path.suffix.lower() == ".zarr" or path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder of .h5ad or .zarr files")
-    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _check_once(paths: Sequence[Path]) -> None:
+    """Refuse files that are the same: their cells would be there twice."""
+    known: dict[Path, Path] = {}
+    for path in paths:
+        first = known.setdefault(path.resolve(), path)
+        if first is not path:
+            raise ValueError(
+                f"{path}: the same file as {first}, so that its cells would be there twice. Name "
+                "each file once"
+            )
+
+
+def _place(layer: str | None) -> str:
+    """Return where the counts lie in a file."""
+    return "X" if layer is None else f"layers/{layer}"
 
 
 def _matrix(group: Any, place: str, file: Path, shape: tuple[int, int]) -> Any:
@@ -167,6 +204,58 @@ def _matrix(group: Any, place: str, file: Path, shape: tuple[int, int]) -> Any:
     return matrix
 
 
+def _check_chunks(group: Any, place: str, file: Path) -> None:
+    """Refuse a sparse table of zarr's of which chunks are not stored; warn of a dense one.
+
+    zarr reads a chunk that is not stored as zeros, and stores none that holds zeros alone. That is
+    rare in a dense table, and does not happen in a sparse one that has more than one column.
+    """
+    table = group[place]
+    dense = hasattr(table, "shape")
+    parts = [table] if dense else [table[part] for part in ("indptr", "indices", "data")]
+    chunks = [part for part in parts if hasattr(part, "nchunks_initialized")]
+    lost = sum(part.nchunks - part.nchunks_initialized for part in chunks)
+    if not lost or not (dense or (table["data"].shape[0] and table.attrs["shape"][1] > 1)):
+        return
+    words = f"{place}: {lost} of {sum(part.nchunks for part in chunks)} chunks are not stored"
+    if not dense:
+        raise _damaged(file, words)
+    warn_user(
+        f"{file}: {words}, and are read as zeros. zarr leaves out chunks of zeros alone; if these "
+        "are not, copy the file again"
+    )
+
+
+def _check_columns_once(part: Any, first: int) -> None:
+    """Refuse rows of a sparse matrix that hold a column twice, as where its numbers are lost."""
+    if not hasattr(part, "tocsr") or part.has_canonical_format:
+        return
+    merged = part.copy()
+    merged.sum_duplicates()
+    more = np.diff(part.indptr) > np.diff(merged.indptr)
+    if more.any():
+        raise ValueError(f"row {first + more.argmax()} holds a gene twice")
+
+
+def _table_of_cells(group: Any, file: Path) -> Any:
+    """Return the obs of a file, a pandas DataFrame.
+
+    Raises:
+        ValueError: if it cannot be read, or lacks names of cells.
+    """
+    from anndata.io import read_elem
+
+    try:
+        found = read_elem(group["obs"])
+    except Exception as error:  # as anndata, h5py, zarr and pandas find it
+        words = " ".join([str(error), *getattr(error, "__notes__", [])])
+        raise _damaged(file, f"obs: {words}") from error
+    nameless = int((found.index == "").sum())
+    if nameless:
+        raise _damaged(file, f"obs: {nameless} cells have no name")
+    return found
+
+
 def _damaged(file: Path, why: object) -> ValueError:
     return ValueError(f"{file}: damaged ({why}). Copy or write it again")
 
@@ -180,7 +269,7 @@ def _opened(file: Path) -> Any:
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        if file.suffix == ".zarr":
+        if file.suffix.lower() == ".zarr":
             import zarr
 
             group: Any = zarr.open_group(str(file), mode="r")
