@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from pyrovae.data import check_indices
-from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.setup import MINIFIED
+from pyrovae.singlecell.shard_tables import (
+    check_chunks,
+    check_columns_once,
+    damaged,
+    matrix,
+    names_of,
+    table_of_cells,
+)
 
 __all__ = ["ShardFiles", "files_in"]
 
@@ -42,11 +49,11 @@ class ShardFiles:
         self._matrices: dict[tuple[int, str], Any] = {}
         self._reading = threading.RLock()  # no file is closed while another thread reads it
         first = self._group(0)
-        self.genes = _names(first["var"])
+        self.genes = names_of(first["var"])
         self.layers = list(first["layers"].keys()) if "layers" in first else []
         self.has_x = "X" in first
         for i, path in enumerate(self.paths):
-            names = _names(self._group(i)["var"])
+            names = names_of(self._group(i)["var"])
             if not names.equals(self.genes):
                 raise ValueError(
                     f"{path}: its {len(names)} genes are not those of {self.paths[0]} in the same "
@@ -69,7 +76,7 @@ class ShardFiles:
         """
         found = [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
         for i, path in enumerate(self.paths):
-            _check_chunks(self._group(i), _place(layer), path)
+            check_chunks(self._group(i), _place(layer), path)
         return found
 
     def obs(self) -> Any:
@@ -83,7 +90,7 @@ class ShardFiles:
         import pandas as pd
 
         with self._reading:
-            frames = [_table_of_cells(self._group(i), path) for i, path in enumerate(self.paths)]
+            frames = [table_of_cells(self._group(i), path) for i, path in enumerate(self.paths)]
         # Tables without rows would decide on the types of the columns in later versions of pandas.
         return pd.concat([frame for frame in frames if len(frame)] or frames[:1])
 
@@ -98,9 +105,9 @@ class ShardFiles:
             with self._reading:
                 part = self._counts(i, layer)[start:stop]
             check_indices(part)
-            _check_columns_once(part, start)
+            check_columns_once(part, start)
         except (OSError, KeyError, IndexError, ValueError) as error:
-            raise _damaged(self.paths[i], error) from error
+            raise damaged(self.paths[i], error) from error
         return part if len(rows) == stop - start else part[rows - start]
 
     def _counts(self, i: int, layer: str | None) -> Any:
@@ -111,7 +118,7 @@ class ShardFiles:
             names = obs[obs.attrs["_index"]]  # of nullable strings, it is a group
             names = names if hasattr(names, "shape") else names["values"]
             shape = names.shape[0], len(self.genes)
-            self._matrices[i, place] = _matrix(group, place, self.paths[i], shape)
+            self._matrices[i, place] = matrix(group, place, self.paths[i], shape)
         return self._matrices[i, place]
 
     def _group(self, i: int) -> Any:
@@ -178,88 +185,6 @@ def _place(layer: str | None) -> str:
     return "X" if layer is None else f"layers/{layer}"
 
 
-def _matrix(group: Any, place: str, file: Path, shape: tuple[int, int]) -> Any:
-    """Return a stored matrix after a look at its shape and at where its rows begin."""
-    from anndata.io import sparse_dataset
-
-    if place not in group:
-        layers = listed(group["layers"].keys()) if "layers" in group else "no layers"
-        raise ValueError(f"{file}: there is no {place}; it has {layers}. Pass layer=")
-    kind = group[place].attrs.get("encoding-type", "array")
-    if kind == "csc_matrix":
-        raise ValueError(
-            f"{file}: {place} is stored by genes (CSC), so that no cell can be read by itself. "
-            "Write it by cells: adata.X = adata.X.tocsr()"
-        )
-    if kind == "csr_matrix":
-        ends = np.asarray(group[place]["indptr"][:])
-        stored = {group[place][part].shape[0] for part in ("indices", "data")}
-        if ends[0] != 0 or (np.diff(ends) < 0).any() or stored != {int(ends[-1])}:
-            raise _damaged(file, f"{place}: its rows do not fit the values")
-    elif not hasattr(group[place], "shape"):
-        raise ValueError(f"{file}: {place} is in a format of before anndata 0.8: write it again")
-    matrix = sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
-    if tuple(matrix.shape) != shape:
-        raise _damaged(file, f"{place} has shape {tuple(matrix.shape)}, obs and var {shape}")
-    return matrix
-
-
-def _check_chunks(group: Any, place: str, file: Path) -> None:
-    """Refuse a sparse table of zarr's of which chunks are not stored; warn of a dense one.
-
-    zarr reads a chunk that is not stored as zeros, and stores none that holds zeros alone. That is
-    rare in a dense table, and does not happen in a sparse one that has more than one column.
-    """
-    table = group[place]
-    dense = hasattr(table, "shape")
-    parts = [table] if dense else [table[part] for part in ("indptr", "indices", "data")]
-    chunks = [part for part in parts if hasattr(part, "nchunks_initialized")]
-    lost = sum(part.nchunks - part.nchunks_initialized for part in chunks)
-    if not lost or not (dense or (table["data"].shape[0] and table.attrs["shape"][1] > 1)):
-        return
-    words = f"{place}: {lost} of {sum(part.nchunks for part in chunks)} chunks are not stored"
-    if not dense:
-        raise _damaged(file, words)
-    warn_user(
-        f"{file}: {words}, and are read as zeros. zarr leaves out chunks of zeros alone; if these "
-        "are not, copy the file again"
-    )
-
-
-def _check_columns_once(part: Any, first: int) -> None:
-    """Refuse rows of a sparse matrix that hold a column twice, as where its numbers are lost."""
-    if not hasattr(part, "tocsr") or part.has_canonical_format:
-        return
-    merged = part.copy()
-    merged.sum_duplicates()
-    more = np.diff(part.indptr) > np.diff(merged.indptr)
-    if more.any():
-        raise ValueError(f"row {first + more.argmax()} holds a gene twice")
-
-
-def _table_of_cells(group: Any, file: Path) -> Any:
-    """Return the obs of a file, a pandas DataFrame.
-
-    Raises:
-        ValueError: if it cannot be read, or lacks names of cells.
-    """
-    from anndata.io import read_elem
-
-    try:
-        found = read_elem(group["obs"])
-    except Exception as error:  # as anndata, h5py, zarr and pandas find it
-        words = " ".join([str(error), *getattr(error, "__notes__", [])])
-        raise _damaged(file, f"obs: {words}") from error
-    nameless = int((found.index == "").sum())
-    if nameless:
-        raise _damaged(file, f"obs: {nameless} cells have no name")
-    return found
-
-
-def _damaged(file: Path, why: object) -> ValueError:
-    return ValueError(f"{file}: damaged ({why}). Copy or write it again")
-
-
 def _opened(file: Path) -> Any:
     """Return a file opened for reading, by h5py or zarr.
 
@@ -292,11 +217,3 @@ def _opened(file: Path) -> Any:
             f"{file}: these cells are minified and have no counts; read them by anndata.read_h5ad"
         )
     return group
-
-
-def _names(frame: Any) -> Any:
-    """Return the index of a stored table without reading its columns."""
-    import pandas as pd
-    from anndata.io import read_elem
-
-    return pd.Index([str(name) for name in read_elem(frame[frame.attrs["_index"]])])
