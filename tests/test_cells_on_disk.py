@@ -384,6 +384,20 @@ def test_a_column_that_a_file_lacks_names_the_file(tmp_path):
             SingleCellVAE(shards)
 
 
+def test_a_column_of_numbers_in_one_file_and_of_text_in_another_is_warned_of(tmp_path):
+    folder = write(cells(), tmp_path / "cells")
+    for name, kind in (("0.h5ad", int), ("2.h5ad", str)):
+        adata = anndata.read_h5ad(folder / name)
+        adata.obs["batch"] = adata.obs["batch"].str.removeprefix("batch ").astype(kind)
+        adata.write_h5ad(folder / name)
+    shards = open_shards([folder / "0.h5ad", folder / "2.h5ad"])
+    SingleCellVAE.setup_anndata(shards, batch_key="batch")
+    with pytest.warns(
+        UserWarning, match=r"'0' and .*both as numbers and as text|'0', '1'|'1', '0'"
+    ):
+        assert SingleCellVAE(shards).registry["batches"] == ["0", "1"]
+
+
 def test_a_file_that_was_replaced_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pyrovae.singlecell.shard_files._OPEN", 1)
     folder = write(cells(), tmp_path / "cells")

@@ -696,6 +696,57 @@ def test_covariates_reach_the_decoder_and_are_scaled_on_the_training_cells(tmp_p
     )
 
 
+def test_columns_that_are_edited_after_the_model_was_made_do_not_reach_it():
+    """With a continuous covariate, training read all columns again, beside the counts of before."""
+    adata = with_covariates(cells_like())
+    model = SingleCellVAE(adata, n_hidden=8, n_latent=3, dispersion="gene")
+    before = model.cells.data[1].clone()
+    adata.obs["batch"], adata.obs["site"], adata.obs["age"] = "batch 0", "ant", 0.0
+    model.train(max_epochs=1, progress=False)
+    after = model.cells.data[1]
+    assert torch.equal(after[:, :-1], before[:, :-1])
+    ages = np.linspace(20, 80, 80)
+    training = ages[model.train_indices]
+    np.testing.assert_allclose(after[:, -1], (ages - training.mean()) / training.std(), rtol=1e-5)
+
+
+def test_covariates_stand_between_batches_and_labels_when_they_are_scaled_again():
+    adata = with_covariates(cells_like())
+    setup(
+        adata,
+        categorical_covariate_keys=["site"],
+        continuous_covariate_keys=["age", "library"],
+    )
+    model = fitted(adata, dispersion="gene-label")
+    assert torch.equal(model.cells.data[1], model.cells.encoding.context(adata))
+
+
+def test_a_value_far_from_all_others_is_named():
+    adata = with_covariates(cells_like())
+    adata.obs.loc["cell 7", "age"] = 1e12
+    with pytest.warns(UserWarning, match=r"obs\['age'\] is 1e\+12 in cell 'cell 7', so far"):
+        SingleCellVAE(adata)
+    adata.obs["age"] = np.random.default_rng(0).lognormal(0, 3, 80)
+    SingleCellVAE(adata)  # warnings are errors
+
+
+def test_a_continuous_column_is_no_batch():
+    adata = cells_like()
+    adata.obs["batch"] = np.linspace(0, 1, 80)
+    with pytest.raises(ValueError, match=r"obs\['batch'\] holds 80 different numbers.*continuous_"):
+        SingleCellVAE(setup(adata))
+    adata.obs["batch"] = np.arange(80) % 40.0  # donors, some of which were missing once
+    SingleCellVAE(setup(adata))
+
+
+def test_a_number_that_is_also_there_as_text_is_warned_of():
+    adata = cells_like()
+    adata.obs["batch"] = pd.Series([1, "1", 2, 2] * 20, adata.obs_names, dtype=object)
+    with pytest.warns(UserWarning, match=r"obs\['batch'\] holds '1' both as numbers and as text"):
+        model = SingleCellVAE(setup(adata))
+    assert model.registry["batches"] == ["1", "2"]
+
+
 def test_encoders_see_covariates_on_request():
     adata = with_covariates(cells_like())
     model = fitted(adata, encode_covariates=True)

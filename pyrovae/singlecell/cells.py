@@ -48,6 +48,9 @@ class Cells:
         self.encoding, self.adata, self.read = encoding, adata, read
         self.names: Any = None if adata is None else adata.obs_names
         self.data: Data = () if adata is None else self._encoded(adata)
+        self._covariates = (
+            None if adata is None else encoding.continuous(adata)
+        )  # with shape (N, K)
 
     def own(self) -> Any:
         """Return the model's own AnnData.
@@ -94,10 +97,14 @@ class Cells:
         return Selection(data, given.obs_names[rows.numpy()])
 
     def rescale(self, training: Tensor) -> None:
-        """Standardize the continuous covariates over the training cells."""
-        if self.encoding.scales:
-            self.encoding = self.encoding.scaled(self.own(), training.numpy())
-            self.data = (self.data[0], self.encoding.context(self.adata))
+        """Standardize the continuous covariates over the training cells.
+
+        The AnnData is not read again: its columns may have been changed since.
+        """
+        if self._covariates is not None and self.encoding.scales:
+            self.encoding = self.encoding.scaled(self._covariates[training.numpy()])
+            x, c = self.data
+            self.data = (x, self.encoding.with_covariates(c, self._covariates))
 
     def library_sizes(self, rows: Tensor | None = None) -> LibrarySizes:
         """Return mean and standard deviation by batch of the log totals of some cells, or all."""

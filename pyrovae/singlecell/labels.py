@@ -54,7 +54,7 @@ class CellLabels:
     Attributes:
         model: the count model whose cells these are; it is left unchanged.
         graph: the graph that is trained, which begins with the model's weights.
-        names: the labels, sorted.
+        names: the labels as text, sorted.
         temperature: T of the calibrated probabilities; 1 before training.
         history: of the last fit; None before.
     """
@@ -90,6 +90,9 @@ class CellLabels:
         Raises:
             RuntimeError: if the model is not trained.
             ValueError: if the column does not exist, or fewer than two labels are known.
+
+        Warns:
+            UserWarning: if a label reads as if it said that the type is not known.
         """
         fit_of(model, "CellLabels.from_model")
         names, known = known_labels(model.cells.own(), labels_key, unlabeled_category)
@@ -152,6 +155,9 @@ class CellLabels:
         self, adata: Any = None, indices: Any = None, soft: bool = False, calibrated: bool = True
     ) -> Any:
         """Return the most probable label of each cell, an array; or if `soft` the probabilities.
+
+        Labels are text, as in `names`, also where the column holds numbers: whole numbers such as
+        clusters become "0", "1", ...; compare them with `adata.obs[key].astype(str)`.
 
         Args:
             adata: cells with the model's genes; None for the model's own. Their batch may be
