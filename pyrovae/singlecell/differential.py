@@ -137,9 +137,14 @@ def discoveries(proba: Tensor, fdr: float) -> Tensor:
     """Return which genes are called changed, with shape (G,): those with 1 - p_g <= fdr.
 
     scvi-tools selects the largest set of genes whose mean posterior error is below the target, so
-    that confident genes make room for uncertain ones. But p_g is a probability over pairs of cells,
-    and in simulations that rule calls more unchanged genes than the target allows. The false calls
-    of this rule are bounded by a test, `test_genes_that_are_called_changed_are_so`.
+    that confident genes make room for uncertain ones: with 40 genes at p = 1, one at p = 0.5 and
+    another at 0.6 are called too. But p_g is a probability over pairs of cells, and not of the
+    gene: of cells of types A, B and C with fourfold changes of 60 genes in all, four seeds, that
+    rule called 188 genes between A and B, 28 of them unchanged (11 to 23 %), and this rule 155,
+    none unchanged. Elsewhere that rule made few false calls, and this one found 66 to 100 % as many
+    changed genes. The false calls of this rule are bounded by tests,
+    `test_genes_that_are_called_changed_are_so` and
+    `test_genes_that_only_a_third_type_changes_are_not_called`.
     """
     return proba >= 1 - fdr
 
