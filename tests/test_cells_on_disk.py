@@ -152,7 +152,7 @@ def test_labels_are_predicted_for_files(folder):
     )
 
 
-@pytest.mark.parametrize("value", [0.5, -1, np.nan])
+@pytest.mark.parametrize("value", [0.5, -1, np.nan, 2**24])
 def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
     adata = cells()
     x = adata.X.toarray()
@@ -163,6 +163,16 @@ def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
     cell, gene = adata.obs_names[150], adata.var_names[4]
     with pytest.raises(ValueError, match=rf"2\.h5ad: adata\.X: .* in cell '{cell}', gene '{gene}'"):
         SingleCellVAE(shards)
+
+
+def test_whole_numbers_with_rounding_errors_are_the_same_counts_as_in_memory(tmp_path):
+    adata = cells()
+    adata.X = adata.X.astype(np.float64) * (1 + 1e-9)
+    shards = open_shards(write(adata, tmp_path / "cells"))
+    for some in (adata, shards):
+        SingleCellVAE.setup_anndata(some)
+        x = SingleCellVAE(some).cells.data[0][:]
+        np.testing.assert_array_equal(x, cells().X.toarray())
 
 
 def test_columns_and_layers_that_are_missing_are_named(folder):

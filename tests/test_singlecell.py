@@ -430,6 +430,57 @@ def test_a_value_that_is_not_a_count_is_named_by_cell_and_gene(value, words):
     assert "cell 11" in str(error.value)
 
 
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix, np.asarray], ids=["csr", "csc", "dense"])
+def test_whole_numbers_with_rounding_errors_are_counts(form):
+    """61 in cell 'c0', gene 'g0', was called not a whole number."""
+    adata = cells_like()
+    x = adata.X.toarray().astype(np.float64)
+    adata.X = form(x * (1 + 1e-12))
+    model = SingleCellVAE(setup(adata))
+    np.testing.assert_array_equal(model.cells.data[0][:], x)
+    x[3, 5] = 61.00001
+    adata.X = form(x)
+    with pytest.raises(ValueError, match=r"61\.00001\d* in cell 'cell 3', gene 'gene 5'"):
+        SingleCellVAE(setup(adata))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int64, np.float32])
+def test_counts_that_single_precision_cannot_hold_are_refused(kind):
+    adata = cells_like()
+    x = adata.X.toarray().astype(kind)
+    x[3, 5] = 2**24 - 1
+    adata.X = x
+    assert SingleCellVAE(setup(adata)).cells.data[0][3, 5] == 2**24 - 1
+    x[3, 5] = 2**24 + 1
+    adata.X = csr_matrix(x)
+    with pytest.raises(ValueError, match=r"in cell 'cell 3', gene 'gene 5': no cell has 2\^24"):
+        SingleCellVAE(setup(adata))
+
+
+@pytest.mark.parametrize("layer", [None, "counts"])
+def test_masked_counts_are_refused(layer):
+    adata = cells_like()
+    x = np.ma.array(adata.X.toarray(), mask=np.zeros(adata.shape, bool))
+    adata.layers["counts"] = adata.X = x
+    SingleCellVAE(setup(adata, layer=layer))  # nothing is masked
+    x = x.copy()
+    x[3, 5] = np.ma.masked
+    adata.layers["counts"] = adata.X = x
+    where = r"adata\.X" if layer is None else r"adata\.layers\['counts'\]"
+    with pytest.raises(ValueError, match=rf"{where} has masked values.*\.filled\(0\)"):
+        SingleCellVAE(setup(adata, layer=layer))
+
+
+def test_adata_raw_is_told_how_it_becomes_an_anndata(model):
+    adata = cells_like()
+    adata.raw = adata
+    for call in (model.get_latent_representation, model.get_elbo):
+        with pytest.raises(TypeError, match=r"got a Raw: adata\.raw\.to_adata\(\) makes one"):
+            call(adata.raw)
+        with pytest.raises(TypeError, match="got a ndarray"):
+            call(np.ones((3, 30)), indices=[0])
+
+
 def test_log_normalized_data_are_refused():
     adata = cells_like()
     adata.X = np.log1p(adata.X.toarray())

@@ -11,6 +11,7 @@ from pyrovae.data import Rows
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
+from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.shards import Shards
 
 __all__ = ["Cells", "Selection", "checked_rows", "rows_in", "some_cells"]
@@ -82,8 +83,10 @@ class Cells:
 
         Raises:
             ValueError: if the indices or the cells do not fit.
+            TypeError: if `adata` is no AnnData.
         """
         given = self.own() if adata is None else adata
+        check_anndata(given)
         rows = checked_rows(given.n_obs, indices)
         if rows is None:
             return Selection(self.data if adata is None else self._encoded(given), given.obs_names)

@@ -34,6 +34,7 @@ from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.saved_labels import read_labels, write_labels
+from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.state import fit_of
 from pyrovae.training import Adam, fit
 
@@ -245,6 +246,7 @@ class CellLabels:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
             return cells.select(adata, indices)
+        check_anndata(adata)
         rows = checked_rows(adata.n_obs, indices)
         some = adata if rows is None else some_cells(adata, rows.numpy(), encoding.setup.layer)
         encoding.setup.check_layer(some)
