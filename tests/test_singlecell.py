@@ -1363,6 +1363,46 @@ def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
         SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
 
 
+def test_a_query_needs_no_labels_but_for_the_dispersion(tmp_path):
+    reference, cells = reference_and_query()
+    del cells.obs["cell_type"]
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    model.train(max_epochs=1, progress=False)
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), query)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5, atol=1e-6
+    )
+    reference, cells = reference_and_query(dispersion="gene-label")
+    del cells.obs["cell_type"]
+    with pytest.raises(ValueError, match=r"key 'cell_type' is not in adata\.obs"):
+        SingleCellVAE.prepare_query_anndata(cells, reference)
+
+
+def test_a_query_keeps_what_belongs_to_its_cells():
+    reference, cells = reference_and_query()
+    cells.obsm["X_umap"] = np.ones((cells.n_obs, 2))
+    cells.obsp["distances"] = csr_matrix((cells.n_obs, cells.n_obs))
+    cells.uns["colors"] = ["red"]
+    query = SingleCellVAE.prepare_query_anndata(cells[:, :36].copy(), reference)
+    assert query.var["in_query"].tolist() == [True] * 36 + [False] * 4
+    assert set(query.uns) == {"colors", "_pyrovae_setup"}
+    assert (list(query.obsm), list(query.obsp)) == (["X_umap"], ["distances"])
+    query.obsm["X_umap"][:] = 0
+    query.uns["colors"].append("blue")
+    assert cells.obsm["X_umap"].all()
+    assert cells.uns["colors"] == ["red"]
+    assert "_pyrovae_setup" not in cells.uns
+
+
+def test_a_query_of_few_shared_genes_is_refused():
+    reference, cells = reference_and_query()
+    with pytest.raises(ValueError, match="has 7 of the reference's genes, expected at least 20%"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :7].copy(), reference)
+    with pytest.warns(UserWarning, match="lacks 32 of the reference's 40 genes"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :8].copy(), reference)
+
+
 def test_a_saved_query_trains_the_new_batch_alone_when_it_is_read(tmp_path):
     reference, cells = reference_and_query()
     query = SingleCellVAE.prepare_query_anndata(cells, reference)

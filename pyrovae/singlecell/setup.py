@@ -43,24 +43,33 @@ class Setup:
         }
         return cls(**stored)
 
-    def write(self, adata: Any) -> None:
+    def write(self, adata: Any, labels: bool = True) -> None:
         """Store the keys that are set in `adata.uns`, as plain values that an h5ad file can hold.
+
+        Args:
+            adata: the cells.
+            labels: see `check`.
 
         Raises:
             ValueError: if the AnnData lacks the layer or one of the columns.
         """
-        self.check(adata)
+        self.check(adata, labels)
         adata.uns[KEY] = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
             if value
         }
 
-    def check(self, adata: Any) -> None:
-        """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has."""
+    def check(self, adata: Any, labels: bool = True) -> None:
+        """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has.
+
+        Args:
+            adata: the cells.
+            labels: whether the column of labels is needed.
+        """
         self.check_layer(adata)
         categorical, continuous = self.categorical_covariate_keys, self.continuous_covariate_keys
-        for key in (self.batch_key, self.labels_key, *categorical, *continuous):
+        for key in (self.batch_key, self.labels_key if labels else None, *categorical, *continuous):
             if key is not None:
                 check_column(adata, key)
 
