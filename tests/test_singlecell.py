@@ -790,6 +790,30 @@ def test_a_continuous_column_is_no_batch():
     SingleCellVAE(setup(adata))
 
 
+@pytest.mark.parametrize("form", [csr_matrix, np.asarray], ids=["sparse", "dense"])
+def test_genes_that_a_batch_lacks_after_an_outer_join_are_warned_of(form):
+    parts = [cells_like(seed=s, n=100, genes=60, batches=1) for s in range(3)]
+    for part in parts:
+        part.X = form(part.X.toarray())
+    few, many = (
+        anndata.concat(
+            [parts[0], parts[1][:, lacking:].copy(), parts[2]],
+            join="outer",
+            label="batch",
+            keys=list("abc"),
+            index_unique="-",
+            fill_value=0,
+        )
+        for lacking in (9, 40)
+    )
+    SingleCellVAE(setup(few))  # warnings are errors
+    words = r"\d\d of 60 genes have no counts in batch 'b', but many in others: 'gene "
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE(setup(many))
+    small = many[np.r_[:119, 200:300]].copy()  # 19 cells of batch b
+    SingleCellVAE(setup(small))
+
+
 def test_a_number_that_is_also_there_as_text_is_warned_of():
     adata = cells_like()
     adata.obs["batch"] = pd.Series([1, "1", 2, 2] * 20, adata.obs_names, dtype=object)

@@ -1,8 +1,8 @@
 """Raw counts of an AnnData as a checked array x with shape (N, G).
 
 Every value is checked before anything is trained. Invalid counts raise a ValueError that names the
-cell, the gene and the remedy; empty cells and genes without counts are described in messages. This
-module is independent of any model and writes nothing to the AnnData.
+cell, the gene and the remedy; `remarks` describes valid counts that may not be meant. This module
+is independent of any model and writes nothing to the AnnData.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
 
-__all__ = ["counts", "empty_cells_and_genes", "read"]
+__all__ = ["Counts", "counts", "read"]
 
 Counts = Tensor | SparseRows | Shards
 
@@ -244,26 +244,3 @@ def _reason(x: Counts, value: float, adata: Any) -> str:
             f"The data look log-normalised: {remedy}"
         )
     return f": not a whole number. The data look normalised: {remedy}, or round estimated counts"
-
-
-def empty_cells_and_genes(x: Counts, cells: Sequence[str], genes: Sequence[str]) -> list[str]:
-    """Return a message on the cells without counts, and one on the genes without, if there are any.
-
-    Raises:
-        ValueError: if every count is zero.
-    """
-    messages = []
-    for dim, names, subject, consequence in (
-        (1, cells, "cells have", "They are kept, and left out of the library prior"),
-        (0, genes, "genes have", "They are kept, and carry no information"),
-    ):
-        empty = (x.sum(dim) == 0).nonzero().flatten().tolist()
-        if len(empty) == len(names):
-            raise ValueError(
-                "every value is zero: there is nothing to learn. Pass the layer of raw counts: "
-                "layer='counts'"
-            )
-        if empty:
-            first = listed([names[i] for i in empty])
-            messages.append(f"{len(empty)} {subject} no counts: {first}. {consequence}")
-    return messages
