@@ -975,6 +975,13 @@ def test_cells_dropped_in_place_are_noticed():
     )
 
 
+def test_genes_dropped_in_place_are_noticed():
+    model = fitted()
+    model.cells.adata._inplace_subset_var(np.arange(20))
+    with pytest.raises(ValueError, match=r"made of 30 genes, but its AnnData .* has 20"):
+        model.get_normalized_expression()
+
+
 def test_a_large_table_is_dense_one_minibatch_at_a_time(monkeypatch):
     from pyrovae.data import SparseRows
 
@@ -1053,7 +1060,17 @@ def test_a_constant_covariate_is_not_divided_by_its_rounding_error():
         (lambda m: m.get_normalized_expression(n_samples=2.0), "n_samples is 2.0"),
         (lambda m: m.get_normalized_expression(n_samples=None), "n_samples is None"),
         (lambda m: m.get_normalized_expression(library_size=None), "library_size is None"),
-        (lambda m: m.get_normalized_expression(library_size=np.ones(3)), "expected one number"),
+        (
+            lambda m: m.get_normalized_expression(library_size=np.ones(900)),
+            r"^library_size is .{1,40}, expected one number above 0",
+        ),
+        (lambda m: m.get_elbo(indices=m.test_indices), "got no cell.*test_indices.*: lower them"),
+        (lambda m: m.get_latent_representation(indices=[]), "indices: .* got no cell"),
+        (lambda m: m.get_elbo(indices=np.zeros(80, bool)), "indices: .* got no cell"),
+        (
+            lambda m: m.get_latent_representation(indices=m.adata.obs_names[:3]),
+            r"shape \(3,\)\. Names .* adata\.obs_names\.get_indexer",
+        ),
         (
             lambda m: m.get_normalized_expression(gene_list="gene 1"),
             r"expected a list of genes: \['gene 1'\]",
@@ -1189,6 +1206,10 @@ def test_the_table_of_differential_expression_agrees_with_the_counts(model):
         ({"idx1": np.zeros(3, bool)}, "idx1: expected a mask"),
         ({"idx1": "cell_type == 'none'"}, "idx1 holds no cell"),
         ({"groupby": "cell_type", "test_mode": "four"}, "test_mode 'four'"),
+        (
+            {"groupby": "cell_type", "group2": ["type 0", "type 1"]},
+            "group2 is .* expected one group",
+        ),
     ],
     ids=str,
 )
@@ -1197,6 +1218,28 @@ def test_comparisons_that_make_no_sense_are_refused(model, arguments, words):
     adata.obs["number"] = np.random.default_rng(0).standard_normal(adata.n_obs)
     with pytest.raises(ValueError, match=words):
         model.differential_expression(adata=adata, **arguments)
+
+
+def test_the_cells_in_the_place_of_groupby_are_told_their_name(model):
+    with pytest.raises(TypeError, match=r"groupby is an AnnData.*adata=adata"):
+        model.differential_expression(model.adata, "cell_type")
+
+
+def test_the_second_group_may_be_a_list_of_one(model):
+    tables = [
+        model.differential_expression("cell_type", "type 1", two, n_samples=20)
+        for two in ("type 0", ["type 0"])
+    ]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_model_without_batches_knows_none():
+    adata = cells_like()
+    SingleCellVAE.setup_anndata(adata)
+    model = fitted(adata, epochs=1)
+    for name in ("b0", ""):
+        with pytest.raises(ValueError, match=rf"batch '{name}' is unknown .* without batch_key"):
+            model.get_normalized_expression(transform_batch=name)
 
 
 def test_genes_are_named_by_any_array_or_mask(model):

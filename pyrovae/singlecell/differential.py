@@ -32,7 +32,7 @@ def differential_expression(
     model: Model,
     groupby: str | None = None,
     group1: str | Sequence[str] | None = None,
-    group2: str | None = None,
+    group2: str | Sequence[str] | None = None,
     adata: Any = None,
     mode: Literal["change", "vanilla"] = "change",
     delta: float | None = 0.25,
@@ -53,7 +53,7 @@ def differential_expression(
         groupby: column of `adata.obs`; cells in which it is missing belong to no group, also not to
             the remaining cells.
         group1: a group in that column, or several, compared one after the other; None for all.
-        group2: another group; None for all remaining cells.
+        group2: another group, or a list of one; None for all remaining cells.
         adata: see `SingleCellVAE`.
         mode: "change" gives the probability that the log2 fold change exceeds delta, "vanilla" that
             one group expresses the gene more than the other.
@@ -81,6 +81,7 @@ def differential_expression(
 
     Raises:
         ValueError: if an argument is out of range, or a group unknown or empty.
+        TypeError: if `groupby` is an AnnData.
     """
     import pandas as pd
 
@@ -117,7 +118,12 @@ def differential_expression(
 
 
 def _check_groups(groupby: Any, idx1: Any, idx2: Any, group1: Any, group2: Any) -> None:
-    """Raise a ValueError unless groups are named in one of the two ways."""
+    """Raise an error unless groups are named in one of the two ways."""
+    if hasattr(groupby, "obs"):
+        raise TypeError(
+            f"differential_expression: groupby is an {type(groupby).__name__}, expected a column "
+            "of adata.obs: pass the cells by name, differential_expression(groupby, adata=adata)"
+        )
     if (groupby is None) == (idx1 is None):
         raise ValueError(
             "differential_expression: give either groupby, a column of adata.obs, or the cells of "

@@ -162,8 +162,13 @@ class Encoding:
         """Return the number of a batch.
 
         Raises:
-            ValueError: if the model does not know it.
+            ValueError: if the model does not know it, or knows no batches.
         """
+        if self.setup.batch_key is None:
+            raise ValueError(
+                f"batch {str(name)!r} is unknown to the model, which was set up without batch_key: "
+                "leave transform_batch out"
+            )
         known = named_as(str(name), self.batches)
         if known not in self.batches:
             raise ValueError(
