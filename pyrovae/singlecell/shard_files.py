@@ -45,6 +45,7 @@ class ShardFiles:
         _check_once(paths)
         self.paths = [path.absolute() for path in paths]
         self._versions: dict[int, tuple[int, int]] = {}  # size and time of each file when opened
+        self._whole: set[str] = set()  # places of which no chunk is lost, or it was said
         self._open: dict[int, Any] = {}  # the file used last is the last one
         self._matrices: dict[tuple[int, str], Any] = {}
         self._reading = threading.RLock()  # no file is closed while another thread reads it
@@ -75,8 +76,10 @@ class ShardFiles:
             UserWarning: if chunks of a dense table are not stored, which are read as zeros.
         """
         found = [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
-        for i, path in enumerate(self.paths):
-            check_chunks(self._group(i), _place(layer), path)
+        if _place(layer) not in self._whole:
+            for i, path in enumerate(self.paths):
+                check_chunks(self._group(i), _place(layer), path)
+            self._whole.add(_place(layer))
         return found
 
     def obs(self) -> Any:
