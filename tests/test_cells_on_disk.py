@@ -1,5 +1,7 @@
 """A model of cells that stay on the disk gives what it gives for the same cells in memory."""
 
+import warnings
+
 import anndata
 import h5py
 import numpy as np
@@ -150,7 +152,7 @@ def test_labels_are_predicted_for_files(folder):
     )
 
 
-@pytest.mark.parametrize("value", [0.5, -1, np.nan])
+@pytest.mark.parametrize("value", [0.5, -1, np.nan, 2**24])
 def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
     adata = cells()
     x = adata.X.toarray()
@@ -161,6 +163,16 @@ def test_a_value_that_is_no_count_names_file_and_cell(tmp_path, value):
     cell, gene = adata.obs_names[150], adata.var_names[4]
     with pytest.raises(ValueError, match=rf"2\.h5ad: adata\.X: .* in cell '{cell}', gene '{gene}'"):
         SingleCellVAE(shards)
+
+
+def test_whole_numbers_with_rounding_errors_are_the_same_counts_as_in_memory(tmp_path):
+    adata = cells()
+    adata.X = adata.X.astype(np.float64) * (1 + 1e-9)
+    shards = open_shards(write(adata, tmp_path / "cells"))
+    for some in (adata, shards):
+        SingleCellVAE.setup_anndata(some)
+        x = SingleCellVAE(some).cells.data[0][:]
+        np.testing.assert_array_equal(x, cells().X.toarray())
 
 
 def test_columns_and_layers_that_are_missing_are_named(folder):
@@ -282,12 +294,119 @@ DAMAGES = {
 }
 
 
+def twice(file):
+    """Write a column number that stands before it in its row."""
+    first = int(np.flatnonzero(np.diff(file["X/indptr"][:]) > 1)[4])
+    start = file["X/indptr"][first]
+    file["X/indices"][start + 1] = file["X/indices"][start]
+
+
+DAMAGES["a gene twice in a row"] = twice
+
+
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_file_is_named(tmp_path, kind):
     folder = write(cells(), tmp_path / "cells")
     damage(folder / "2.h5ad", DAMAGES[kind])
     with pytest.raises(ValueError, match=r"2\.h5ad: damaged"):
         open_shards(folder)[:]
+
+
+def zarr_without(folder, place, dense=False):
+    """Write cells in small chunks to a .zarr folder, of which one chunk is then lost."""
+    zarr, adata = pytest.importorskip("zarr"), cells()
+    adata.strings_to_categoricals()
+    x, chunks = (adata.X.toarray(), (60, 10)) if dense else (adata.X, (50,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what zarr will write one day
+        group = zarr.open_group(str(folder / "a.zarr"), mode="w")
+        anndata.io.write_elem(group, "X", x, dataset_kwargs={"chunks": chunks})
+        for name in ("obs", "var"):
+            anndata.io.write_elem(group, name, getattr(adata, name))
+    stored = [file for file in (folder / "a.zarr" / place).rglob("*") if file.is_file()]
+    min(file for file in stored if file.suffix != ".json" and file.name[0] != ".").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("part", ["indptr", "indices", "data"])
+def test_a_lost_chunk_of_sparse_counts_is_noticed(tmp_path, part):
+    """zarr reads it as zeros: counts became zeros, or those of the first gene or of other cells."""
+    zarr_without(tmp_path, f"X/{part}")
+    with pytest.raises(ValueError, match=r"a\.zarr: damaged \(X: (1 of \d+ chunks|its rows)"):
+        open_shards(tmp_path)
+
+
+def test_a_lost_chunk_of_dense_counts_is_warned_of(tmp_path):
+    zarr_without(tmp_path, "X", dense=True)
+    with pytest.warns(UserWarning, match=r"a\.zarr: X: 1 of 12 chunks are not stored"):
+        shards = open_shards(tmp_path)
+    shards.counts(columns=np.arange(3))  # it is warned of once; warnings are errors
+
+
+@pytest.mark.parametrize("place", ["obs/_index", "obs/batch/categories"])
+def test_lost_names_of_cells_and_categories_name_the_file(tmp_path, place):
+    shards = open_shards(zarr_without(tmp_path, place))
+    with pytest.raises(ValueError, match=r"a\.zarr: damaged \(obs: "):
+        _ = shards.obs
+
+
+def test_cells_without_a_gene_are_no_lost_chunks(tmp_path):
+    """zarr stores no chunk of zeros, as of the first rows' ends, or of one gene's numbers."""
+    pytest.importorskip("zarr")
+    for name, x in (("none", np.zeros((4, 3))), ("one gene", np.ones((4, 1)))):
+        adata = anndata.AnnData(sparse.csr_matrix(x.astype(np.float32)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning)
+            adata.write_zarr(tmp_path / f"{name}.zarr")
+        assert open_shards(tmp_path / f"{name}.zarr")[:].sum() == x.sum()
+
+
+def test_files_of_a_folder_are_found_and_none_twice(tmp_path):
+    folder = write(cells(), tmp_path / "cells")
+    (folder / "1.h5ad").rename(folder / "1.H5AD")
+    (folder / "._1.h5ad").write_bytes(b"of a Mac")
+    assert len(open_shards(folder)) == N
+    path = folder / "0.h5ad"
+    with pytest.raises(ValueError, match=r"0\.h5ad: the same file as .*0\.h5ad"):
+        open_shards([path, folder / ".." / "cells" / "0.h5ad"])
+    (folder / "link.h5ad").symlink_to(path)
+    with pytest.raises(ValueError, match=r"link\.h5ad: the same file as .*0\.h5ad"):
+        open_shards(folder)
+
+
+def test_a_file_without_cells_changes_no_column(tmp_path):
+    folder = write(cells(), tmp_path / "cells")
+    cells()[:0].copy().write_h5ad(folder / "3.h5ad")
+    shards = open_shards(folder)  # pandas warned of it
+    assert shards.obs["batch"].tolist() == cells().obs["batch"].tolist()
+    with pytest.raises(ValueError, match=r"3\.h5ad: there is no cell in '3\.h5ad'"):
+        open_shards(folder / "3.h5ad")
+
+
+def test_a_column_that_a_file_lacks_names_the_file(tmp_path):
+    folder = write(cells(), tmp_path / "cells")
+    adata = anndata.read_h5ad(folder / "2.h5ad")
+    del adata.obs["batch"], adata.obs["depth"]
+    adata.write_h5ad(folder / "2.h5ad")
+    shards = open_shards(folder)
+    for keys in ({"batch_key": "batch"}, {"continuous_covariate_keys": ["depth"]}):
+        SingleCellVAE.setup_anndata(shards, **keys)
+        with pytest.raises(ValueError, match=r"in 137 cells \(the first in .*2\.h5ad\)"):
+            SingleCellVAE(shards)
+
+
+def test_a_column_of_numbers_in_one_file_and_of_text_in_another_is_warned_of(tmp_path):
+    folder = write(cells(), tmp_path / "cells")
+    for name, kind in (("0.h5ad", int), ("2.h5ad", str)):
+        adata = anndata.read_h5ad(folder / name)
+        adata.obs["batch"] = adata.obs["batch"].str.removeprefix("batch ").astype(kind)
+        adata.write_h5ad(folder / name)
+    shards = open_shards([folder / "0.h5ad", folder / "2.h5ad"])
+    SingleCellVAE.setup_anndata(shards, batch_key="batch")
+    with pytest.warns(
+        UserWarning, match=r"'0' and .*both as numbers and as text|'0', '1'|'1', '0'"
+    ):
+        assert SingleCellVAE(shards).registry["batches"] == ["0", "1"]
 
 
 def test_a_file_that_was_replaced_is_named(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from pyrovae.graphs import LabelledCountVAE
 from pyrovae.singlecell import simulate
 
 anndata = pytest.importorskip("anndata")
+import pandas as pd  # noqa: E402
+
 from pyrovae.singlecell import CellLabels, SingleCellVAE  # noqa: E402
 from pyrovae.singlecell.calibration import fitted_temperature  # noqa: E402
 
@@ -223,6 +225,39 @@ def test_labels_that_cannot_be_learned_are_refused(labelled):
         CellLabels.from_model(model, "one")
     with pytest.raises(RuntimeError, match="not trained"):
         CellLabels.from_model(SingleCellVAE(model.adata), "partial")
+
+
+@pytest.mark.parametrize("none", ["unlabeled", "Unassigned", "nan", "", "NA "])
+def test_a_label_that_reads_like_none_is_warned_of(labelled, none):
+    """It was learned as a cell type, and predicted for most cells."""
+    model = labelled[0].model
+    adata = model.adata
+    adata.obs["other"] = adata.obs["partial"].replace("Unknown", none)
+    with pytest.warns(UserWarning, match=rf"'{none}' in .*pass unlabeled_category='{none}'"):
+        assert none in CellLabels.from_model(model, "other").names
+    right = CellLabels.from_model(model, "other", unlabeled_category=none)  # warnings are errors
+    assert right.names == labelled[0].names
+    assert torch.equal(right.known, labelled[0].known)
+
+
+def test_whole_numbers_are_labels_as_text_however_they_are_stored(labelled, tmp_path):
+    model = labelled[0].model
+    adata, numbers = model.adata, np.arange(model.adata.n_obs) % 3
+    known = torch.from_numpy(numbers)
+    for form in (numbers, numbers.astype(float), pd.Categorical(numbers)):
+        adata.obs["number"] = form
+        labels = CellLabels.from_model(model, "number")
+        assert labels.names == ["0", "1", "2"]
+        assert torch.equal(labels.known, known)
+    labels.train(max_epochs=1, progress=False)
+    predicted = CellLabels.load(labels.save(tmp_path / "labels"), adata).predict()
+    assert set(predicted) <= set(adata.obs["number"].astype(str))
+    adata.obs["number"] = np.where(numbers == 0, np.nan, numbers)
+    labels = CellLabels.from_model(model, "number")
+    assert labels.names == ["1", "2"]
+    assert torch.equal(labels.known, known - 1)
+    adata.obs["number"] = numbers
+    assert CellLabels.from_model(model, "number", unlabeled_category=2).names == ["0", "1"]
 
 
 def test_a_classifier_is_saved_and_loaded(labelled, tmp_path):

@@ -430,6 +430,57 @@ def test_a_value_that_is_not_a_count_is_named_by_cell_and_gene(value, words):
     assert "cell 11" in str(error.value)
 
 
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix, np.asarray], ids=["csr", "csc", "dense"])
+def test_whole_numbers_with_rounding_errors_are_counts(form):
+    """61 in cell 'c0', gene 'g0', was called not a whole number."""
+    adata = cells_like()
+    x = adata.X.toarray().astype(np.float64)
+    adata.X = form(x * (1 + 1e-12))
+    model = SingleCellVAE(setup(adata))
+    np.testing.assert_array_equal(model.cells.data[0][:], x)
+    x[3, 5] = 61.00001
+    adata.X = form(x)
+    with pytest.raises(ValueError, match=r"61\.00001\d* in cell 'cell 3', gene 'gene 5'"):
+        SingleCellVAE(setup(adata))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int64, np.float32])
+def test_counts_that_single_precision_cannot_hold_are_refused(kind):
+    adata = cells_like()
+    x = adata.X.toarray().astype(kind)
+    x[3, 5] = 2**24 - 1
+    adata.X = x
+    assert SingleCellVAE(setup(adata)).cells.data[0][3, 5] == 2**24 - 1
+    x[3, 5] = 2**24 + 1
+    adata.X = csr_matrix(x)
+    with pytest.raises(ValueError, match=r"in cell 'cell 3', gene 'gene 5': no cell has 2\^24"):
+        SingleCellVAE(setup(adata))
+
+
+@pytest.mark.parametrize("layer", [None, "counts"])
+def test_masked_counts_are_refused(layer):
+    adata = cells_like()
+    x = np.ma.array(adata.X.toarray(), mask=np.zeros(adata.shape, bool))
+    adata.layers["counts"] = adata.X = x
+    SingleCellVAE(setup(adata, layer=layer))  # nothing is masked
+    x = x.copy()
+    x[3, 5] = np.ma.masked
+    adata.layers["counts"] = adata.X = x
+    where = r"adata\.X" if layer is None else r"adata\.layers\['counts'\]"
+    with pytest.raises(ValueError, match=rf"{where} has masked values.*\.filled\(0\)"):
+        SingleCellVAE(setup(adata, layer=layer))
+
+
+def test_adata_raw_is_told_how_it_becomes_an_anndata(model):
+    adata = cells_like()
+    adata.raw = adata
+    for call in (model.get_latent_representation, model.get_elbo):
+        with pytest.raises(TypeError, match=r"got a Raw: adata\.raw\.to_adata\(\) makes one"):
+            call(adata.raw)
+        with pytest.raises(TypeError, match="got a ndarray"):
+            call(np.ones((3, 30)), indices=[0])
+
+
 def test_log_normalized_data_are_refused():
     adata = cells_like()
     adata.X = np.log1p(adata.X.toarray())
@@ -696,6 +747,81 @@ def test_covariates_reach_the_decoder_and_are_scaled_on_the_training_cells(tmp_p
     )
 
 
+def test_columns_that_are_edited_after_the_model_was_made_do_not_reach_it():
+    """With a continuous covariate, training read all columns again, beside the counts of before."""
+    adata = with_covariates(cells_like())
+    model = SingleCellVAE(adata, n_hidden=8, n_latent=3, dispersion="gene")
+    before = model.cells.data[1].clone()
+    adata.obs["batch"], adata.obs["site"], adata.obs["age"] = "batch 0", "ant", 0.0
+    model.train(max_epochs=1, progress=False)
+    after = model.cells.data[1]
+    assert torch.equal(after[:, :-1], before[:, :-1])
+    ages = np.linspace(20, 80, 80)
+    training = ages[model.train_indices]
+    np.testing.assert_allclose(after[:, -1], (ages - training.mean()) / training.std(), rtol=1e-5)
+
+
+def test_covariates_stand_between_batches_and_labels_when_they_are_scaled_again():
+    adata = with_covariates(cells_like())
+    setup(
+        adata,
+        categorical_covariate_keys=["site"],
+        continuous_covariate_keys=["age", "library"],
+    )
+    model = fitted(adata, dispersion="gene-label")
+    assert torch.equal(model.cells.data[1], model.cells.encoding.context(adata))
+
+
+def test_a_value_far_from_all_others_is_named():
+    adata = with_covariates(cells_like())
+    adata.obs.loc["cell 7", "age"] = 1e12
+    with pytest.warns(UserWarning, match=r"obs\['age'\] is 1e\+12 in cell 'cell 7', so far"):
+        SingleCellVAE(adata)
+    adata.obs["age"] = np.random.default_rng(0).lognormal(0, 3, 80)
+    SingleCellVAE(adata)  # warnings are errors
+
+
+def test_a_continuous_column_is_no_batch():
+    adata = cells_like()
+    adata.obs["batch"] = np.linspace(0, 1, 80)
+    with pytest.raises(ValueError, match=r"obs\['batch'\] holds 80 different numbers.*continuous_"):
+        SingleCellVAE(setup(adata))
+    adata.obs["batch"] = np.arange(80) % 40.0  # donors, some of which were missing once
+    SingleCellVAE(setup(adata))
+
+
+@pytest.mark.parametrize("form", [csr_matrix, np.asarray], ids=["sparse", "dense"])
+def test_genes_that_a_batch_lacks_after_an_outer_join_are_warned_of(form):
+    parts = [cells_like(seed=s, n=100, genes=60, batches=1) for s in range(3)]
+    for part in parts:
+        part.X = form(part.X.toarray())
+    few, many = (
+        anndata.concat(
+            [parts[0], parts[1][:, lacking:].copy(), parts[2]],
+            join="outer",
+            label="batch",
+            keys=list("abc"),
+            index_unique="-",
+            fill_value=0,
+        )
+        for lacking in (9, 40)
+    )
+    SingleCellVAE(setup(few))  # warnings are errors
+    words = r"\d\d of 60 genes have no counts in batch 'b', but many in others: 'gene "
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE(setup(many))
+    small = many[np.r_[:119, 200:300]].copy()  # 19 cells of batch b
+    SingleCellVAE(setup(small))
+
+
+def test_a_number_that_is_also_there_as_text_is_warned_of():
+    adata = cells_like()
+    adata.obs["batch"] = pd.Series([1, "1", 2, 2] * 20, adata.obs_names, dtype=object)
+    with pytest.warns(UserWarning, match=r"obs\['batch'\] holds '1' both as numbers and as text"):
+        model = SingleCellVAE(setup(adata))
+    assert model.registry["batches"] == ["1", "2"]
+
+
 def test_encoders_see_covariates_on_request():
     adata = with_covariates(cells_like())
     model = fitted(adata, encode_covariates=True)
@@ -849,6 +975,13 @@ def test_cells_dropped_in_place_are_noticed():
     )
 
 
+def test_genes_dropped_in_place_are_noticed():
+    model = fitted()
+    model.cells.adata._inplace_subset_var(np.arange(20))
+    with pytest.raises(ValueError, match=r"made of 30 genes, but its AnnData .* has 20"):
+        model.get_normalized_expression()
+
+
 def test_a_large_table_is_dense_one_minibatch_at_a_time(monkeypatch):
     from pyrovae.data import SparseRows
 
@@ -927,7 +1060,17 @@ def test_a_constant_covariate_is_not_divided_by_its_rounding_error():
         (lambda m: m.get_normalized_expression(n_samples=2.0), "n_samples is 2.0"),
         (lambda m: m.get_normalized_expression(n_samples=None), "n_samples is None"),
         (lambda m: m.get_normalized_expression(library_size=None), "library_size is None"),
-        (lambda m: m.get_normalized_expression(library_size=np.ones(3)), "expected one number"),
+        (
+            lambda m: m.get_normalized_expression(library_size=np.ones(900)),
+            r"^library_size is .{1,40}, expected one number above 0",
+        ),
+        (lambda m: m.get_elbo(indices=m.test_indices), "got no cell.*test_indices.*: lower them"),
+        (lambda m: m.get_latent_representation(indices=[]), "indices: .* got no cell"),
+        (lambda m: m.get_elbo(indices=np.zeros(80, bool)), "indices: .* got no cell"),
+        (
+            lambda m: m.get_latent_representation(indices=m.adata.obs_names[:3]),
+            r"shape \(3,\)\. Names .* adata\.obs_names\.get_indexer",
+        ),
         (
             lambda m: m.get_normalized_expression(gene_list="gene 1"),
             r"expected a list of genes: \['gene 1'\]",
@@ -1063,6 +1206,10 @@ def test_the_table_of_differential_expression_agrees_with_the_counts(model):
         ({"idx1": np.zeros(3, bool)}, "idx1: expected a mask"),
         ({"idx1": "cell_type == 'none'"}, "idx1 holds no cell"),
         ({"groupby": "cell_type", "test_mode": "four"}, "test_mode 'four'"),
+        (
+            {"groupby": "cell_type", "group2": ["type 0", "type 1"]},
+            "group2 is .* expected one group",
+        ),
     ],
     ids=str,
 )
@@ -1071,6 +1218,28 @@ def test_comparisons_that_make_no_sense_are_refused(model, arguments, words):
     adata.obs["number"] = np.random.default_rng(0).standard_normal(adata.n_obs)
     with pytest.raises(ValueError, match=words):
         model.differential_expression(adata=adata, **arguments)
+
+
+def test_the_cells_in_the_place_of_groupby_are_told_their_name(model):
+    with pytest.raises(TypeError, match=r"groupby is an AnnData.*adata=adata"):
+        model.differential_expression(model.adata, "cell_type")
+
+
+def test_the_second_group_may_be_a_list_of_one(model):
+    tables = [
+        model.differential_expression("cell_type", "type 1", two, n_samples=20)
+        for two in ("type 0", ["type 0"])
+    ]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_model_without_batches_knows_none():
+    adata = cells_like()
+    SingleCellVAE.setup_anndata(adata)
+    model = fitted(adata, epochs=1)
+    for name in ("b0", ""):
+        with pytest.raises(ValueError, match=rf"batch '{name}' is unknown .* without batch_key"):
+            model.get_normalized_expression(transform_batch=name)
 
 
 def test_genes_are_named_by_any_array_or_mask(model):
@@ -1259,6 +1428,46 @@ def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
         SingleCellVAE.prepare_query_anndata(fewer, reference)
     with pytest.warns(UserWarning, match="lacks 20 of"):
         SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
+
+
+def test_a_query_needs_no_labels_but_for_the_dispersion(tmp_path):
+    reference, cells = reference_and_query()
+    del cells.obs["cell_type"]
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    model.train(max_epochs=1, progress=False)
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), query)
+    np.testing.assert_allclose(
+        again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5, atol=1e-6
+    )
+    reference, cells = reference_and_query(dispersion="gene-label")
+    del cells.obs["cell_type"]
+    with pytest.raises(ValueError, match=r"key 'cell_type' is not in adata\.obs"):
+        SingleCellVAE.prepare_query_anndata(cells, reference)
+
+
+def test_a_query_keeps_what_belongs_to_its_cells():
+    reference, cells = reference_and_query()
+    cells.obsm["X_umap"] = np.ones((cells.n_obs, 2))
+    cells.obsp["distances"] = csr_matrix((cells.n_obs, cells.n_obs))
+    cells.uns["colors"] = ["red"]
+    query = SingleCellVAE.prepare_query_anndata(cells[:, :36].copy(), reference)
+    assert query.var["in_query"].tolist() == [True] * 36 + [False] * 4
+    assert set(query.uns) == {"colors", "_pyrovae_setup"}
+    assert (list(query.obsm), list(query.obsp)) == (["X_umap"], ["distances"])
+    query.obsm["X_umap"][:] = 0
+    query.uns["colors"].append("blue")
+    assert cells.obsm["X_umap"].all()
+    assert cells.uns["colors"] == ["red"]
+    assert "_pyrovae_setup" not in cells.uns
+
+
+def test_a_query_of_few_shared_genes_is_refused():
+    reference, cells = reference_and_query()
+    with pytest.raises(ValueError, match="has 7 of the reference's genes, expected at least 20%"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :7].copy(), reference)
+    with pytest.warns(UserWarning, match="lacks 32 of the reference's 40 genes"):
+        SingleCellVAE.prepare_query_anndata(cells[:, :8].copy(), reference)
 
 
 def test_a_saved_query_trains_the_new_batch_alone_when_it_is_read(tmp_path):

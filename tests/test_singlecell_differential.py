@@ -80,6 +80,30 @@ def test_nothing_is_called_between_random_halves(with_marker):
     assert not in_order(with_marker, "half", 0, 1)["is_de_fdr_0.05"].any()
 
 
+def test_genes_that_only_a_third_type_changes_are_not_called():
+    """The reason for another rule than scvi-tools', see `differential.discoveries`."""
+    random = np.random.default_rng(0)
+    base, kind = random.gamma(1.0, size=G) + 0.1, random.integers(3, size=N)
+    change = np.zeros((3, G))
+    change[1, UP], change[1, DOWN], change[2, 40:60] = 2.0, -2.0, 2.0
+    rho = base * np.exp2(change[kind])
+    depth = np.exp(random.normal(7.6, 0.3, size=(N, 1))) / rho.sum(1, keepdims=True)
+    x = random.poisson(random.gamma(5.0, 0.2, size=(N, G)) * rho * depth).astype(np.float32)
+    adata = anndata.AnnData(csr_matrix(x))
+    adata.obs["type"] = np.array(list("ABC"))[kind]
+    SingleCellVAE.setup_anndata(adata)
+    model = SingleCellVAE(adata, n_hidden=64)
+    model.train(max_epochs=60, progress=False)
+    table = in_order(model, "type", "B", "A")
+    called = table["is_de_fdr_0.05"].to_numpy()
+    assert called[:40].sum() >= 36
+    assert not called[40:].any()
+    order = np.argsort(-table["proba_de"].to_numpy())
+    errors = table["proba_not_de"].to_numpy()[order].cumsum() / np.arange(1, G + 1)
+    largest = order[: (errors <= 0.05).nonzero()[0][-1] + 1]
+    assert (largest >= 40).mean() > 0.05
+
+
 def test_a_pseudocount_is_half_a_transcript_of_the_smaller_group(with_marker):
     assert estimated_pseudocount((2e5, 1e6)) == pytest.approx(2.5e-6)
     assert estimated_pseudocount((0.0, 1e6)) == 0.5  # a group of empty cells

@@ -9,9 +9,9 @@ from pyrovae import graphs, programs
 from pyrovae.data import device_and_dtype, take
 from pyrovae.likelihoods import Dispersion, Expression, expression
 from pyrovae.singlecell.cells import Cells
-from pyrovae.singlecell.counts import empty_cells_and_genes
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.messages import warn_user
+from pyrovae.singlecell.remarks import empty_cells_and_genes, genes_absent_from_batches
 from pyrovae.singlecell.state import State
 
 __all__ = ["new_state"]
@@ -53,7 +53,7 @@ def new_state(
     _check_sizes(n_hidden, n_latent, n_layers, dropout_rate)
     cells = Cells(Encoding.of(adata, Dispersion(dispersion) is Dispersion.LABEL), adata)
     encoding = cells.encoding
-    for message in empty_cells_and_genes(cells.data[0], adata.obs_names, encoding.genes):
+    for message in _remarks(cells):
         warn_user(message)
     with programs.random_stream(seed, []):
         graph = graphs.count_vae(
@@ -75,6 +75,16 @@ def new_state(
     if prior is not None or posterior is not None:
         _check_prior_and_posterior(graph, cells, n_latent)
     return State(cells, graph, seed)
+
+
+def _remarks(cells: Cells) -> list[str]:
+    """Return what a user should know about empty cells, and genes without counts."""
+    (x, *c), encoding = cells.data, cells.encoding
+    batch = encoding.batch_numbers(c[0] if c else None, len(x))
+    return [
+        *empty_cells_and_genes(x, cells.names, encoding.genes),
+        *genes_absent_from_batches(x, batch, encoding.batches, encoding.genes),
+    ]
 
 
 def _check_one_of(name: str, value: str, known: list[str]) -> None:

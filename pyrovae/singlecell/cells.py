@@ -11,6 +11,7 @@ from pyrovae.data import Rows
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
+from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.shards import Shards
 
 __all__ = ["Cells", "Selection", "checked_rows", "rows_in", "some_cells"]
@@ -48,21 +49,29 @@ class Cells:
         self.encoding, self.adata, self.read = encoding, adata, read
         self.names: Any = None if adata is None else adata.obs_names
         self.data: Data = () if adata is None else self._encoded(adata)
+        self._genes: Any = None if adata is None else adata.var_names
+        # As the columns of obs hold them, with shape (N, K).
+        self._covariates = None if adata is None else encoding.continuous(adata)
 
     def own(self) -> Any:
         """Return the model's own AnnData.
 
         Raises:
-            ValueError: if it has none, or its cells are not those that the model was made for.
+            ValueError: if it has none, or its cells or genes are not those that the model was made
+                for.
         """
         if self.adata is None:
             raise ValueError("the model was loaded without cells: pass adata= here, or to load")
-        if not self.adata.obs_names.equals(self.names):
-            raise ValueError(
-                f"the model was made of {len(self.names)} cells, but its AnnData was changed in "
-                f"place and has {self.adata.n_obs}, or others, or in another order. Pass adata= "
-                "(a copy of the cells to work on), or make the model again"
-            )
+        for now, before, words in (
+            (self.adata.obs_names, self.names, "cells"),
+            (self.adata.var_names, self._genes, "genes"),
+        ):
+            if not now.equals(before):
+                raise ValueError(
+                    f"the model was made of {len(before)} {words}, but its AnnData was changed in "
+                    f"place and has {len(now)}, or others, or in another order. Pass adata= (a "
+                    "copy of the cells to work on), or make the model again"
+                )
         return self.adata
 
     def query(self, adata: Any, indices: Any) -> Data:
@@ -79,8 +88,10 @@ class Cells:
 
         Raises:
             ValueError: if the indices or the cells do not fit.
+            TypeError: if `adata` is no AnnData.
         """
         given = self.own() if adata is None else adata
+        check_anndata(given)
         rows = checked_rows(given.n_obs, indices)
         if rows is None:
             return Selection(self.data if adata is None else self._encoded(given), given.obs_names)
@@ -94,10 +105,14 @@ class Cells:
         return Selection(data, given.obs_names[rows.numpy()])
 
     def rescale(self, training: Tensor) -> None:
-        """Standardize the continuous covariates over the training cells."""
-        if self.encoding.scales:
-            self.encoding = self.encoding.scaled(self.own(), training.numpy())
-            self.data = (self.data[0], self.encoding.context(self.adata))
+        """Standardize the continuous covariates over the training cells.
+
+        The AnnData is not read again: its columns may have been changed since.
+        """
+        if self._covariates is not None and self.encoding.scales:
+            self.encoding = self.encoding.scaled(self._covariates[training.numpy()])
+            x, c = self.data
+            self.data = (x, self.encoding.with_covariates(c, self._covariates))
 
     def library_sizes(self, rows: Tensor | None = None) -> LibrarySizes:
         """Return mean and standard deviation by batch of the log totals of some cells, or all."""
@@ -177,6 +192,18 @@ def checked_rows(n: int, indices: Any) -> Tensor | None:
     if not numbers or rows.min() < -n or rows.max() >= n:
         raise ValueError(
             f"indices: expected row numbers below {n} or a mask of {n} with a cell, "
-            f"got {rows.dtype} with shape {rows.shape}"
+            f"got {_described(rows)}"
         )
     return torch.from_numpy(rows.astype(np.int64) % n)
+
+
+def _described(rows: np.ndarray) -> str:
+    """Return what is wrong with rows, in words."""
+    if rows.size == 0 or (rows.dtype == bool and not rows.any()):
+        return (
+            "no cell. A model has no test_indices if train_size and validation_size leave no cell: "
+            "lower them"
+        )
+    names = rows.dtype.kind in "UO"
+    remedy = ". Names of cells become numbers by adata.obs_names.get_indexer(names)"
+    return f"{rows.dtype} with shape {rows.shape}{remedy if names else ''}"

@@ -20,9 +20,15 @@ __all__ = [
     "continuous",
     "known_labels",
     "named_as",
+    "warn_of_outliers",
 ]
 
 _UNKNOWN = "Unknown"  # the default, which need not occur
+_NO_LABEL = {"", "unknown", "unlabeled", "unlabelled", "unassigned", "nan", "none", "na", "<na>"}
+_MOST_FRACTIONS = 20  # of a column of numbers that are not whole: more are continuous
+# A standard deviation of so many times that of the inner 98 % of the cells is set by outliers: it
+# is up to 300 times for a lognormal variable whose logarithm has a standard deviation of 3.
+_OUTLYING = 1000
 
 # What to do with a category that was not there in training.
 NEW_BATCH = (
@@ -39,9 +45,34 @@ def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]
     """Return the categories that occur in a column, sorted, and named as the known ones.
 
     Raises:
-        ValueError: if the column does not exist, or is missing in a cell.
+        ValueError: if the column does not exist, is missing in a cell, or is continuous.
+
+    Warns:
+        UserWarning: if it holds numbers and the same numbers as text.
     """
-    return sorted(_named_as(_as_text(adata, key), known).unique())
+    text = _as_text(adata, key)
+    _check_categories(adata.obs[key])
+    return sorted(_named_as(text, known).unique())
+
+
+def _check_categories(column: Any) -> None:
+    """Refuse a continuous column, and warn of categories that are alike as text."""
+    import pandas as pd
+
+    values = pd.Series(list(column.unique()))
+    if len(values) > _MOST_FRACTIONS and values.dtype.kind == "f" and (values % 1 != 0).any():
+        raise ValueError(
+            f"adata.obs[{column.name!r}] holds {len(values)} different numbers, expected "
+            "categories. Name it among continuous_covariate_keys, or cut it into intervals by "
+            "pandas.cut"
+        )
+    text = values.astype(str)
+    if text.duplicated().any():
+        warn_user(
+            f"adata.obs[{column.name!r}] holds {listed(text[text.duplicated()])} both as numbers "
+            "and as text, which are taken for the same. If they are not, name them differently; if "
+            "they are, store the column as text"
+        )
 
 
 def category_numbers(
@@ -94,25 +125,46 @@ def continuous(adata: Any, key: str) -> np.ndarray:
             "categorical_covariate_keys"
         ) from error
     bad = ~np.isfinite(values)
-    if bad.any():
-        cells = listed(adata.obs_names[bad])
-        raise ValueError(
-            f"adata.obs[{key!r}] is missing or infinite in {bad.sum()} cells: {cells}. Fill it in, "
-            "or drop them"
-        )
+    _check_none(adata, key, bad, "missing or infinite")
     return values
+
+
+def warn_of_outliers(adata: Any, key: str, values: np.ndarray) -> None:
+    """Issue a warning if a few cells are so far off that, standardized, all others are alike.
+
+    Args:
+        adata: the cells.
+        key: column of `adata.obs`.
+        values: its values, with shape (N,).
+    """
+    low, high = np.quantile(values, [0.01, 0.99])
+    sd, inner = values.std(), values[(low <= values) & (values <= high)].std()
+    if 0 < _OUTLYING * inner < sd:
+        cell = abs(values - np.median(values)).argmax()
+        warn_user(
+            f"adata.obs[{key!r}] is {values[cell]:g} in cell {adata.obs_names[cell]!r}, so far "
+            "from the others that they have nearly one value when divided by the standard "
+            f"deviation, {sd:.3g}; without the outer 2 % of the cells it is {inner:.3g}. Correct "
+            "it, or use the logarithm or the rank"
+        )
+
+
+def _check_none(adata: Any, key: str, bad: np.ndarray, words: str) -> None:
+    """Refuse a column with cells in which it cannot be used."""
+    if bad.any():
+        first = (
+            f" (the first in {adata.file_of(bad.argmax())})" if hasattr(adata, "file_of") else ""
+        )
+        raise ValueError(
+            f"adata.obs[{key!r}] is {words} in {bad.sum()} cells{first}: "
+            f"{listed(adata.obs_names[bad])}. Fill it in, or drop them"
+        )
 
 
 def _as_text(adata: Any, key: str) -> Any:
     """Return a column without missing values as a Series of strings."""
     check_column(adata, key)
-    missing = adata.obs[key].isna().to_numpy()
-    if missing.any():
-        cells = listed(adata.obs_names[missing])
-        raise ValueError(
-            f"adata.obs[{key!r}] is missing in {missing.sum()} cells: {cells}. Fill it in, or drop "
-            "them"
-        )
+    _check_none(adata, key, adata.obs[key].isna().to_numpy(), "missing")
     return adata.obs[key].astype(str)
 
 
@@ -144,13 +196,25 @@ def check_column(adata: Any, key: str, name: str = "key") -> None:
         )
 
 
-def known_labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]:
-    """Return the known labels, sorted, and the number of each cell's; -1 for none."""
+def known_labels(adata: Any, key: str, unknown: object) -> tuple[list[str], Tensor]:
+    """Return the known labels, sorted, and the number of each cell's; -1 for none.
+
+    Whole numbers are named without a decimal point, also where missing values made them floats.
+
+    Raises:
+        ValueError: if the column does not exist, or has fewer than two labels.
+
+    Warns:
+        UserWarning: if no cell has the label `unknown`, which is not the default, or another label
+            reads as if it said that there is none.
+    """
     import pandas as pd
 
     check_column(adata, key)
-    column = adata.obs[key].astype(object)
+    unknown, column = str(unknown), adata.obs[key].astype(object)
     text = column.astype(str).where(column.notna(), unknown)
+    if column.map(lambda value: isinstance(value, float)).all():
+        text = text.str.removesuffix(".0")
     if unknown != _UNKNOWN and not (text == unknown).any():
         warn_user(
             f"CellLabels: unlabeled_category is {unknown!r}, which no cell of adata.obs[{key!r}] "
@@ -161,6 +225,13 @@ def known_labels(adata: Any, key: str, unknown: str) -> tuple[list[str], Tensor]
         raise ValueError(
             f"adata.obs[{key!r}] has the labels {names} beside {unknown!r}: a classifier needs at "
             "least two"
+        )
+    none = [name for name in names if name.strip().lower() in _NO_LABEL]
+    if none:
+        warn_user(
+            f"CellLabels: {listed(none)} in adata.obs[{key!r}] is learned and predicted as a cell "
+            f"type. If it says that the type is not known, pass unlabeled_category={none[0]!r}"
+            + (", and give all such cells that label" if len(none) > 1 else "")
         )
     numbers = pd.Categorical(text, categories=names).codes.astype(np.int64)
     return names, torch.from_numpy(numbers)

@@ -1,8 +1,8 @@
 """Raw counts of an AnnData as a checked array x with shape (N, G).
 
 Every value is checked before anything is trained. Invalid counts raise a ValueError that names the
-cell, the gene and the remedy; empty cells and genes without counts are described in messages. This
-module is independent of any model and writes nothing to the AnnData.
+cell, the gene and the remedy; `remarks` describes valid counts that may not be meant. This module
+is independent of any model and writes nothing to the AnnData.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
+from pyrovae.data.supports import levels
 from pyrovae.singlecell.messages import listed
-from pyrovae.singlecell.setup import MINIFIED
+from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
 
-__all__ = ["counts", "empty_cells_and_genes", "read"]
+__all__ = ["Counts", "counts", "read"]
 
 Counts = Tensor | SparseRows | Shards
 
 _READ_AT_ONCE = 4096  # rows of a file
+_TOO_LARGE = 1 << 24  # single precision holds every whole number below it
 _LOG_MAXIMUM = 30.0  # log(1 + x) of any count is smaller: no cell has e^30 transcripts
 
 
@@ -49,6 +51,8 @@ def read(path: str | Path) -> Any:
 def counts(adata: Any, layer: str | None = None, genes: Sequence[str] | None = None) -> Counts:
     """Return the checked counts in single precision, with shape (N, G); sparse ones stay sparse.
 
+    Doubles that are whole numbers but for rounding errors are whole in single precision.
+
     Args:
         adata: an AnnData in memory, or backed by a file, which is read in order and in chunks; or
             `Shards`, which are read once and stay on the disk.
@@ -57,8 +61,10 @@ def counts(adata: Any, layer: str | None = None, genes: Sequence[str] | None = N
 
     Raises:
         ValueError: if there are no cells or no genes, gene names are not unique, a gene is missing,
-            or a value is not a count.
+            or a value is masked, not a count, or at least 2^24.
+        TypeError: if `adata` is no AnnData, or the counts are not real numbers.
     """
+    check_anndata(adata)
     if MINIFIED in adata.uns:
         raise ValueError(
             "these cells are minified and have no counts: pass the cells that have them, or load "
@@ -79,10 +85,10 @@ def counts(adata: Any, layer: str | None = None, genes: Sequence[str] | None = N
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         where = f"{adata.file_of(row)}: {where}" if isinstance(adata, Shards) else where
         raise ValueError(
-            f"{where}: {value:g} in cell {adata.obs_names[row]!r}, gene {gene!r}"
+            f"{where}: {_shown(value)} in cell {adata.obs_names[row]!r}, gene {gene!r}"
             f"{_reason(x, value, adata)}"
         )
-    return x if isinstance(x, Shards) else x.float()
+    return x
 
 
 def _columns(adata: Any, genes: Sequence[str] | None) -> np.ndarray | None:
@@ -120,9 +126,9 @@ def _in_memory(adata: Any, layer: str | None, columns: np.ndarray | None) -> Ten
     if not is_sparse(x):
         return _dense(x if columns is None else np.asarray(x)[:, columns])
     if columns is not None:
-        return SparseRows.of(x[:, columns])
+        return _sparse(x[:, columns])
     # The values are copied as they become floats: one copy of them in memory, not two.
-    values = np.array(x.data, _float_type(x.dtype))
+    values = _single(x.data)
     return SparseRows.of(csr_matrix((values, x.indices.copy(), x.indptr.copy()), x.shape))
 
 
@@ -135,7 +141,7 @@ def _from_file(adata: Any, layer: str | None, columns: np.ndarray | None) -> Ten
         return torch.cat([_dense(first), *(_dense(chunk) for chunk in chunks)])
     from scipy import sparse
 
-    return SparseRows.of(sparse.vstack([first, *chunks], format="csr"))
+    return _sparse(sparse.vstack([first, *chunks], format="csr"))
 
 
 def _chunks(adata: Any, layer: str | None) -> Iterator[Any]:
@@ -167,34 +173,54 @@ def _matrix(adata: Any, layer: str | None) -> Any:
     for read in ("compute", "to_memory"):  # of dask, and of a matrix that lies in a file
         if hasattr(x, read):
             x = getattr(x, read)()
+    if np.ma.is_masked(x):
+        where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        raise ValueError(
+            f"{where} has masked values, which would be read as what is below the mask. Say what "
+            f"they are, as zeros: {where} = {where}.filled(0)"
+        )
     check_indices(x)
     return x.tocsr() if hasattr(x, "tocsr") else x
 
 
 def _dense(x: Any) -> Tensor:
-    """Return a copy of a dense matrix, in double precision if it is in that, else in single."""
-    x = np.asarray(x)
-    return torch.from_numpy(np.array(x, _float_type(x.dtype), order="C"))
+    return torch.from_numpy(_single(np.asarray(x)))
 
 
-def _float_type(dtype: np.dtype) -> type[np.floating]:
-    """Return the type in which counts are kept: double precision if they are in that.
+def _sparse(x: Any) -> SparseRows:
+    """Return the rows of a CSR matrix that is no one else's."""
+    x.data = _single(x.data)
+    return SparseRows.of(x)
+
+
+def _single(x: np.ndarray) -> np.ndarray:
+    """Return a copy of counts in single precision.
 
     Raises:
         TypeError: if they are not real numbers.
     """
-    if dtype.kind not in "biuf":
+    if x.dtype.kind not in "biuf":
         raise TypeError(
-            f"the counts have dtype {dtype}, expected real numbers in a NumPy array or a sparse "
+            f"the counts have dtype {x.dtype}, expected real numbers in a NumPy array or a sparse "
             "matrix of SciPy's"
         )
-    return np.float64 if dtype == np.float64 else np.float32
+    with np.errstate(over="ignore"):  # to infinity, which is refused by name
+        return np.array(x, np.float32, order="C")
 
 
 def _first_invalid(x: Counts) -> tuple[int, int, float] | None:
     """Return row, column and value of the first value that is not a count; None if all are."""
-    off = as_source(x).scan(COUNTS).off
+    found = as_source(x).scan(COUNTS)
+    off = found.off
+    if off is None and found.high >= _TOO_LARGE:
+        off = as_source(x).scan(levels(_TOO_LARGE - 1)).off
     return None if off is None else (off.row, off.position[0], off.value)
+
+
+def _shown(value: float) -> str:
+    """Return a value in few digits, but never that of a fraction as a whole number."""
+    short = f"{value:g}"
+    return short if value % 1 == 0 or float(short) % 1 else f"{value:.9g}"
 
 
 def _reason(x: Counts, value: float, adata: Any) -> str:
@@ -206,6 +232,11 @@ def _reason(x: Counts, value: float, adata: Any) -> str:
         return f": not a number of transcripts. Drop these cells or genes, or {remedy}"
     if value < 0:
         return f": counts are never negative. The data look scaled or corrected: {remedy}"
+    if value >= _TOO_LARGE:
+        return (
+            ": no cell has 2^24 transcripts of a gene, and single precision holds no larger whole "
+            f"numbers exactly. The data look like intensities or sums: {remedy}"
+        )
     largest = as_source(x).scan().high
     if largest < _LOG_MAXIMUM:
         return (
@@ -213,26 +244,3 @@ def _reason(x: Counts, value: float, adata: Any) -> str:
             f"The data look log-normalised: {remedy}"
         )
     return f": not a whole number. The data look normalised: {remedy}, or round estimated counts"
-
-
-def empty_cells_and_genes(x: Counts, cells: Sequence[str], genes: Sequence[str]) -> list[str]:
-    """Return a message on the cells without counts, and one on the genes without, if there are any.
-
-    Raises:
-        ValueError: if every count is zero.
-    """
-    messages = []
-    for dim, names, subject, consequence in (
-        (1, cells, "cells have", "They are kept, and left out of the library prior"),
-        (0, genes, "genes have", "They are kept, and carry no information"),
-    ):
-        empty = (x.sum(dim) == 0).nonzero().flatten().tolist()
-        if len(empty) == len(names):
-            raise ValueError(
-                "every value is zero: there is nothing to learn. Pass the layer of raw counts: "
-                "layer='counts'"
-            )
-        if empty:
-            first = listed([names[i] for i in empty])
-            messages.append(f"{len(empty)} {subject} no counts: {first}. {consequence}")
-    return messages

@@ -18,6 +18,7 @@ from pyrovae.singlecell.columns import (
     category_numbers,
     continuous,
     named_as,
+    warn_of_outliers,
 )
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import Setup
@@ -61,6 +62,9 @@ class Encoding:
         Raises:
             ValueError: if a column does not exist or is missing in a cell, or if `labelled` and
                 there is no labels key.
+
+        Warns:
+            UserWarning: if a few cells are far from all others in a continuous covariate.
         """
         setup = Setup.read(adata)
         setup.check(adata)
@@ -77,15 +81,30 @@ class Encoding:
             {key: category_names(adata, key) for key in setup.categorical_covariate_keys},
             labelled=labelled,
         )
-        return encoding.scaled(adata, slice(None))
+        values = encoding.continuous(adata)
+        for key, column in zip(setup.continuous_covariate_keys, values.T, strict=True):
+            warn_of_outliers(adata, key, column)
+        return encoding.scaled(values)
 
-    def scaled(self, adata: Any, rows: Any) -> "Encoding":
-        """Return the encoding with continuous covariates standardized over these rows."""
+    def continuous(self, adata: Any) -> np.ndarray:
+        """Return the continuous covariates as they are in `adata.obs`, with shape (N, K)."""
+        keys = self.setup.continuous_covariate_keys
+        return (
+            np.stack([continuous(adata, key) for key in keys], 1)
+            if keys
+            else np.empty((adata.n_obs, 0))
+        )
+
+    def scaled(self, values: np.ndarray) -> "Encoding":
+        """Return the encoding with continuous covariates standardized over cells.
+
+        Args:
+            values: the covariates of these cells, with shape (n, K), see `continuous`.
+        """
         scales = {}
-        for key in self.setup.continuous_covariate_keys:
-            values = continuous(adata, key)[rows]
-            mean, sd = float(values.mean()), float(values.std())
-            constant = sd <= _CONSTANT * float(abs(values).max())  # up to rounding
+        for key, column in zip(self.setup.continuous_covariate_keys, values.T, strict=True):
+            mean, sd = float(column.mean()), float(column.std())
+            constant = sd <= _CONSTANT * float(abs(column).max())  # up to rounding
             scales[key] = (mean, 1.0 if constant else sd)
         return replace(self, scales=scales)
 
@@ -108,12 +127,30 @@ class Encoding:
                 parts.append(one_hot(numbers, len(self.batches)))
         for key, names in self.categories.items():
             parts.append(one_hot(category_numbers(adata, key, names), len(names)))
-        for key, (mean, sd) in self.scales.items():
-            parts.append(torch.from_numpy((continuous(adata, key) - mean) / sd)[:, None])
+        if self.scales:
+            parts.append(self._standardized(self.continuous(adata)))
         if self.labelled:
             numbers = category_numbers(adata, str(self.setup.labels_key), self.labels)
             parts.append(one_hot(numbers, len(self.labels)))
         return torch.cat([part.float() for part in parts], -1) if parts else None
+
+    def with_covariates(self, c: Tensor, values: np.ndarray) -> Tensor:
+        """Return a context with other continuous covariates.
+
+        Args:
+            c: with shape (N, C).
+            values: of the same cells, with shape (N, K), see `continuous`.
+        """
+        first = len(self.batches) if len(self.batches) > 1 else 0
+        end = first + self.covariates
+        return torch.cat(
+            [c[:, : end - len(self.scales)], self._standardized(values), c[:, end:]], 1
+        )
+
+    def _standardized(self, values: np.ndarray) -> Tensor:
+        keys = self.setup.continuous_covariate_keys
+        mean, sd = np.array([self.scales[key] for key in keys]).T
+        return torch.from_numpy((values - mean) / sd).float()
 
     def batch_numbers(self, c: Tensor | None, cells: int) -> Tensor:
         """Return the number of each cell's batch, read from its context, with shape (N,)."""
@@ -125,8 +162,13 @@ class Encoding:
         """Return the number of a batch.
 
         Raises:
-            ValueError: if the model does not know it.
+            ValueError: if the model does not know it, or knows no batches.
         """
+        if self.setup.batch_key is None:
+            raise ValueError(
+                f"batch {str(name)!r} is unknown to the model, which was set up without batch_key: "
+                "leave transform_batch out"
+            )
         known = named_as(str(name), self.batches)
         if known not in self.batches:
             raise ValueError(

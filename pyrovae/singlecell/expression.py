@@ -5,6 +5,7 @@ rho = softmax f(z, c), the proportions;      mu = e^l rho, the mean counts;     
 Cells are decoded in minibatches, so that only the result is held for all of them.
 """
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -195,7 +196,8 @@ def _chunks(
     number = isinstance(library_size, Real) and 0 < library_size < float("inf")
     if not number and not (isinstance(library_size, str) and library_size == "latent"):
         raise ValueError(
-            f"library_size is {library_size!r}, expected one number above 0, or 'latent'"
+            f"library_size is {reprlib.repr(library_size)}, expected one number above 0, or "
+            "'latent'"
         )
     batches = model.cells.batches(transform_batch)
     graph, n_batches = model.graph, len(model.cells.encoding.batches)

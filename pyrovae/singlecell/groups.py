@@ -30,7 +30,10 @@ class Pair(NamedTuple):
 
 
 def pairs_by_column(
-    adata: Any, key: str, group1: str | Sequence[str] | None, group2: str | None
+    adata: Any,
+    key: str,
+    group1: str | Sequence[str] | None,
+    group2: str | Sequence[str] | None,
 ) -> list[Pair]:
     """Return the comparisons of groups in a column.
 
@@ -39,21 +42,23 @@ def pairs_by_column(
         key: column of `adata.obs`; cells in which it is missing belong to no group.
         group1: a group or several, each of which is compared; None for all. Of a column of whole
             numbers, 1 and 1.0 are the same group.
-        group2: another group; None for all remaining cells.
+        group2: another group, or a list of one; None for all remaining cells.
 
     Raises:
-        ValueError: if the column does not exist or is continuous, or a group has no cell; lists the
-            groups.
+        ValueError: if the column does not exist or is continuous, a group has no cell, or `group2`
+            lists several; lists the groups.
     """
     groups = _groups(adata, key)
     known = sorted(set(groups.dropna()))
-    two = None if group2 is None else named_as(str(group2), known)
-    if group1 is None:
-        first = [group for group in known if group != two]
-    else:
-        several = [group1] if np.isscalar(group1) else list(group1)
-        first = [named_as(str(group), known) for group in several]
-    for group in (*first, *([] if two is None else [two])):
+    second = [] if group2 is None else _named(group2, known)
+    if group2 is not None and len(second) != 1:
+        raise ValueError(
+            f"group2 is {group2!r}, expected one group or None for all remaining cells. Compare "
+            "with several by masks, idx1= and idx2="
+        )
+    two = second[0] if second else None
+    first = [g for g in known if g != two] if group1 is None else _named(group1, known)
+    for group in (*first, *second):
         if group not in known:
             raise ValueError(
                 f"{group!r} is no group of adata.obs[{key!r}], which has {listed(known, most=50)}"
@@ -78,6 +83,12 @@ def pairs_by_rows(adata: Any, idx1: Any, idx2: Any) -> list[Pair]:
         raise ValueError("idx1 holds every cell: there is nothing to compare it with")
     name2 = "Rest" if idx2 is None else "group 2"
     return [Pair("group 1", name2, _rows(one), _rows(two))]
+
+
+def _named(given: Any, known: Sequence[str]) -> list[str]:
+    """Return one group or several as they are known."""
+    several = [given] if np.isscalar(given) else list(given)
+    return [named_as(str(group), known) for group in several]
 
 
 def _pair(groups: Any, one: str, two: str | None) -> Pair:

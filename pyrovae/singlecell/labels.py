@@ -34,6 +34,7 @@ from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.saved_labels import read_labels, write_labels
+from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.state import fit_of
 from pyrovae.training import Adam, fit
 
@@ -54,7 +55,7 @@ class CellLabels:
     Attributes:
         model: the count model whose cells these are; it is left unchanged.
         graph: the graph that is trained, which begins with the model's weights.
-        names: the labels, sorted.
+        names: the labels as text, sorted.
         temperature: T of the calibrated probabilities; 1 before training.
         history: of the last fit; None before.
     """
@@ -90,6 +91,9 @@ class CellLabels:
         Raises:
             RuntimeError: if the model is not trained.
             ValueError: if the column does not exist, or fewer than two labels are known.
+
+        Warns:
+            UserWarning: if a label reads as if it said that the type is not known.
         """
         fit_of(model, "CellLabels.from_model")
         names, known = known_labels(model.cells.own(), labels_key, unlabeled_category)
@@ -152,6 +156,9 @@ class CellLabels:
         self, adata: Any = None, indices: Any = None, soft: bool = False, calibrated: bool = True
     ) -> Any:
         """Return the most probable label of each cell, an array; or if `soft` the probabilities.
+
+        Labels are text, as in `names`, also where the column holds numbers: whole numbers such as
+        clusters become "0", "1", ...; compare them with `adata.obs[key].astype(str)`.
 
         Args:
             adata: cells with the model's genes; None for the model's own. Their batch may be
@@ -239,6 +246,7 @@ class CellLabels:
         cells, encoding = self.model.cells, self.model.cells.encoding
         if adata is None or self._encoder_sees_context():
             return cells.select(adata, indices)
+        check_anndata(adata)
         rows = checked_rows(adata.n_obs, indices)
         some = adata if rows is None else some_cells(adata, rows.numpy(), encoding.setup.layer)
         encoding.setup.check_layer(some)

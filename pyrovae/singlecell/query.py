@@ -35,21 +35,32 @@ from pyrovae.singlecell.widening import widened
 __all__ = ["only_new_weights", "prepare_query_anndata", "query_state"]
 
 _FEW = 0.8  # fraction of the reference's genes below which a query is warned of
+_FEWEST = (
+    0.2  # and refused: other names, another species, or a panel to train a model of its own on
+)
+_OF_CELLS = ("obsm", "obsp", "uns")
 
 
 def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     """Return the cells with the genes of a reference, in its order; nothing is written to `adata`.
 
     Args:
-        adata: new cells, with the layer and columns that the reference was set up with.
+        adata: new cells, with the layer and columns that the reference was set up with; labels are
+            needed only for dispersion "gene-label".
         reference: a trained model, or the folder of one.
 
     Returns:
         An AnnData with the counts in X (or the reference's layer), zeros for genes that `adata`
-        lacks, its `obs`, and the setup of the reference.
+        lacks, the setup of the reference, and copies of the `obs`, `obsm`, `obsp` and `uns` of
+        `adata`. `var["in_query"]` says which genes `adata` has. What else belongs to genes (`var`,
+        `varm`, `varp`, `raw`, other layers) is left out.
 
     Raises:
-        ValueError: if no gene is shared, a layer or column is missing, or a value is not a count.
+        ValueError: if less than a fifth of the reference's genes are there, a layer or column is
+            missing, or a value is not a count.
+
+    Warns:
+        UserWarning: if less than four fifths of the reference's genes are there.
     """
     import anndata
     import pandas as pd
@@ -68,10 +79,11 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     columns = names.get_indexer(encoding.genes)
     there = columns >= 0
     missing = [gene for gene, found in zip(encoding.genes, there, strict=True) if not found]
-    if not there.any():
+    if there.mean() < _FEWEST:
         raise ValueError(
-            f"the query has none of the reference's genes, which are {listed(encoding.genes)}; use "
-            "names of the same kind (symbols or identifiers)"
+            f"the query has {there.sum() or 'none'} of the reference's genes, expected at least "
+            f"{_FEWEST:.0%} of {len(there)}, which are {listed(encoding.genes)}. Use names of the "
+            "same kind (symbols or identifiers), or a reference with the genes of both"
         )
     if there.mean() < _FEW:
         warn_user(
@@ -79,7 +91,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
             f"are taken for zeros: {listed(missing)}"
         )
     setup = encoding.setup
-    setup.check(adata)
+    setup.check(adata, labels=encoding.labelled)
     known = to_scipy(as_source(counts(adata, setup.layer, list(names[columns[there]]))))
     place = sparse.csr_matrix(
         (np.ones(there.sum()), (np.arange(there.sum()), np.flatnonzero(there))),
@@ -88,9 +100,10 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     )
     table = sparse.csr_matrix(known @ place)
     layers = {} if setup.layer is None else {setup.layer: table}
-    var = pd.DataFrame(index=encoding.genes)
-    query = anndata.AnnData(table, obs=adata.obs.copy(), var=var, layers=layers)
-    setup.write(query)
+    var = pd.DataFrame({"in_query": there}, index=encoding.genes)
+    of_cells = {name: copy.deepcopy(dict(getattr(adata, name))) for name in _OF_CELLS}
+    query = anndata.AnnData(table, obs=adata.obs.copy(), var=var, layers=layers, **of_cells)
+    setup.write(query, labels=encoding.labelled)
     return query
 
 

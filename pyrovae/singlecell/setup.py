@@ -7,7 +7,7 @@ from typing import Any
 from pyrovae.singlecell.columns import check_column
 from pyrovae.singlecell.messages import listed, warn_user
 
-__all__ = ["Setup", "setup_anndata"]
+__all__ = ["Setup", "check_anndata", "setup_anndata"]
 
 KEY = "_pyrovae_setup"  # under adata.uns
 MINIFIED = "_pyrovae_minified"  # under adata.uns of cells without counts
@@ -28,13 +28,10 @@ class Setup:
         """Return the setup that `write` stored in an AnnData.
 
         Raises:
-            ValueError: if there is none.
+            TypeError: if it is none.
+            ValueError: if there is no setup.
         """
-        if not hasattr(adata, "uns"):
-            raise TypeError(
-                f"expected an AnnData, got a {type(adata).__name__}: anndata.AnnData(counts) makes "
-                "one of a matrix of cells by genes"
-            )
+        check_anndata(adata)
         if KEY not in adata.uns:
             raise ValueError(
                 "this AnnData is not set up: call "
@@ -46,24 +43,33 @@ class Setup:
         }
         return cls(**stored)
 
-    def write(self, adata: Any) -> None:
+    def write(self, adata: Any, labels: bool = True) -> None:
         """Store the keys that are set in `adata.uns`, as plain values that an h5ad file can hold.
+
+        Args:
+            adata: the cells.
+            labels: see `check`.
 
         Raises:
             ValueError: if the AnnData lacks the layer or one of the columns.
         """
-        self.check(adata)
+        self.check(adata, labels)
         adata.uns[KEY] = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
             if value
         }
 
-    def check(self, adata: Any) -> None:
-        """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has."""
+    def check(self, adata: Any, labels: bool = True) -> None:
+        """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has.
+
+        Args:
+            adata: the cells.
+            labels: whether the column of labels is needed.
+        """
         self.check_layer(adata)
         categorical, continuous = self.categorical_covariate_keys, self.continuous_covariate_keys
-        for key in (self.batch_key, self.labels_key, *categorical, *continuous):
+        for key in (self.batch_key, self.labels_key if labels else None, *categorical, *continuous):
             if key is not None:
                 check_column(adata, key)
 
@@ -74,6 +80,17 @@ class Setup:
                 f"layer {self.layer!r} is not in adata.layers, "
                 f"which has {listed(adata.layers.keys())}"
             )
+
+
+def check_anndata(adata: Any) -> None:
+    """Refuse what is no AnnData, as a matrix or `adata.raw`."""
+    if not hasattr(adata, "uns"):
+        raw = hasattr(adata, "to_adata")
+        one = "adata.raw.to_adata()" if raw else "anndata.AnnData(counts)"
+        raise TypeError(
+            f"expected an AnnData, got a {type(adata).__name__}: {one} makes one of "
+            f"{'it' if raw else 'a matrix of cells by genes'}"
+        )
 
 
 def setup_anndata(

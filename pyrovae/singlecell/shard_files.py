@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from pyrovae.data import check_indices
-from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import MINIFIED
+from pyrovae.singlecell.shard_tables import (
+    check_chunks,
+    check_columns_once,
+    damaged,
+    matrix,
+    names_of,
+    table_of_cells,
+)
 
 __all__ = ["ShardFiles", "files_in"]
 
@@ -30,21 +37,24 @@ class ShardFiles:
         has_x: whether it has an X.
 
     Raises:
-        FileNotFoundError, ValueError: if a file is missing, damaged, or has other genes.
+        FileNotFoundError, ValueError: if a file is missing, damaged, given twice, or has other
+            genes.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        _check_once(paths)
         self.paths = [path.absolute() for path in paths]
         self._versions: dict[int, tuple[int, int]] = {}  # size and time of each file when opened
+        self._whole: set[str] = set()  # places of which no chunk is lost, or it was said
         self._open: dict[int, Any] = {}  # the file used last is the last one
         self._matrices: dict[tuple[int, str], Any] = {}
         self._reading = threading.RLock()  # no file is closed while another thread reads it
         first = self._group(0)
-        self.genes = _names(first["var"])
+        self.genes = names_of(first["var"])
         self.layers = list(first["layers"].keys()) if "layers" in first else []
         self.has_x = "X" in first
         for i, path in enumerate(self.paths):
-            names = _names(self._group(i)["var"])
+            names = names_of(self._group(i)["var"])
             if not names.equals(self.genes):
                 raise ValueError(
                     f"{path}: its {len(names)} genes are not those of {self.paths[0]} in the same "
@@ -60,17 +70,32 @@ class ShardFiles:
         self.__dict__.update(state, _reading=threading.RLock())
 
     def sizes(self, layer: str | None) -> list[int]:
-        """Return the number of cells of each file, after its counts were looked at."""
-        return [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
+        """Return the number of cells of each file, after its counts were looked at.
+
+        Warns:
+            UserWarning: if chunks of a dense table are not stored, which are read as zeros.
+        """
+        found = [self._counts(i, layer).shape[0] for i in range(len(self.paths))]
+        if _place(layer) not in self._whole:
+            for i, path in enumerate(self.paths):
+                check_chunks(self._group(i), _place(layer), path)
+            self._whole.add(_place(layer))
+        return found
 
     def obs(self) -> Any:
-        """Return the columns that describe the cells, a pandas DataFrame."""
+        """Return the columns that describe the cells, a pandas DataFrame.
+
+        A column that a whole file lacks is missing in its cells.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
         import pandas as pd
-        from anndata.io import read_elem
 
         with self._reading:
-            frames = [read_elem(self._group(i)["obs"]) for i in range(len(self.paths))]
-        return pd.concat(frames)
+            frames = [table_of_cells(self._group(i), path) for i, path in enumerate(self.paths)]
+        # Tables without rows would decide on the types of the columns in later versions of pandas.
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1])
 
     def read(self, i: int, layer: str | None, rows: np.ndarray) -> Any:
         """Return rows of a file, in ascending order, as they are stored: sparse or dense.
@@ -83,19 +108,20 @@ class ShardFiles:
             with self._reading:
                 part = self._counts(i, layer)[start:stop]
             check_indices(part)
+            check_columns_once(part, start)
         except (OSError, KeyError, IndexError, ValueError) as error:
-            raise _damaged(self.paths[i], error) from error
+            raise damaged(self.paths[i], error) from error
         return part if len(rows) == stop - start else part[rows - start]
 
     def _counts(self, i: int, layer: str | None) -> Any:
         """Return the counts of a file, of which a slice is read from the disk."""
-        group, place = self._group(i), "X" if layer is None else f"layers/{layer}"
+        group, place = self._group(i), _place(layer)
         if (i, place) not in self._matrices:
             obs = group["obs"]
             names = obs[obs.attrs["_index"]]  # of nullable strings, it is a group
             names = names if hasattr(names, "shape") else names["values"]
             shape = names.shape[0], len(self.genes)
-            self._matrices[i, place] = _matrix(group, place, self.paths[i], shape)
+            self._matrices[i, place] = matrix(group, place, self.paths[i], shape)
         return self._matrices[i, place]
 
     def _group(self, i: int) -> Any:
@@ -134,41 +160,32 @@ def files_in(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             "or a list of them; SingleCellVAE takes an AnnData itself"
         )
     path = Path(paths)
-    if path.suffix == ".zarr" or path.is_file():
+    if path.suffix.lower() == ".zarr" or path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder of .h5ad or .zarr files")
-    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    )
 
 
-def _matrix(group: Any, place: str, file: Path, shape: tuple[int, int]) -> Any:
-    """Return a stored matrix after a look at its shape and at where its rows begin."""
-    from anndata.io import sparse_dataset
-
-    if place not in group:
-        layers = listed(group["layers"].keys()) if "layers" in group else "no layers"
-        raise ValueError(f"{file}: there is no {place}; it has {layers}. Pass layer=")
-    kind = group[place].attrs.get("encoding-type", "array")
-    if kind == "csc_matrix":
-        raise ValueError(
-            f"{file}: {place} is stored by genes (CSC), so that no cell can be read by itself. "
-            "Write it by cells: adata.X = adata.X.tocsr()"
-        )
-    if kind == "csr_matrix":
-        ends = np.asarray(group[place]["indptr"][:])
-        stored = {group[place][part].shape[0] for part in ("indices", "data")}
-        if ends[0] != 0 or (np.diff(ends) < 0).any() or stored != {int(ends[-1])}:
-            raise _damaged(file, f"{place}: its rows do not fit the values")
-    elif not hasattr(group[place], "shape"):
-        raise ValueError(f"{file}: {place} is in a format of before anndata 0.8: write it again")
-    matrix = sparse_dataset(group[place]) if kind == "csr_matrix" else group[place]
-    if tuple(matrix.shape) != shape:
-        raise _damaged(file, f"{place} has shape {tuple(matrix.shape)}, obs and var {shape}")
-    return matrix
+def _check_once(paths: Sequence[Path]) -> None:
+    """Refuse files that are the same: their cells would be there twice."""
+    known: dict[Path, Path] = {}
+    for path in paths:
+        first = known.setdefault(path.resolve(), path)
+        if first is not path:
+            raise ValueError(
+                f"{path}: the same file as {first}, so that its cells would be there twice. Name "
+                "each file once"
+            )
 
 
-def _damaged(file: Path, why: object) -> ValueError:
-    return ValueError(f"{file}: damaged ({why}). Copy or write it again")
+def _place(layer: str | None) -> str:
+    """Return where the counts lie in a file."""
+    return "X" if layer is None else f"layers/{layer}"
 
 
 def _opened(file: Path) -> Any:
@@ -180,7 +197,7 @@ def _opened(file: Path) -> Any:
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        if file.suffix == ".zarr":
+        if file.suffix.lower() == ".zarr":
             import zarr
 
             group: Any = zarr.open_group(str(file), mode="r")
@@ -203,11 +220,3 @@ def _opened(file: Path) -> Any:
             f"{file}: these cells are minified and have no counts; read them by anndata.read_h5ad"
         )
     return group
-
-
-def _names(frame: Any) -> Any:
-    """Return the index of a stored table without reading its columns."""
-    import pandas as pd
-    from anndata.io import read_elem
-
-    return pd.Index([str(name) for name in read_elem(frame[frame.attrs["_index"]])])

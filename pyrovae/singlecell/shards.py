@@ -30,6 +30,7 @@ from pyrovae.data import (
     to_scipy,
     torch_threads,
 )
+from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.shard_files import ShardFiles, files_in
 
 __all__ = ["Shards", "open_shards"]
@@ -223,16 +224,24 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
     blocks from anywhere, and their 32,768 cells are shuffled. Files in which the cells are in
     random order are shuffled best.
 
+    zarr reads a chunk that is lost as zeros. A file with a lost chunk of sparse counts is refused;
+    of dense counts a warning is issued. A lost chunk of a column of obs cannot be noticed.
+
     Args:
         paths: a folder of .h5ad files or .zarr folders, or a list of them, which are taken in the
-            order of their names, or one file; all have the same genes in the same order.
+            order of their names, or one file; all have the same genes in the same order. Hidden
+            files of a folder are left out.
         layer: with the raw counts; None for X.
 
     Raises:
         FileNotFoundError: if there is no such file, or none in the folder.
         TypeError: if `paths` is something else, such as an AnnData.
-        ValueError: if a file is damaged, has other genes, or is stored by genes.
+        ValueError: if a file is damaged, given twice, has other genes, or is stored by genes, or if
+            there is no cell.
         ImportError: if anndata, or for .zarr zarr, is not installed.
+
+    Warns:
+        UserWarning: if chunks of a dense table in a .zarr folder are not stored.
 
     Example:
         >>> import tempfile
@@ -252,4 +261,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
     files = files_in(paths)
     if not files:
         raise FileNotFoundError(f"{paths}: there are no files that end in .h5ad or .zarr")
-    return Shards(ShardFiles(files), layer)
+    cells = Shards(ShardFiles(files), layer)
+    if not len(cells):
+        raise ValueError(f"{paths}: there is no cell in {listed(file.name for file in files)}")
+    return cells
