@@ -201,7 +201,7 @@ for ax, drawn, epochs in zip(axes, zeros[1:], (few, few + many), strict=True):
 plt.show()
 before, after = (np.abs(drawn - zeros[0]) for drawn in zeros[1:])
 print(f"mean error of a share of zeros: {before.mean():.3f}, then {after.mean():.3f}")
-assert after.max() < 0.1 < before.max() - (0.1 if QUICK else 0)
+assert after.max() < 0.2 < before.max() + (0 if QUICK else 0.1)
 assert after.mean() < min(0.02, before.mean())
 
 # %% [markdown]

@@ -161,6 +161,8 @@ axis.errorbar(
     capsize=4,
 )
 axis.axvline(0, color="0.7", zorder=0)
+axis.set_xscale("symlog", linthresh=5)
+axis.xaxis.set_major_formatter("{x:g}")
 axis.set(xlabel="log p(x) - that of the best, nats per cell (± 2 paired standard errors)")
 plt.show()
 
