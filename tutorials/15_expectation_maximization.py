@@ -143,7 +143,8 @@ plt.show()
 # %% [markdown]
 # ## Where neither step has a closed form
 #
-# With a network as decoder the posterior $p(z\mid x)$ cannot be computed, hence not EM's E-step
+# With a network as decoder neither $p(x)=\int p(x\mid z)\,p(z)\,dz$ can be computed (a comment in
+# N2 integrates over $\theta$; it is over $z$) nor the posterior $p(z\mid x)$, hence not EM's E-step
 # either, and nor can the expectations of a mean-field approximation (N2, section 2.1). There are
 # three ways around it:
 #
@@ -245,4 +246,4 @@ for seed in (0, 1):
 # **Exercises.** 1. Start EM at $W=0$: where does it end, and why? 2. Leave $S$ out of the M-step,
 # so that each image counts with one code instead of a distribution of codes. Show that $W$ then
 # grows in every step without end. Answers: `tutorials/answers/15_expectation_maximization.py`.
-# **Next:** 16 tightens the bound with several draws for each image.
+# **Next:** 04 compares estimators of the bound's gradient.
