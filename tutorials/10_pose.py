@@ -225,7 +225,7 @@ plt.show()
 # ## Content at zero pose
 #
 # Two digits at any angle, turned back as inferred, decoded at $\theta=0$. Then $z$ along one axis,
-# $\theta$ along the other, on a finer grid of *places*. (In quick mode $z$ hardly has the digit.)
+# $\theta$ along the other, on a finer grid of *places*. (In quick mode $z$ hardly tells the digit.)
 
 # %%
 best = r.argsort()[::-1][:2]

@@ -143,9 +143,9 @@ plt.show()
 # %% [markdown]
 # ## Where neither step has a closed form
 #
-# With a network as decoder neither $p(x)=\int p(x\mid z)\,p(z)\,dz$ can be computed (a comment in
-# N2 integrates over $\theta$; it is over $z$) nor the posterior $p(z\mid x)$, hence not EM's E-step
-# either, and nor can the expectations of a mean-field approximation (N2, section 2.1). There are
+# With a network as decoder $p(x)=\int p(x\mid z)\,p(z)\,dz$ and the posterior $p(z\mid x)$ cannot
+# be computed, hence not EM's E-step either, nor the expectations of a mean-field approximation (N2,
+# section 2.1; a comment there integrates over $\theta$, but the integral is over $z$). There are
 # three ways around it:
 #
 # * **AEVB.** One bound, one draw of $q$, one gradient step in $q$ and $\theta$ together.

@@ -54,9 +54,9 @@ assert collapsed < 0.1
 # $N(0,I)$ fall between or outside of them: holes (script 02).
 #
 # With the KL, but without noise, $\sigma$ occurs in the KL alone, which is least at $\sigma=1$ and
-# is then $\lVert\mu\rVert^2/2$: an autoencoder with a quadratic penalty on its codes. Nothing keeps
-# two codes apart, so they shrink to a region much smaller than that of $N(0,I)$, and most draws
-# fall outside of it.
+# is then $\lVert\mu\rVert^2/2$: an autoencoder with a quadratic penalty on its codes. Without noise
+# even codes that lie close together can be told apart, so they shrink to a region much smaller than
+# that of $N(0,I)$, and most draws fall outside of it.
 
 # %%
 lengths = {}
