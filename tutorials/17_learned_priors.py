@@ -149,8 +149,8 @@ assert numbers["VampPrior"] - numbers["N(0, I)"] == 20 * 10  # the pseudo-inputs
 # density of *given* values fast, which is why it runs in the other direction than a posterior's. In
 # the picture are the densities, and the codes of test rows. The mixture and the VampPrior take the
 # shape of the codes and cover about four fifths of the way from $N(0,I)$ to the truth. This small
-# flow makes a ring that is not empty inside, and covers two fifths or a little more. It is the same
-# spiral up to a linear map: the decoder may turn and stretch it.
+# flow makes a ring that is not empty inside, and covers two fifths to a half. It is the same spiral
+# up to a linear map: the decoder may turn and stretch it.
 
 # %%
 exact, densities = {}, {}
