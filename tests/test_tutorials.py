@@ -45,6 +45,21 @@ def test_every_tutorial_is_listed():
     assert [name for name in found if f"{name}.py" not in index] == []
 
 
+def test_each_script_names_the_next_one_and_none_comes_before_what_it_needs():
+    rows = re.findall(r"^\| \[`(\w+).py`\].*\|([^|]*)\| \d+ \|$", INDEX.read_text(), re.MULTILINE)
+    needs = {name.partition("_")[0]: re.findall(r"\d\d", before) for name, before in rows}
+    path, order = TUTORIALS / "mini_vae.py", []
+    while path is not None:
+        text = " ".join(path.read_text().replace("\n# ", " ").split())
+        found = re.search(r"\*\*Next:\*\* (\d\d)", text)
+        path = next(TUTORIALS.glob(f"{found[1]}_*.py")) if found else None
+        order += [found[1]] if found else []
+        assert len(order) == len(set(order)), f"a circle: {order}"
+    assert ["mini", *order] == [*needs], "all scripts, in the order of the index"
+    for place, number in enumerate(order):
+        assert set(needs[number]) <= set(order[:place]), f"{number} needs {needs[number]}"
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_tutorial_executed_as_a_notebook_shows_its_pictures(name):
     run = course.quick_run(TUTORIALS / f"{name}.py", again=True)

@@ -246,4 +246,4 @@ assert 0.8 < error(few[0]) / error(few[1]) < 1.25
 # %% [markdown]
 # **Exercises.** 1. Give the autoencoder a standard normal prior: which term joins the loss? 2. Fix
 # the VAE's $\sigma$ at 1: why do all its images of 8 x 8 digits look alike? Answers:
-# `tutorials/answers/02_autoencoder_and_vae.py`. **Next:** 03 derives the VAE's bound.
+# `tutorials/answers/02_autoencoder_and_vae.py`. **Next:** 05, the weight of the KL.

@@ -150,7 +150,8 @@ assert kl == cross - entropy
 #   =\tfrac12\sum_j(\mu_j^2+\sigma_j^2-\log\sigma_j^2-1),
 # \end{aligned}$$
 #
-# since $(z_j-\mu_j)^2/\sigma_j^2$ has the mean 1, and $z_j^2$ the mean $\mu_j^2+\sigma_j^2$.
+# since $(z_j-\mu_j)^2/\sigma_j^2$ has the mean 1, and $z_j^2$ the mean $\mu_j^2+\sigma_j^2$. (N2
+# says before its formula 7 that this KL is integrated numerically. The paper says analytically.)
 #
 # > **Find the mistake.** There are two in formula 8. It names $N(\mu,\sigma^2)$ $p$ and $N(0,I)$
 # > $q$; the result is $\mathrm{KL}(q\Vert p)$ in the notation of the rest, and the KL is not

@@ -245,5 +245,5 @@ assert share > 0.9 if QUICK else share < 0.1
 # **Exercises.** All on the linear model of section 1, where the answers are exact. 1. By how many
 # decibels is the mean of $p(x_h\mid x_o)$ closer to the truth than a draw, and why? 2. Tell
 # `pv.denoise` half, and then twice, of the noise that the pictures really have. What happens to the
-# error, and what to the 90 % intervals? Answers: `tutorials/answers/06_tasks.py`. **Next:** 07
-# gives the prior more than one component.
+# error, and what to the 90 % intervals? Answers: `tutorials/answers/06_tasks.py`. **Next:** 03
+# derives the VAE's bound.

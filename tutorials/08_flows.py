@@ -245,4 +245,4 @@ assert radius.min() > 0.8 * d**0.5  # of 10,000 draws with D = 1,000, the neares
 #
 # **Exercises.** 1. Train the ring's flow of four steps from other seeds, gated and plain. How often
 # does it close? 2. In two dimensions the mean of $\lVert z\rVert$ is below $\sqrt D$. Derive its
-# exact value for any $D$. **Next:** 09 gives latents a place in the picture.
+# exact value for any $D$. **Next:** 17 asks which prior is the best, and learns it.

@@ -224,8 +224,8 @@ plt.show()
 # %% [markdown]
 # ## Content at zero pose
 #
-# Two digits at any angle, turned back by the inferred angles, decoded at $\theta=0$. Then $z$ along
-# one axis, $\theta$ along the other, on a finer grid of *places*. (Quick mode leaves blurs.)
+# Two digits at any angle, turned back as inferred, decoded at $\theta=0$. Then $z$ along one axis,
+# $\theta$ along the other, on a finer grid of *places*. (In quick mode $z$ hardly tells the digit.)
 
 # %%
 best = r.argsort()[::-1][:2]

@@ -85,8 +85,8 @@ plt.show()
 # %% [markdown]
 # ## The bound with two latents, in four rows
 #
-# N4's rows, with the batch kept as a condition. Row 2 is Jensen's inequality; rows 3 and 4 only
-# sort the terms, and row 4 needs that $q$ factorizes:
+# N4's rows, with the batch kept as a condition and a lost sign restored. Row 2 is Jensen's
+# inequality; rows 3 and 4 only sort the terms, and row 4 needs that $q$ factorizes:
 #
 # $$\begin{aligned}\log p(x\mid s)
 #  &=\log\mathbb E_{q(z,l\mid x,s)}\frac{p(x\mid z,l,s)\,p(z)\,p(l\mid s)}{q(z,l\mid x,s)}\\
@@ -136,9 +136,8 @@ assert torch.isclose(V[0, 1] / V.diagonal().prod().sqrt(), torch.tensor(-0.5))
 # $\log p(x\mid s)$ less the bound is the KL from $q$ to the exact posterior. What more epochs leave
 # of it has three causes: one encoder serves all cells (amortization), $q(z)$ is diagonal, and
 # $q(z)$, $q(l)$ are separate. To tell them apart, the decoder is held fixed, and each held-out cell
-# gets a normal $N(m,LL^\top)$ of $(z,l)$ of its own, refined from where the encoder put it: $L$
-# diagonal; full but for the row of $l$; full. The last is also the proposal for an importance
-# estimate of $\log p(x\mid s)$, a bound itself.
+# gets its own normal $N(m,LL^\top)$ of $(z,l)$, refined from the encoder's: $L$ diagonal; full but
+# for the row of $l$; full. The last is also the proposal of importance sampling.
 
 
 # %%
@@ -181,9 +180,10 @@ assert step.mean() > 2 * step.std() / 60**0.5  # correlations within z
 assert abs(gains["q(z, l) full-rank"]) < gains["q(z) q(l) by cell"]
 
 # %% [markdown]
-# In quick mode the gap is 6 nats after 5 epochs and 2 after 65: 1.6 of amortization, 0.3 of
-# correlations within $z$, 0.03 of those of $z$ with $l$, 0.2 of the Gaussian form. On Kang's cells
-# it is 4.9, 0.5, 0.07 and 0.2, more than the 4.5 printed above, an estimate that is too low.
+# In quick mode the gap is 6 nats after 5 epochs and 2 after 65: 1.6 of amortization, 0.2 of
+# correlations within $z$ (0.1 for other seeds), 0.03 of those of $z$ with $l$, and 0.2 left (the
+# form of $q$, or too short a refinement). On Kang's cells the four are 4.8, 0.5, 0.07 and 0.2 (the
+# 4.2 above is too low).
 #
 # ## Posterior predictive check
 #
@@ -201,7 +201,7 @@ for ax, drawn, epochs in zip(axes, zeros[1:], (few, few + many), strict=True):
 plt.show()
 before, after = (np.abs(drawn - zeros[0]) for drawn in zeros[1:])
 print(f"mean error of a share of zeros: {before.mean():.3f}, then {after.mean():.3f}")
-assert after.max() < 0.1 < before.max() - (0.1 if QUICK else 0)
+assert after.max() < 0.2 < before.max() + (0 if QUICK else 0.1)
 assert after.mean() < min(0.02, before.mean())
 
 # %% [markdown]
@@ -244,6 +244,6 @@ assert table["z"][0] > (0.95 if QUICK else 0.5)
 # %% [markdown]
 # **Exercises.** 1. Train an encoder for a full-rank $q(z)$, `posterior=lambda encoder:
 # posteriors.FullRankNormal(encoder(10 * 13 // 2))`. Does it close the gap that refinement closed?
-# 2. Give the encoders the batch, `encode_covariates=True`: does $\log p$ change, does the mixing?
+# 2. Give the encoders the batch, `encode_covariates=True`: does the bound change, does the mixing?
 # 3. Compare `get_normalized_expression` with counts over totals, and find the markers of a type by
 # `differential_expression`. **Next:** 13 maps new cells to a fitted model.

@@ -22,6 +22,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
+from torch.nn.functional import pad
 
 import pyrovae as pv
 from pyrovae import datasets, likelihoods, priors
@@ -43,9 +44,10 @@ torch.manual_seed(0)
 #     {\mathrm{ELBO}} .
 # \end{aligned}$$
 #
-# A KL is never negative, so the ELBO is a bound; and the gap is not some slack of Jensen's
-# inequality but a distance, which is zero where $q$ is the posterior. To see all terms at once, let
-# the decoder be linear and the noise Gaussian (probabilistic PCA, Tipping and Bishop 1999):
+# A KL is never negative, so the ELBO is a bound; and what Jensen's inequality loses has a name: it
+# is the divergence from $q$ to the posterior, zero exactly where $q$ is the posterior. To see all
+# terms at once, let the decoder be linear and the noise Gaussian (probabilistic PCA, Tipping and
+# Bishop 1999):
 #
 # $$x\sim N(Wz,s^2I),\quad p(x)=N(0,WW^\top+s^2I),\quad p(z\mid x)=N(M^{-1}W^\top x,\ s^2M^{-1}),
 #   \quad M=W^\top W+s^2I .$$
@@ -146,15 +148,15 @@ print(
 assert (elbo + to_posterior - exact).abs().max() < 1e-10
 sampled = pv.elbo(moved, x, samples=4_000)
 assert (sampled.reconstruction - (elbo + to_prior)).abs().mean() < 0.2
-assert (sampled.reconstruction - (elbo - to_prior)).abs().mean() > 5
+assert abs((sampled.reconstruction - (elbo - to_prior) - 2 * to_prior).mean()) < 0.2  # twice
 
 # %% [markdown]
 # A $q$ with a *diagonal* covariance cannot be the posterior if the posterior's latent dimensions
 # are correlated: a gap remains after any amount of training. The best one has the variances
 # $1/\Lambda_{jj}$, where $\Lambda=M/s^2$ is the precision of the posterior, and for it the gap is
 # $\frac12(\sum_j\log\Lambda_{jj}-\log|\Lambda|)$. With an exact $q$ the maximum of the ELBO over
-# the parameters is that of $\log p(x)$; with a gap that depends on them it is another one (N1 calls
-# the two maximizations equivalent; 00 has a number).
+# the parameters is that of $\log p(x)$; with a gap that depends on them it is another one (N1 and
+# N3 call the two equivalent; 00 has a number).
 
 # %%
 precision = torch.linalg.inv(posterior.covariance_matrix[0])
@@ -177,10 +179,10 @@ for factor in (0.9, 1.1):
 # sampling* draws from $q$ and divides by its density, $p(x)=\mathrm E_q\,p(x\mid z)p(z)/q(z\mid
 # x)$; here with a $q$ that is not exact either, with standard deviations 1.2 times too large. In
 # the model below, of 12 latent dimensions and $W^\top W=a^2I$, the KL is $6\log(1+a^2/s^2)$ on
-# average; $a$ is chosen so that it is 5, 10 and 20 nats. Nothing is trained, and the exact $\log
-# p(x)$ is the zero line. Where the number of draws reaches $e^{\mathrm{KL}}$ (dotted), the naive
-# estimate is still a nat or two too low; at a KL of 20 nats, which is little for images, no
-# computer gets there.
+# average; $a$ is chosen so that it is 5, 10 and 20 nats. The exact $\log p(x)$ is the zero line.
+# Where the number of draws reaches $e^{\mathrm{KL}}$ (dotted), the naive estimate is still too low,
+# by 0.7 and 2.4 nats. A KL of 20 nats, which is little for images, takes half a billion draws for
+# each image, and each further nat 2.7 times as many.
 
 # %%
 warnings.simplefilter("ignore", pv.EvidenceWarning)  # too few draws are what is to be shown
@@ -206,7 +208,7 @@ plt.show()
 for kl in (5, 10, 20):
     assert abs(low[kl, pv.log_evidence][1]) < 0.1  # 100 draws of q
 naive = {kl: low[kl, pv.naive_log_evidence] for kl in (5, 10, 20)}
-assert -2 < naive[5][1] < -0.5  # 100 draws, e^5 is 148
+assert -2 < naive[5][1] < -0.2  # 100 draws, e^5 is 148
 assert -3 < naive[10][3] < -1  # 10,000 draws, e^10 is 22,026
 assert naive[20][4] < -10  # 100,000 draws, e^20 is 485 million
 assert abs(naive[5][4]) < 0.15  # 100,000 draws
@@ -224,7 +226,7 @@ data = datasets.digits() if QUICK else datasets.mnist()
 images = torch.from_numpy(data.x[:2_000]).float()[:, 0] / data.x.max()
 side = images.shape[1]
 rows, step = (1, 1) if QUICK else (4, 2)
-wiped, shifted = images.clone(), images.roll(step, 2)
+wiped, shifted = images.clone(), pad(images, (step, -step))
 wiped[:, side // 2 - rows // 2 : side // 2 - rows // 2 + rows] = 0
 to_wiped, to_shifted = ((other - images).square().sum((1, 2)) for other in (wiped, shifted))
 share = (to_wiped < to_shifted).double().mean()
@@ -233,16 +235,15 @@ print(
     f"{to_shifted.mean():.1f}; the former is nearer for {share:.1%} of the images"
 )
 assert share > 0.95
-shown = torch.cat([torch.cat([*part[:10]], 1) for part in (images, wiped, shifted)])
+tiles = (pad(part[:10], (0, 1, 0, 1), value=0.5) for part in (images, wiped, shifted))
 axis = plt.figure(figsize=(8, 2.6), layout="constrained").gca()
-axis.imshow(shown.numpy(), cmap="gray")
+axis.imshow(torch.cat([torch.cat([*row], 1) for row in tiles]).numpy(), cmap="gray")
 axis.set_xticks([])
-axis.set_yticks([side * (i + 0.5) for i in range(3)], ["image", "nearer", "farther"])
+axis.set_yticks([(side + 1) * (i + 0.5) for i in range(3)], ["image", "nearer", "farther"])
 plt.show()
 
 # %% [markdown]
 # **Exercises.** 1. Derive the gap of the best diagonal $q$, and its variances. Does the $q$ that
 # minimizes the *other* divergence, $\mathrm{KL}(p(z\mid x)\Vert q)$, have larger or smaller ones?
 # 2. Make $q$ in the naive section narrower than the posterior (0.5). What goes wrong in 12
-# dimensions? Answers: `tutorials/answers/14_the_gap.py`. **Next:** 15 closes the gap and raises
-# $\log p(x)$ in turns.
+# dimensions? Answers: `tutorials/answers/14_the_gap.py`. **Next:** 15, the EM algorithm.

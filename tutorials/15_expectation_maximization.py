@@ -143,8 +143,9 @@ plt.show()
 # %% [markdown]
 # ## Where neither step has a closed form
 #
-# With a network as decoder the posterior $p(z\mid x)$ cannot be computed, hence not EM's E-step
-# either, and nor can the expectations of a mean-field approximation (N2, section 2.1). There are
+# With a network as decoder $p(x)=\int p(x\mid z)\,p(z)\,dz$ and the posterior $p(z\mid x)$ cannot
+# be computed, hence not EM's E-step either, nor the expectations of a mean-field approximation (N2,
+# section 2.1; a comment there integrates over $\theta$, but the integral is over $z$). There are
 # three ways around it:
 #
 # * **AEVB.** One bound, one draw of $q$, one gradient step in $q$ and $\theta$ together.
@@ -208,11 +209,13 @@ for (name, seed), points in runs.items():
     for epoch in {short, max(points)}:
         seconds, score = points[epoch]
         print(f"seed {seed}  {name:31s} epoch {epoch:3d} {seconds:6.1f} s  log p(x) {score:7.2f}")
-axis = plt.figure(figsize=(7, 3.8), layout="constrained").gca()
+figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
 for name in ways:
-    axis.semilogx(*zip(*runs[name, 0].values(), strict=True), "o-", ms=3, label=name)
+    axis.plot(*zip(*runs[name, 0].values(), strict=True), "o-", ms=3, label=name)
+axis.set_xscale("log", base=2)
+axis.xaxis.set_major_formatter("{x:g}")
 axis.set(title="At equal time", xlabel="processor seconds", ylabel="log p(x) of test images, nats")
-axis.legend(frameon=False)
+figure.legend(frameon=False, loc="outside right center")
 plt.show()
 
 # %% [markdown]
@@ -243,4 +246,4 @@ for seed in (0, 1):
 # **Exercises.** 1. Start EM at $W=0$: where does it end, and why? 2. Leave $S$ out of the M-step,
 # so that each image counts with one code instead of a distribution of codes. Show that $W$ then
 # grows in every step without end. Answers: `tutorials/answers/15_expectation_maximization.py`.
-# **Next:** 16 tightens the bound with several draws for each image.
+# **Next:** 04 compares estimators of the bound's gradient.

@@ -147,9 +147,10 @@ assert numbers["VampPrior"] - numbers["N(0, I)"] == 20 * 10  # the pseudo-inputs
 #
 # A flow is an invertible network with a known density (script 08). As a prior it must give the
 # density of *given* values fast, which is why it runs in the other direction than a posterior's. In
-# the picture are the densities, and the codes of test rows. All three learned priors take the shape
-# of the codes and gain over $N(0,I)$; each covers more than two fifths of the way to the truth. It
-# is the same spiral up to a linear map: the decoder may turn and stretch it.
+# the picture are the densities, and the codes of test rows. The mixture and the VampPrior take the
+# shape of the codes and cover about four fifths of the way from $N(0,I)$ to the truth. This small
+# flow makes a ring that is not empty inside, and covers two fifths to a half. It is the same spiral
+# up to a linear map: the decoder may turn and stretch it.
 
 # %%
 exact, densities = {}, {}
@@ -170,7 +171,7 @@ assert base < truth - 0.3
 gains = {name: values.mean().item() - base for name, values in exact.items()}
 print(f"gain over N(0, I), of {truth - base:.3f} that are possible:", gains)
 for name in kinds:
-    assert 0.4 < gains[name] / (truth - base) < 1.02
+    assert 0.3 < gains[name] / (truth - base) < 1.02
 
 # %% [markdown]
 # ## And on images?
@@ -178,11 +179,11 @@ for name in kinds:
 # There the decoder is a network, which can bend. Whether a learned prior pays then depends on the
 # data, the network and the number of images. All models see the same images, so their differences
 # in $\log p(x)$ are paired, image by image, and have small standard errors. On the digits the gains
-# are a few tenths of a nat; on 10,000 images of MNIST and with twenty latents they are larger, for
-# each of the three. (With all 55,000 images, 40 latents and three seeds, `benchmarks/priors.py`
-# measures about 2 nats.) The bits are those of the whole course, drawn anew at each visit in
-# training and once for the test images. The library's warning of heavy-tailed importance weights is
-# silenced, since all models get the same number of draws.
+# are 0.1 to 0.5 nats; on 10,000 images of MNIST and with twenty latents they are larger, for each
+# of the three. (With all 55,000 images, 40 latents and three seeds, `benchmarks/priors.py` measures
+# about 2 nats.) The bits are those of the whole course, drawn anew at each visit in training and
+# once for the test images. The library's warning of heavy-tailed importance weights is silenced,
+# since all models get the same number of draws.
 
 # %%
 warnings.simplefilter("ignore", pv.EvidenceWarning)
@@ -225,5 +226,4 @@ plt.show()
 # %% [markdown]
 # **Exercises.** 1. Which prior is the best for an encoder that ignores $x$, and what are the two
 # parts of the KL then? 2. Fit the spiral with $N(0,I)$ and a decoder of one hidden layer. Is a
-# learned prior still worth anything? **Next:** 11 applies the model to cells. (08 uses flows as the
-# posterior, where a draw must be fast.)
+# learned prior still worth anything? **Next:** 09 gives latents a place in the picture.

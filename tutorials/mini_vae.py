@@ -119,6 +119,7 @@ plt.show()
 
 # %% [markdown]
 # **Exercises.** 1. Take the mean over pixels instead of the sum in `log_p`, as many programs do.
-# Which model is trained then, and what becomes of the KL? 2. Replace the noise by zero: which model
-# of script 02 is that, and what do its "new images" look like? Answers:
-# `tutorials/answers/mini_vae.py`. **Next:** 00 writes the same in Pyro.
+# Which model is trained then, and what becomes of the KL? 2. Replace the noise by zero and leave
+# out the KL: which model of script 02 is that, and what do its "new images" look like? What happens
+# if only the noise is replaced? Answers: `tutorials/answers/mini_vae.py`. **Next:** 00 writes the
+# same in Pyro.

@@ -5,8 +5,9 @@
 # amortization, and the encoder is still one network for all cells. The bounds of the two fits are
 # within a nat or two of each other.
 #
-# **2.** With the batch, the encoders can take its effect out of the counts before they encode. The
-# bound of held-out cells changes little here, and the mixing was near 1 already.
+# **2.** With the batch, the encoders can take its effect out of the counts before they encode. Here
+# this changes little: the bound of held-out cells goes from -433.4 to -433.8 nats, the mixing from
+# 0.96 to 0.94.
 
 # %%
 import numpy as np

@@ -3,7 +3,8 @@
 #
 # **1.** With $p(w)=N(0,I)$ the MAP estimate adds $\lVert w\rVert^2/2$ to the loss of all data,
 # hence $w/N$ to the gradient of the mean over the data points: `weight_decay=1/N`, here of the
-# encoder too. It is better than maximum likelihood.
+# encoder too. With 50 images it goes about nine tenths of the way from maximum likelihood to full
+# Bayes: -73.3, -37.5 and -33.4 nats on test images.
 #
 # **2.** With $\mathrm{KL}(q(w)\Vert p(w))$ once per minibatch, $w$ costs $N/M$ times as much as it
 # should. The ELBO of test images is lower, and $q(w)$ is nearer to its prior.
@@ -40,7 +41,7 @@ _, point = trained(x[:50])
 _, decayed = trained(x[:50], weight_decay=1 / 50)
 _, full = trained(x[:50], 50)
 print(f"50 images: maximum likelihood {point:.1f}, MAP {decayed:.1f}, full Bayes {full:.1f}")
-assert point < decayed
+assert 0.75 < (decayed - point) / (full - point) < 1
 
 # %%
 right, wrong = (trained(x, size) for size in (len(x), 100))
