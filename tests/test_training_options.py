@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyrovae as pv
 from pyrovae import programs
-from pyrovae.objectives import SGVB_B, cyclical, warm_up
+from pyrovae.objectives import SGVB_B, Renyi, RunningMean, ScoreFunction, cyclical, warm_up
 from pyrovae.training import TrainingError
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -715,3 +715,44 @@ def test_one_part_to_freeze_is_a_string_and_nothing_warns():
         warnings.simplefilter("error")
         quiet(vae, binary(), epochs=1, freeze="posterior")
     assert equal(vae.posterior, still.posterior)
+
+
+def sigma(value):
+    q = pv.posteriors.DiagonalNormal(pv.nets.MLP(6, [4], 4))
+    return pv.VAE(
+        pv.priors.StandardNormal(2), q, pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "here", "what"),
+    [
+        (
+            {"objective": SGVB_B(beta=warm_up(0.9))},
+            {"objective": SGVB_B(beta=warm_up(0.1))},
+            "schedule of beta",
+        ),
+        ({"objective": Renyi(0.5, 3)}, {"objective": Renyi(0.1, 3)}, "objective's alpha"),
+        (
+            {"objective": ScoreFunction(2, RunningMean())},
+            {"objective": ScoreFunction(2, RunningMean(0.1))},
+            "objective's baseline",
+        ),
+        ({"learning_rate": 1e-3}, {"learning_rate": 0.1}, "learning_rate"),
+        ({"learning_rate": {"posterior": 0.1}}, {"learning_rate": 0.1}, "learning_rate"),
+        ({"precision": "bf16"}, {}, "precision"),
+        ({"graph": sigma(1.0)}, {"graph": sigma(0.1)}, r"graph: graph\.likelihood\.sigma was 1"),
+    ],
+)
+def test_a_resumed_fit_has_the_choices_of_the_first(tmp_path, before, here, what):
+    def part(graph, choices, **files):
+        plan = {"epochs": 4, "batch_size": 10, "seed": 0} | choices
+        return quiet(graph, binary(20), **plan, **files)
+
+    graphs = [some.pop("graph", None) or sigma(1.0) for some in (before, here, dict(before))]
+    file = tmp_path / "state"
+    stop = {"callback": lambda history: len(history.loss) == 2, "checkpoint": file}
+    part(graphs[0], before, **stop)
+    with pytest.raises(pv.FileError, match=what):
+        part(graphs[1], here, resume=file)
+    assert len(part(graphs[2], before, resume=file).loss) == 4

@@ -5,6 +5,7 @@ another learning rate in one of them would train another model there, in silence
 of minibatches would let it wait for what nobody sends.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from pyrovae.training.svi import Optimization
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
-__all__ = ["Lengths", "check_arguments", "check_loops", "settings"]
+__all__ = ["Lengths", "check_arguments", "check_loops", "choices", "settings"]
 
 _COMPARED = ("epochs", "batch_size", "drop_last", "accumulate", "scheduler_interval", "patience")
 _TIMES = [i / 200 for i in range(201)]  # at which two schedules of the KL's weight are compared
@@ -72,6 +73,26 @@ def settings(loop: "Loop") -> dict[str, Any]:
     }
 
 
+def choices(loop: "Loop") -> dict[str, Any]:
+    """Return what else must be the same in a fit that continues, by name, in the types of JSON."""
+    objective, how = loop.objective, loop.svi.how
+    learned = {name.replace(" ", "_") for name in objective.state_dict()}
+    own = _own_settings(objective)
+    told = {
+        "learning_rate": how.learning_rate,
+        "precision": how.precision,
+        "scheduler_interval": loop.arguments.scheduler_interval,
+        "objective's schedule of beta": _schedule(objective),
+        **{name: value for name, value in own.items() if name.split()[-1] not in learned},
+    }
+    return {name: json.loads(json.dumps(matching.plain(value))) for name, value in told.items()}
+
+
+def _schedule(objective: Objective) -> list[float]:
+    beta = objective.beta
+    return [float(beta(t)) for t in _TIMES] if callable(beta) else [float(beta)]
+
+
 # ------------------------------------------------------------------------------- between processes
 def check_arguments(
     processes: Processes, arguments: Arguments, how: Optimization, validation: Any
@@ -120,8 +141,7 @@ def check_loops(loop: "Loop") -> None:
     ]
     told["optimizer's groups"] = sorted(groups, key=repr)  # in the order of a dictionary's parts
     told["scheduler's options"] = matching.plain(scheduler.state_dict() if scheduler else None)
-    beta: Any = objective.beta
-    told["objective's beta"] = [float(beta(t)) for t in _TIMES] if callable(beta) else float(beta)
+    told["objective's beta"] = _schedule(objective)
     _check_alike(loop.processes, told | _own_settings(objective))
 
 
@@ -141,11 +161,12 @@ def _own_settings(objective: Objective) -> dict[str, Any]:
 
 
 def _described(value: Any) -> Any:
-    """Return a value as it can be compared; of an object its class and its plain attributes."""
-    described = matching.plain(value)
-    attributes = getattr(value, "__dict__", {})
-    inner = {name: matching.plain(v) for name, v in attributes.items() if not name.startswith("_")}
-    return [described, inner] if inner else described
+    """Return a value as it can be compared; of an object its class and constructor's arguments."""
+    described, attributes = matching.plain(value), getattr(value, "__dict__", {})
+    if not attributes:
+        return described
+    names = inspect.signature(type(value)).parameters.keys() & attributes.keys()
+    return [described, {name: matching.plain(attributes[name]) for name in sorted(names)}]
 
 
 def _check_alike(processes: Processes, told: Mapping[str, Any]) -> None:

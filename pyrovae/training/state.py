@@ -4,6 +4,7 @@ A checkpoint is the table `PARTS`: what of a fit is kept under which name, how i
 how a fit continues from it. All of a checkpoint is checked before any of it is used.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.files import History, checkpoint, kinds
+from pyrovae.files import History, checkpoint, describe, difference, kinds
 from pyrovae.training import matching
-from pyrovae.training.agreement import settings
+from pyrovae.training.agreement import choices, settings
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
@@ -69,6 +70,26 @@ def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
     matching.check_names("settings", was, now)
     for name in now:
         matching.check_same(name, was[name], now[name])
+
+
+def _check_choices(loop: "Loop", was: dict[str, Any]) -> None:
+    for name, value in choices(loop).items():
+        matching.check_same(name, was.get(name), value)
+
+
+def _graph(loop: "Loop") -> dict[str, Any]:
+    """Return how the graph was built; nothing of what is no module, or cannot be described."""
+    try:
+        return {"graph": json.loads(json.dumps(describe(loop.svi.graph)))}
+    except (TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _check_graph(loop: "Loop", was: dict[str, Any]) -> None:
+    here = _graph(loop)
+    found = difference(was["graph"], here["graph"]) if "graph" in was and here else None
+    if found is not None:
+        raise ValueError(f"resume: the checkpoint is of another graph: {found}. Build it as it was")
 
 
 def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
@@ -223,6 +244,8 @@ PARTS: dict[str, Part] = {
         ),
     ),
     "settings": Part(kinds.obj, settings, _put_nothing, _check_settings, later=True),
+    "choices": Part(kinds.obj, choices, _put_nothing, _check_choices, later=True),
+    "graph": Part(kinds.obj, _graph, _put_nothing, _check_graph, later=True),
     "lengths": Part(
         kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
         _lengths,
