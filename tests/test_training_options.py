@@ -3,6 +3,7 @@
 import copy
 import csv
 import functools
+import math
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from test_training import binary, equal, quiet, small_vae
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -756,3 +758,54 @@ def test_a_resumed_fit_has_the_choices_of_the_first(tmp_path, before, here, what
     with pytest.raises(pv.FileError, match=what):
         part(graphs[1], here, resume=file)
     assert len(part(graphs[2], before, resume=file).loss) == 4
+
+
+class Shared(nn.Module):
+    """w ~ N(0, 1), x_n ~ N(w, 1): the posterior of all N rows has the deviation (N + 1)^(-1/2)."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+        self.mean, self.log_sd = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(-2.0))
+
+    def model(self, x):
+        with poutine.scale(scale=len(x) / 200 if self.scale else 1.0):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(self, x):
+        with poutine.scale(scale=len(x) / 200 if self.scale else 1.0):
+            pyro.sample("w", dist.Normal(self.mean, self.log_sd.exp()))
+
+
+def test_a_latent_of_all_rows_beside_minibatches_is_warned_of():
+    x, plan = torch.randn(200), {"epochs": 30, "learning_rate": 0.05, "seed": 0}
+    graph = Shared(scale=False)
+    with pytest.warns(UserWarning, match='all rows share the latent "w", and each minibatch of 20'):
+        quiet(graph, x, batch_size=20, **plan)
+    assert graph.log_sd.exp() > 2 * 201**-0.5
+    quiet(Shared(scale=False), x, batch_size=200, epochs=1)
+    graph = Shared(scale=True)
+    quiet(graph, x, batch_size=20, **plan)
+    assert 0.7 < graph.log_sd.exp() * 201**0.5 < 1.4
+
+
+def test_mutual_information_of_a_number_drawn_given_another():
+    class Two(nn.Module):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                a = pyro.sample("a", dist.Normal(x.new_zeros(len(x)), 1.0))
+                b = pyro.sample("b", dist.Normal(a, 1.0))
+                return pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                b = pyro.sample("b", dist.Normal(0.7 * x, 0.6))
+                pyro.sample("a", dist.Normal(0.5 * b, 0.7))
+
+    torch.manual_seed(0)
+    x = 3**0.5 * torch.randn(400)
+    # I(x; a) of normals: a | x ~ N(0.35 x, 0.49 + 0.09)
+    exact = 0.5 * math.log(1 + 3 * 0.35**2 / (0.7**2 + 0.3**2))
+    assert pv.latent_summary(Two(), x, site="a").mutual_information == pytest.approx(exact, abs=0.1)

@@ -54,7 +54,7 @@ def from_draws(z: Tensor) -> float:
         z: draws, with shape (L, N, *event); L at least 5.
     """
     count, n = z.shape[:2]
-    draws = z.flatten(2).double()  # (L, N, D)
+    draws = z.reshape(count, n, -1).double()  # (L, N, D)
     query, others = draws[0], draws[1:]
     distances = (others - query).norm(dim=-1)  # (L - 1, N), to draws of the same row
     radius = distances.kthvalue(min(_NEIGHBOURS, count - 1), dim=0).values

@@ -45,9 +45,8 @@ class Bound(NamedTuple):
         if isinstance(scale, float) and scale == 1:
             return self
         kl = {name: term * scale for name, term in self.kl.items()}
-        return Bound(
-            self.reconstruction * scale, kl, None if self.loss is None else self.loss * scale
-        )
+        loss = None if self.loss is None else self.loss * scale
+        return Bound(self.reconstruction * scale, kl, loss)
 
 
 class Objective(ELBO, ABC):
@@ -63,7 +62,7 @@ class Objective(ELBO, ABC):
             with Pyro's own SVI, call `objective.at(t)` before a step.
         annealed: names of the latent sites that beta weighs; None for all.
         data_size: N. If given, a minibatch of M rows stands for all data and the loss is scaled by
-            N / M (AEVB, eq. 8).
+            N / M (AEVB, eq. 8); latents that all rows share need a scale of M / N beside it.
 
     Raises:
         ValueError: if `samples` is below 1, `annealed` is one string, or the weight at the end of
@@ -79,7 +78,6 @@ class Objective(ELBO, ABC):
     follows_draws = False  # whether it adds the gradient through draws by itself even so
 
     parameters: Sequence[Tensor] = ()  # that training moves; set by `pyrovae.fit`
-
     _programs: tuple[Program, Program] | None = None
     _layout = Layout(0)
     _runs = 0

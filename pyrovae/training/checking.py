@@ -1,9 +1,11 @@
 """The checks of a fit's data, before anything is trained."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae import programs
@@ -12,7 +14,7 @@ from pyrovae.objectives import Objective
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.distributed import Processes
 
-__all__ = ["check_data", "check_data_size"]
+__all__ = ["check_data", "check_data_size", "warn_of_shared_latents"]
 
 
 def check_data_size(
@@ -37,6 +39,36 @@ def check_data_size(
     check = getattr(graph, "check_data_size", None)
     if check is not None and "check" not in getattr(graph, "__dict__", ()):
         _check_any(check, possible)
+
+
+def warn_of_shared_latents(
+    graph: Any, batch: tuple[Tensor, ...], training: Minibatches, group: Processes
+) -> None:
+    """Warn of a latent of all N rows whose KL every minibatch of M rows counts as a whole.
+
+    Its posterior would be that of M rows. A factor M / N around its sites in both programs, or a
+    plate over N rows of which M are drawn, makes the minibatches sum to the whole bound.
+    """
+    total, rows = next(iter(_numbers_of_rows(training, group)), 0), len(batch[0])
+    if total <= rows * group.size:
+        return
+    with programs.evaluation(graph, seed=0):
+        p, q = programs.run(graph.model, graph.guide, *batch)
+    programs.name_rows(graph, batch, p, q)
+    shared = [
+        name
+        for name, site in programs.latent_by_name(q).items()
+        if not q.layout.has_rows(site) and rows not in site["value"].shape
+    ]
+    scales = [site["scale"] for site in (*programs.observed(p), *(q[name] for name in shared))]
+    if shared and all(isinstance(scale, int | float) and scale == 1 for scale in scales):
+        warnings.warn(
+            f'fit: all rows share the latent "{shared[0]}", and each minibatch of {rows} of '
+            f"{total} rows counts its KL as a whole: its posterior becomes that of {rows}. Sample "
+            f"it within pyro.poutine.scale(scale=len(x) / {total}) in model and guide, as a "
+            "BayesianVAE does, or train on all rows at once (batch_size=)",
+            stacklevel=4,
+        )
 
 
 def _numbers_of_rows(training: Minibatches, group: Processes) -> list[int]:

@@ -25,7 +25,7 @@ from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
 from pyrovae.training.agreement import check_arguments, check_loops
 from pyrovae.training.arguments import Arguments
-from pyrovae.training.checking import check_data, check_data_size
+from pyrovae.training.checking import check_data, check_data_size, warn_of_shared_latents
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.events import Hook
@@ -223,6 +223,7 @@ def _fit(
         hooks = arguments.listeners()
         svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
         claim_parameters(graph, svi.programs.stored_names())
+        warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduler(svi.optimizer) if arguments.scheduler else None
         hooks += [ProgressBar()] if arguments.progress else []
         heard = hooks if group.is_writer else []
