@@ -43,15 +43,22 @@ class Below(nn.Module):
             g, (x, y), epochs=1, objective=ReweightedWakeSleep(sleep=0.5), progress=False
         ),
         lambda g, x, y: pv.bidirectional_bounds(g, y, rows=len(y), samples=2, temperatures=2),
-        lambda g, x, y: pv.generate(g, len(y), y),
     ],
-    ids=["WakeSleep", "sleep", "bidirectional_bounds", "generate"],
+    ids=["WakeSleep", "sleep", "bidirectional_bounds"],
 )
 def test_a_density_of_drawn_latents_that_a_run_forwards_would_ignore_is_refused(run, factor):
     torch.manual_seed(0)
     x, y = torch.randn(2, 20)
     with pytest.raises(ValueError, match='site "y" is a factor, or observes the context'):
         run(Below(factor), x, y.clone())
+
+
+def test_draws_given_an_observed_context_below_the_latents_are_refused():
+    """But not beside a factor, such as the density of an auxiliary variable."""
+    y = torch.randn(20)
+    with pytest.raises(ValueError, match='site "y" is a factor, or observes the context'):
+        pv.generate(Below(), 20, y)
+    assert pv.generate(Below(factor=True), 20, y).shape == (20,)
 
 
 def test_it_is_taken_where_the_latents_are_given_and_where_it_is_weighed():

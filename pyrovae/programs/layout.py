@@ -106,8 +106,8 @@ class Layout(NamedTuple):
             raise ValueError(
                 f'site "{site["name"]}" is not in a plate over the {self.rows} rows, so it has no '
                 'term per row. Sample it inside `with pyro.plate("data", len(x)):`. If the rows '
-                "share it, train with SGVB_A or SGVB_B, which need no such terms (in minibatches of "
-                "M of N rows scale its sites by M / N, as a BayesianVAE does), and evaluate the "
+                "share it, train with SGVB_A or SGVB_B, which need no such terms (in minibatches "
+                "of M of N rows scale its sites by M / N, as a BayesianVAE does), and evaluate the "
                 "graph at a draw w of it: draw() of a BayesianVAE, or an object whose model and "
                 f'guide are each block(condition(program, {{"{site["name"]}": w}}), '
                 f'hide=["{site["name"]}"]), with block and condition of pyro.poutine'

@@ -134,14 +134,24 @@ def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
 
 
 def check_forwards(
-    model: Program, *batch: Tensor, given: Mapping[str, Tensor] | None = None
+    model: Program,
+    *batch: Tensor,
+    given: Mapping[str, Tensor] | None = None,
+    factors: bool = True,
 ) -> None:
     """Refuse a model whose run forwards draws from no joint distribution of its sites.
 
     A factor, and a site that observes a context, weigh what is drawn before them: to draw given
     them takes the posterior. They do not where their densities are the same at several draws.
 
-    Arguments are those of `simulated`. The programs' modules and the random stream do not change.
+    The model's modules and the random stream do not change.
+
+    Args:
+        model: a program of (x, *c).
+        batch: (x, *c).
+        given: values of latents by name; the others are drawn.
+        factors: whether factors count. One that is the density of an auxiliary variable, such as
+            that of a `PoseVAE` with turns, integrates to one, and leaves p(x) as it is.
 
     Raises:
         ValueError: if such a density depends on a value that is drawn.
@@ -149,7 +159,7 @@ def check_forwards(
     values = Trace({name: {"value": value} for name, value in (given or {}).items()})
     with looking(model, model, batch):
         first = _run_forwards(model, batch, values)
-        kept = [name for name, site in first.items() if _weighs(site, batch)]
+        kept = [name for name, site in first.items() if _weighs(site, batch, factors)]
         others = [_run_forwards(model, batch, values) for _ in range(_RUNS if kept else 0)]
     for name, other in product(kept, others):
         densities = log_prob(first[name]), log_prob(other[name])
@@ -169,10 +179,10 @@ def _run_forwards(
     return record(_Uncondition(names, batch)(model), *batch, given=values)
 
 
-def _weighs(site: Site, batch: tuple[Tensor, ...]) -> bool:
+def _weighs(site: Site, batch: tuple[Tensor, ...], factors: bool) -> bool:
     """Return whether a site has a density, and a value that is not drawn."""
     if isinstance(leaf(site["fn"]), dist.Unit):
-        return True
+        return factors
     return site["is_observed"] and _observes_context(site["value"], batch)
 
 

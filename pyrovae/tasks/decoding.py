@@ -62,7 +62,7 @@ def generate(
         graph: any graph.
         n: number of observations.
         c: context, n rows each. A site that observes a context itself, such as the label of a
-            semi-supervised model, keeps it and is not returned.
+            semi-supervised model, keeps it and is not returned. Factors of the model are ignored.
         mean: return E[x | z, c], as papers show, instead of a draw. For a site of class numbers
             (`Categorical`) these are the probabilities of the K classes, with shape (n, K).
         seed: seed of the random draws; None continues the global random stream.
@@ -79,7 +79,8 @@ def generate(
 
     Raises:
         ValueError: if the prior cannot be sampled, such as an autoencoder's flat one; the model
-            reads x and `like` is not given; or a name is not that of a site.
+            reads x and `like` is not given; a site that observes a context depends on latents that
+            are drawn; or a name is not that of a site.
 
     Example:
         >>> import pyrovae as pv
@@ -98,7 +99,7 @@ def generate(
             latents = latents_of(graph.model, inputs.first)
             given |= fixed_values(latents, fixed, (n,), "generate").values
         try:
-            programs.check_forwards(graph.model, *batch, given=given)
+            programs.check_forwards(graph.model, *batch, given=given, factors=False)
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
             raise ValueError(
@@ -257,7 +258,7 @@ def _decoded(
     for part in slices(len(every), at_once):
         batch, values = inputs.at(every[part] % lead[-1]), given.at(part)
         if not pieces:
-            programs.check_forwards(graph.model, *batch, given=values)
+            programs.check_forwards(graph.model, *batch, given=values, factors=False)
         sites = programs.simulated(graph.model, *batch, given=values, observed=observed).observed
         pieces.append({name: expectation(site["fn"]) for name, site in sites.items()})
     return _joined(pieces)
