@@ -742,7 +742,7 @@ def sigma(value):
         ),
         ({"learning_rate": 1e-3}, {"learning_rate": 0.1}, "learning_rate"),
         ({"learning_rate": {"posterior": 0.1}}, {"learning_rate": 0.1}, "learning_rate"),
-        ({"precision": "bf16"}, {}, "precision"),
+        ({"precision": "bf16"}, {"precision": "tf32"}, "precision"),
         ({"graph": sigma(1.0)}, {"graph": sigma(0.1)}, r"graph: graph\.likelihood\.sigma was 1"),
     ],
 )
@@ -758,6 +758,15 @@ def test_a_resumed_fit_has_the_choices_of_the_first(tmp_path, before, here, what
     with pytest.raises(pv.FileError, match=what):
         part(graphs[1], here, resume=file)
     assert len(part(graphs[2], before, resume=file).loss) == 4
+
+
+def test_a_resumed_fit_may_name_defaults_and_have_more_epochs(tmp_path):
+    x, file, plan = binary(20), tmp_path / "state", {"batch_size": 10, "seed": 0}
+    stop = {"callback": lambda history: len(history.loss) == 2, "checkpoint": file}
+    quiet(sigma(1.0), x, epochs=4, objective=SGVB_B(beta=warm_up(0.25)), **plan, **stop)
+    same = {"learning_rate": 1e-3, "scheduler_interval": "epoch"}
+    longer = {"epochs": 8, "objective": SGVB_B(beta=warm_up(0.125))}
+    assert len(quiet(sigma(1.0), x, resume=file, **plan, **same, **longer).loss) == 8
 
 
 class Shared(nn.Module):
@@ -809,3 +818,25 @@ def test_mutual_information_of_a_number_drawn_given_another():
     # I(x; a) of normals: a | x ~ N(0.35 x, 0.49 + 0.09)
     exact = 0.5 * math.log(1 + 3 * 0.35**2 / (0.7**2 + 0.3**2))
     assert pv.latent_summary(Two(), x, site="a").mutual_information == pytest.approx(exact, abs=0.1)
+
+
+def test_a_fit_whose_callback_changes_a_constant_is_resumed(tmp_path):
+    def narrowed(graph, epochs, **files):
+        def narrow(history):
+            graph.likelihood.level = 1.0 / len(history.loss)
+            return len(history.loss) == epochs
+
+        plan = {"epochs": 4, "batch_size": 10, "seed": 0}
+        return quiet(graph, binary(20), callback=narrow, **plan, **files)
+
+    class Level(pv.likelihoods.Bernoulli):
+        def __init__(self, net, level=1.0):
+            super().__init__(net)
+            self.level = level
+
+    def graph():
+        q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+        return pv.VAE(pv.priors.StandardNormal(2), q, Level(nn.Linear(2, 6)))
+
+    narrowed(graph(), 2, checkpoint=tmp_path / "state")
+    assert len(narrowed(graph(), 4, resume=tmp_path / "state").loss) == 4

@@ -74,7 +74,11 @@ def settings(loop: "Loop") -> dict[str, Any]:
 
 
 def choices(loop: "Loop") -> dict[str, Any]:
-    """Return what else must be the same in a fit that continues, by name, in the types of JSON."""
+    """Return what else must be the same in a fit that continues, by name, in the types of JSON.
+
+    None is a default, which another value may equal. A schedule over other epochs is compared by
+    its value where the fit continues (see `resuming.py`).
+    """
     objective, how = loop.objective, loop.svi.how
     learned = {name.replace(" ", "_") for name in objective.state_dict()}
     own = _own_settings(objective)
@@ -82,7 +86,7 @@ def choices(loop: "Loop") -> dict[str, Any]:
         "learning_rate": how.learning_rate,
         "precision": how.precision,
         "scheduler_interval": loop.arguments.scheduler_interval,
-        "objective's schedule of beta": _schedule(objective),
+        f"objective's schedule of beta in {loop.arguments.epochs} epochs": _schedule(objective),
         **{name: value for name, value in own.items() if name.split()[-1] not in learned},
     }
     return {name: json.loads(json.dumps(matching.plain(value))) for name, value in told.items()}

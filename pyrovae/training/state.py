@@ -4,7 +4,6 @@ A checkpoint is the table `PARTS`: what of a fit is kept under which name, how i
 how a fit continues from it. All of a checkpoint is checked before any of it is used.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.files import History, checkpoint, describe, difference, kinds
+from pyrovae.files import History, checkpoint, difference, kinds
 from pyrovae.training import matching
 from pyrovae.training.agreement import choices, settings
 
@@ -74,19 +73,12 @@ def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
 
 def _check_choices(loop: "Loop", was: dict[str, Any]) -> None:
     for name, value in choices(loop).items():
-        matching.check_same(name, was.get(name), value)
-
-
-def _graph(loop: "Loop") -> dict[str, Any]:
-    """Return how the graph was built; nothing of what is no module, or cannot be described."""
-    try:
-        return {"graph": json.loads(json.dumps(describe(loop.svi.graph)))}
-    except (TypeError, ValueError, AttributeError):
-        return {}
+        if value is not None and was.get(name) is not None:
+            matching.check_same(name, was[name], value)
 
 
 def _check_graph(loop: "Loop", was: dict[str, Any]) -> None:
-    here = _graph(loop)
+    here = loop.svi.built
     found = difference(was["graph"], here["graph"]) if "graph" in was and here else None
     if found is not None:
         raise ValueError(f"resume: the checkpoint is of another graph: {found}. Build it as it was")
@@ -245,7 +237,7 @@ PARTS: dict[str, Part] = {
     ),
     "settings": Part(kinds.obj, settings, _put_nothing, _check_settings, later=True),
     "choices": Part(kinds.obj, choices, _put_nothing, _check_choices, later=True),
-    "graph": Part(kinds.obj, _graph, _put_nothing, _check_graph, later=True),
+    "graph": Part(kinds.obj, lambda loop: loop.svi.built, _put_nothing, _check_graph, later=True),
     "lengths": Part(
         kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
         _lengths,

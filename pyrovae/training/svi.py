@@ -7,6 +7,7 @@ parameters are found once instead of at every step, one (fused) optimizer holds 
 one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
+import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae.files import describe
 from pyrovae.objectives import Objective
 from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
@@ -82,6 +84,7 @@ class FusedSVI:
 
     Attributes:
         how: the optimizer, and what goes with it.
+        built: how the graph was built, as far as that can be said.
         parameters: the tensors that are trained.
         measures: whether the gradient's norm is measured at every step.
         constant: the modules that are held constant.
@@ -106,6 +109,7 @@ class FusedSVI:
         self.processes = processes or Processes()
         self._stand_in = tuple(part[:2] for part in batch)
         self.graph, self.objective, self.how = graph, objective, optimization
+        self.built = _description(graph)  # before a callback changes a constant
         with Products() as products:
             self.programs = check_programs(graph, objective, *batch)
         named = self.programs.named_trainable()
@@ -257,6 +261,14 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
             "holds its networks"
         )
     return programs
+
+
+def _description(graph: Any) -> dict[str, Any]:
+    """Return how a graph was built; nothing of what is no module, or cannot be described."""
+    try:
+        return {"graph": json.loads(json.dumps(describe(graph)))}
+    except (TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _products(precision: str | None, graph: object) -> AbstractContextManager:
