@@ -454,9 +454,9 @@ def test_random_parts_of_rows_have_a_bound_and_no_weights():
         pv.annealed_log_evidence,
         pv.reciprocal_log_evidence,
     ):
-        with pytest.raises(ValueError, match='site "x": a plate inside the rows draws a part'):
+        with pytest.raises(ValueError, match='site "x": a part of each row is drawn at random'):
             estimate(graph, x)
-    with pytest.raises(ValueError, match='site "x": a plate inside the rows draws a part'):
+    with pytest.raises(ValueError, match='site "x": a part of each row is drawn at random'):
         pv.fit(graph, x, epochs=1, objective=IWAE(3), progress=False)
     assert pv.fit(graph, x, epochs=1, batch_size=3, progress=False).stopped == "all epochs ran"
 

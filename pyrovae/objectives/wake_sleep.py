@@ -59,8 +59,8 @@ class ReweightedWakeSleep(Objective):
     def __init__(
         self,
         samples: int = 10,
-        *,
         sleep: float = 0.0,
+        *,
         beta: float | Schedule = 1.0,
         annealed: Collection[str] | None = None,
         data_size: int | None = None,
