@@ -24,7 +24,10 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 import pyrovae as pv
 from pyrovae.data import as_minibatches
 from pyrovae.data.minibatches import Share
+from pyrovae.programs import Programs
 from pyrovae.singlecell import open_shards
+from pyrovae.training import Processes
+from pyrovae.training.synchronized import synchronized
 
 PROCESSES = 2
 ROWS = 37  # with 8 rows a minibatch, the last has 5: 3 and 2
@@ -706,6 +709,32 @@ def test_the_shares_in_order_are_all_rows(parts):
         ]
         rows = [row for share in shares for part in share.in_order() for row in part.rows.tolist()]
         assert rows == list(range(ROWS))
+
+
+class Two(Processes):
+    """One process that takes itself for the first of two, of which the other has no rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 2
+
+    def total(self, tensor):
+        return tensor
+
+
+def test_copies_of_a_synchronized_layer_are_called_in_their_own_mode():
+    """The prior's view of the posterior ran in training mode: its inputs counted as data."""
+    graph, x = autoencoder(normalized=True), data()
+    q = pv.posteriors.DiagonalNormal(graph.posterior.net)
+    prior = pv.priors.Vamp(q, x[:5])
+    layer, expected = q.net[1], prior().log_prob(torch.ones(1).double())
+    with synchronized(Programs(pv.VAE(prior, q, graph.likelihood)), Two()):
+        q(x)
+        assert layer.num_batches_tracked == 1
+        layer.load_state_dict(nn.BatchNorm1d(5).double().state_dict())
+        assert torch.equal(prior().log_prob(torch.ones(1).double()), expected)
+        copy.deepcopy(layer)(torch.zeros(3, 5).double())
+        assert layer.num_batches_tracked == 0
 
 
 class Endless(IterableDataset):
