@@ -3,6 +3,8 @@
 from pyrovae.files import checkpoint, kinds
 from pyrovae.files.atomic import check_writable, remove_temporary, write_atomically
 from pyrovae.files.beside import opened_beside, save_beside
+from pyrovae.files.comparison import difference
+from pyrovae.files.construction import describe
 from pyrovae.files.errors import FileError
 from pyrovae.files.history import History, in_words
 from pyrovae.files.model import description, inspect, load, save
@@ -15,7 +17,9 @@ __all__ = [
     "check_writable",
     "checkpoint",
     "claim_parameters",
+    "describe",
     "description",
+    "difference",
     "in_words",
     "inspect",
     "kinds",

@@ -81,6 +81,7 @@ class FusedSVI:
         processes: that train the graph together; they begin with the first one's weights.
 
     Attributes:
+        optimization: what was given.
         parameters: the tensors that are trained.
         measures: whether the gradient's norm is measured at every step.
         constant: the modules that are held constant.
@@ -104,7 +105,7 @@ class FusedSVI:
     ) -> None:
         self.processes = processes or Processes()
         self._stand_in = tuple(part[:2] for part in batch)
-        self.graph, self.objective = graph, objective
+        self.graph, self.objective, self.optimization = graph, objective, optimization
         with Products() as products:
             self.programs = check_programs(graph, objective, *batch)
         named = self.programs.named_trainable()
