@@ -18,7 +18,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyrovae as pv
 from pyrovae import programs
-from pyrovae.objectives import SGVB_B, Renyi, RunningMean, ScoreFunction, cyclical, warm_up
+from pyrovae.files import checkpoint
+from pyrovae.objectives import (
+    SGVB_B,
+    FreeBits,
+    Renyi,
+    RunningMean,
+    ScoreFunction,
+    cyclical,
+    warm_up,
+)
 from pyrovae.training import TrainingError
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -462,9 +471,16 @@ def test_a_schedule_over_steps_is_stepped_at_every_step():
     for interval, last in ((None, 0.5), ("epoch", 0.5), ("step", 0.5**5)):
         recorder = Recorder()
         quiet(
-            small_vae(), binary(48), batch_size=16, epochs=2, scheduler=decay, hooks=recorder,
-            scheduler_interval=interval, learning_rate=1.0, optimizer=torch.optim.SGD,
-        )  # fmt: skip
+            small_vae(),
+            binary(48),
+            batch_size=16,
+            epochs=2,
+            scheduler=decay,
+            hooks=recorder,
+            scheduler_interval=interval,
+            learning_rate=1.0,
+            optimizer=torch.optim.SGD,
+        )
         assert recorder.steps[4].learning_rates[0] == pytest.approx(last)
     with pytest.raises(ValueError, match="scheduler_interval"):
         quiet(small_vae(), binary(), scheduler=decay, scheduler_interval="batch")
@@ -671,9 +687,13 @@ def test_validation_beside_a_generator_leaves_its_first_minibatch():
     batches = (binary(8, seed=i) for i in range(4))
     recorder = Recorder()
     history = quiet(
-        small_vae(), batches, steps_per_epoch=2, epochs=2, hooks=recorder,
+        small_vae(),
+        batches,
+        steps_per_epoch=2,
+        epochs=2,
+        hooks=recorder,
         validation=binary(8, seed=9),
-    )  # fmt: skip
+    )
     assert [step.rows for step in recorder.steps] == [8] * 4
     assert history.stopped == "all epochs ran"
 
@@ -719,54 +739,145 @@ def test_one_part_to_freeze_is_a_string_and_nothing_warns():
     assert equal(vae.posterior, still.posterior)
 
 
-def sigma(value):
-    q = pv.posteriors.DiagonalNormal(pv.nets.MLP(6, [4], 4))
-    return pv.VAE(
-        pv.priors.StandardNormal(2), q, pv.likelihoods.Gaussian(nn.Linear(2, 6), sigma=value)
-    )
+# -------------------------------------------- what may differ in a fit that continues, and what not
+LR = torch.optim.lr_scheduler
+STEPS = {"scheduler": functools.partial(LR.StepLR, step_size=2)}
+ONE_CYCLE = {"scheduler": functools.partial(LR.OneCycleLR, max_lr=0.1, total_steps=40)}
+BASELINE = {"objective": ScoreFunction(2, RunningMean())}
+PYROS = {"objective": pyro.infer.Trace_ELBO()}
+
+
+class Own(nn.Module):
+    """A graph of the user's, with numbers that its constructor takes."""
+
+    def __init__(self, use_cuda=False, temperature=1.0):
+        super().__init__()
+        self.use_cuda, self.temperature, self.inner = use_cuda, temperature, small_vae()
+
+    def model(self, x):
+        return self.inner.model(x)
+
+    def guide(self, x):
+        return self.inner.guide(x)
+
+
+def encoder(activation):
+    return small_vae(nn.Sequential(nn.Linear(6, 8), activation, nn.Linear(8, 4)))
+
+
+def gaussian(sigma):
+    vae = small_vae()
+    return pv.VAE(vae.prior, vae.posterior, pv.likelihoods.Gaussian(vae.likelihood.net, sigma))
+
+
+def loader(**options):
+    return {"data": DataLoader(TensorDataset(binary(40)), **options)}
+
+
+def annealed(fraction):
+    return {"objective": SGVB_B(beta=warm_up(fraction))}
+
+
+def in_groups(**options):
+    return {"optimizer": lambda some: torch.optim.Adam([{"params": list(some), **options}])}
+
+
+def begun_and_resumed(file, first, second, graphs=(small_vae, small_vae), change=None):
+    """Stop a fit after two of four epochs, and resume it with other options."""
+
+    def stop(history):
+        if change is not None:
+            change()
+        return len(history.loss) == 2
+
+    plan = {"data": binary(41), "epochs": 4, "batch_size": 10, "seed": 3}
+    plan["validation"] = binary(20, seed=1)
+    quiet(graphs[0](), **plan | first, callback=stop, checkpoint=file)
+    return quiet(graphs[1](), **plan | second, resume=file)
+
+
+ALLOWED = {
+    "more epochs": ({}, {"epochs": 6}),
+    "the same warm-up in steps": (annealed(0.25), annealed(0.125) | {"epochs": 8}),
+    "the default by name": (STEPS, STEPS | {"scheduler_interval": "epoch"}),
+    "the default rate": ({}, {"learning_rate": 1e-3}),
+    "patience": ({"patience": 3}, {"patience": 4}),
+    "a rate that a scheduler sets": (ONE_CYCLE, ONE_CYCLE),
+    "workers": (loader(batch_size=10), loader(batch_size=10, num_workers=1)),
+    "Pyro's": (PYROS, PYROS),
+    "a baseline": (BASELINE, BASELINE),
+}
+
+
+@pytest.mark.parametrize("options", ALLOWED.values(), ids=ALLOWED)
+def test_what_changes_no_step_may_differ_in_a_resumed_fit(tmp_path, options):
+    assert len(begun_and_resumed(tmp_path / "state", *options).loss) > 2
+
+
+REFUSED = {
+    "schedule of beta": (annealed(0.9), annealed(0.1)),
+    "precision": ({}, {"precision": "bf16"}),
+    "scheduler_interval": (STEPS, STEPS | {"scheduler_interval": "step"}),
+    "learning_rate": ({}, {"learning_rate": 0.1}),
+    "parameters of the optimizer's groups": (
+        {"learning_rate": {"likelihood": 0.1}},
+        {"learning_rate": {"posterior": 0.1}},
+    ),
+    "optimizer's groups": (in_groups(betas=(0.9, 0.9)), in_groups(betas=(0.5, 0.9))),
+    "objective's alpha": ({"objective": Renyi(0.5, 3)}, {"objective": Renyi(0.1, 3)}),
+    "objective's nats": ({"objective": FreeBits(0.5)}, {"objective": FreeBits(3.0)}),
+    "objective's baseline": (BASELINE, {"objective": ScoreFunction(2, RunningMean(0.1))}),
+    "drop_last": ({}, {"drop_last": True}),
+    "validation data": ({}, {"validation": 1 - binary(20, seed=1)}),
+    "number of validation rows": ({}, {"validation": None}),
+    "DataLoader in each process": (loader(batch_size=10), loader(batch_size=10, shuffle=True)),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_changes_a_step_is_refused_in_a_resumed_fit(tmp_path, what):
+    with pytest.raises(
+        pv.FileError, match=f"resume: the checkpoint is of a fit with another {what}"
+    ):
+        begun_and_resumed(tmp_path / "state", *REFUSED[what])
+
+
+def test_an_earlier_checkpoint_that_tells_less_of_its_fit_resumes(tmp_path):
+    file = tmp_path / "state"
+    begun = begun_and_resumed(file, {}, {"epochs": 2})
+    state = checkpoint.read(file)
+    for part in ("graph", "validation", "loaders", "schedule"):
+        del state[part]
+    for name in ("learning_rate", "precision", "scheduler_interval", "drop_last"):
+        del state["settings"][name]
+    checkpoint.write(file, state)
+    plan = {"epochs": 4, "batch_size": 10, "seed": 3, "validation": binary(20, seed=1)}
+    assert quiet(small_vae(), binary(41), resume=file, **plan).loss[:2] == begun.loss
 
 
 @pytest.mark.parametrize(
-    ("before", "here", "what"),
+    "graphs",
     [
+        (lambda: gaussian(1.0), lambda: gaussian(0.1)),
+        (lambda: gaussian(1.0), small_vae),
+        (lambda: encoder(nn.ReLU()), lambda: encoder(nn.Tanh())),
         (
-            {"objective": SGVB_B(beta=warm_up(0.9))},
-            {"objective": SGVB_B(beta=warm_up(0.1))},
-            "schedule of beta",
+            lambda: pv.Denoising(small_vae(), pv.graphs.GaussianNoise(0.1)),
+            lambda: pv.Denoising(small_vae(), pv.graphs.GaussianNoise(3.0)),
         ),
-        ({"objective": Renyi(0.5, 3)}, {"objective": Renyi(0.1, 3)}, "objective's alpha"),
-        (
-            {"objective": ScoreFunction(2, RunningMean())},
-            {"objective": ScoreFunction(2, RunningMean(0.1))},
-            "objective's baseline",
-        ),
-        ({"learning_rate": 1e-3}, {"learning_rate": 0.1}, "learning_rate"),
-        ({"learning_rate": {"posterior": 0.1}}, {"learning_rate": 0.1}, "learning_rate"),
-        ({"precision": "bf16"}, {"precision": "tf32"}, "precision"),
-        ({"graph": sigma(1.0)}, {"graph": sigma(0.1)}, r"graph: graph\.likelihood\.sigma was 1"),
+        (Own, lambda: Own(temperature=2.0)),
     ],
 )
-def test_a_resumed_fit_has_the_choices_of_the_first(tmp_path, before, here, what):
-    def part(graph, choices, **files):
-        plan = {"epochs": 4, "batch_size": 10, "seed": 0} | choices
-        return quiet(graph, binary(20), **plan, **files)
-
-    graphs = [some.pop("graph", None) or sigma(1.0) for some in (before, here, dict(before))]
-    file = tmp_path / "state"
-    stop = {"callback": lambda history: len(history.loss) == 2, "checkpoint": file}
-    part(graphs[0], before, **stop)
-    with pytest.raises(pv.FileError, match=what):
-        part(graphs[1], here, resume=file)
-    assert len(part(graphs[2], before, resume=file).loss) == 4
+def test_a_graph_with_other_arguments_or_parts_is_not_resumed(tmp_path, graphs):
+    with pytest.raises(pv.FileError, match=r"another graph: graph\.\S+ was .*Build the same"):
+        begun_and_resumed(tmp_path / "state", {}, {}, graphs)
 
 
-def test_a_resumed_fit_may_name_defaults_and_have_more_epochs(tmp_path):
-    x, file, plan = binary(20), tmp_path / "state", {"batch_size": 10, "seed": 0}
-    stop = {"callback": lambda history: len(history.loss) == 2, "checkpoint": file}
-    quiet(sigma(1.0), x, epochs=4, objective=SGVB_B(beta=warm_up(0.25)), **plan, **stop)
-    same = {"learning_rate": 1e-3, "scheduler_interval": "epoch"}
-    longer = {"epochs": 8, "objective": SGVB_B(beta=warm_up(0.125))}
-    assert len(quiet(sigma(1.0), x, resume=file, **plan, **same, **longer).loss) == 8
+def test_a_graph_of_the_users_resumes_elsewhere_and_where_a_callback_changes_it(tmp_path):
+    begun_and_resumed(tmp_path / "state", {}, {}, (lambda: Own(True), Own))
+    graph = Own()
+    cool = functools.partial(setattr, graph, "temperature", 0.5)
+    assert len(begun_and_resumed(tmp_path / "state", {}, {}, (lambda: graph, Own), cool).loss) == 4
 
 
 class Shared(nn.Module):
@@ -818,25 +929,3 @@ def test_mutual_information_of_a_number_drawn_given_another():
     # I(x; a) of normals: a | x ~ N(0.35 x, 0.49 + 0.09)
     exact = 0.5 * math.log(1 + 3 * 0.35**2 / (0.7**2 + 0.3**2))
     assert pv.latent_summary(Two(), x, site="a").mutual_information == pytest.approx(exact, abs=0.1)
-
-
-def test_a_fit_whose_callback_changes_a_constant_is_resumed(tmp_path):
-    def narrowed(graph, epochs, **files):
-        def narrow(history):
-            graph.likelihood.level = 1.0 / len(history.loss)
-            return len(history.loss) == epochs
-
-        plan = {"epochs": 4, "batch_size": 10, "seed": 0}
-        return quiet(graph, binary(20), callback=narrow, **plan, **files)
-
-    class Level(pv.likelihoods.Bernoulli):
-        def __init__(self, net, level=1.0):
-            super().__init__(net)
-            self.level = level
-
-    def graph():
-        q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
-        return pv.VAE(pv.priors.StandardNormal(2), q, Level(nn.Linear(2, 6)))
-
-    narrowed(graph(), 2, checkpoint=tmp_path / "state")
-    assert len(narrowed(graph(), 4, resume=tmp_path / "state").loss) == 4

@@ -79,6 +79,7 @@ class Minibatches(ABC):
         share: the part of each minibatch that is read, and of the rows in order.
         divided: whether the library divides the data; otherwise each process brings its own share.
         common: whether it divides each minibatch, so that all processes have as many of them.
+        loader: how a `DataLoader` makes the minibatches, in words; None of other data.
     """
 
     rows: int | None = None
@@ -88,6 +89,7 @@ class Minibatches(ABC):
     share = WHOLE
     divided = True
     common = True
+    loader: str | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -139,6 +139,7 @@ class IterableMinibatches(Minibatches):
         if steps is None:
             self.rows = _rows_of(iterable)
         self.divided = self.common = False
+        self.loader = _in_words(iterable) if isinstance(iterable, DataLoader) else None
         self.repeatable = iter(iterable) is not iterable
         self._first: tuple[Tensor, ...] | None = None
         self._rest: Iterator[Any] | None = None
@@ -217,6 +218,13 @@ def _length(iterable: Any) -> int | None:
         return len(iterable)
     except TypeError:
         return None
+
+
+def _in_words(loader: DataLoader) -> str:
+    """Return how a loader makes its minibatches, as far as it says so."""
+    own = loader.batch_sampler if loader.batch_size is None else None  # of the user's
+    sampler = type(own or loader.sampler).__name__
+    return f"batch_size {loader.batch_size}, {sampler}, drop_last {loader.drop_last}"
 
 
 def _shuffle_again(iterable: Any, seed: int) -> None:

@@ -7,12 +7,15 @@ from pyrovae.files.names import class_named
 
 __all__ = ["difference"]
 
+_ACTIVATIONS = "torch.nn.modules.activation."
+
 
 def difference(saved: Any, here: Any, path: str = "graph") -> str | None:
     """Return where two descriptions differ and how, None if they do not.
 
     Of parts that are not of this library only what both descriptions hold is compared: their own
-    parts, and arguments of their constructors. A class that was renamed is no difference.
+    parts, and arguments of their constructors. A class that was renamed is no difference; another
+    activation function of torch's is one.
     """
     if isinstance(saved, dict) and isinstance(here, dict):
         return _of_parts(saved, here, path)
@@ -25,6 +28,9 @@ def difference(saved: Any, here: Any, path: str = "graph") -> str | None:
 
 def _of_parts(saved: dict[str, Any], here: dict[str, Any], path: str) -> str | None:
     if "foreign" in saved and "foreign" in here:
+        names = saved["foreign"], here["foreign"]
+        if names[0] != names[1] and all(str(name).startswith(_ACTIVATIONS) for name in names):
+            return _said(path, *names)
         return _first(
             difference(saved[kind][key], here[kind][key], f"{path}.{key}")
             for kind in ("constants", "parts")

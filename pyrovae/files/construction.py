@@ -7,6 +7,7 @@ To rebuild it, only public classes of this library and torch's activations are e
 """
 
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyrovae.files.signatures import check_arguments
 
 __all__ = ["build", "check_form", "describe", "uncompiled"]
 
-
+_WHERE = frozenset({"device", "cuda", "use_cuda"})  # names of what says where a part computes
 _FORMS = {
     "class": {"class": text, "arguments": obj},
     "foreign": {"foreign": text},
@@ -31,16 +32,16 @@ _FORMS = {
 
 
 def describe(graph: nn.Module) -> Any:
-    """Return how a graph was built; a part that is not of this library is named.
+    """Return how a graph was built, in JSON's types; a part that is not of this library is named.
 
     Of such a part, its own parts are described, and those arguments of its constructor that it
-    keeps as attributes and that are numbers, text, or lists of them.
+    keeps as attributes and that are numbers, text, or lists of them, but for its device.
 
     Raises:
         TypeError: if a part's argument is a tensor that is not among the weights.
     """
     kept = {id(tensor) for tensor in graph.state_dict(keep_vars=True).values()}
-    return _describe(graph, "graph", {}, kept)
+    return json.loads(json.dumps(_describe(graph, "graph", {}, kept)))
 
 
 def build(description: Any, numbers: int) -> Any:
@@ -136,7 +137,7 @@ def _constants(module: nn.Module) -> dict[str, Any]:
         names = inspect.signature(type(module)).parameters
     except ValueError:  # of a class without a readable signature
         return {}
-    kept = {name: vars(module)[name] for name in names if name in vars(module)}
+    kept = {name: vars(module)[name] for name in names if name in vars(module).keys() - _WHERE}
     return {name: value for name, value in kept.items() if _is_plain(value)}
 
 

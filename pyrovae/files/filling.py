@@ -1,6 +1,5 @@
 """A graph made from a description, or one at hand compared with it, and filled with weights."""
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,8 +44,7 @@ def _give_types(module: nn.Module, prefix: str, types: Mapping[str, torch.dtype]
 
 def compared(described: Any, into: nn.Module) -> nn.Module:
     """Return `into`, if its parts were built with the arguments of the saved ones."""
-    here = json.loads(json.dumps(describe(into)))  # in the types that JSON knows, as the file is
-    found = difference(described, here)
+    found = difference(described, describe(into))
     if found is not None:
         raise ValueError(
             f"the graph to load into is another: {found}. Build `into` as it was when saved"

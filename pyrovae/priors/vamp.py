@@ -3,12 +3,12 @@
 Its optimum is the aggregate posterior (Tomczak & Welling 2018, eq. 9).
 """
 
+from types import MethodType
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyrovae.distributions import Conditional, SameFamilyMixture
 from pyrovae.priors.mixtures import register_logits
@@ -116,7 +116,8 @@ def _in_eval_mode(module: nn.Module) -> Any:
     """Return a view of a module in eval mode, which shares its parameters, buffers and hooks.
 
     The module itself is not touched, so it may run in another thread, and in training mode, at the
-    same time. What torch compiled for the module's own mode runs uncompiled in the view.
+    same time. What torch compiled for the module's own mode runs uncompiled in the view, and a
+    method that was put on the module, such as another `forward`, is the view's there.
     """
     original = module._modules.get("_orig_mod")  # where `torch.compile(module)` keeps the module
     if original is not None:
@@ -126,9 +127,12 @@ def _in_eval_mode(module: nn.Module) -> Any:
         name: child if child is None else _in_eval_mode(child)
         for name, child in module._modules.items()
     }
-    vars(view).update(vars(module), training=False, _modules=children, _compiled_call_impl=None)
-    if isinstance(module, _BatchNorm):
-        # A fit of several processes gives the layer a forward of its own, which asks for the mode
-        # of the layer and not for that of the view.
-        vars(view).pop("forward", None)
+    own = {name: _of_view(value, module, view) for name, value in vars(module).items()}
+    vars(view).update(own, training=False, _modules=children, _compiled_call_impl=None)
     return view
+
+
+def _of_view(value: Any, module: nn.Module, view: nn.Module) -> Any:
+    """Return a method of a module as one of its view, and any other value as it is."""
+    bound = isinstance(value, MethodType) and value.__self__ is module
+    return MethodType(value.__func__, view) if bound else value

@@ -5,12 +5,15 @@ another learning rate in one of them would train another model there, in silence
 of minibatches would let it wait for what nobody sends.
 """
 
-import inspect
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import nn
+from torch.optim import Optimizer
+
 from pyrovae.data import Minibatches
+from pyrovae.files import describe
 from pyrovae.objectives import Objective
 from pyrovae.training import matching
 from pyrovae.training.arguments import Arguments
@@ -20,81 +23,133 @@ from pyrovae.training.svi import Optimization
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
-__all__ = ["Lengths", "check_arguments", "check_loops", "choices", "settings"]
+__all__ = [
+    "Description",
+    "Reading",
+    "check_arguments",
+    "check_loops",
+    "described",
+    "schedule",
+]
 
 _COMPARED = ("epochs", "batch_size", "drop_last", "accumulate", "scheduler_interval", "patience")
 _TIMES = [i / 200 for i in range(201)]  # at which two schedules of the KL's weight are compared
-_NOT_SET = frozenset({"beta", "current_beta", "annealed", "parameters"})  # or compared otherwise
+# Of an objective, what is compared otherwise, or found out by a run.
+_NOT_SET = frozenset({"beta", "current_beta", "annealed", "parameters", "max_plate_nesting"})
+_IN_GROUPS = matching.HOW | {"params", "lr", "initial_lr"}
 
-_IN_GROUPS = matching.HOW | {"params", "lr"}
 
-
-class Lengths(NamedTuple):
-    """How long the data of one process are.
+class Reading(NamedTuple):
+    """How the data of one process are read.
 
     Attributes:
         minibatches: of an epoch in this process.
         planned: of an epoch, however many processes divide them, if the library divides the data.
         validation_rows: None where there are none, or their number is not known.
+        loader: how a `DataLoader` makes its minibatches; None of other data.
     """
 
     minibatches: int
     planned: int
     validation_rows: int | None
+    loader: str | None
 
     @classmethod
-    def of(cls, training: Minibatches, held_out: Minibatches | None) -> "Lengths":
-        """Return the lengths of what this process was given."""
+    def of(cls, training: Minibatches, held_out: Minibatches | None) -> "Reading":
+        """Return how what this process was given is read."""
         rows = None if held_out is None else held_out.rows
-        return cls(len(training), training.planned(), rows)
+        return cls(len(training), training.planned(), rows, training.loader)
 
 
-def settings(loop: "Loop") -> dict[str, Any]:
-    """Return what must be the same in a fit that continues, by name."""
+class Description(NamedTuple):
+    """What decides the steps of a fit, taken before the first.
+
+    Attributes:
+        settings: what must be the same in all processes and in a fit that continues, by name.
+        graph: how the graph was built, see `described`.
+    """
+
+    settings: dict[str, Any]
+    graph: Any
+
+    @classmethod
+    def of(cls, loop: "Loop") -> "Description":
+        """Return the description of a fit that has not begun."""
+        return cls(_settings(loop), described(loop.graph))
+
+
+def described(graph: object) -> Any:
+    """Return how a graph was built; None if it is no module, or no file can tell."""
+    try:
+        return describe(graph) if isinstance(graph, nn.Module) else None
+    except TypeError:
+        return None
+
+
+def _settings(loop: "Loop") -> dict[str, Any]:
     objective = loop.objective
     options = loop.svi.optimizer.defaults.items()
-    known = [one.validation_rows for one in loop.lengths if one.validation_rows is not None]
+    known = [one.validation_rows for one in loop.readings if one.validation_rows is not None]
     return {
         "optimizer's options": {
             name: matching.plain(value) for name, value in options if name not in matching.HOW
         },
+        **_first_options(loop),
         "scheduler": type(loop.scheduler).__name__,
+        "scheduler_interval": loop.scheduler and ("step" if loop.by_step else "epoch"),
         "objective": type(getattr(objective, "elbo", objective)).__name__,
         "objective's samples": objective.samples,
         "objective's data_size": objective.data_size,
         "objective's beta": objective.target,
         "objective's annealed": sorted(objective.annealed or ()),
+        **_own_settings(objective),
+        "precision": loop.svi.optimization.precision,
+        "drop_last": loop.training.divided and loop.arguments.drop_last,
         "clip_norm": loop.svi.clipping.clip_norm,
         "accumulate": loop.arguments.accumulate,
         "ema": None if loop.average is None else loop.average.decay,
         "frozen": sorted(loop.svi.frozen_names),
-        "number of minibatches": max(one.planned for one in loop.lengths),
+        "number of minibatches": max(one.planned for one in loop.readings),
         "number of validation rows": max(known, default=None),
+        "validation": "None" if loop.held_out is None else "given",
     }
 
 
-def choices(loop: "Loop") -> dict[str, Any]:
-    """Return what else must be the same in a fit that continues, by name, in the types of JSON.
+def _first_options(loop: "Loop") -> dict[str, Any]:
+    """Return learning rates and options of the optimizer's groups as they are before a step.
 
-    None is a default, which another value may equal. A schedule over other epochs is compared by
-    its value where the fit continues (see `resuming.py`).
+    An optimizer that has taken steps, such as one at hand, does not tell: nothing is returned.
     """
-    objective, how = loop.objective, loop.svi.how
-    learned = {name.replace(" ", "_") for name in objective.state_dict()}
-    own = _own_settings(objective)
-    told = {
-        "learning_rate": how.learning_rate,
-        "precision": how.precision,
-        "scheduler_interval": loop.arguments.scheduler_interval,
-        f"objective's schedule of beta in {loop.arguments.epochs} epochs": _schedule(objective),
-        **{name: value for name, value in own.items() if name.split()[-1] not in learned},
+    optimizer = loop.svi.optimizer
+    if optimizer.state:
+        return {}
+    names = {id(tensor): name for name, tensor in loop.programs.named_trainable().items()}
+    parts = [[names[id(one)] for one in group["params"]] for group in optimizer.param_groups]
+    return {
+        "learning_rate": _rates(optimizer),
+        "optimizer's groups": _groups(optimizer),
+        "parameters of the optimizer's groups": parts,
     }
-    return {name: json.loads(json.dumps(matching.plain(value))) for name, value in told.items()}
 
 
-def _schedule(objective: Objective) -> list[float]:
-    beta = objective.beta
-    return [float(beta(t)) for t in _TIMES] if callable(beta) else [float(beta)]
+def _rates(optimizer: Optimizer) -> list[float]:
+    """Return the learning rate of each group before a scheduler's first step."""
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+
+
+def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return the options of each group but its learning rate."""
+    return [
+        {name: matching.plain(value) for name, value in group.items() if name not in _IN_GROUPS}
+        for group in optimizer.param_groups
+    ]
+
+
+def schedule(objective: Objective, start: float = 0.0) -> list[float]:
+    """Return the weight of the KL at some times from `start` to 1; one number if it is constant."""
+    beta: Any = objective.beta if callable(objective.beta) else lambda t: objective.beta
+    betas = [float(beta(start + (1 - start) * t)) for t in _TIMES]
+    return betas if len(set(betas)) > 1 else betas[:1]
 
 
 # ------------------------------------------------------------------------------- between processes
@@ -132,21 +187,18 @@ def check_loops(loop: "Loop") -> None:
     """
     if loop.processes.size == 1:
         return
-    optimizer, objective, scheduler = loop.svi.optimizer, loop.objective, loop.scheduler
-    rates = sorted(float(group["lr"]) for group in optimizer.param_groups)
-    told: dict[str, Any] = {
+    optimizer, scheduler = loop.svi.optimizer, loop.scheduler
+    told = {
         "optimizer": type(optimizer).__name__,
-        "optimizer's learning rates": rates,
+        "optimizer's learning rates": sorted(_rates(optimizer)),
+        **loop.description.settings,
+        "objective's beta": schedule(loop.objective),
+        "optimizer's groups": sorted(_groups(optimizer), key=repr),
+        "scheduler's options": matching.plain(scheduler.state_dict() if scheduler else None),
     }
-    told |= settings(loop)
-    groups = [
-        {name: matching.plain(value) for name, value in group.items() if name not in _IN_GROUPS}
-        for group in optimizer.param_groups
-    ]
-    told["optimizer's groups"] = sorted(groups, key=repr)  # in the order of a dictionary's parts
-    told["scheduler's options"] = matching.plain(scheduler.state_dict() if scheduler else None)
-    told["objective's beta"] = _schedule(objective)
-    _check_alike(loop.processes, told | _own_settings(objective))
+    for name in ("learning_rate", "parameters of the optimizer's groups"):
+        told.pop(name, None)  # in the order of a dictionary's parts, which may differ
+    _check_alike(loop.processes, told)
 
 
 def _own_settings(objective: Objective) -> dict[str, Any]:
@@ -158,19 +210,18 @@ def _own_settings(objective: Objective) -> dict[str, Any]:
         return {}
     own = {name: value for name, value in vars(objective).items() if name not in _NOT_SET}
     return {
-        f"objective's {name}": _described(value)
+        f"objective's {name}": _in_words(value)
         for name, value in own.items()
         if not name.startswith("_")
     }
 
 
-def _described(value: Any) -> Any:
-    """Return a value as it can be compared; of an object its class and constructor's arguments."""
-    described, attributes = matching.plain(value), getattr(value, "__dict__", {})
-    if not attributes:
-        return described
-    names = inspect.signature(type(value)).parameters.keys() & attributes.keys()
-    return [described, {name: matching.plain(attributes[name]) for name in sorted(names)}]
+def _in_words(value: Any) -> Any:
+    """Return a value as it can be compared; of an object its class and its plain attributes."""
+    described = matching.plain(value)
+    attributes = getattr(value, "__dict__", {})
+    inner = {name: matching.plain(v) for name, v in attributes.items() if not name.startswith("_")}
+    return [described, inner] if inner else described
 
 
 def _check_alike(processes: Processes, told: Mapping[str, Any]) -> None:

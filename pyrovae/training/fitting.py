@@ -142,8 +142,10 @@ def fit(
         checkpoint_every: optimizer steps within an epoch after which it is written too; for long
             epochs, so that a process that is killed loses few steps.
         resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
-            arguments (a transform cannot be compared; `epochs` may differ where the weight of the
-            KL does not jump). Another number of processes may continue, of files after an epoch
+            arguments. `epochs` may differ where the weight of the KL does not jump, and so may
+            `patience`, `compile`, files, hooks and callback. Code cannot be compared, such as a
+            transform or the function of a `LambdaLR`. To go on with another learning rate, start a
+            new fit of the graph. Another number of processes may continue, of files after an epoch
             only, and not of a `DataLoader` or iterable of which each process has its share. On the
             CPU, in as many processes, the fit then continues bit for bit as if it had never
             stopped; with a `DataLoader` too, if it has no generator of its own, and if no items are
@@ -245,7 +247,9 @@ def _minibatches(
     made = functools.partial(as_minibatches, batch_size=arguments.batch_size, share=group.share)
     steps, drop_last = arguments.steps_per_epoch, arguments.drop_last
     training = made(data, graph, steps=steps, drop_last=drop_last, digest=True)
-    held_out = None if validation is None else made(validation, graph, name="validation")
+    held_out = (
+        None if validation is None else made(validation, graph, name="validation", digest=True)
+    )
     group.check_data(training, held_out)
     return training, held_out
 

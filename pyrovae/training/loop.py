@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
 from pyrovae.files import History, checkpoint
-from pyrovae.training.agreement import Lengths
+from pyrovae.training.agreement import Description, Reading
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
@@ -61,10 +61,11 @@ class Loop:
         self.validation_objective = self.objective.validation_objective()
         self.devices = programs.cuda_devices(self.graph)
         self.by_step = scheduled_by_step(self.scheduler, self.arguments.scheduler_interval)
-        self.lengths = self.processes.gathered(Lengths.of(self.training, self.held_out))
-        longest = max(one.minibatches for one in self.lengths)
+        self.readings = self.processes.gathered(Reading.of(self.training, self.held_out))
+        longest = max(one.minibatches for one in self.readings)
         self.steps_per_epoch = math.ceil(longest / self.arguments.accumulate)
         self.good = self.programs.state()
+        self.description = Description.of(self)
 
     def run(self, interrupted: threading.Event) -> None:
         """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
@@ -97,6 +98,11 @@ class Loop:
         """Return the number of optimizer steps since the fit began."""
         return len(self.history.loss) * self.steps_per_epoch + self.position
 
+    def fraction(self, step: int, epochs: int | None = None) -> float:
+        """Return at which time, from 0 to 1, of the planned epochs a step is, counted from 0."""
+        last = (epochs or self.arguments.epochs) * self.steps_per_epoch - 1
+        return min(1.0, step / last) if last else 1.0
+
     def epoch(self, interrupted: threading.Event) -> None:
         """Run the remaining steps of one epoch."""
         started = time.perf_counter()
@@ -105,9 +111,8 @@ class Loop:
             module.eval()
         for group in self.groups():
             self.step(group)
-            if interrupted.is_set():
-                self.history.stopped = "interrupted"
-            self.history.stopped = self.processes.first(self.history.stopped)
+            asked = "interrupted" if interrupted.is_set() else ""
+            self.history.stopped = self.processes.first(asked or self.history.stopped)
             if self.history.stopped:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)
@@ -159,7 +164,7 @@ class Loop:
         if not self.training.scanned or self.arguments.batch_transform is not None:
             for batch in filter(None, batches):
                 self.arguments.check(*batch)
-        self.set_beta(self.steps_done())
+        self.objective.at(self.fraction(self.steps_done()))
         before = checkpoint.random_state(self.devices)
         self.position += 1
         result = self.svi.step(*batches)
@@ -179,11 +184,6 @@ class Loop:
     def reseed(self) -> None:
         """Begin the random stream of the next step, if there are several processes."""
         self.processes.reseed(self.history.seed or 0, self.steps_done())
-
-    def set_beta(self, step: int) -> float:
-        """Set and return the KL's weight for a step, counted from 0 over the whole fit."""
-        last = self.arguments.epochs * self.steps_per_epoch - 1
-        return self.objective.at(min(1.0, step / last) if last else 1.0)
 
     def call_hooks(self, result: Result, rows: int) -> None:
         """Call the hooks after a step; the first that returns true ends the fit."""
@@ -210,9 +210,9 @@ class Loop:
     # ------------------------------------------------------------------------------ after an epoch
     def close_epoch(self, started: float) -> None:
         """Add the epoch to the history, keep the best weights, and decide whether to go on."""
-        beta = self.set_beta(self.steps_done() - 1)
-        name = self.programs.broken_parameter()
-        if name:  # a gradient overflowed in the last step, and no loss has shown it yet
+        beta = self.objective.at(self.fraction(self.steps_done() - 1))
+        # A gradient may have overflowed in the last step, and no loss have shown it yet.
+        if name := self.programs.broken_parameter():
             self.fail(f"parameter {name} is not finite after it")
         held_out, validated = self.validated()
         self.history.append(

@@ -47,10 +47,10 @@ def check_same(name: str, was: Any, now: Any) -> None:
         )
 
 
-def check_data(was: str | None, now: str | None) -> None:
+def check_data(name: str, was: str | None, now: str | None) -> None:
     """Check that data are as they were; of rows on the disk that were not read, little is known."""
     if was and now and not (was.startswith(now) or now.startswith(was)):
-        check_same("data", was, now)
+        check_same(name, was, now)
 
 
 def check_names(name: str, was: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:

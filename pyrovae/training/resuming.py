@@ -4,6 +4,7 @@ All of a checkpoint is checked before the graph or the optimizer is touched.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyro
 
 from pyrovae.files import FileError, History, checkpoint, kinds
+from pyrovae.training import matching
+from pyrovae.training.agreement import schedule
 from pyrovae.training.state import PARTS
 
 if TYPE_CHECKING:
@@ -115,24 +118,26 @@ def store_kept_on_refusal() -> Iterator[None]:
 
 
 def _check_schedule(loop: "Loop", state: dict[str, Any]) -> None:
-    """Refuse another number of epochs if the weight of the KL would jump by it."""
+    """Refuse a weight of the KL that would jump, or in as many epochs follow another schedule."""
     planned, here = state.get("epochs", loop.arguments.epochs), loop.arguments.epochs
-    steps = loop.steps_per_epoch
-    done = len(state["history"]["loss"]) * steps + state["position"]
-    before, after = (
-        loop.objective.at(min(1.0, done / max(1, epochs * steps - 1))) for epochs in (planned, here)
-    )
-    if before != after and done < here * steps:
+    done = len(state["history"]["loss"]) * loop.steps_per_epoch + state["position"]
+    if done >= here * loop.steps_per_epoch:
+        return
+    was, now = (schedule(loop.objective, loop.fraction(done, n)) for n in (planned, here))
+    was = state.get("schedule", was)
+    if planned == here:
+        matching.check_same("schedule of beta", was, now)
+    elif not math.isclose(was[0], now[0]):
         raise ValueError(
             f"resume: the weight of the KL follows a schedule over all epochs, which were {planned}"
-            f" and are {here} here, so that it would jump from {before:g} to {after:g}. Pass "
+            f" and are {here} here, so that it would jump from {was[0]:g} to {now[0]:g}. Pass "
             f"epochs={planned}, or start a new fit without resume="
         )
 
 
 def _check_number(loop: "Loop", state: dict[str, Any]) -> None:
     """Refuse another number of processes within an epoch of which each reads rows of its own."""
-    here, was = loop.processes.size, len(state.get("lengths", loop.lengths))
+    here, was = loop.processes.size, len(state.get("lengths", loop.readings))
     if state["position"] and not loop.training.common and was != here:
         raise ValueError(
             f"resume: the checkpoint was written within an epoch by a fit in {was} processes, and "

@@ -4,16 +4,15 @@ A checkpoint is the table `PARTS`: what of a fit is kept under which name, how i
 how a fit continues from it. All of a checkpoint is checked before any of it is used.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.files import History, checkpoint, difference, kinds
+from pyrovae.files import History, checkpoint, kinds
 from pyrovae.training import matching
-from pyrovae.training.agreement import choices, settings
+from pyrovae.training.compared import COMPARED, Part
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
@@ -45,48 +44,10 @@ class Totals:
         return {name: value / self.rows for name, value in {**sums, "kl": kl}.items()}
 
 
-class Part(NamedTuple):
-    """One entry of a checkpoint.
-
-    Attributes:
-        kind: what its value must be, whatever is fitted.
-        of: a fit -> the value that a checkpoint keeps.
-        put: lets a fit continue from a value.
-        check: raises a ValueError if a value does not belong to a fit.
-        later: whether earlier versions wrote none; such a checkpoint leaves the fit as it is.
-    """
-
-    kind: kinds.Kind
-    of: Callable[[Any], Any]
-    put: Callable[[Any, Any], None]
-    check: Callable[[Any, Any], None] = lambda loop, value: None
-    later: bool = False
-
-
 # ----------------------------------------------------------------------------- checks of the parts
-def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
-    now = settings(loop)
-    matching.check_names("settings", was, now)
-    for name in now:
-        matching.check_same(name, was[name], now[name])
-
-
-def _check_choices(loop: "Loop", was: dict[str, Any]) -> None:
-    for name, value in choices(loop).items():
-        if value is not None and was.get(name) is not None:
-            matching.check_same(name, was[name], value)
-
-
-def _check_graph(loop: "Loop", was: dict[str, Any]) -> None:
-    here = loop.svi.built
-    found = difference(was["graph"], here["graph"]) if "graph" in was and here else None
-    if found is not None:
-        raise ValueError(f"resume: the checkpoint is of another graph: {found}. Build it as it was")
-
-
 def _check_history(loop: "Loop", state: dict[str, Any]) -> None:
     history = History.from_dict(state)
-    matching.check_data(history.data, loop.history.data)
+    matching.check_data("data", history.data, loop.history.data)
     matching.check_same("bound", history.bound_name, loop.history.bound_name)
 
 
@@ -96,20 +57,6 @@ def _check_position(loop: "Loop", position: int) -> None:
             f"resume: position is {position}, but an epoch has {loop.steps_per_epoch} steps. Start "
             "a new fit without resume="
         )
-
-
-def _lengths(loop: "Loop") -> list[list[int | None]]:
-    """Return the minibatches of an epoch and the validation rows of each process."""
-    return [[one.planned, one.validation_rows] for one in loop.lengths]
-
-
-def _check_lengths(loop: "Loop", was: list[list[int | None]]) -> None:
-    """Compare the shares of as many processes; those of another number have other lengths."""
-    now = _lengths(loop)
-    if len(was) == len(now):
-        for i, name in enumerate(("minibatches", "validation rows")):
-            before, here = ([one[i] for one in some] for some in (was, now))
-            matching.check_same(f"number of {name} in each process", before, here)
 
 
 def _check_best(loop: "Loop", best: dict[str, Tensor]) -> None:
@@ -170,10 +117,6 @@ def _put_scheduler(loop: "Loop", state: dict[str, Any] | None) -> None:
         loop.scheduler.load_state_dict(state)
 
 
-def _put_nothing(loop: "Loop", value: Any) -> None:
-    """Leave the fit as it is: the value is only compared."""
-
-
 _TENSORS = kinds.mapping_of(kinds.tensor)
 _LEARNED = kinds.mapping_of(
     kinds.Kind(
@@ -182,18 +125,11 @@ _LEARNED = kinds.mapping_of(
     )
 )
 PARTS: dict[str, Part] = {
-    "epochs": Part(kinds.whole(1), lambda loop: loop.arguments.epochs, _put_nothing, later=True),
     "history": Part(
         kinds.obj,
         lambda loop: loop.history.to_dict(),
         lambda loop, value: setattr(loop, "history", History.from_dict(value)),
         _check_history,
-    ),
-    "batch_size": Part(
-        kinds.whole(1),
-        lambda loop: loop.arguments.batch_size,
-        _put_nothing,
-        lambda loop, value: matching.check_same("batch_size", value, loop.arguments.batch_size),
     ),
     "position": Part(
         kinds.whole(0),
@@ -227,24 +163,7 @@ PARTS: dict[str, Part] = {
         lambda loop, value: setattr(loop, "best", value),
         _check_best,
     ),
-    "kind of optimizer": Part(
-        kinds.text,
-        lambda loop: type(loop.svi.optimizer).__name__,
-        _put_nothing,
-        lambda loop, value: matching.check_same(
-            "optimizer", value, type(loop.svi.optimizer).__name__
-        ),
-    ),
-    "settings": Part(kinds.obj, settings, _put_nothing, _check_settings, later=True),
-    "choices": Part(kinds.obj, choices, _put_nothing, _check_choices, later=True),
-    "graph": Part(kinds.obj, lambda loop: loop.svi.built, _put_nothing, _check_graph, later=True),
-    "lengths": Part(
-        kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
-        _lengths,
-        _put_nothing,
-        _check_lengths,
-        later=True,
-    ),
+    **COMPARED,
     "optimizer": Part(
         kinds.obj,
         lambda loop: loop.svi.optimizer.state_dict(),

@@ -7,7 +7,6 @@ parameters are found once instead of at every step, one (fused) optimizer holds 
 one each, and gradients are dropped after a step instead of filled with zeros.
 """
 
-import json
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.files import describe
 from pyrovae.objectives import Objective
 from pyrovae.programs import Programs, modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
@@ -83,8 +81,7 @@ class FusedSVI:
         processes: that train the graph together; they begin with the first one's weights.
 
     Attributes:
-        how: the optimizer, and what goes with it.
-        built: how the graph was built, as far as that can be said.
+        optimization: what was given.
         parameters: the tensors that are trained.
         measures: whether the gradient's norm is measured at every step.
         constant: the modules that are held constant.
@@ -108,8 +105,7 @@ class FusedSVI:
     ) -> None:
         self.processes = processes or Processes()
         self._stand_in = tuple(part[:2] for part in batch)
-        self.graph, self.objective, self.how = graph, objective, optimization
-        self.built = _description(graph)  # before a callback changes a constant
+        self.graph, self.objective, self.optimization = graph, objective, optimization
         with Products() as products:
             self.programs = check_programs(graph, objective, *batch)
         named = self.programs.named_trainable()
@@ -261,14 +257,6 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
             "holds its networks"
         )
     return programs
-
-
-def _description(graph: Any) -> dict[str, Any]:
-    """Return how a graph was built; nothing of what is no module, or cannot be described."""
-    try:
-        return {"graph": json.loads(json.dumps(describe(graph)))}
-    except (TypeError, ValueError, AttributeError):
-        return {}
 
 
 def _products(precision: str | None, graph: object) -> AbstractContextManager:

@@ -10,6 +10,7 @@ so that a layer normalizes a minibatch in several processes as one process would
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ def synchronized(programs: Programs, processes: Processes) -> Iterator[None]:
     """
     layers = [part for part in programs.modules() if isinstance(part, _BatchNorm)]
     layers = [] if processes.size == 1 else layers
-    for layer in layers:
-        vars(layer)["forward"] = functools.partial(_forward, layer, processes)
+    for layer in layers:  # a method, so that a copy of the layer is called by its own mode
+        vars(layer)["forward"] = MethodType(functools.partial(_forward, processes), layer)
     try:
         yield
     finally:
@@ -52,7 +53,7 @@ def alone(programs: Programs, processes: Processes) -> Iterator[None]:
             vars(layer)["forward"] = forward
 
 
-def _forward(layer: _BatchNorm, processes: Processes, x: Tensor) -> Tensor:
+def _forward(processes: Processes, layer: _BatchNorm, x: Tensor) -> Tensor:
     if not layer.training:
         return type(layer).forward(layer, x)
     layer._check_input_dim(x)
