@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyrovae.data.dense import TensorRows, array_rows
+from pyrovae.data.placement import sent
 from pyrovae.data.source import Source, slices
 from pyrovae.data.sparse import SparseRows, is_sparse
 
@@ -157,7 +158,7 @@ def take(
     """
     x, *c = (member[rows].detach() for member in data)
     kept = (part if part.dtype in _INDICES else part.to(dtype) for part in c)
-    return x.to(device, dtype), *(part.to(device) for part in kept)
+    return sent(x, device).to(dtype), *(sent(part, device) for part in kept)
 
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.placement import sent
 from pyrovae.data.source import Rows, Source
 
 __all__ = ["ArrayRows", "TensorRows", "TransformedRows", "array_rows"]
@@ -25,7 +26,7 @@ class TensorRows(Rows):
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return those rows: a view for a slice, a copy for row numbers."""
-        return self.values[rows]
+        return self.values[rows if isinstance(rows, slice) else sent(rows, self.device)]
 
     def select(self, rows: Tensor) -> Rows:
         """Return a copy of those rows."""

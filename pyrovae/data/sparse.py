@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyrovae.data.dense import TensorRows
 from pyrovae.data.indices import check_indices
+from pyrovae.data.placement import sent
 from pyrovae.data.scan import Scan
 from pyrovae.data.source import AT_ONCE, Rows, Selected, Source, loaded, slices
 
@@ -203,7 +204,7 @@ class SparseRows(_Stored):
         total = None
         if self._ends is not None and rows.device.type == "cpu":
             total = int((self._ends[rows + 1] - self._ends[rows]).sum())
-        rows = rows.to(self.device)
+        rows = sent(rows, self.device)
         starts = self.indptr[rows]
         lengths = self.indptr[rows + 1] - starts
         row = torch.repeat_interleave(lengths, output_size=total)

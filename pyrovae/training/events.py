@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from pyrovae.files import History
+from pyrovae.training.results import Result
 
 __all__ = ["Epoch", "Hook", "Start", "Step"]
 
@@ -51,6 +52,21 @@ class Step(NamedTuple):
     beta: float
     learning_rates: list[float]
     gradient_norm: float
+
+    @classmethod
+    def of(cls, result: Result, **others: Any) -> "Step":
+        """Return a step with its terms as means over the rows."""
+        rows, kl = result.rows, {site: value / result.rows for site, value in result.kl.items()}
+        reconstruction = result.reconstruction / rows
+        return cls(
+            rows=rows,
+            loss=result.loss,
+            elbo=reconstruction - sum(kl.values()),
+            reconstruction=reconstruction,
+            kl=kl,
+            gradient_norm=result.gradient_norm,
+            **others,
+        )
 
 
 class Epoch(NamedTuple):

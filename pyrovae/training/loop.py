@@ -3,13 +3,13 @@
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyrovae import programs
 from pyrovae.data import Minibatch, Minibatches
@@ -19,12 +19,13 @@ from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
 from pyrovae.training.events import Epoch, Hook, Start, Step
-from pyrovae.training.optimization import Scheduler, scheduled_by_step
+from pyrovae.training.optimization import Scheduler, scheduled_by_step, step_after_epoch
+from pyrovae.training.results import Result, Taken
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Totals
-from pyrovae.training.svi import FusedSVI, Result
+from pyrovae.training.svi import FusedSVI
 from pyrovae.training.synchronized import alone
-from pyrovae.training.validation import judged_since, validate
+from pyrovae.training.validation import reason_to_end, validate
 
 __all__ = ["Loop"]
 
@@ -37,7 +38,8 @@ class Loop:
 
     Attributes:
         position: optimizer steps done in the current epoch.
-        totals: over those steps.
+        totals: over those steps that are read.
+        taken: the steps that are not; on a GPU the last one, see `results.py`.
         good: the weights at the last point where all was finite.
         best: the weights of the best epoch by validation; empty before there is one.
     """
@@ -51,6 +53,7 @@ class Loop:
     hooks: list[Hook] = field(default_factory=list)
     position: int = 0
     totals: Totals = field(default_factory=Totals)
+    taken: deque[Taken] = field(default_factory=deque)
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,6 +122,7 @@ class Loop:
                 return
             if self.position % (self.arguments.checkpoint_every or math.inf) == 0:
                 save(self)
+        self.read()
         if self.position:
             self.close_epoch(started)
         else:
@@ -167,40 +171,46 @@ class Loop:
         self.objective.at(self.fraction(self.steps_done()))
         before = checkpoint.random_state(self.devices)
         self.position += 1
-        result = self.svi.step(*batches)
-        if not math.isfinite(result.loss):
-            checkpoint.set_random_state(before, self.devices)
-            self.fail(f"the loss is {result.loss}: {diagnose_step(self.svi, batches, group)}")
-        if self.svi.measures and not math.isfinite(result.gradient_norm):
-            self.fail(f"the norm of the gradient is {result.gradient_norm}")
-        rows = result.rows
-        self.totals.add(result.loss * rows, result.reconstruction, sum(result.kl.values()), rows)
+        late = self.svi.reads_late and not self.hooks and len(batches) == 1
+        found = self.svi.step_unread(batches[0]) if late else self.svi.step(*batches)
+        self.taken.append(Taken(self.position, group, batches, before, found))
+        self.read(all_but=1 if late else 0)
         if self.by_step and self.scheduler is not None:
             self.scheduler.step()
         if self.hooks:
-            self.call_hooks(result, rows)
+            self.call_hooks(found.read())
         self.reseed()
+
+    def read(self, all_but: int = 0) -> None:
+        """Add what steps found to the totals of the epoch, but for the last ones.
+
+        Raises:
+            TrainingError: if a loss or a gradient is not finite.
+        """
+        while len(self.taken) > all_but:
+            taken = self.taken.popleft()
+            result = taken.found.read()
+            if not math.isfinite(result.loss):
+                checkpoint.set_random_state(taken.random_state, self.devices)
+                words = diagnose_step(self.svi, taken.batches, taken.group)
+                self.fail(f"the loss is {result.loss}: {words}", taken.position)
+            if self.svi.measures and not math.isfinite(result.gradient_norm):
+                self.fail(f"the norm of the gradient is {result.gradient_norm}", taken.position)
+            self.totals.add(result)
 
     def reseed(self) -> None:
         """Begin the random stream of the next step, if there are several processes."""
         self.processes.reseed(self.history.seed or 0, self.steps_done())
 
-    def call_hooks(self, result: Result, rows: int) -> None:
+    def call_hooks(self, result: Result) -> None:
         """Call the hooks after a step; the first that returns true ends the fit."""
-        kl = {site: value / rows for site, value in result.kl.items()}
-        reconstruction = result.reconstruction / rows
-        step = Step(
+        step = Step.of(
+            result,
             graph=self.graph,
             step=self.steps_done(),
             epoch=len(self.history.loss) + 1,
-            rows=rows,
-            loss=result.loss,
-            elbo=reconstruction - sum(kl.values()),
-            reconstruction=reconstruction,
-            kl=kl,
             beta=self.objective.current_beta,
             learning_rates=[float(group["lr"]) for group in self.svi.optimizer.param_groups],
-            gradient_norm=result.gradient_norm,
         )
         with alone(self.programs, self.processes):
             ended = [hook for hook in self.hooks if hook.on_step(step)]
@@ -226,7 +236,8 @@ class Loop:
         self.good = self.programs.state()
         self.keep_best(validated or self.good)
         if not self.by_step:
-            self.step_scheduler()
+            judged = self.history.validation_elbo or self.history.elbo
+            step_after_epoch(self.scheduler, -judged[-1])
         self.decide()
         save(self)
 
@@ -259,13 +270,6 @@ class Loop:
         if best is None or now > history.validation_elbo[best - 1]:
             history.best_epoch, self.best = len(history.loss), weights
 
-    def step_scheduler(self) -> None:
-        """Step the learning-rate scheduler after an epoch."""
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(-(self.history.validation_elbo or self.history.elbo)[-1])
-        elif self.scheduler is not None:
-            self.scheduler.step()
-
     def decide(self) -> None:
         """Write into the history why the fit ends here, if it does."""
         self.history.stopped = self.ended()
@@ -282,19 +286,15 @@ class Loop:
 
     def ended(self) -> str:
         """Return why the fit ends after this epoch, empty if it goes on."""
-        history, patience = self.history, self.arguments.patience
-        if len(history.loss) >= self.arguments.epochs:
-            return "all epochs ran"
-        if patience is not None and judged_since(history, self.objective.target) >= patience:
-            return f"no better validation ELBO for {patience} epochs"
-        return ""
+        given = self.arguments
+        return reason_to_end(self.history, given.epochs, given.patience, self.objective.target)
 
     # --------------------------------------------------------------------------- when it diverges
-    def fail(self, what: str) -> None:
+    def fail(self, what: str, position: int | None = None) -> None:
         """Put the last good weights back, and raise an error that says what happened and where.
 
         Raises:
             TrainingError: always.
         """
         self.programs.put(self.best or self.good)
-        raise diverged(what, self.position, self.history)
+        raise diverged(what, position or self.position, self.history)

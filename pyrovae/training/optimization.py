@@ -24,6 +24,7 @@ __all__ = [
     "modules_named",
     "named_by",
     "scheduled_by_step",
+    "step_after_epoch",
 ]
 
 MakeOptimizer = Callable[[Any], Optimizer]  # parameters or groups of them -> torch optimizer
@@ -124,6 +125,14 @@ def scheduled_by_step(scheduler: Scheduler | None, interval: str | None) -> bool
     if interval is None:
         return isinstance(scheduler, OneCycleLR | CyclicLR)
     return interval == "step"
+
+
+def step_after_epoch(scheduler: Scheduler | None, loss: float) -> None:
+    """Step a learning-rate scheduler; one that waits for a plateau gets the loss."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(loss)
+    elif scheduler is not None:
+        scheduler.step()
 
 
 def _groups(named: Mapping[str, Tensor], learning_rate: LearningRate) -> list[Any]:

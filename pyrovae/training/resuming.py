@@ -46,7 +46,11 @@ def save(loop: "Loop") -> None:
     """Write the checkpoint, from which `restore` continues bit for bit, if one is wanted.
 
     Of several processes the first writes it; it holds what all need.
+
+    Raises:
+        TrainingError: if a step that is read only now had a loss that is not finite.
     """
+    loop.read()
     if loop.arguments.checkpoint is not None and loop.processes.is_writer:
         state = {name: part.of(loop) for name, part in PARTS.items()}
         checkpoint.write(Path(loop.arguments.checkpoint), state)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.files import History, checkpoint, kinds
 from pyrovae.training import matching
 from pyrovae.training.compared import COMPARED, Part
+from pyrovae.training.results import Result
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
@@ -30,12 +31,12 @@ class Totals:
     seconds: float = 0.0
     rows: float = 0
 
-    def add(self, loss: float, reconstruction: float, kl: float, rows: int) -> None:
+    def add(self, result: Result) -> None:
         """Add a step."""
-        self.loss += loss
-        self.reconstruction += reconstruction
-        self.kl += kl
-        self.rows += rows
+        self.loss += result.loss * result.rows
+        self.reconstruction += result.reconstruction
+        self.kl += sum(result.kl.values())
+        self.rows += result.rows
 
     def means(self) -> dict[str, float]:
         """Return the means over the rows, by the names of `History`."""

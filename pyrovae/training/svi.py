@@ -31,10 +31,11 @@ from pyrovae.training.optimization import (
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products, TF32Products
+from pyrovae.training.results import Result, Unread, can_read_late
 from pyrovae.training.synchronized import synchronized
 from pyrovae.training.threads import Products, threads_for
 
-__all__ = ["FusedSVI", "Optimization", "Result", "check_programs"]
+__all__ = ["FusedSVI", "Optimization", "check_programs"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -49,24 +50,6 @@ class Optimization(NamedTuple):
     precision: str | None = None
     ema: float | None = None
     compile: bool = False
-
-
-class Result(NamedTuple):
-    """What one optimizer step found in all processes, before it moved the weights.
-
-    Attributes:
-        rows: of the step.
-        loss: mean loss per observation.
-        reconstruction: summed over the rows, in nats.
-        kl: by latent site, summed over the rows, in nats.
-        gradient_norm: before clipping; NaN where it was not measured.
-    """
-
-    rows: int
-    loss: float
-    reconstruction: float
-    kl: dict[str, float]
-    gradient_norm: float = math.nan
 
 
 class FusedSVI:
@@ -87,6 +70,7 @@ class FusedSVI:
         constant: the modules that are held constant.
         frozen_names: the parameters that are held constant.
         average: their moving average, if there is one.
+        reads_late: whether a step need not wait for its device, see `step_unread`.
         products: multiplications of a minibatch's forward pass, as far as they are known.
 
     Raises:
@@ -124,6 +108,9 @@ class FusedSVI:
         self.measures = measure or optimization.clip_norm is not None
         ema = optimization.ema
         self.average = None if ema is None else WeightAverage(self.parameters, ema)
+        alone = self.processes.size == 1 and not self.measures
+        self.reads_late = alone and can_read_late(self.optimizer, self.parameters)
+        self._lost: Tensor | None = None
         self._products = _products(optimization.precision, graph)
         self._held = nullcontext() if objective.needs_param_sites else parameters_held(graph)
         self._compiled: CompiledBackward | None = None
@@ -141,7 +128,10 @@ class FusedSVI:
         constant = frozen(self._named, self.frozen_names)
         together = synchronized(self.programs, self.processes)
         with modes_restored(self.programs), constant, together, threads_for(self.products):
-            yield
+            try:
+                yield
+            finally:
+                self._stop_at(None)
 
     def step(self, *batches: Tensors) -> Result:
         """Take one step on one or more minibatches; the gradient is the mean over all their rows.
@@ -158,9 +148,32 @@ class FusedSVI:
             norm = self.clipping.clip(self.parameters) if self.measures else norm
             if math.isfinite(norm) or not self.measures:
                 self._move()
+        self._drop_gradients()
+        return result._replace(gradient_norm=norm)
+
+    def step_unread(self, batch: Tensors) -> Unread:
+        """Take one step and do not wait for its device.
+
+        From the first loss on that is not finite, no step changes a weight.
+        """
+        with self._held, self._products, one_row_explained():
+            found = self._computed(batch)
+        self._stop_at(found.lost(self._lost))
+        self._move()
+        self._drop_gradients()
+        return found
+
+    def _stop_at(self, lost: Tensor | None) -> None:
+        """Give the optimizer a number on its device with which it changes no weight if it is 1.
+
+        `torch.amp.GradScaler` gives it to fused optimizers in the same way.
+        """
+        if lost is not None or self._lost is not None:
+            self._lost = self.optimizer.found_inf = lost  # type: ignore[attr-defined]
+
+    def _drop_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-        return result._replace(gradient_norm=norm)
 
     def _move(self) -> None:
         self.optimizer.step()
@@ -175,18 +188,20 @@ class FusedSVI:
             torch.clear_autocast_cache()
 
     def _one(self, batch: Tensors) -> Result:
+        found = self._computed(batch)
+        if batch:
+            return found.read()
+        self._drop_gradients()
+        return Result(0, 0.0, 0.0, dict.fromkeys(found.sites, 0.0))
+
+    def _computed(self, batch: Tensors) -> Unread:
+        """Return what the objective finds in a minibatch, and leave the gradients."""
         present = self.present(batch)
         if self._compiled is not None and self._compiled.takes(present):
             loss, bound = self._compiled(*present)
         else:
             loss, bound = self.objective.backward(self.graph.model, self.graph.guide, *present)
-        if batch:
-            terms = torch.stack([loss.detach(), bound.reconstruction, *bound.kl.values()])
-            mean, reconstruction, *kl = terms.tolist()  # the one time that a step waits for a GPU
-            return Result(len(batch[0]), mean, reconstruction, dict(zip(bound.kl, kl, strict=True)))
-        for parameter in self.parameters:
-            parameter.grad = None
-        return Result(0, 0.0, 0.0, dict.fromkeys(bound.kl, 0.0))
+        return Unread.of(len(present[0]), loss, bound)
 
     def present(self, batch: Tensors) -> Tensors:
         """Return a minibatch, or for an empty one some rows that count for nothing.

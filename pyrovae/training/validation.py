@@ -17,7 +17,13 @@ from pyrovae.objectives import Objective
 from pyrovae.programs import Programs
 from pyrovae.training.distributed import Processes
 
-__all__ = ["judged_since", "validate", "warn_of_early_end", "warn_of_idle_patience"]
+__all__ = [
+    "judged_since",
+    "reason_to_end",
+    "validate",
+    "warn_of_early_end",
+    "warn_of_idle_patience",
+]
 
 
 def validate(
@@ -71,6 +77,15 @@ def judged_since(history: History, target: float) -> int:
     if history.best_epoch is None:
         return 0
     return sum(beta == target for beta in history.beta[history.best_epoch :])
+
+
+def reason_to_end(history: History, epochs: int, patience: int | None, target: float) -> str:
+    """Return why a fit ends after its last epoch, empty if it goes on."""
+    if len(history.loss) >= epochs:
+        return "all epochs ran"
+    if patience is not None and judged_since(history, target) >= patience:
+        return f"no better validation ELBO for {patience} epochs"
+    return ""
 
 
 def warn_of_idle_patience(
