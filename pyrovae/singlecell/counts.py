@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.data.supports import levels
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import import_anndata, listed
 from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
 
@@ -34,9 +34,9 @@ def read(path: str | Path) -> Any:
     Raises:
         FileNotFoundError: if it does not exist.
         ValueError: if it is truncated, or not an h5ad file.
+        ImportError: if anndata is not installed.
     """
-    import anndata
-
+    anndata = import_anndata()
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

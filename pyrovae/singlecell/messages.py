@@ -1,10 +1,12 @@
-"""What users read: names in a message, and warnings that point at the user's own line."""
+"""What users read: names in a message, what to install, and warnings that point at their line."""
 
+import importlib
 import inspect
 import warnings
 from collections.abc import Iterable
+from types import ModuleType
 
-__all__ = ["listed", "warn_user"]
+__all__ = ["import_anndata", "listed", "warn_user"]
 
 _NAMED = 5  # cells, genes or categories that a message lists
 
@@ -31,3 +33,19 @@ def warn_user(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def import_anndata() -> ModuleType:
+    """Return the package anndata, an extra of this library.
+
+    Raises:
+        ImportError: if it is not installed; names the extra.
+    """
+    try:
+        return importlib.import_module("anndata")
+    except ModuleNotFoundError as error:
+        if error.name != "anndata":
+            raise
+        raise ImportError(
+            "cells need anndata, which is not installed: pip install 'pyrovae[cells]'"
+        ) from error

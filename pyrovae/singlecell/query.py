@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from pyrovae.data import as_source, to_scipy
@@ -64,6 +63,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     """
     import anndata
     import pandas as pd
+    from scipy import sparse
 
     encoding = _reference(reference).cells.encoding
     if isinstance(adata, Shards):

@@ -30,7 +30,7 @@ from pyrovae.data import (
     to_scipy,
     torch_threads,
 )
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import import_anndata, listed
 from pyrovae.singlecell.shard_files import ShardFiles, files_in
 
 __all__ = ["Shards", "open_shards"]
@@ -258,6 +258,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         >>> pv.fit(graph, train, validation=held_out, epochs=1, progress=False).stopped
         'all epochs ran'
     """
+    import_anndata()  # it reads the files
     files = files_in(paths)
     if not files:
         raise FileNotFoundError(f"{paths}: there are no files that end in .h5ad or .zarr")
