@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import pyrovae as pv
 from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
@@ -37,3 +38,39 @@ def test_clusters_that_became_floats_are_groups():
     for key, numbers in (("total", 100), ("share", 25)):
         with pytest.raises(ValueError, match=f"holds {numbers} different numbers.*pandas.cut"):
             model.differential_expression(key, n_samples=20)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"encode_covariates": True}, {"dispersion": "gene-batch"}], ids=str
+)
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_query_trains_the_weights_of_new_categories_alone(batches, options, tmp_path):
+    cells = simulate(300, 30, batches=batches + 1, seed=1).to_anndata()
+    old = (cells.obs["batch"] != f"batch {batches}").to_numpy()
+    cells.obs["sex"] = np.where(np.arange(300) % 2, "f", "m")
+    cells.obs["kit"], cells.obs["age"] = np.where(old, "v2", "v3"), np.arange(300.0) % 7
+    keys = {"categorical_covariate_keys": ["kit", "sex"], "continuous_covariate_keys": ["age"]}
+    own, new = cells[old].copy(), cells[~old].copy()
+    reference = trained(own, 5, options, batch_key="batch", **keys)
+    new.obs["sex"] = ["other" if i % 3 == 0 else sex for i, sex in enumerate(new.obs["sex"])]
+    query = SingleCellVAE.prepare_query_anndata(new, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    columns = model.cells.data[1].shape[1]
+    assert columns == (batches + 1) + 2 + 3 + 1
+    assert model.registry["categories"] == {"kit": ["v2", "v3"], "sex": ["f", "m", "other"]}
+    elbo, weight = model.get_elbo(), "likelihood.net.blocks.0.0.weight"
+    before = {name: value.clone() for name, value in model.graph.named_parameters()}
+    model.train(max_epochs=5, progress=False, batch_size=32)
+    assert model.get_elbo() > elbo
+    changed = (model.graph.get_parameter(weight) != before[weight]).any(0).nonzero().flatten()
+    kit, sex = batches + 1, batches + 3
+    assert (changed - 2).tolist() == [batches, kit + 1, sex + 2]
+    for name, value in model.graph.named_parameters():
+        entries = model.query.trained.get(name)
+        new = torch.zeros_like(value) if entries is None else entries.mask(value)
+        assert torch.equal(value[new == 0], before[name][new == 0]), name
+    expected = reference.get_elbo()
+    assert model.get_elbo(own) == pytest.approx(expected, abs=1e-3)
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), query)
+    assert again.query == model.query
+    assert again.get_elbo() == pytest.approx(model.get_elbo(), abs=1e-4)

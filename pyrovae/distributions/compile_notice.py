@@ -16,7 +16,7 @@ _called: set[Hashable] = set()  # kinds of calls that have been compiled in this
 
 @contextmanager
 def said_if_compiled(function: Any, kind: Hashable) -> Iterator[None]:
-    """Context of a call of a function of numba's: if it is compiled for long, a log message says so.
+    """Context of a call of a function of numba's: if it compiles for long, a log message says so.
 
     Args:
         function: as `numba.njit` returned it.
@@ -44,13 +44,9 @@ def _say(stats: Any) -> None:
 @cache
 def _say_once(folder: str | None) -> None:
     """Log it once in a process."""
-    kept = (
-        f"The result is kept in {folder}, so that this happens once"
-        if folder
-        else (
-            "No folder for the result can be written, so that each process does it: set NUMBA_CACHE_DIR"
-        )
-    )
+    kept = "It cannot be kept, as no folder for it can be written: set NUMBA_CACHE_DIR to one"
+    if folder:
+        kept = f"The result is kept in {folder}, so that this happens once"
     _LOGGER.warning(
         "numba compiles the likelihood of counts, which takes up to half a minute. %s", kept
     )

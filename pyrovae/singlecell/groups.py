@@ -12,8 +12,8 @@ from pyrovae.singlecell.messages import listed
 
 __all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
 
-# Groups of a column of numbers: more are continuous. Whole numbers became floats where cells without
-# a group were joined to them; of a total, such as transcripts, few cells share a value.
+# Groups of a column of numbers: more are continuous. Whole numbers became floats where cells
+# without a group were joined to them; of a total, as of transcripts, few cells share a value.
 _MOST_FRACTIONS, _MOST_WHOLE, _CELLS_A_GROUP = 20, 100, 10
 
 
