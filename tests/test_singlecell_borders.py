@@ -2,6 +2,7 @@
 
 import sys
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -74,3 +75,62 @@ def test_a_query_trains_the_weights_of_new_categories_alone(batches, options, tm
     again = SingleCellVAE.load(model.save(tmp_path / "model"), query)
     assert again.query == model.query
     assert again.get_elbo() == pytest.approx(model.get_elbo(), abs=1e-4)
+
+
+def test_a_view_is_set_up_in_silence_and_one_of_a_file_refused(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    view = cells[:40]
+    assert trained(view, batch_key="batch").get_latent_representation().shape == (40, 2)
+    assert "_pyrovae_setup" not in cells.uns
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"a view of a file.*to_memory\(\)"):
+        SingleCellVAE.setup_anndata(backed[:40])
+
+
+def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    cells.raw = cells
+    rows = open_shards(tmp_path).select(torch.arange(9))
+    for other, words in (
+        (cells.raw, r"a Raw: adata\.raw\.to_adata\(\)"),
+        (cells.X, r"a csr_matrix: anndata\.AnnData\(counts\)"),
+        (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
+        (rows, r"rows of shards.*cells\.to_memory\(rows\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            SingleCellVAE.setup_anndata(other)
+
+
+def test_arguments_in_another_order_are_named(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    model = trained(cells, batch_key="batch")
+    for call, words in (
+        (lambda: SingleCellVAE.prepare_query_anndata(model, cells), "got AnnData as the reference"),
+        (lambda: SingleCellVAE.load_query_data(model, cells), "got AnnData as the reference"),
+        (lambda: SingleCellVAE.prepare_query_anndata(cells.X, model), "got a csr_matrix"),
+        (lambda: SingleCellVAE.load_query_data(cells.X, model), "got a csr_matrix"),
+        (lambda: SingleCellVAE.load(cells, tmp_path), r"load\(folder, adata\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+    with pytest.raises(ValueError, match=r"obs_names\.get_indexer"):
+        model.differential_expression(idx1=list(cells.obs_names[:5]))
+    with pytest.raises(ValueError, match="key is a list, expected the name of one column"):
+        SingleCellVAE.setup_anndata(cells, batch_key=["batch"])
+    with pytest.raises(ValueError, match="name each column once"):
+        SingleCellVAE.setup_anndata(cells, continuous_covariate_keys=["library", "library"])
+
+
+def test_counts_that_an_outer_join_left_missing_are_told_so():
+    cells = simulate(60, 12).to_anndata()
+    cells.X = cells.X.toarray()
+    joined = anndata.concat([cells[:30, :8].copy(), cells[30:, 4:].copy()], join="outer")
+    SingleCellVAE.setup_anndata(joined)
+    with pytest.raises(ValueError, match=r"nan in cell .*outer join.*join='inner'"):
+        SingleCellVAE(joined)
+    cells.X = cells.X.astype(object)
+    SingleCellVAE.setup_anndata(cells)
+    with pytest.raises(TypeError, match=r"dtype object.*astype\('float32'\)"):
+        SingleCellVAE(cells)

@@ -192,6 +192,11 @@ def named_as(name: str, known: Sequence[str]) -> str:
 
 def check_column(adata: Any, key: str, name: str = "key") -> None:
     """Refuse a column that is missing; `name` is that of the argument."""
+    if not isinstance(key, str):
+        raise ValueError(
+            f"{name} is a {type(key).__name__}, expected the name of one column of adata.obs, "
+            f"which has {listed(adata.obs.columns)}"
+        )
     if key not in adata.obs:
         raise ValueError(
             f"{name} {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.singlecell.columns import check_column, named_as
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import listed, of_names
 
 __all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
 
@@ -136,7 +136,7 @@ def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
         if not numbers or rows.min() < -n or rows.max() >= n:
             raise ValueError(
                 f"{name}: expected a mask of {n} cells, row numbers below {n} or a query of "
-                f"adata.obs, got {rows.dtype} with shape {rows.shape}"
+                f"adata.obs, got {rows.dtype} with shape {rows.shape}{of_names(rows)}"
             )
         mask = np.zeros(n, bool)
         mask[rows] = True

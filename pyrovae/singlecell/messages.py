@@ -5,8 +5,9 @@ import inspect
 import warnings
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
-__all__ = ["import_anndata", "listed", "warn_user"]
+__all__ = ["import_anndata", "listed", "of_names", "warn_user"]
 
 _NAMED = 5  # cells, genes or categories that a message lists
 
@@ -25,6 +26,12 @@ def listed(names: Iterable[object], most: int = _NAMED) -> str:
     names = list(names)
     shown = ", ".join(repr(str(name)) for name in names[:most])
     return (f"{shown} and {len(names) - most} more" if len(names) > most else shown) or "none"
+
+
+def of_names(rows: Any) -> str:
+    """Return what to do with an array of names where rows are expected; nothing for another."""
+    names = rows.dtype.kind in "UO"
+    return ". Names of cells become numbers by adata.obs_names.get_indexer(names)" if names else ""
 
 
 def warn_user(message: str) -> None:

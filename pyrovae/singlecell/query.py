@@ -27,7 +27,7 @@ from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.minified import counts_of
-from pyrovae.singlecell.setup import KEY, Setup
+from pyrovae.singlecell.setup import KEY, Setup, check_anndata
 from pyrovae.singlecell.shards import Shards
 from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
 from pyrovae.singlecell.widening import Columns, widened
@@ -67,6 +67,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     from scipy import sparse
 
     encoding = _reference(reference).cells.encoding
+    check_anndata(adata)
     if isinstance(adata, Shards):
         raise ValueError(
             "prepare_query_anndata adds genes to an AnnData in memory: pass cells.to_memory(). "
@@ -120,6 +121,7 @@ def query_state(adata: Any, reference: Any, unfrozen: bool = False) -> State:
         ValueError: if a gene, column or category does not fit; see `prepare_query_anndata`.
     """
     base = _reference(reference)
+    check_anndata(adata)
     encoding, fit = base.cells.encoding, fit_of(base, "load_query_data")
     if KEY in adata.uns and Setup.read(adata) != encoding.setup:
         raise ValueError(
@@ -225,6 +227,11 @@ def _reference(reference: Any) -> Any:
     """Return a trained model from a model or its folder."""
     if isinstance(reference, str | Path):
         return saving.read(reference, None, None)
+    if not hasattr(reference, "fit_result"):
+        raise TypeError(
+            f"got {type(reference).__name__} as the reference, expected a trained SingleCellVAE or "
+            "the folder of one; the new cells come first"
+        )
     fit_of(reference, "the reference")
     counts_of(reference, "a reference for new cells")
     return reference

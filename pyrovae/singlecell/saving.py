@@ -88,6 +88,10 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
 
     It is read again if another process saved meanwhile.
     """
+    if not isinstance(folder, str | Path):
+        raise TypeError(
+            f"load: the folder is a {type(folder).__name__}, expected a path: load(folder, adata)"
+        )
     for _ in range(_READS):
         before = _digest_of_model(folder)
         try:
