@@ -4,6 +4,7 @@ import sys
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -134,3 +135,28 @@ def test_counts_that_an_outer_join_left_missing_are_told_so():
     SingleCellVAE.setup_anndata(cells)
     with pytest.raises(TypeError, match=r"dtype object.*astype\('float32'\)"):
         SingleCellVAE(cells)
+
+
+def test_sizes_that_are_no_whole_numbers_and_groups_of_no_cell_are_named():
+    cells = simulate(60, 12).to_anndata()
+    model = trained(cells)
+    for sizes in ({"n_hidden": 12.5}, {"n_latent": "10"}):
+        with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
+            SingleCellVAE(cells, **sizes)
+    cells.obs["leiden"] = np.nan
+    with pytest.raises(ValueError, match=r"'leiden'.* is missing in every cell"):
+        model.differential_expression("leiden")
+
+
+def test_a_lost_chunk_of_categories_is_warned_of(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    cells, file = simulate(60, 12).to_anndata(), tmp_path / "a.zarr"
+    cells.obs["one"] = pd.Categorical(["same"] * 60)  # of which zarr stores nothing
+    cells.strings_to_categoricals()
+    group = zarr.open_group(str(file), mode="w", zarr_format=2)
+    anndata.io.write_elem(group, "/", cells)
+    assert len(open_shards(file).obs) == 60
+    codes = file / "obs" / "batch" / "codes"
+    (codes / "0").unlink()
+    with pytest.warns(UserWarning, match=r"a\.zarr: obs: chunks of the column 'batch' are not"):
+        assert set(open_shards(file).obs["batch"]) == {"batch 0"}

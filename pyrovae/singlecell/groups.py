@@ -52,6 +52,8 @@ def pairs_by_column(
     """
     groups = _groups(adata, key)
     known = sorted(set(groups.dropna()))
+    if not known:
+        raise ValueError(f"groupby: adata.obs[{key!r}] is missing in every cell: fill it in")
     second = [] if group2 is None else _named(group2, known)
     if group2 is not None and len(second) != 1:
         raise ValueError(

@@ -30,7 +30,7 @@ def listed(names: Iterable[object], most: int = _NAMED) -> str:
 
 def of_names(rows: Any) -> str:
     """Return what to do with an array of names where rows are expected; nothing for another."""
-    names = rows.dtype.kind in "UO"
+    names = rows.dtype.kind in "UO" and rows.ndim == 1
     return ". Names of cells become numbers by adata.obs_names.get_indexer(names)" if names else ""
 
 

@@ -225,7 +225,8 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
     random order are shuffled best.
 
     zarr reads a chunk that is lost as zeros. A file with a lost chunk of sparse counts is refused;
-    of dense counts a warning is issued. A lost chunk of a column of obs cannot be noticed.
+    of dense counts, or of a column of categories, a warning is issued. A lost chunk of another
+    column of obs cannot be noticed.
 
     Args:
         paths: a folder of .h5ad files or .zarr folders, or a list of them, which are taken in the
@@ -241,7 +242,8 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         ImportError: if anndata, or for .zarr zarr, is not installed.
 
     Warns:
-        UserWarning: if chunks of a dense table in a .zarr folder are not stored.
+        UserWarning: if chunks of a dense table in a .zarr folder, or of a column of categories, are
+            not stored.
 
     Example:
         >>> import tempfile
