@@ -10,6 +10,7 @@ from . import (
     posteriors,
     priors,
     programs,
+    singlecell,
     tasks,
     training,
 )
@@ -40,6 +41,7 @@ from .files import FileError, History, inspect, load, save
 from .graphs import VAE, BayesianVAE, CountVAE, Denoising, HierarchicalVAE, Missing, PoseVAE
 from .likelihoods import expression
 from .nets import blocks
+from .singlecell import SingleCellVAE
 from .tasks import (
     RestorationWarning,
     Restored,
@@ -75,6 +77,7 @@ __all__ = [
     "PoseVAE",
     "RestorationWarning",
     "Restored",
+    "SingleCellVAE",
     "Terms",
     "TrainingError",
     "active_units",
@@ -122,6 +125,7 @@ __all__ = [
     "reconstruct",
     "save",
     "scores",
+    "singlecell",
     "super_resolve",
     "tasks",
     "training",

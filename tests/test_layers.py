@@ -235,6 +235,17 @@ def test_a_room_is_there_before_anything_is_imported(room):
     assert run(f"import pyrovae as pv; print(pv.{room}.__name__)").strip() == f"pyrovae.{room}"
 
 
+def test_the_cells_are_at_the_front_door():
+    code = """
+import sys
+import pyrovae as pv
+early = "pyrovae.singlecell" in sys.modules or not {"SingleCellVAE", "singlecell"} <= set(dir(pv))
+from pyrovae.singlecell import SingleCellVAE
+print(early, pv.SingleCellVAE is pv.singlecell.SingleCellVAE is SingleCellVAE)
+"""
+    assert run(code).split() == ["False", "True"]
+
+
 def test_the_stub_names_what_is_there():
     import pyrovae
 

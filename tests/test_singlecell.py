@@ -506,21 +506,22 @@ def test_an_unseen_batch_is_refused_with_the_known_ones(model):
         model.get_normalized_expression(transform_batch="batch 9")
 
 
-def test_another_new_category_than_a_batch_is_told_that_only_batches_are_mapped():
+def test_a_new_label_is_told_that_only_batches_and_covariates_are_mapped():
     adata = cells_like()
     adata.obs["sex"] = np.where(np.arange(80) % 2, "f", "m")
     model = fitted(setup(adata, categorical_covariate_keys=["sex"]), dispersion="gene-label")
-    for key in ("sex", "cell_type"):
-        other = cells_like(n=20)
-        other.obs["sex"] = "f"
-        other.obs["batch"] = "batch 9"
-        other.obs[key] = "another"
-        query = SingleCellVAE.prepare_query_anndata(other, model)
-        with pytest.raises(ValueError, match=rf"{key}.*'another'.*Only new batches") as caught:
-            SingleCellVAE.load_query_data(query, model)
-        assert "load_query_data" not in str(caught.value)
+    other = cells_like(n=20)
+    other.obs["sex"], other.obs["batch"], other.obs["cell_type"] = "f", "batch 9", "another"
+    query = SingleCellVAE.prepare_query_anndata(other, model)
+    with pytest.raises(ValueError, match=r"cell_type.*'another'.*Only new batches") as caught:
+        SingleCellVAE.load_query_data(query, model)
+    assert "load_query_data" not in str(caught.value)
     other.obs["cell_type"] = "type 0"
     with pytest.raises(ValueError, match=r"batch 9.*by SingleCellVAE\.load_query_data"):
+        model.get_latent_representation(other)
+    other.obs["batch"], other.obs["sex"] = "batch 0", "unknown"
+    words = r"sex.*'unknown'.*cells of a new category.*by SingleCellVAE\.load_query_data"
+    with pytest.raises(ValueError, match=words):
         model.get_latent_representation(other)
 
 

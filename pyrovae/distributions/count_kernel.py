@@ -8,12 +8,13 @@ of floating point are relaxed for fused multiply-add only.
 A row is filled in single precision. Then the places of what needs more digits are overwritten by
 `exact_counts.py`: counts above 16, large theta, and every count where theta is not one of a gene.
 
-numba is optional. Its code is compiled at first use, in some seconds, and kept on disk.
+numba is optional. Its code is compiled at first use, in some seconds, and kept on disk; the user is
+told (`compile_notice.py`).
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
@@ -27,6 +28,7 @@ from numpy import empty, float32, float64, int32, int64, uint64
 from torch import Tensor
 
 from pyrovae.distributions import exact_counts, small_counts
+from pyrovae.distributions.compile_notice import said_if_compiled
 from pyrovae.distributions.exact_counts import AT_A_TIME, INLINE, PARTS, RULES, fill_exactly
 
 __all__ = ["evaluate"]
@@ -72,13 +74,19 @@ def evaluate(
     rows, large = a.numel() // genes, not t.max() < _LARGE
     threads = max(1, min(torch.get_num_threads(), rows * genes // _LEAST_VALUES))
     run, given = _compiled(), (*flat, *tables, large, *outputs)
+    with said_if_compiled(run, (g is None, by_gene, count)):
+        _in_threads(threads, run, rows, given)
+    return found
+
+
+def _in_threads(threads: int, run: Callable[..., None], rows: int, given: Sequence[Any]) -> None:
+    """Fill all rows."""
     if threads == 1:
         run(0, rows, *given)
-    else:
-        ends = [rows * i // threads for i in range(threads + 1)]
-        for part in [_pool(threads, os.getpid()).submit(run, *ab, *given) for ab in pairwise(ends)]:
-            part.result()
-    return found
+        return
+    ends = [rows * i // threads for i in range(threads + 1)]
+    for part in [_pool(threads, os.getpid()).submit(run, *ab, *given) for ab in pairwise(ends)]:
+        part.result()
 
 
 def _is_alike(v: Tensor, a: Tensor) -> bool:

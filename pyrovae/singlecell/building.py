@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pyrovae import graphs, programs
@@ -93,10 +94,13 @@ def _check_one_of(name: str, value: str, known: list[str]) -> None:
 
 
 def _check_sizes(n_hidden: int, n_latent: int, n_layers: int, dropout_rate: float) -> None:
-    if min(n_hidden, n_latent, n_layers) < 1 or not 0 <= dropout_rate < 1:
+    sizes = n_hidden, n_latent, n_layers
+    whole = all(isinstance(size, int | np.integer) and size >= 1 for size in sizes)
+    if not whole or not 0 <= dropout_rate < 1:
         raise ValueError(
-            f"n_hidden is {n_hidden}, n_latent {n_latent}, n_layers {n_layers} and dropout_rate "
-            f"{dropout_rate}: expected at least 1 of each, and a fraction in [0, 1)"
+            f"n_hidden is {n_hidden!r}, n_latent {n_latent!r}, n_layers {n_layers!r} and "
+            f"dropout_rate {dropout_rate}: expected whole numbers of at least 1, and a fraction in "
+            "[0, 1)"
         )
 
 

@@ -11,6 +11,7 @@ from pyrovae.data import Rows
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
+from pyrovae.singlecell.messages import of_names
 from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.shards import Shards
 
@@ -204,6 +205,4 @@ def _described(rows: np.ndarray) -> str:
             "no cell. A model has no test_indices if train_size and validation_size leave no cell: "
             "lower them"
         )
-    names = rows.dtype.kind in "UO"
-    remedy = ". Names of cells become numbers by adata.obs_names.get_indexer(names)"
-    return f"{rows.dtype} with shape {rows.shape}{remedy if names else ''}"
+    return f"{rows.dtype} with shape {rows.shape}{of_names(rows)}"

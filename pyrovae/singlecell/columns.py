@@ -14,6 +14,7 @@ from pyrovae.singlecell.messages import listed, warn_user
 
 __all__ = [
     "NEW_BATCH",
+    "NEW_CATEGORY",
     "category_names",
     "category_numbers",
     "check_column",
@@ -35,9 +36,10 @@ NEW_BATCH = (
     "Map cells of a new batch to the model by SingleCellVAE.load_query_data, train again with "
     "these cells, or leave them out"
 )
-_NEW_CATEGORY = (
-    "Only new batches can be mapped to a trained model. Give these cells a category of this column "
-    "that it knows, leave them out, or make a new model and train it with them"
+NEW_CATEGORY = NEW_BATCH.replace("batch", "category")
+_NEW_LABEL = (
+    "Only new batches and categories of covariates can be mapped to a trained model. Give these "
+    "cells a label that it knows, leave them out, or make a new model and train it with them"
 )
 
 
@@ -76,7 +78,7 @@ def _check_categories(column: Any) -> None:
 
 
 def category_numbers(
-    adata: Any, key: str, known: Sequence[str], advice: str = _NEW_CATEGORY
+    adata: Any, key: str, known: Sequence[str], advice: str = _NEW_LABEL
 ) -> Tensor:
     """Return the position in `known` of each cell's category, with shape (N,).
 
@@ -190,6 +192,11 @@ def named_as(name: str, known: Sequence[str]) -> str:
 
 def check_column(adata: Any, key: str, name: str = "key") -> None:
     """Refuse a column that is missing; `name` is that of the argument."""
+    if not isinstance(key, str):
+        raise ValueError(
+            f"{name} is a {type(key).__name__}, expected the name of one column of adata.obs, "
+            f"which has {listed(adata.obs.columns)}"
+        )
     if key not in adata.obs:
         raise ValueError(
             f"{name} {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"

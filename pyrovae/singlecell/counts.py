@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.data.supports import levels
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import import_anndata, listed
 from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
 
@@ -34,9 +34,9 @@ def read(path: str | Path) -> Any:
     Raises:
         FileNotFoundError: if it does not exist.
         ValueError: if it is truncated, or not an h5ad file.
+        ImportError: if anndata is not installed.
     """
-    import anndata
-
+    anndata = import_anndata()
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -202,7 +202,7 @@ def _single(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "biuf":
         raise TypeError(
             f"the counts have dtype {x.dtype}, expected real numbers in a NumPy array or a sparse "
-            "matrix of SciPy's"
+            "matrix of SciPy's: adata.X.astype('float32') if they are numbers"
         )
     with np.errstate(over="ignore"):  # to infinity, which is refused by name
         return np.array(x, np.float32, order="C")
@@ -228,6 +228,11 @@ def _reason(x: Counts, value: float, adata: Any) -> str:
     layers = f"; adata.layers has {listed(adata.layers.keys())}" if len(adata.layers) else ""
     layers += "; adata.raw may hold them: adata.raw.to_adata()" if adata.raw is not None else ""
     remedy = f"pass layer='counts', or whichever holds the raw counts{layers}"
+    if np.isnan(value):
+        return (
+            ": missing, as after an outer join of dense tables: keep the genes that all have, by "
+            f"anndata.concat(..., join='inner'), drop these cells or genes, or {remedy}"
+        )
     if not np.isfinite(value):
         return f": not a number of transcripts. Drop these cells or genes, or {remedy}"
     if value < 0:

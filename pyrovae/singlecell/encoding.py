@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from pyrovae.singlecell.columns import (
     NEW_BATCH,
+    NEW_CATEGORY,
     category_names,
     category_numbers,
     continuous,
@@ -126,7 +127,8 @@ class Encoding:
             if len(self.batches) > 1:
                 parts.append(one_hot(numbers, len(self.batches)))
         for key, names in self.categories.items():
-            parts.append(one_hot(category_numbers(adata, key, names), len(names)))
+            numbers = category_numbers(adata, key, names, NEW_CATEGORY)
+            parts.append(one_hot(numbers, len(names)))
         if self.scales:
             parts.append(self._standardized(self.continuous(adata)))
         if self.labelled:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.singlecell.columns import check_column, named_as
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import listed, of_names
 
 __all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
 
-_MOST_GROUPS = {"f": 20, "i": 100, "u": 100}  # of a column of numbers: more are continuous
+# Groups of a column of numbers: more are continuous. Whole numbers became floats where cells
+# without a group were joined to them; of a total, as of transcripts, few cells share a value.
+_MOST_FRACTIONS, _MOST_WHOLE, _CELLS_A_GROUP = 20, 100, 10
 
 
 class Pair(NamedTuple):
@@ -50,6 +52,8 @@ def pairs_by_column(
     """
     groups = _groups(adata, key)
     known = sorted(set(groups.dropna()))
+    if not known:
+        raise ValueError(f"groupby: adata.obs[{key!r}] is missing in every cell: fill it in")
     second = [] if group2 is None else _named(group2, known)
     if group2 is not None and len(second) != 1:
         raise ValueError(
@@ -108,12 +112,20 @@ def _groups(adata: Any, key: str) -> Any:
     """Return the group of each cell as a Series of strings; None where it is missing."""
     check_column(adata, key, "groupby: key")
     column = adata.obs[key]
-    if column.nunique() > _MOST_GROUPS.get(column.dtype.kind, len(column)):
+    if column.dtype.kind in "fiu" and column.nunique() > _most_groups(column.dropna()):
         raise ValueError(
             f"groupby: adata.obs[{key!r}] holds {column.nunique()} different numbers, expected "
             "groups. Cut it into intervals by pandas.cut, or compare masks by idx1= and idx2="
         )
     return column.astype(str).astype(object).where(column.notna(), None)
+
+
+def _most_groups(column: Any) -> int:
+    """Return how many groups a column of numbers may have, none of them missing."""
+    if column.dtype.kind in "iu":
+        return _MOST_WHOLE
+    labels = (column % 1 == 0).all() and len(column) >= _CELLS_A_GROUP * column.nunique()
+    return _MOST_WHOLE if labels else _MOST_FRACTIONS
 
 
 def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
@@ -126,7 +138,7 @@ def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
         if not numbers or rows.min() < -n or rows.max() >= n:
             raise ValueError(
                 f"{name}: expected a mask of {n} cells, row numbers below {n} or a query of "
-                f"adata.obs, got {rows.dtype} with shape {rows.shape}"
+                f"adata.obs, got {rows.dtype} with shape {rows.shape}{of_names(rows)}"
             )
         mask = np.zeros(n, bool)
         mask[rows] = True

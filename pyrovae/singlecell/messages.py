@@ -1,10 +1,13 @@
-"""What users read: names in a message, and warnings that point at the user's own line."""
+"""What users read: names in a message, what to install, and warnings that point at their line."""
 
+import importlib
 import inspect
 import warnings
 from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
 
-__all__ = ["listed", "warn_user"]
+__all__ = ["import_anndata", "listed", "of_names", "warn_user"]
 
 _NAMED = 5  # cells, genes or categories that a message lists
 
@@ -25,9 +28,31 @@ def listed(names: Iterable[object], most: int = _NAMED) -> str:
     return (f"{shown} and {len(names) - most} more" if len(names) > most else shown) or "none"
 
 
+def of_names(rows: Any) -> str:
+    """Return what to do with an array of names where rows are expected; nothing for another."""
+    names = rows.dtype.kind in "UO" and rows.ndim == 1
+    return ". Names of cells become numbers by adata.obs_names.get_indexer(names)" if names else ""
+
+
 def warn_user(message: str) -> None:
     """Issue a UserWarning at the innermost line of code outside this library."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def import_anndata() -> ModuleType:
+    """Return the package anndata, an extra of this library.
+
+    Raises:
+        ImportError: if it is not installed; names the extra.
+    """
+    try:
+        return importlib.import_module("anndata")
+    except ModuleNotFoundError as error:
+        if error.name != "anndata":
+            raise
+        raise ImportError(
+            "cells need anndata, which is not installed: pip install 'pyrovae[cells]'"
+        ) from error

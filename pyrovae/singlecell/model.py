@@ -246,11 +246,11 @@ class SingleCellVAE:
         *,
         unfrozen: bool = False,
     ) -> "SingleCellVAE":
-        """Return a reference with new cells as its own, and with their batches (scArches).
+        """Return a reference with new cells as its own, and what is new in them (scArches).
 
         z of the new cells is there at once, since by default the encoders do not see the batch.
-        `train` then fits the decoder's weights of the new batches (and the encoders', with
-        `encode_covariates`), and holds all others constant.
+        `train` then fits the decoder's weights of new batches and of new categories of covariates
+        (and the encoders', with `encode_covariates`), and holds all others constant.
 
         Args:
             adata: new cells, as `prepare_query_anndata` returns them.

@@ -1,11 +1,11 @@
-"""New cells in a trained model: a reference, and a query with batches that it does not know.
+"""New cells in a trained model: a reference, and a query with batches or categories new to it.
 
     query = SingleCellVAE.prepare_query_anndata(adata, reference)
     model = SingleCellVAE.load_query_data(query, reference)
     model.train(max_epochs=100)
 
 Genes are matched by name, and those that the query lacks are zeros. The reference's weights are
-held constant; only those of the new batches are trained (Lotfollahi et al. 2022).
+held constant; only those of the new batches and categories are trained (Lotfollahi et al. 2022).
 """
 
 import copy
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from pyrovae.data import as_source, to_scipy
@@ -25,12 +24,13 @@ from pyrovae.singlecell import saving
 from pyrovae.singlecell.cells import Cells
 from pyrovae.singlecell.columns import category_names
 from pyrovae.singlecell.counts import counts
+from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.messages import listed, warn_user
 from pyrovae.singlecell.minified import counts_of
-from pyrovae.singlecell.setup import KEY, Setup
+from pyrovae.singlecell.setup import KEY, Setup, check_anndata
 from pyrovae.singlecell.shards import Shards
 from pyrovae.singlecell.state import Entries, FitResult, Model, Query, State, fit_of
-from pyrovae.singlecell.widening import widened
+from pyrovae.singlecell.widening import Columns, widened
 
 __all__ = ["only_new_weights", "prepare_query_anndata", "query_state"]
 
@@ -64,8 +64,10 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     """
     import anndata
     import pandas as pd
+    from scipy import sparse
 
     encoding = _reference(reference).cells.encoding
+    check_anndata(adata)
     if isinstance(adata, Shards):
         raise ValueError(
             "prepare_query_anndata adds genes to an AnnData in memory: pass cells.to_memory(). "
@@ -108,7 +110,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
 
 
 def query_state(adata: Any, reference: Any, unfrozen: bool = False) -> State:
-    """Return a reference with the cells of a query as its own, and with their batches.
+    """Return a reference with the cells of a query as its own, and with their categories.
 
     Args:
         adata: the query, as `prepare_query_anndata` returns it.
@@ -119,35 +121,60 @@ def query_state(adata: Any, reference: Any, unfrozen: bool = False) -> State:
         ValueError: if a gene, column or category does not fit; see `prepare_query_anndata`.
     """
     base = _reference(reference)
+    check_anndata(adata)
     encoding, fit = base.cells.encoding, fit_of(base, "load_query_data")
     if KEY in adata.uns and Setup.read(adata) != encoding.setup:
         raise ValueError(
             f"the query is set up as {Setup.read(adata)}, the reference as {encoding.setup}. Call "
             "prepare_query_anndata, which sets it up as the reference"
         )
-    new = _new_batches(adata, base)
-    known = encoding.batches
-    wide = replace(encoding, batches=[*known, *new])
-    cells = Cells(wide, adata)
-    graph: Any = base.graph
+    cells = Cells(_with_new(encoding, adata), adata)
+    graph: Any = copy.deepcopy(base.graph)
     trained: dict[str, Entries] = {}
-    if new:
-        library = _library(base, cells) if graph.library_prior is not None else None
-        graph, trained = widened(graph, len(known), len(new), library)
-    else:
-        graph = copy.deepcopy(graph)
+    for columns in _new_columns(encoding, cells.encoding):
+        own = columns.of_batches and graph.library_prior is not None
+        graph, new = widened(graph, columns, _library(base, cells) if own else None)
+        for name, entries in new.items():  # what is widened later stands behind it
+            parts = (*trained[name].parts, *entries.parts) if name in trained else entries.parts
+            trained[name] = Entries(entries.axis, *parts[0], parts[1:])
     result = FitResult(fit.history, torch.arange(0), torch.arange(0))
     return State(cells, graph.eval(), base.seed, result, None if unfrozen else Query(trained))
 
 
+def _with_new(encoding: Encoding, adata: Any) -> Encoding:
+    """Return an encoding with the batches and categories of new cells behind the known ones."""
+    key, categories = encoding.setup.batch_key, encoding.categories
+    batches = encoding.batches if key is None else _with_new_names(adata, key, encoding.batches)
+    wide = {key: _with_new_names(adata, key, names) for key, names in categories.items()}
+    return replace(encoding, batches=batches, categories=wide)
+
+
+def _with_new_names(adata: Any, key: str, known: list[str]) -> list[str]:
+    found = category_names(adata, key, known)
+    return [*known, *(name for name in found if name not in known)]
+
+
+def _new_columns(before: Encoding, after: Encoding) -> Iterator[Columns]:
+    """Yield which columns of the context become more, in their order."""
+    known, now = len(before.batches), len(after.batches)
+    if now > known:
+        yield Columns(0, known if known > 1 else 0, known, now, True)
+    at = now if now > 1 else 0
+    for key, names in after.categories.items():
+        known = len(before.categories[key])
+        if len(names) > known:
+            yield Columns(at, known, known, len(names), False)
+        at += len(names)
+
+
 @contextmanager
 def only_new_weights(model: Model) -> Iterator[list[str]]:
-    """Context in which only the entries of new batches get gradients; yields what to freeze.
+    """Context in which only the entries of what is new get gradients; yields what to freeze.
 
     For a model that is no query it does nothing.
 
     Raises:
-        ValueError: if the query has no batch that the reference does not know.
+        ValueError: if the query has no batch or category that the reference does not know.
     """
     if model.query is None:
         yield []
@@ -155,8 +182,8 @@ def only_new_weights(model: Model) -> Iterator[list[str]]:
     trained = model.query.trained
     if not trained:
         raise ValueError(
-            "train: the reference knows all batches of these cells, so that no weight is new; use "
-            "the model as it is, or load_query_data(..., unfrozen=True)"
+            "train: the reference knows all batches and categories of these cells, so that no "
+            "weight is new; use the model as it is, or load_query_data(..., unfrozen=True)"
         )
     parameters = dict(model.graph.named_parameters())
     hooks = [
@@ -186,15 +213,6 @@ def _constant_parts(graph: nn.Module, trained: set[str]) -> list[str]:
     return parts + [n for n in left if not any(n.startswith(f"{part}.") for part in parts)]
 
 
-def _new_batches(adata: Any, reference: Model) -> list[str]:
-    """Return the batches of new cells that a model does not know, sorted."""
-    encoding = reference.cells.encoding
-    if encoding.setup.batch_key is None:
-        return []
-    names = category_names(adata, encoding.setup.batch_key, encoding.batches)
-    return [name for name in names if name not in encoding.batches]
-
-
 def _library(base: Any, cells: Cells) -> tuple[list[float], list[float]]:
     """Return the library sizes by batch: the reference's, and for new batches the query's."""
     prior, known = base.graph.library_prior, len(base.cells.encoding.batches)
@@ -209,6 +227,11 @@ def _reference(reference: Any) -> Any:
     """Return a trained model from a model or its folder."""
     if isinstance(reference, str | Path):
         return saving.read(reference, None, None)
+    if not hasattr(reference, "fit_result"):
+        raise TypeError(
+            f"got {type(reference).__name__} as the reference, expected a trained SingleCellVAE or "
+            "the folder of one; the new cells come first"
+        )
     fit_of(reference, "the reference")
     counts_of(reference, "a reference for new cells")
     return reference

@@ -38,7 +38,7 @@ _CONTENT = {
     "seed": kinds.whole(-(2**63), 2**63 - 1),
     "training": kinds.list_of(kinds.whole(0, 2**62)),
     "held_out": kinds.list_of(kinds.whole(0, 2**62)),
-    "query": kinds.optional(kinds.mapping_of(kinds.list_of(kinds.whole(0, 2**62), 3))),
+    "query": kinds.optional(kinds.mapping_of(kinds.list_of(kinds.whole(0, 2**62)))),
     "cells": kinds.optional(kinds.text),
 }
 _ENCODING = {
@@ -77,7 +77,7 @@ def write(
         "cells": _digest(model.cells.names) if fit.of_own_cells else _OTHERS,
     }
     if model.query is not None:
-        content["query"] = {name: list(new) for name, new in model.query.trained.items()}
+        content["query"] = {name: new.to_list() for name, new in model.query.trained.items()}
     path = folder / "cells.json"
     files.save_beside(graph, path, FORMATS, content, history=fit.history, metrics=metrics)
     return folder
@@ -88,6 +88,10 @@ def read(folder: str | Path, adata: Any, into: nn.Module | None) -> State:
 
     It is read again if another process saved meanwhile.
     """
+    if not isinstance(folder, str | Path):
+        raise TypeError(
+            f"load: the folder is a {type(folder).__name__}, expected a path: load(folder, adata)"
+        )
     for _ in range(_READS):
         before = _digest_of_model(folder)
         try:
@@ -201,16 +205,18 @@ def _query(path: Path, content: dict[str, list[int]] | None, graph: CountVAE) ->
     """Return which weights a query trains, if the graph has them."""
     if content is None:
         return None
-    trained = {name: Entries(*numbers) for name, numbers in content.items()}
     parameters = dict(graph.named_parameters())
-    for name, (axis, first, end) in trained.items():
+    for name, numbers in content.items():
         shape = parameters[name].shape if name in parameters else ()
-        if axis >= len(shape) or not first < end <= shape[axis]:
+        axis, ends = (numbers or [0])[0], numbers[1:]
+        rising = all(a < b for a, b in zip(ends[::2], ends[1::2], strict=False))
+        pairs = len(ends) > 1 and len(ends) % 2 == 0 and rising
+        if axis >= len(shape) or not pairs or max(ends) > shape[axis]:
             raise FileError(
-                f"{path}: query: {name}, entries {first} to {end} of axis {axis}, is not in the "
-                f"graph of model.json. {_AGAIN}"
+                f"{path}: query: {name}, entries {ends} of axis {axis}, is not in the graph of "
+                f"model.json. {_AGAIN}"
             )
-    return Query(trained)
+    return Query({name: Entries.of(*numbers) for name, numbers in content.items()})
 
 
 def _encoding(path: Path, content: dict[str, Any], graph: CountVAE) -> Encoding:

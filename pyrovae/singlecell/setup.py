@@ -1,9 +1,12 @@
 """Which layer and columns of an AnnData a model uses, stored in `adata.uns["_pyrovae_setup"]`."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from pyrovae.data import Rows
 from pyrovae.singlecell.columns import check_column
 from pyrovae.singlecell.messages import listed, warn_user
 
@@ -54,11 +57,19 @@ class Setup:
             ValueError: if the AnnData lacks the layer or one of the columns.
         """
         self.check(adata, labels)
-        adata.uns[KEY] = {
+        found = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
             if value
         }
+        if adata.is_view and adata.isbacked:
+            raise ValueError(
+                "setup_anndata: these cells are a view of a file, to which no setup can be "
+                "written: set the whole file's up, or call adata.to_memory() first"
+            )
+        with warnings.catch_warnings():  # that a view becomes an AnnData of its own
+            warnings.simplefilter("ignore")
+            adata.uns[KEY] = found
 
     def check(self, adata: Any, labels: bool = True) -> None:
         """Raise a ValueError if the AnnData lacks the layer or a column; lists those it has.
@@ -83,14 +94,14 @@ class Setup:
 
 
 def check_anndata(adata: Any) -> None:
-    """Refuse what is no AnnData, as a matrix or `adata.raw`."""
+    """Refuse what is no AnnData, as a matrix, the path of a file or `adata.raw`."""
     if not hasattr(adata, "uns"):
-        raw = hasattr(adata, "to_adata")
-        one = "adata.raw.to_adata()" if raw else "anndata.AnnData(counts)"
-        raise TypeError(
-            f"expected an AnnData, got a {type(adata).__name__}: {one} makes one of "
-            f"{'it' if raw else 'a matrix of cells by genes'}"
-        )
+        one = "anndata.AnnData(counts) makes one of a matrix of cells by genes"
+        if hasattr(adata, "to_adata"):
+            one = "adata.raw.to_adata() makes one of it"
+        elif isinstance(adata, str | Path):
+            one = "pyrovae.singlecell.read(path) reads one"
+        raise TypeError(f"expected an AnnData, got a {type(adata).__name__}: {one}")
 
 
 def setup_anndata(
@@ -128,11 +139,12 @@ def setup_anndata(
             "size_factor_key: the library size is inferred here, or is the total count with "
             "use_observed_lib_size=True. Leave size_factor_key out"
         )
-    if not hasattr(adata, "obs"):
+    if isinstance(adata, Rows) and not hasattr(adata, "obs"):
         raise TypeError(
-            f"setup_anndata: got a {type(adata).__name__}, expected an AnnData or what open_shards "
-            "returns. Of the latter take all cells, or write those that you want to files"
+            "setup_anndata: these are rows of shards, without obs. Take all cells that open_shards "
+            "returned; some of them become an AnnData by cells.to_memory(rows)"
         )
+    check_anndata(adata)
     layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`
     categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
     continuous = _several("continuous_covariate_keys", continuous_covariate_keys)
@@ -154,4 +166,7 @@ def _warn_of_equal_names(adata: Any) -> None:
 def _several(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(keys, str):
         raise ValueError(f"{name} is {keys!r}, expected a list of columns: [{keys!r}]")
-    return tuple(keys or ())
+    found = tuple(keys or ())
+    if len(set(map(str, found))) < len(found):
+        raise ValueError(f"{name} is {list(found)}: name each column once")
+    return found

@@ -9,6 +9,7 @@ from pyrovae.singlecell.messages import listed, warn_user
 
 __all__ = [
     "check_chunks",
+    "check_codes",
     "check_columns_once",
     "damaged",
     "matrix",
@@ -65,6 +66,37 @@ def check_chunks(group: Any, place: str, file: Path) -> None:
     )
 
 
+def check_codes(obs: Any, file: Path) -> None:
+    """Warn of columns of categories of which chunks are not stored: zarr reads the first category.
+
+    zarr stores no chunk of cells that all have it, so that a warning may be false where the cells
+    are sorted and there are many of it. Of a column with one category nothing need be stored.
+    """
+    lost = [
+        key
+        for key in obs
+        if obs[key].attrs.get("encoding-type") == "categorical"
+        and _is_lost(obs[key]["codes"])
+        and _length(obs[key]["categories"]) > 1
+    ]
+    if lost:
+        warn_user(
+            f"{file}: obs: chunks of the column {listed(lost)} are not stored, and their cells are "
+            "read as of its first category. zarr leaves out chunks of that category alone; if "
+            "these are not, copy the file again"
+        )
+
+
+def _is_lost(codes: Any) -> bool:
+    """Return whether a chunk of zarr's is not stored."""
+    return hasattr(codes, "nchunks") and codes.nchunks_initialized < codes.nchunks
+
+
+def _length(names: Any) -> int:
+    """Return the length of a stored vector; of nullable strings, it is a group."""
+    return (names if hasattr(names, "shape") else names["values"]).shape[0]
+
+
 def check_columns_once(part: Any, first: int) -> None:
     """Refuse rows of a sparse matrix that hold a column twice, as where its numbers are lost."""
     if not hasattr(part, "tocsr") or part.has_canonical_format:
@@ -89,6 +121,7 @@ def table_of_cells(group: Any, file: Path) -> Any:
     except Exception as error:  # as anndata, h5py, zarr and pandas find it
         words = " ".join([str(error), *getattr(error, "__notes__", [])])
         raise damaged(file, f"obs: {words}") from error
+    check_codes(group["obs"], file)
     nameless = int((found.index == "").sum())
     if nameless:
         raise damaged(file, f"obs: {nameless} cells have no name")

@@ -30,7 +30,7 @@ from pyrovae.data import (
     to_scipy,
     torch_threads,
 )
-from pyrovae.singlecell.messages import listed
+from pyrovae.singlecell.messages import import_anndata, listed
 from pyrovae.singlecell.shard_files import ShardFiles, files_in
 
 __all__ = ["Shards", "open_shards"]
@@ -225,7 +225,8 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
     random order are shuffled best.
 
     zarr reads a chunk that is lost as zeros. A file with a lost chunk of sparse counts is refused;
-    of dense counts a warning is issued. A lost chunk of a column of obs cannot be noticed.
+    of dense counts, or of a column of categories, a warning is issued. A lost chunk of another
+    column of obs cannot be noticed.
 
     Args:
         paths: a folder of .h5ad files or .zarr folders, or a list of them, which are taken in the
@@ -241,7 +242,8 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         ImportError: if anndata, or for .zarr zarr, is not installed.
 
     Warns:
-        UserWarning: if chunks of a dense table in a .zarr folder are not stored.
+        UserWarning: if chunks of a dense table in a .zarr folder, or of a column of categories, are
+            not stored.
 
     Example:
         >>> import tempfile
@@ -258,6 +260,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], layer: str | None = No
         >>> pv.fit(graph, train, validation=held_out, epochs=1, progress=False).stopped
         'all epochs ran'
     """
+    import_anndata()  # it reads the files
     files = files_in(paths)
     if not files:
         raise FileNotFoundError(f"{paths}: there are no files that end in .h5ad or .zarr")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pyrovae.distributions import ZeroInflatedNegativeBinomial
+from pyrovae.singlecell.messages import import_anndata
 
 __all__ = ["Simulation", "simulate"]
 
@@ -47,7 +48,7 @@ class Simulation(NamedTuple):
 
         The truth is in obs["library"], var["theta"], var["marker_of"] and layers["rho"].
         """
-        import anndata
+        anndata = import_anndata()
         import pandas as pd
         from scipy.sparse import csr_matrix
 

@@ -32,16 +32,32 @@ class FitResult:
 
 
 class Entries(NamedTuple):
-    """The entries of a parameter whose number along an axis is in [first, end)."""
+    """The entries of a parameter whose number along an axis is in [first, end), or in `more`."""
 
     axis: int
     first: int
     end: int
+    more: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, axis: int, first: int, end: int, *more: int) -> "Entries":
+        """Make entries from what `to_list` returned."""
+        return cls(axis, first, end, tuple(zip(more[::2], more[1::2], strict=True)))
+
+    def to_list(self) -> list[int]:
+        """Return the axis, and first and end of each part."""
+        return [self.axis, *(number for part in self.parts for number in part)]
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """First and end of each part."""
+        return (self.first, self.end), *self.more
 
     def mask(self, parameter: Tensor) -> Tensor:
         """Return 1 for these entries and 0 for the others, with the parameter's shape."""
         mask = torch.zeros_like(parameter)
-        mask.narrow(self.axis, self.first, self.end - self.first).fill_(1.0)
+        for first, end in self.parts:
+            mask.narrow(self.axis, first, end - first).fill_(1.0)
         return mask
 
 
@@ -50,8 +66,8 @@ class Query:
     """Which weights of a reference are trained on the cells of a query.
 
     Attributes:
-        trained: the entries of the new batches, by the parameter's name. All others are held
-            constant.
+        trained: the entries of the new batches and categories, by the parameter's name. All others
+            are held constant.
     """
 
     trained: dict[str, Entries]

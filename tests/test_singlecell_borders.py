@@ -1,0 +1,162 @@
+"""Cells as a biologist has them: what is taken as it is meant, and what is refused in words."""
+
+import sys
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
+
+
+def trained(cells, epochs=1, options=None, **keys):
+    SingleCellVAE.setup_anndata(cells, **keys)
+    model = SingleCellVAE(cells, n_hidden=8, n_latent=2, **(options or {}))
+    model.train(max_epochs=epochs, progress=False)
+    return model
+
+
+def test_without_anndata_the_extra_is_named(tmp_path, monkeypatch):
+    cells, file = simulate(20, 5), tmp_path / "cells.h5ad"
+    cells.to_anndata().write_h5ad(file)
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    assert pv.SingleCellVAE is SingleCellVAE
+    for call in (cells.to_anndata, lambda: read(file), lambda: open_shards(file)):
+        with pytest.raises(ImportError, match=r"pip install 'pyrovae\[cells\]'"):
+            call()
+
+
+def test_clusters_that_became_floats_are_groups():
+    cells = simulate(300, 12).to_anndata()
+    model, leiden = trained(cells), np.arange(300.0) % 25
+    leiden[:3] = np.nan
+    cells.obs["leiden"], cells.obs["total"] = leiden, np.arange(300.0) // 3
+    cells.obs["share"] = leiden + 0.5
+    table = model.differential_expression("leiden", group1="24", n_samples=20)
+    assert set(table.comparison) == {"24.0 vs Rest"}
+    for key, numbers in (("total", 100), ("share", 25)):
+        with pytest.raises(ValueError, match=f"holds {numbers} different numbers.*pandas.cut"):
+            model.differential_expression(key, n_samples=20)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"encode_covariates": True}, {"dispersion": "gene-batch"}], ids=str
+)
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_query_trains_the_weights_of_new_categories_alone(batches, options, tmp_path):
+    cells = simulate(300, 30, batches=batches + 1, seed=1).to_anndata()
+    old = (cells.obs["batch"] != f"batch {batches}").to_numpy()
+    cells.obs["sex"] = np.where(np.arange(300) % 2, "f", "m")
+    cells.obs["kit"], cells.obs["age"] = np.where(old, "v2", "v3"), np.arange(300.0) % 7
+    keys = {"categorical_covariate_keys": ["kit", "sex"], "continuous_covariate_keys": ["age"]}
+    own, new = cells[old].copy(), cells[~old].copy()
+    reference = trained(own, 5, options, batch_key="batch", **keys)
+    new.obs["sex"] = ["other" if i % 3 == 0 else sex for i, sex in enumerate(new.obs["sex"])]
+    query = SingleCellVAE.prepare_query_anndata(new, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    columns = model.cells.data[1].shape[1]
+    assert columns == (batches + 1) + 2 + 3 + 1
+    assert model.registry["categories"] == {"kit": ["v2", "v3"], "sex": ["f", "m", "other"]}
+    elbo, weight = model.get_elbo(), "likelihood.net.blocks.0.0.weight"
+    before = {name: value.clone() for name, value in model.graph.named_parameters()}
+    model.train(max_epochs=5, progress=False, batch_size=32)
+    assert model.get_elbo() > elbo
+    changed = (model.graph.get_parameter(weight) != before[weight]).any(0).nonzero().flatten()
+    kit, sex = batches + 1, batches + 3
+    assert (changed - 2).tolist() == [batches, kit + 1, sex + 2]
+    for name, value in model.graph.named_parameters():
+        entries = model.query.trained.get(name)
+        new = torch.zeros_like(value) if entries is None else entries.mask(value)
+        assert torch.equal(value[new == 0], before[name][new == 0]), name
+    expected = reference.get_elbo()
+    assert model.get_elbo(own) == pytest.approx(expected, abs=1e-3)
+    again = SingleCellVAE.load(model.save(tmp_path / "model"), query)
+    assert again.query == model.query
+    assert again.get_elbo() == pytest.approx(model.get_elbo(), abs=1e-4)
+
+
+def test_a_view_is_set_up_in_silence_and_one_of_a_file_refused(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    view = cells[:40]
+    assert trained(view, batch_key="batch").get_latent_representation().shape == (40, 2)
+    assert "_pyrovae_setup" not in cells.uns
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"a view of a file.*to_memory\(\)"):
+        SingleCellVAE.setup_anndata(backed[:40])
+
+
+def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    cells.raw = cells
+    rows = open_shards(tmp_path).select(torch.arange(9))
+    for other, words in (
+        (cells.raw, r"a Raw: adata\.raw\.to_adata\(\)"),
+        (cells.X, r"a csr_matrix: anndata\.AnnData\(counts\)"),
+        (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
+        (rows, r"rows of shards.*cells\.to_memory\(rows\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            SingleCellVAE.setup_anndata(other)
+
+
+def test_arguments_in_another_order_are_named(tmp_path):
+    cells = simulate(60, 12).to_anndata()
+    model = trained(cells, batch_key="batch")
+    for call, words in (
+        (lambda: SingleCellVAE.prepare_query_anndata(model, cells), "got AnnData as the reference"),
+        (lambda: SingleCellVAE.load_query_data(model, cells), "got AnnData as the reference"),
+        (lambda: SingleCellVAE.prepare_query_anndata(cells.X, model), "got a csr_matrix"),
+        (lambda: SingleCellVAE.load_query_data(cells.X, model), "got a csr_matrix"),
+        (lambda: SingleCellVAE.load(cells, tmp_path), r"load\(folder, adata\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+    with pytest.raises(ValueError, match=r"obs_names\.get_indexer"):
+        model.differential_expression(idx1=list(cells.obs_names[:5]))
+    with pytest.raises(ValueError, match="key is a list, expected the name of one column"):
+        SingleCellVAE.setup_anndata(cells, batch_key=["batch"])
+    with pytest.raises(ValueError, match="name each column once"):
+        SingleCellVAE.setup_anndata(cells, continuous_covariate_keys=["library", "library"])
+
+
+def test_counts_that_an_outer_join_left_missing_are_told_so():
+    cells = simulate(60, 12).to_anndata()
+    cells.X = cells.X.toarray()
+    joined = anndata.concat([cells[:30, :8].copy(), cells[30:, 4:].copy()], join="outer")
+    SingleCellVAE.setup_anndata(joined)
+    with pytest.raises(ValueError, match=r"nan in cell .*outer join.*join='inner'"):
+        SingleCellVAE(joined)
+    cells.X = cells.X.astype(object)
+    SingleCellVAE.setup_anndata(cells)
+    with pytest.raises(TypeError, match=r"dtype object.*astype\('float32'\)"):
+        SingleCellVAE(cells)
+
+
+def test_sizes_that_are_no_whole_numbers_and_groups_of_no_cell_are_named():
+    cells = simulate(60, 12).to_anndata()
+    model = trained(cells)
+    for sizes in ({"n_hidden": 12.5}, {"n_latent": "10"}):
+        with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
+            SingleCellVAE(cells, **sizes)
+    cells.obs["leiden"] = np.nan
+    with pytest.raises(ValueError, match=r"'leiden'.* is missing in every cell"):
+        model.differential_expression("leiden")
+
+
+def test_a_lost_chunk_of_categories_is_warned_of(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    cells, file = simulate(60, 12).to_anndata(), tmp_path / "a.zarr"
+    cells.obs["one"] = pd.Categorical(["same"] * 60)  # of which zarr stores nothing
+    cells.strings_to_categoricals()
+    group = zarr.open_group(str(file), mode="w", zarr_format=2)
+    anndata.io.write_elem(group, "/", cells)
+    assert len(open_shards(file).obs) == 60
+    codes = file / "obs" / "batch" / "codes"
+    (codes / "0").unlink()
+    with pytest.warns(UserWarning, match=r"a\.zarr: obs: chunks of the column 'batch' are not"):
+        assert set(open_shards(file).obs["batch"]) == {"batch 0"}
