@@ -683,6 +683,26 @@ def test_a_generator_loses_no_minibatch_to_the_checks():
     assert seen[-24:] == [float(i) for i in range(12) for _ in range(2)]
 
 
+@pytest.mark.parametrize(("last", "accumulate"), [(2, 1), (5, 1), (4, 2)])
+def test_a_fit_that_is_resumed_skips_what_it_read_of_a_generator(tmp_path, last, accumulate):
+    """Interrupted at any step: the minibatches after it are those of the whole fit."""
+
+    def batches():
+        return (binary(8, seed=i) for i in range(12))
+
+    class Stop(pv.hooks.Hook):
+        def on_step(self, step):
+            return step.step == last
+
+    how = {"steps_per_epoch": 4, "epochs": 3, "accumulate": accumulate, "seed": 3}
+    whole, cut, resumed = small_vae(), small_vae(), small_vae(seed=4)
+    quiet(whole, batches(), **how)
+    quiet(cut, batches(), hooks=Stop(), checkpoint=tmp_path / "state", **how)
+    history = quiet(resumed, batches(), resume=tmp_path / "state", **how)
+    assert history.stopped == "all epochs ran"
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
 def test_validation_beside_a_generator_leaves_its_first_minibatch():
     batches = (binary(8, seed=i) for i in range(4))
     recorder = Recorder()

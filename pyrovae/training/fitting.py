@@ -150,7 +150,8 @@ def fit(
             CPU, in as many processes, the fit then continues bit for bit as if it had never
             stopped; with a `DataLoader` too, if it has no generator of its own, and if no items are
             drawn at random by `persistent_workers`, whose random streams a new process does not
-            have.
+            have. Pass an iterable as for the first fit, and a generator made anew, at its
+            beginning: the minibatches that the fit had read are read again and skipped.
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
@@ -234,6 +235,7 @@ def _fit(
         warn_of_idle_patience(objective, arguments.patience, arguments.epochs, loop.steps_per_epoch)
         if saved:
             restore(loop, saved)
+            training.skip_epochs(len(loop.history.loss))
         with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
             loop.run(interrupted)
     warn_of_early_end(loop.history, arguments.epochs)
