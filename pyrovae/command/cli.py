@@ -22,8 +22,8 @@ __all__ = ["app", "main"]
 class OneLineErrors(TyperGroup):
     """Commands whose errors are one line each.
 
-    An error in what the user gave ends with exit status 2, Ctrl-C with 130; `--traceback` shows
-    where an error arose.
+    An error in what the user gave ends with exit status 2, Ctrl-C with 130, SIGTERM during training
+    with 143; `--traceback` shows where an error arose.
     """
 
     def invoke(self, ctx: typer.Context) -> object:

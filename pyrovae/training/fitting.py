@@ -76,7 +76,9 @@ def fit(
     All values of the data are checked first; Pyro's validation is then off during training. With
     validation data, the graph is left with the weights of the epoch that has the best validation
     ELBO (at beta = 1, never during warm-up). Ctrl-C ends the fit after the current step: the graph
-    is usable, and the checkpoint, if one is written, resumes at that step.
+    is usable, and the checkpoint, if one is written, resumes at that step. So does SIGTERM, where
+    nothing else handles it, in the main thread and not in a job of several processes; the history's
+    `stopped` is then "interrupted" or "terminated", and a second signal acts as usual.
 
     Called in every process of a `torchrun` job, it trains one graph in all of them, on CPUs by gloo
     or on GPUs by NCCL, with the result of one process at the same `batch_size`: each process reads
@@ -236,8 +238,8 @@ def _fit(
         if saved:
             restore(loop, saved)
             training.skip_epochs(len(loop.history.loss))
-        with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
-            loop.run(interrupted)
+        with pyro.validation_enabled(False), graceful_interrupt(group.size == 1) as asked:
+            loop.run(asked)
     warn_of_early_end(loop.history, arguments.epochs)
     return loop.history
 
