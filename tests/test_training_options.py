@@ -434,6 +434,8 @@ def test_frozen_parts_stay_and_get_their_gradients_back():
     assert equal(vae.posterior, still.posterior)
     assert not equal(vae.likelihood, still.likelihood)
     assert all(parameter.requires_grad for parameter in vae.parameters())
+    quiet(vae, binary(), epochs=1, freeze=None)
+    assert not equal(vae.posterior, still.posterior)
     with pytest.raises(ValueError, match="no parameter to train"):
         quiet(vae, binary(), freeze=["posterior", "likelihood"])
     with pytest.raises(ValueError, match="freeze names 'prior'"):
@@ -449,6 +451,8 @@ def test_an_optimizer_over_other_parameters_is_refused():
     quiet(vae, binary(), epochs=1, optimizer=torch.optim.Adam(vae.parameters()))
     with pytest.raises(TypeError, match="LBFGS"):
         quiet(vae, binary(), optimizer=torch.optim.LBFGS)
+    with pytest.raises(TypeError, match="SparseAdam takes sparse gradients only"):
+        quiet(vae, binary(), optimizer=functools.partial(torch.optim.SparseAdam, lr=1e-2))
 
 
 def test_a_schedule_over_steps_is_stepped_at_every_step():

@@ -48,7 +48,7 @@ def fit(
     objective: Any = None,
     optimizer: MakeOptimizer = adam,
     learning_rate: LearningRate = None,
-    freeze: Collection[str] = (),
+    freeze: Collection[str] | None = (),
     scheduler: MakeScheduler | None = None,
     scheduler_interval: Literal["epoch", "step"] | None = None,
     epochs: int = 50,
@@ -106,8 +106,8 @@ def fit(
             `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
         learning_rate: instead of the optimizer's own, for all parameters, or by part:
             `{"likelihood": 1e-4}`. A part is named by the beginning of its parameters' names.
-        freeze: parts that are held constant: `["posterior"]`. Modules among them are in eval()
-            mode, so that dropout is off and batch normalization keeps its statistics.
+        freeze: parts that are held constant: `["posterior"]`; None is none. Modules among them are
+            in eval() mode, so that dropout is off and batch normalization keeps its statistics.
         scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
             validation loss).
         scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".
@@ -197,7 +197,7 @@ def fit(
     )
     _check_choices(patience, validation, precision, ema)
     estimator = as_objective(objective)
-    freeze = [freeze] if isinstance(freeze, str) else freeze
+    freeze = [freeze] if isinstance(freeze, str) else freeze or ()
     how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema, compile)
     with processes() as group, store_kept_on_refusal():
         return _fit(graph, data, validation, estimator, how, arguments, group)
