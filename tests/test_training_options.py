@@ -245,6 +245,28 @@ def test_a_generator_that_ends_ends_the_fit():
     assert len(history.loss) == 2  # the second epoch has the remaining two minibatches
 
 
+PAIRS = TensorDataset(binary(20), torch.arange(20) % 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (PAIRS, "read as the context c, and a network .* takes none .*Pass x alone; or build a"),
+        (DataLoader(PAIRS, batch_size=5), "read as the context c, and a network"),
+        (list(PAIRS), r"data: x is a tuple that is no array .*stack the rows of pairs"),
+    ],
+    ids=["data set", "loader", "list"],
+)
+def test_labels_beside_x_are_named_where_no_network_takes_a_context(data, words):
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(nn.Linear(6, 4)),
+        pv.likelihoods.Bernoulli(nn.Linear(2, 6)),
+    )
+    with pytest.raises(TypeError, match=words):
+        quiet(vae, data, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
