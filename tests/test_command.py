@@ -402,11 +402,12 @@ def test_mnist_takes_the_notes_setting(shared_data):
 
 
 # ----------------------------------------------------------------------------- interruption, resume
-def interrupt_at(epoch, monkeypatch):
+def interrupt_at(epoch, monkeypatch, number=signal.SIGINT):
     def lines(settings, say):
         def press(history):
             if len(history.elbo) == epoch:
-                signal.raise_signal(signal.SIGINT)
+                assert signal.getsignal(number) is not signal.SIG_DFL
+                signal.raise_signal(number)
 
         return press
 
@@ -464,6 +465,33 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert "nothing to resume" in call(*args, tmp_path / "cut", "--resume", code=2)
+
+
+def test_an_existing_output_file_is_replaced_with_overwrite_only(stored, tmp_path):
+    data, run, z = stored / "binary.npy", tmp_path / "run", tmp_path / "z.npy"
+    call("fit", data, "--output", run, *TERSE)
+    commands = {
+        z: ["encode", run, data],
+        tmp_path / "x.npy": ["sample", run],
+        tmp_path / "walk.npy": ["interpolate", run, data],
+        tmp_path / "figures.json": ["evaluate", run, data, "--samples", 0],
+    }
+    for file, command in commands.items():
+        file.write_text("mine")
+        assert f"{file} exists; choose another" in call(*command, "--output", file, code=2)
+        assert file.read_text() == "mine"
+        call(*command, "--output", file, "--overwrite")
+        assert file.read_bytes() != b"mine"
+    assert len(np.load(z)) == len(np.load(data))
+
+
+def test_sigterm_during_training_keeps_the_model(stored, tmp_path, monkeypatch):
+    interrupt_at(1, monkeypatch, signal.SIGTERM)
+    args = "fit", stored / "binary.npy", "--output", tmp_path, *TERSE
+    output = call(*args, code=143)
+    assert f"terminated; the model so far is saved. Continue with: pyrovae fit {stored}" in output
+    assert files.description(tmp_path / "model")["history"]["stopped"] == "terminated"
+    assert {"checkpoint.safetensors", "metrics.json"} <= {file.name for file in tmp_path.iterdir()}
 
 
 def test_interruption_after_training_keeps_the_model(stored, tmp_path, monkeypatch):

@@ -80,6 +80,10 @@ every_graph = pytest.mark.parametrize("name", GRAPHS)
 OURS = [name for name in GRAPHS if "user" not in name]
 
 
+def is_graph(kind):
+    return isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "model")
+
+
 def data(n=ROWS):
     return torch.randint(2, (n, 6)).float()
 
@@ -101,6 +105,12 @@ def test_both_programs_return_values_of_their_rows(name):
     graph, x = GRAPHS[name][0](), data()
     assert torch.equal(graph.model(x), x)
     assert len(graph.guide(x)) == ROWS
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(pv.graphs).values() if is_graph(kind)])
+def test_a_graph_called_as_a_function_says_what_to_call(kind):
+    with pytest.raises(NotImplementedError, match=rf"{kind.__name__}.*pyrovae\.reconstruct\("):
+        kind.forward(kind.__new__(kind), data())
 
 
 @every_graph

@@ -179,6 +179,7 @@ def test_without_context_has_the_shape_of_its_network():
             r"MLP: expected 784 features, got 784 \+ 10 context features "
             r".*context=10.*WithoutContext",
         ),
+        (MLP(784, [5], 3), [(2, 784), (2,)], r"Pass x alone; .*one_hot\(labels\).*WithoutContext"),
         (
             MLP(784, [5], 3, context=9),
             [(2, 784), (2, 10)],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyrovae import likelihoods
+from pyrovae.distributions import FromTorch
 
 LEADS = [(), (5,), (3, 5)]
 all_parts = pytest.mark.parametrize("case", PARTS, ids=str)
@@ -57,6 +58,38 @@ def test_each_observation_in_a_batch_has_its_own_density(case):
     for k, b in product(range(3), range(5)):
         alone = part(*(i[k, b] for i in inputs)).log_prob(x[k, b])
         assert alone.item() == pytest.approx(together[k, b].item(), rel=1e-4)
+
+
+class Returns(nn.Module):
+    """A network's output, made into something else."""
+
+    def __init__(self, net, change):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, *given):
+        return self.change(self.net(*given))
+
+
+@pytest.mark.parametrize("case", [case for case in PARTS if hasattr(case.make(), "net")], ids=str)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: (y, y), "a tuple"),
+        (lambda y: {"y": y}, "a dict"),
+        (lambda y: None, "None"),
+        (lambda y: y.long(), r"a torch\.int64 tensor"),
+    ],
+    ids=["tuple", "dict", "None", "integers"],
+)
+def test_a_network_that_returns_no_parameters_is_named(case, change, words):
+    part = case.make()
+    if isinstance(part, FromTorch):
+        return  # what its network returns goes to the user's own function
+    part.net = Returns(part.net, change)
+    match = f"{type(part).__name__}: net returns {words}, expected one tensor of floating-point"
+    with pytest.raises(TypeError, match=match):
+        part(*case.inputs(5))
 
 
 @all_nets

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import linear_gaussian
@@ -31,8 +32,10 @@ from pyrovae.objectives import (
     warm_up,
 )
 from pyrovae.training.batchnorm import recompute_batchnorm
+from pyrovae.training.interrupts import graceful_interrupt
 
 quiet = functools.partial(pv.fit, progress=False)
+HANDLERS = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
 
 
 def small_vae(net=None, seed=0):
@@ -326,7 +329,10 @@ def test_buffers_of_a_graph_that_is_no_module_are_resumed(tmp_path):
     assert not all(map(torch.equal, whole, stopped))
 
 
-def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_path, number, word):
     whole, cut, file = small_vae(), small_vae(), tmp_path / "state"
     quiet(whole, binary(), **SETTINGS)
     steps = []
@@ -334,17 +340,49 @@ def test_interrupt_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_pa
     def transform(x):
         steps.append(len(x))
         if len(steps) == 18:  # the check takes the first call; 7 steps an epoch: in the third
-            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(number) not in HANDLERS
+            os.kill(os.getpid(), number)
         return x
 
     history = quiet(cut, binary(), transform=transform, checkpoint=file, **SETTINGS)
-    assert history.stopped == "interrupted"
+    assert history.stopped == word
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == HANDLERS
     assert len(history.loss) == 2
     assert torch.isfinite(pv.elbo(cut, binary()).elbo).all()
     resumed = small_vae(seed=4)
     history = quiet(resumed, binary(), resume=file, **SETTINGS)
     assert history.stopped == "all epochs ran"
     assert equal(whole, resumed)
+
+
+def test_sigterm_is_left_to_its_own_handler_and_in_a_job_to_the_default():
+    """A worker of `torchrun` that waits for a dead one must still be ended by it."""
+    with graceful_interrupt(alone=False):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    own = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with graceful_interrupt():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, own)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_sigterm_ends_a_process_that_was_forked_during_a_fit():
+    reader, writer = os.pipe()
+    with graceful_interrupt() as asked:
+        child = os.fork()
+        if not child:
+            os.write(writer, b".")  # Python forgets signals that come within the fork itself
+            time.sleep(30)
+            os._exit(0)
+        os.read(reader, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert not asked.word
 
 
 def test_fit_in_another_thread_works_without_a_signal_handler():

@@ -245,6 +245,28 @@ def test_a_generator_that_ends_ends_the_fit():
     assert len(history.loss) == 2  # the second epoch has the remaining two minibatches
 
 
+PAIRS = TensorDataset(binary(20), torch.arange(20) % 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (PAIRS, "read as the context c, and a network .* takes none .*Pass x alone; or build a"),
+        (DataLoader(PAIRS, batch_size=5), "read as the context c, and a network"),
+        (list(PAIRS), r"data: x is a tuple that is no array .*stack the rows of pairs"),
+    ],
+    ids=["data set", "loader", "list"],
+)
+def test_labels_beside_x_are_named_where_no_network_takes_a_context(data, words):
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(nn.Linear(6, 4)),
+        pv.likelihoods.Bernoulli(nn.Linear(2, 6)),
+    )
+    with pytest.raises(TypeError, match=words):
+        quiet(vae, data, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -434,6 +456,8 @@ def test_frozen_parts_stay_and_get_their_gradients_back():
     assert equal(vae.posterior, still.posterior)
     assert not equal(vae.likelihood, still.likelihood)
     assert all(parameter.requires_grad for parameter in vae.parameters())
+    quiet(vae, binary(), epochs=1, freeze=None)
+    assert not equal(vae.posterior, still.posterior)
     with pytest.raises(ValueError, match="no parameter to train"):
         quiet(vae, binary(), freeze=["posterior", "likelihood"])
     with pytest.raises(ValueError, match="freeze names 'prior'"):
@@ -449,6 +473,8 @@ def test_an_optimizer_over_other_parameters_is_refused():
     quiet(vae, binary(), epochs=1, optimizer=torch.optim.Adam(vae.parameters()))
     with pytest.raises(TypeError, match="LBFGS"):
         quiet(vae, binary(), optimizer=torch.optim.LBFGS)
+    with pytest.raises(TypeError, match="SparseAdam takes sparse gradients only"):
+        quiet(vae, binary(), optimizer=functools.partial(torch.optim.SparseAdam, lr=1e-2))
 
 
 def test_a_schedule_over_steps_is_stepped_at_every_step():
@@ -681,6 +707,26 @@ def test_a_generator_loses_no_minibatch_to_the_checks():
     vae = small_vae(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
     quiet(vae, batches, steps_per_epoch=4, epochs=3, transform=look)
     assert seen[-24:] == [float(i) for i in range(12) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("last", "accumulate"), [(2, 1), (5, 1), (4, 2)])
+def test_a_fit_that_is_resumed_skips_what_it_read_of_a_generator(tmp_path, last, accumulate):
+    """Interrupted at any step: the minibatches after it are those of the whole fit."""
+
+    def batches():
+        return (binary(8, seed=i) for i in range(12))
+
+    class Stop(pv.hooks.Hook):
+        def on_step(self, step):
+            return step.step == last
+
+    how = {"steps_per_epoch": 4, "epochs": 3, "accumulate": accumulate, "seed": 3}
+    whole, cut, resumed = small_vae(), small_vae(), small_vae(seed=4)
+    quiet(whole, batches(), **how)
+    quiet(cut, batches(), hooks=Stop(), checkpoint=tmp_path / "state", **how)
+    history = quiet(resumed, batches(), resume=tmp_path / "state", **how)
+    assert history.stopped == "all epochs ran"
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
 
 
 def test_validation_beside_a_generator_leaves_its_first_minibatch():

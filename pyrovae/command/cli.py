@@ -22,8 +22,8 @@ __all__ = ["app", "main"]
 class OneLineErrors(TyperGroup):
     """Commands whose errors are one line each.
 
-    An error in what the user gave ends with exit status 2, Ctrl-C with 130; `--traceback` shows
-    where an error arose.
+    An error in what the user gave ends with exit status 2, Ctrl-C with 130, SIGTERM during training
+    with 143; `--traceback` shows where an error arose.
     """
 
     def invoke(self, ctx: typer.Context) -> object:
@@ -71,6 +71,9 @@ Model = Annotated[
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Rows = Annotated[
     Part | None, typer.Option(help="Which rows (default: the test rows where there are any).")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 
@@ -141,6 +144,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the figures to this JSON file.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print ELBO, log p(x), active units and mutual information of a fitted model on data.
 
@@ -149,9 +153,11 @@ def evaluate(
     from pyrovae.command.contexts import notes
     from pyrovae.command.experiment import experiment_of
     from pyrovae.command.runs import Run
-    from pyrovae.command.writing import write_json
+    from pyrovae.command.writing import check_new, write_json
 
     run = Run.open(model)
+    if output:
+        check_new(output, overwrite)
     samples = run.settings.EVIDENCE_SAMPLES if samples is None else samples
     with notes(say=_nothing):
         experiment = experiment_of(type(run.settings)).open(run, data, part, data_dir)
@@ -181,6 +187,7 @@ def encode(
     ],
     part: Annotated[Part, typer.Option(help="Which rows.")] = Part.ALL,
     data_dir: DataDir = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write latent representations: posterior means of z, or codes, with shape (N, latents)."""
     from pyrovae.command import exports
@@ -190,7 +197,7 @@ def encode(
 
     run = Run.open(model)
     kind = experiment_of(type(run.settings))
-    exports.check(output, kind.EMBEDDINGS)
+    exports.check(output, kind.EMBEDDINGS, overwrite)
     with notes(say=_nothing):
         n, d = kind.open(run, data, part, data_dir).encode(output)
     what = "codes" if run.settings.is_autoencoder else "posterior means"
@@ -212,6 +219,7 @@ def sample(
         ),
     ] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Sample z from the prior and write what it decodes to."""
     from pyrovae.command import exports
@@ -219,7 +227,7 @@ def sample(
     from pyrovae.command.report import plots
     from pyrovae.command.runs import Run
 
-    exports.check(output, exports.PICTURES)
+    exports.check(output, exports.PICTURES, overwrite)
     fitted = ImageModel.of(Run.open_images(model, "sample"))
     x = fitted.generate(n, label, mean=not draw, seed=seed)
     limits = fitted.preparation.limits
@@ -240,6 +248,7 @@ def interpolate(
     ] = False,
     part: Rows = None,
     data_dir: DataDir = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Interpolate between the latent representations of two rows and write what they decode to."""
     from pyrovae.command import exports
@@ -247,7 +256,7 @@ def interpolate(
     from pyrovae.command.report import plots
     from pyrovae.command.runs import Run
 
-    exports.check(output, exports.PICTURES)
+    exports.check(output, exports.PICTURES, overwrite)
     run = Run.open_images(model, "interpolate")
     experiment = ImageExperiment.open(run, data, part, data_dir)
     fitted, batch = experiment.model, experiment.rows.batch

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from pyrovae.command.report import plots
-from pyrovae.command.writing import write
+from pyrovae.command.writing import check_new, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +22,15 @@ EMBEDDINGS = (".npy", ".npz", ".csv")
 PICTURES = (".png", ".npy")
 
 
-def check(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse an output file whose ending is not among those known, before any work is done."""
+def check(path: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse an output file, before any work is done.
+
+    Raises:
+        ValueError: Its ending is not among those known, or it exists and may not be replaced.
+    """
     if path.suffix not in suffixes:
         raise ValueError(f"--output {path}: expected a file that ends in {', '.join(suffixes)}")
+    check_new(path, overwrite)
 
 
 def write_embedding(

@@ -27,6 +27,8 @@ __all__ = ["Outcome", "fit_and_report"]
 
 Say = Callable[[str], None]
 
+_STATUS = {"interrupted": 130, "terminated": 143}  # exit status after SIGINT and SIGTERM
+
 
 class Outcome(NamedTuple):
     """How a run ended: exit status of the command line, and why, if it did not end well."""
@@ -44,7 +46,7 @@ class Trained(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether training ended by itself."""
-        return not self.failure and self.history.stopped != "interrupted"
+        return not self.failure and self.history.stopped not in _STATUS
 
 
 def fit_and_report(options: Options, say: Say) -> Outcome:
@@ -164,8 +166,8 @@ def report(
     run, history = experiment.run, trained.history
     warned_of = [figures.get(part, {}).get("warning") for part in ("training", "latents")]
     warnings = [trained.failure, *warned, *warned_of]
-    if history.stopped == "interrupted":
-        warnings.append("Training was interrupted: these are the weights at that point.")
+    if history.stopped in _STATUS:
+        warnings.append(f"Training was {history.stopped}: these are the weights at that point.")
     parts = parts_of(run.model).items()
     return Report(
         title=f"{run.data['name']}: {experiment.title}",
@@ -214,7 +216,9 @@ def outcome(run: Run[Any], trained: Trained) -> Outcome:
     """Return the exit status and its reason."""
     if trained.failure:
         return Outcome(1, trained.failure)
-    if trained.history.stopped == "interrupted":
+    stopped = trained.history.stopped
+    if stopped in _STATUS:
         again = f"pyrovae fit {run.settings.data} --output {run.folder} --resume"
-        return Outcome(130, f"interrupted; the model so far is saved. Continue with: {again}")
+        message = f"{stopped}; the model so far is saved. Continue with: {again}"
+        return Outcome(_STATUS[stopped], message)
     return Outcome()

@@ -4,7 +4,7 @@ model/                      what `pyrovae.save` writes, for cells with cells.jso
 run.json                    settings, facts about the data; for images how their rows are prepared
 metrics.json                figures; strict JSON, null where a figure does not exist
 report.html                 figures and pictures
-checkpoint.safetensors      only while training, and after Ctrl-C
+checkpoint.safetensors      only while training, and after Ctrl-C or SIGTERM
 events/                     for TensorBoard, with --tensorboard
 """
 

@@ -13,7 +13,19 @@ from torch import Tensor
 
 from pyrovae.files import write_atomically
 
-__all__ = ["as_plain", "write", "write_cells", "write_json"]
+__all__ = ["as_plain", "check_new", "write", "write_cells", "write_json"]
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse an output file that exists and may not be replaced.
+
+    Raises:
+        ValueError: It is such a file.
+    """
+    if path.is_file() and not overwrite:
+        raise ValueError(
+            f"{path} exists; choose another file with --output, or replace it with --overwrite"
+        )
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> None:

@@ -105,7 +105,7 @@ def as_source(x: Array, label: str = "x") -> Source:
             "pyrovae.Missing"
         )
     if not (isinstance(x, Tensor) or is_sparse(x)):
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        x = x if isinstance(x, np.ndarray) else _as_array(x, label)
     if x.is_complex() if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
         raise TypeError(
             f"{label} has dtype {x.dtype}, expected real numbers in a NumPy array, "
@@ -118,6 +118,18 @@ def as_source(x: Array, label: str = "x") -> Source:
     if is_sparse(x):
         return SparseRows.of(x)
     return TensorRows(x) if isinstance(x, Tensor) else array_rows(x)
+
+
+def _as_array(x: Any, label: str) -> np.ndarray:
+    """Return a list of numbers, or another object that NumPy reads, as an array."""
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"{label} is a {type(x).__name__} that is no array ({error}). Data in a list or tuple "
+            "are (x, *c), arrays of N rows: stack the rows of pairs, as by torch.stack([x for x, _ "
+            "in pairs]), and pass minibatches as iter(batches)"
+        ) from error
 
 
 def _check_finite(source: Source, label: str) -> None:

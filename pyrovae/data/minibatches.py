@@ -107,6 +107,9 @@ class Minibatches(ABC):
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield the minibatches of an epoch from number `start` on; `seed` sets their order."""
 
+    def skip_epochs(self, epochs: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Pass over whole epochs that a fit read before; only what is read once has to be."""
+
     @abstractmethod
     def in_order(self) -> Iterator[Minibatch]:
         """Yield all rows once, in the order of the data."""

@@ -111,8 +111,9 @@ class DatasetMinibatches(Minibatches):
 class IterableMinibatches(Minibatches):
     """Minibatches that a `DataLoader` or another iterable yields: x, or a tuple or list (x, *c).
 
-    An iterator that can be read once only, such as a generator, continues from epoch to epoch. Of
-    several processes, each brings an iterable over its own share of the data.
+    An iterator that can be read once only, such as a generator, continues from epoch to epoch; a
+    fit that is resumed is given it from its beginning, and skips what it read before. Of several
+    processes, each brings an iterable over its own share of the data.
 
     Args:
         iterable: yields minibatches.
@@ -163,8 +164,15 @@ class IterableMinibatches(Minibatches):
             self._rest = chain([content], iterator)
         return _placed(content, self.graph, f"{self.name}: minibatch 1")
 
+    def skip_epochs(self, epochs: int) -> None:
+        """Read the minibatches of whole epochs, if that can be done once only, and drop them."""
+        if not self.repeatable:
+            self._skip(epochs * len(self))
+
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield an epoch; a loader that shuffles by torch's random stream follows `seed`."""
+        if not self.repeatable:
+            self._skip(start)
         contents = islice(self._contents(seed, start), len(self) - start)
         for i, content in enumerate(contents, start + 1):
             yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
@@ -196,6 +204,11 @@ class IterableMinibatches(Minibatches):
             if not found:
                 return
             skipped = 0
+
+    def _skip(self, minibatches: int) -> None:
+        """Drop the next minibatches of an iterator; the random stream of the fit stays."""
+        with torch.random.fork_rng(devices=[]):
+            deque(islice(self._rest or iter(()), minibatches), maxlen=0)
 
     def _one_pass(self, seed: int, skipped: int) -> Iterator[Any]:
         """Yield one pass over the iterable without the first `skipped` minibatches.

@@ -50,7 +50,12 @@ from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflat
 from pyrovae.distributions.neural_spline import NeuralSplines
 from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
-from pyrovae.distributions.parameters import cholesky_factor, chunk_parameters, split_parameters
+from pyrovae.distributions.parameters import (
+    checked_output,
+    cholesky_factor,
+    chunk_parameters,
+    split_parameters,
+)
 from pyrovae.distributions.pathwise_mixture import PathwiseMixture
 from pyrovae.distributions.stacked import Stacked
 
@@ -84,6 +89,7 @@ __all__ = [
     "UnitNormal",
     "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
+    "checked_output",
     "cholesky_factor",
     "chunk_parameters",
     "expected",

@@ -1,9 +1,31 @@
 """From the output of a network to the parameters of a distribution: split, check, assemble."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["cholesky_factor", "chunk_parameters", "split_parameters"]
+__all__ = ["checked_output", "cholesky_factor", "chunk_parameters", "split_parameters"]
+
+
+def checked_output(y: Any, where: str) -> Tensor:
+    """Return what a network returned, if it is a tensor from which parameters can be taken.
+
+    Args:
+        y: output of the network.
+        where: the class that needs it, for the error.
+
+    Raises:
+        TypeError: if it is no tensor, or not one of floating-point numbers.
+    """
+    if isinstance(y, Tensor) and y.is_floating_point():
+        return y
+    kind = type(y).__name__
+    what = "None" if y is None else f"a {y.dtype} tensor" if isinstance(y, Tensor) else f"a {kind}"
+    raise TypeError(
+        f"{where}: net returns {what}, expected one tensor of floating-point numbers. Let its "
+        "forward return that, or wrap it in a module whose forward picks or converts it"
+    )
 
 
 def split_parameters(y: Tensor, sizes: list[int], where: str, meaning: str) -> tuple[Tensor, ...]:
@@ -17,7 +39,9 @@ def split_parameters(y: Tensor, sizes: list[int], where: str, meaning: str) -> t
 
     Raises:
         ValueError: if the last dimension does not have the size that the pieces add up to.
+        TypeError: as `checked_output`.
     """
+    y = checked_output(y, where)
     if y.shape[-1] != sum(sizes):
         raise ValueError(
             f"{where}: net outputs {y.shape[-1]} numbers, expected {sum(sizes)}: {meaning}. "
@@ -37,7 +61,9 @@ def chunk_parameters(y: Tensor, pieces: int, where: str, meaning: str) -> tuple[
 
     Raises:
         ValueError: if n does not divide the size of the last dimension.
+        TypeError: as `checked_output`.
     """
+    y = checked_output(y, where)
     return split_parameters(y, [y.shape[-1] // pieces] * pieces, where, meaning)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyrovae.distributions import Stacked
-from pyrovae.graphs.parts import Submodule, check_part, check_parts
+from pyrovae.graphs.parts import Submodule, check_part, check_parts, refuse_call
 from pyrovae.graphs.vae import VAE
 from pyrovae.programs import data_plate, register
 
@@ -68,6 +68,8 @@ class BayesianVAE(nn.Module):
     """
 
     likelihood: Submodule
+
+    forward = refuse_call
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ log p(x | c) >= E log p(x | z, l, c) - KL(q(z) || p(z)) - KL(q(l) || p(l))
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import Submodule, check_part, check_parts
+from pyrovae.graphs.parts import Submodule, check_part, check_parts, refuse_call
 from pyrovae.programs import data_plate, register
 
 __all__ = ["CountVAE", "observed_library"]
@@ -38,6 +38,8 @@ class CountVAE(nn.Module):
     """
 
     likelihood: Submodule
+
+    forward = refuse_call
 
     def __init__(
         self,

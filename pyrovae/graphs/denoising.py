@@ -16,6 +16,7 @@ from pyrovae.graphs.parts import (
     check_networks,
     check_part,
     check_rows_of_data,
+    refuse_call,
 )
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepperNoise"]
@@ -46,6 +47,8 @@ class Denoising(nn.Module):
 
     graph: Submodule
     corrupt: Submodule
+
+    forward = refuse_call
 
     def __init__(self, graph: nn.Module, corrupt: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

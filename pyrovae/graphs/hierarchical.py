@@ -11,7 +11,7 @@ KL(q(z1 | x) || p(z1 | z2)) has no closed form here: the guide samples z2 condit
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import check_part, check_parts
+from pyrovae.graphs.parts import check_part, check_parts, refuse_call
 from pyrovae.programs import data_plate, register
 
 __all__ = ["HierarchicalVAE"]
@@ -45,6 +45,8 @@ class HierarchicalVAE(nn.Module):
         >>> graph.model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
+
+    forward = refuse_call
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pyrovae.graphs.count import CountVAE
-from pyrovae.graphs.parts import check_graph, check_networks, check_part
+from pyrovae.graphs.parts import check_graph, check_networks, check_part, refuse_call
 from pyrovae.programs import data_plate, register
 
 __all__ = ["LabelledCountVAE"]
@@ -45,6 +45,8 @@ class LabelledCountVAE(nn.Module):
     Raises:
         TypeError: if cells is no graph, or a network is a class or cannot be called.
     """
+
+    forward = refuse_call
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import Submodule, check_graph, check_part, check_rows_of_data
+from pyrovae.graphs.parts import Submodule, check_graph, check_part, check_rows_of_data, refuse_call
 
 __all__ = ["Missing", "fill_missing"]
 
@@ -71,6 +71,8 @@ class Missing(nn.Module):
 
     graph: Submodule
     fill: float | Tensor
+
+    forward = refuse_call
 
     def __init__(
         self, graph: nn.Module, fill: float | Tensor = 0.0, see_mask: bool = False

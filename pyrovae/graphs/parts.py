@@ -1,6 +1,6 @@
 """What graphs share: the type of a module that is their attribute, and checks of parts and data."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = [
     "Submodule",
@@ -9,6 +9,7 @@ __all__ = [
     "check_part",
     "check_parts",
     "check_rows_of_data",
+    "refuse_call",
 ]
 
 Submodule = Any  # torch types an nn.Module's attributes as Tensor | Module, which has no `check`
@@ -68,6 +69,19 @@ def check_rows_of_data(graph: object, rows: int) -> None:
     check = getattr(graph, "check_data_size", None)
     if check is not None:
         check(rows)
+
+
+def refuse_call(graph: object, *_: object, **__: object) -> NoReturn:
+    """Say what to call instead of a graph, as the `forward` of one that is a module.
+
+    Raises:
+        NotImplementedError: always, as any module without a forward.
+    """
+    raise NotImplementedError(
+        f"{type(graph).__name__}: a graph is a pair of programs, model and guide, and no function. "
+        "Call pyrovae.reconstruct(graph, x) or pyrovae.embed(graph, x); "
+        "pyrovae.decode(graph, z) or pyrovae.generate(graph, n); pyrovae.elbo(graph, x)"
+    )
 
 
 def _check(graph: object, name: str, value: object, fits: bool, expected: str) -> None:

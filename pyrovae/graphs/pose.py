@@ -36,7 +36,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import check_part
+from pyrovae.graphs.parts import check_part, refuse_call
 from pyrovae.graphs.places import aligned, centre_of_mass, pixel_grid, posed_places, turned
 from pyrovae.graphs.pose_checks import check_pose_parts
 from pyrovae.programs import PART_OF_ROW, data_plate, register
@@ -96,6 +96,8 @@ class PoseVAE(nn.Module):
             `pixels` is not between 1 and H W; or `free_mean` comes without a normal prior and
             posterior of the angle.
     """
+
+    forward = refuse_call
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ q(z | x, c)                             the guide
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.graphs.parts import check_part, check_parts
+from pyrovae.graphs.parts import check_part, check_parts, refuse_call
 from pyrovae.programs import data_plate, register
 
 __all__ = ["VAE"]
@@ -35,6 +35,8 @@ class VAE(nn.Module):
         >>> VAE(priors.StandardNormal(2), q, p).model(torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
+
+    forward = refuse_call
 
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()

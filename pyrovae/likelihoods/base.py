@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.data import Array, Source, Support, as_source, suggest_likelihoods, supports
-from pyrovae.distributions import Conditional
+from pyrovae.distributions import Conditional, checked_output
 
 __all__ = ["Likelihood", "suggest_likelihoods"]
 
@@ -93,6 +93,14 @@ class Likelihood(Conditional):
                 f"at row {off.row}, position {off.position} ({off.total} of "
                 f"{source.shape.numel()} values are off); {self._remedy(source)}"
             )
+
+    def _outputs(self, *given: Tensor) -> Tensor:
+        """Return the network's output at z (and c).
+
+        Raises:
+            TypeError: if it is no tensor of floating-point numbers.
+        """
+        return checked_output(self.net(*given), f"likelihoods.{type(self).__name__}")
 
     def _remedy(self, x: Source) -> str:
         fitting = suggest_likelihoods(x)

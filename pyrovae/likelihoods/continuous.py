@@ -62,7 +62,7 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        logits = self.net(z, *c)
+        logits = self._outputs(z, *c)
         if self.floor:
             logits = torch.tanh(logits * self.floor) / self.floor
         return distributions.ContinuousBernoulli(logits).to_event(self.event_ndim)
@@ -129,7 +129,7 @@ class Gaussian(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return dist.Normal(self.net(z, *c), self.scale).to_event(self.event_ndim)
+        return dist.Normal(self._outputs(z, *c), self.scale).to_event(self.event_ndim)
 
     def _floors(self) -> Tensor:
         """Return the floor with the shape of sigma."""
@@ -196,5 +196,5 @@ class HeteroscedasticGaussian(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        mu, s = self.net(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
+        mu, s = self._outputs(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
         return dist.Normal(mu, self.floor + s.exp()).to_event(self.event_ndim)

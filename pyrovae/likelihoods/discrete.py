@@ -47,7 +47,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        p = dist.Bernoulli(logits=self.net(z, *c))
+        p = dist.Bernoulli(logits=self._outputs(z, *c))
         return distributions.IndependentBernoulli(p, self.event_ndim)
 
 
@@ -75,7 +75,9 @@ class Binomial(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return dist.Binomial(self.total_count, logits=self.net(z, *c)).to_event(self.event_ndim)
+        return dist.Binomial(self.total_count, logits=self._outputs(z, *c)).to_event(
+            self.event_ndim
+        )
 
 
 class Poisson(Likelihood):
@@ -95,7 +97,7 @@ class Poisson(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return distributions.LogPoisson(self.net(z, *c)).to_event(self.event_ndim)
+        return distributions.LogPoisson(self._outputs(z, *c)).to_event(self.event_ndim)
 
 
 class NegativeBinomial(Likelihood):
@@ -133,7 +135,7 @@ class NegativeBinomial(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        p = distributions.NegativeBinomial.from_logs(self.net(z, *c), self.log_theta)
+        p = distributions.NegativeBinomial.from_logs(self._outputs(z, *c), self.log_theta)
         return p.to_event(self.event_ndim)
 
 
@@ -181,7 +183,7 @@ class DiscretizedLogistic(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        loc, log_scale = self.net(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
+        loc, log_scale = self._outputs(z, *c).chunk(2, -self.event_ndim)  # (*, *event) each
         if self.floor:
             least = log(2 * self.floor / (self.levels - 1))  # levels are mapped to [-1, 1]
             log_scale = least + F.softplus(log_scale - least)
@@ -213,6 +215,8 @@ class Categorical(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        logits = self.net(z, *c).unflatten(-self.event_ndim, (self.levels, -1))  # (*, L, *event)
+        logits = self._outputs(z, *c).unflatten(
+            -self.event_ndim, (self.levels, -1)
+        )  # (*, L, *event)
         logits = logits.movedim(-self.event_ndim - 1, -1)  # (*, *event, L)
         return distributions.OrdinalCategorical(logits=logits).to_event(self.event_ndim)

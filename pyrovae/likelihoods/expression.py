@@ -113,11 +113,11 @@ class Expression(Likelihood):
     def hidden(self, z: Tensor, *c: Tensor) -> Tensor:
         """Return h(z, s, v) with shape (*, H)."""
         if not c:
-            return self.net(z)
+            return self._outputs(z)
         columns = concatenated(c)
         labels = self.labels if self.dispersion is PER_LABEL else 0
         decoded = columns[..., : columns.shape[-1] - labels]  # (s, v)
-        return self.net(z, decoded) if decoded.shape[-1] else self.net(z)
+        return self._outputs(z, decoded) if decoded.shape[-1] else self._outputs(z)
 
     def _head(self) -> nn.Linear:
         shape: Any = self.net.shape_out

@@ -153,12 +153,20 @@ def _mismatch(x: Tensor, c: Sequence[Tensor], shape: Shape, context: int) -> str
 
 
 def _remedy(x: Tensor, c: Sequence[Tensor], shape: Shape, found: Shape, context: int) -> str:
+    if c and not context:
+        labels = _one_per_row(x, c, shape)
+        build = "classes given as one_hot(labels)" if labels else f"context={_features(c)}"
+        return (
+            "the second item of a tuple, a list or a pair is the context c, and this network takes "
+            f"none. Pass x alone; or build the network for c, {build}, or let it ignore c, by "
+            "WithoutContext(net). Of several arrays of rows, give torch.cat(arrays)"
+        )
     if _one_per_row(x, c, shape):
         return (
             "a context of one dimension holds one number per row, expected (*, features): give "
             "classes as one_hot(labels), one number per row as c[:, None]"
         )
-    if c and (found == shape or not context):
+    if c and found == shape:
         build = f"build the network with context={_features(c)}"
         return (
             f"{build}, or drop the context by WithoutContext(net). Data in a list or tuple are "

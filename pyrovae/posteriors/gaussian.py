@@ -13,7 +13,12 @@ import torch
 from pyro.distributions import Distribution, TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, cholesky_factor, split_parameters
+from pyrovae.distributions import (
+    Conditional,
+    checked_output,
+    cholesky_factor,
+    split_parameters,
+)
 from pyrovae.posteriors.factorized import Factorized
 
 __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal", "Point"]
@@ -82,7 +87,7 @@ class FullRankNormal(Conditional):
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return q(z | x, c), batch shape (*), event shape (D,)."""
-        y = self.net(x, *c)
+        y = checked_output(self.net(x, *c), "FullRankNormal")
         d = (math.isqrt(9 + 8 * y.shape[-1]) - 3) // 2  # the largest D with D (D + 3) / 2 numbers
         sizes = [d, d, d * (d - 1) // 2]
         meaning = (
@@ -148,4 +153,4 @@ class Point(Conditional):
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
         """Return the point mass at f(x, c), batch shape (*), event shape (D,)."""
-        return dist.Delta(self.net(x, *c), event_dim=1)
+        return dist.Delta(checked_output(self.net(x, *c), "Point"), event_dim=1)

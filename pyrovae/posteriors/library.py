@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional
+from pyrovae.distributions import Conditional, checked_output
 
 __all__ = ["LibraryNormal"]
 
@@ -57,7 +57,7 @@ class LibraryNormal(Conditional):
 
         The totals n, with shape (*, 1), are computed from h if they are not given.
         """
-        a, b = self.net(h, *c).chunk(2, -1)
+        a, b = checked_output(self.net(h, *c), "LibraryNormal").chunk(2, -1)
         if total is None:
             total = h.expm1().sum(-1, keepdim=True)
         centre = torch.where(total > 0, total.clamp(min=1).log(), self.empty)

@@ -2,31 +2,25 @@
 
 import inspect
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.hmm import HiddenMarkovModel
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
+from pyrovae.programs.explained import explained
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.networks import buffers_of, networks_called
-from pyrovae.programs.plates import check_callable
 from pyrovae.programs.traces import Site, Trace, mark_not_mean_field, observed, run
 
 __all__ = ["Graph", "Programs"]
 
-_EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
-_REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=, but|$)", re.M)
 _PARAM = "pyro.param "  # how the names of parameters in Pyro's store begin in a state
 
 
@@ -97,7 +91,7 @@ class Programs(nn.Module):
             TypeError: if a site's distribution is not one of Pyro's.
         """
         _check_arguments(self.graph, batch)
-        with evaluation(self.graph), pyro.validation_enabled(True), _explained(batch[0]):
+        with evaluation(self.graph), pyro.validation_enabled(True), explained(batch):
             with networks_called() as called:
                 guide = poutine.trace(self.graph.guide).get_trace(*batch)
                 replayed = poutine.replay(self.graph.model, trace=guide)
@@ -176,68 +170,6 @@ class Programs(nn.Module):
         tensors = self.named_tensors().items()
         floating = ((name, tensor) for name, tensor in tensors if tensor.is_floating_point())
         return next((name for name, t in floating if not torch.isfinite(t).all()), None)
-
-
-class _RefuseOthers(Messenger):
-    """Refuse what is no distribution of Pyro's, and latents of another shape than the prior's."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        check_callable(msg)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        expected = tuple(getattr(msg["fn"], "event_shape", ()))
-        drawn = tuple(getattr(msg["value"], "shape", expected))
-        if not msg["is_observed"] and drawn[len(drawn) - len(expected) :] != expected:
-            raise ValueError(
-                f'site "{msg["name"]}": the prior has the shape {expected} for each row, the guide '
-                f"drew {drawn[len(drawn) - len(expected) :]}. Give prior and posterior the same "
-                "dimensions: a network of DiagonalNormal has two outputs for each"
-            )
-
-
-@contextmanager
-def _explained(x: Tensor) -> Iterator[None]:
-    """Context in which Pyro's messages about a program's structure say what to do.
-
-    Its warning that a plate is in the guide only is left out: `data_plate` has no site of its own,
-    by which Pyro would find it.
-
-    Args:
-        x: the data, for a message about their size.
-    """
-    with warnings.catch_warnings(), _RefuseOthers():
-        warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
-        try:
-            yield
-        except Exception as error:
-            error.args = tuple(map(_without_empty_trace, error.args))
-            if "shapes cannot be multiplied" in str(error):
-                raise ValueError(
-                    "a network takes another number of features than it gets; x has shape "
-                    f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
-                    f"were made for; nn.Linear takes images as x.flatten(1) (torch: {error})"
-                ) from error
-            refused = _REFUSED.search(str(error))
-            if refused and isinstance(error, ValueError):
-                raise ValueError(
-                    "at the first weights a distribution refuses what it was given. Map what is "
-                    "positive, as a scale, by softplus; and give data of about unit size, for "
-                    f"larger ones overflow (here |x| goes up to {x.float().abs().max():.3g}). "
-                    f"Torch: {refused[0]}"
-                ) from error
-            if "Shape mismatch inside plate" not in str(error):
-                raise
-            raise ValueError(
-                "a site's batch shape holds dimensions that are no plate. Declare those of one "
-                "row as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a "
-                "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
-                f"Bernoulli(net, event_dim=3). Pyro: {error}"
-            ) from error
-
-
-def _without_empty_trace(text: Any) -> Any:
-    """Return a message without the table of sites that Pyro adds to it where there are none yet."""
-    return _EMPTY_TRACE.sub("", text) if isinstance(text, str) else text
 
 
 def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:

@@ -48,7 +48,7 @@ def fit(
     objective: Any = None,
     optimizer: MakeOptimizer = adam,
     learning_rate: LearningRate = None,
-    freeze: Collection[str] = (),
+    freeze: Collection[str] | None = (),
     scheduler: MakeScheduler | None = None,
     scheduler_interval: Literal["epoch", "step"] | None = None,
     epochs: int = 50,
@@ -76,7 +76,9 @@ def fit(
     All values of the data are checked first; Pyro's validation is then off during training. With
     validation data, the graph is left with the weights of the epoch that has the best validation
     ELBO (at beta = 1, never during warm-up). Ctrl-C ends the fit after the current step: the graph
-    is usable, and the checkpoint, if one is written, resumes at that step.
+    is usable, and the checkpoint, if one is written, resumes at that step. So does SIGTERM, where
+    nothing else handles it, in the main thread and not in a job of several processes; the history's
+    `stopped` is then "interrupted" or "terminated", and a second signal acts as usual.
 
     Called in every process of a `torchrun` job, it trains one graph in all of them, on CPUs by gloo
     or on GPUs by NCCL, with the result of one process at the same `batch_size`: each process reads
@@ -104,8 +106,8 @@ def fit(
             `torch.optim.Adagrad` is one, and so is `functools.partial(torch.optim.SGD, lr=0.1)`.
         learning_rate: instead of the optimizer's own, for all parameters, or by part:
             `{"likelihood": 1e-4}`. A part is named by the beginning of its parameters' names.
-        freeze: parts that are held constant: `["posterior"]`. Modules among them are in eval()
-            mode, so that dropout is off and batch normalization keeps its statistics.
+        freeze: parts that are held constant: `["posterior"]`; None is none. Modules among them are
+            in eval() mode, so that dropout is off and batch normalization keeps its statistics.
         scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
             validation loss).
         scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".
@@ -150,7 +152,8 @@ def fit(
             CPU, in as many processes, the fit then continues bit for bit as if it had never
             stopped; with a `DataLoader` too, if it has no generator of its own, and if no items are
             drawn at random by `persistent_workers`, whose random streams a new process does not
-            have.
+            have. Pass an iterable as for the first fit, and a generator made anew, at its
+            beginning: the minibatches that the fit had read are read again and skipped.
         callback: called with the history after each epoch; a true value ends the fit.
         hooks: called after each step and each epoch, see `pyrovae.hooks`: loggers for TensorBoard
             and CSV files, or your own.
@@ -194,7 +197,7 @@ def fit(
     )
     _check_choices(patience, validation, precision, ema)
     estimator = as_objective(objective)
-    freeze = [freeze] if isinstance(freeze, str) else freeze
+    freeze = [freeze] if isinstance(freeze, str) else freeze or ()
     how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema, compile)
     with processes() as group, store_kept_on_refusal():
         return _fit(graph, data, validation, estimator, how, arguments, group)
@@ -234,8 +237,9 @@ def _fit(
         warn_of_idle_patience(objective, arguments.patience, arguments.epochs, loop.steps_per_epoch)
         if saved:
             restore(loop, saved)
-        with pyro.validation_enabled(False), graceful_interrupt() as interrupted:
-            loop.run(interrupted)
+            training.skip_epochs(len(loop.history.loss))
+        with pyro.validation_enabled(False), graceful_interrupt(group.size == 1) as asked:
+            loop.run(asked)
     warn_of_early_end(loop.history, arguments.epochs)
     return loop.history
 

@@ -1,7 +1,6 @@
 """The loop of `pyrovae.fit`: epochs of steps, validation, the best weights, early stopping."""
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
 from pyrovae.training.events import Epoch, Hook, Start, Step
+from pyrovae.training.interrupts import Interruption
 from pyrovae.training.optimization import Scheduler, scheduled_by_step, step_after_epoch
 from pyrovae.training.results import Result, Taken
 from pyrovae.training.resuming import save
@@ -70,8 +70,8 @@ class Loop:
         self.good = self.programs.state()
         self.description = Description.of(self)
 
-    def run(self, interrupted: threading.Event) -> None:
-        """Train until all epochs ran, patience or a hook ends it, or Ctrl-C is pressed."""
+    def run(self, interruption: Interruption) -> None:
+        """Train until all epochs ran, patience or a hook ends it, or a signal asks to."""
         self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
@@ -81,7 +81,7 @@ class Loop:
                 for hook in self.hooks:
                     hook.on_start(started)
                 while not self.history.stopped:
-                    self.epoch(interrupted)
+                    self.epoch(interruption)
             finally:
                 for hook in self.hooks:
                     hook.on_end()
@@ -106,7 +106,7 @@ class Loop:
         last = (epochs or self.arguments.epochs) * self.steps_per_epoch - 1
         return min(1.0, step / last) if last else 1.0
 
-    def epoch(self, interrupted: threading.Event) -> None:
+    def epoch(self, interruption: Interruption) -> None:
         """Run the remaining steps of one epoch."""
         started = time.perf_counter()
         self.programs.train()
@@ -114,8 +114,7 @@ class Loop:
             module.eval()
         for group in self.groups():
             self.step(group)
-            asked = "interrupted" if interrupted.is_set() else ""
-            self.history.stopped = self.processes.first(asked or self.history.stopped)
+            self.history.stopped = self.processes.first(interruption.word or self.history.stopped)
             if self.history.stopped:
                 self.totals.seconds += time.perf_counter() - started
                 save(self)

@@ -47,7 +47,7 @@ def make_optimizer(
             optimizer's own.
 
     Raises:
-        TypeError: if `make` gives no torch optimizer, or LBFGS.
+        TypeError: if `make` gives no torch optimizer, or LBFGS or SparseAdam.
         ValueError: if a part is unknown, a learning rate is not positive, or the optimizer does not
             hold exactly these parameters.
     """
@@ -68,6 +68,11 @@ def make_optimizer(
             "optimizer: LBFGS evaluates the loss several times a step and expects the same value "
             "each time, which draws and minibatches do not give. Use a first-order optimizer such "
             "as torch.optim.Adam, or a loop of your own with objective.differentiable_loss"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise TypeError(
+            "optimizer: SparseAdam takes sparse gradients only, and those of this fit are dense. "
+            "Use torch.optim.Adam"
         )
     _check_holds(optimizer, named)
     return optimizer

@@ -1,0 +1,88 @@
+"""The messages of Pyro and torch about a pair of programs, in words that say what to do."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyrovae.programs.plates import check_callable
+
+__all__ = ["explained"]
+
+_EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
+_REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=, but|$)", re.M)
+_NO_CONTEXT = re.compile(r"forward\(\) takes .*positional arguments? but \d+ (was|were) given")
+
+
+class _RefuseOthers(Messenger):
+    """Refuse what is no distribution of Pyro's, and latents of another shape than the prior's."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        check_callable(msg)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        expected = tuple(getattr(msg["fn"], "event_shape", ()))
+        drawn = tuple(getattr(msg["value"], "shape", expected))
+        if not msg["is_observed"] and drawn[len(drawn) - len(expected) :] != expected:
+            raise ValueError(
+                f'site "{msg["name"]}": the prior has the shape {expected} for each row, the guide '
+                f"drew {drawn[len(drawn) - len(expected) :]}. Give prior and posterior the same "
+                "dimensions: a network of DiagonalNormal has two outputs for each"
+            )
+
+
+@contextmanager
+def explained(batch: tuple[Tensor, ...]) -> Iterator[None]:
+    """Context in which Pyro's messages about a program's structure say what to do.
+
+    Its warning that a plate is in the guide only is left out: `data_plate` has no site of its own,
+    by which Pyro would find it.
+
+    Args:
+        batch: the minibatch (x, *c), for messages about it.
+    """
+    x, *c = batch
+    with warnings.catch_warnings(), _RefuseOthers():
+        warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
+        try:
+            yield
+        except Exception as error:
+            error.args = tuple(map(_without_empty_trace, error.args))
+            if c and isinstance(error, TypeError) and _NO_CONTEXT.search(str(error)):
+                raise TypeError(
+                    "the second item of the data, such as the labels of pairs (x, y), is read as "
+                    f"the context c, and a network of the graph takes none ({error}). Pass x "
+                    "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
+                    "does by context=; one that shall ignore c goes into nets.WithoutContext"
+                ) from error
+            if "shapes cannot be multiplied" in str(error):
+                raise ValueError(
+                    "a network takes another number of features than it gets; x has shape "
+                    f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
+                    f"were made for; nn.Linear takes images as x.flatten(1) (torch: {error})"
+                ) from error
+            refused = _REFUSED.search(str(error))
+            if refused and isinstance(error, ValueError):
+                raise ValueError(
+                    "at the first weights a distribution refuses what it was given. Map what is "
+                    "positive, as a scale, by softplus; and give data of about unit size, for "
+                    f"larger ones overflow (here |x| goes up to {x.float().abs().max():.3g}). "
+                    f"Torch: {refused[0]}"
+                ) from error
+            if "Shape mismatch inside plate" not in str(error):
+                raise
+            raise ValueError(
+                "a site's batch shape holds dimensions that are no plate. Declare those of one "
+                "row as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a "
+                "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
+                f"Bernoulli(net, event_dim=3). Pyro: {error}"
+            ) from error
+
+
+def _without_empty_trace(text: Any) -> Any:
+    """Return a message without the table of sites that Pyro adds to it where there are none yet."""
+    return _EMPTY_TRACE.sub("", text) if isinstance(text, str) else text
