@@ -98,7 +98,10 @@ def annealed_log_evidence(
         seed: of the random stream used, as for `log_evidence`.
 
     Returns:
-        Evidence(log_p, standard_error, effective_sample_size), each with shape (B,).
+        Evidence(log_p, standard_error, effective_sample_size), each with shape (B,). The weights of
+        few temperatures have a heavy tail: with fewer than about 6 effective draws of 16, log_p was
+        more than three standard errors off in every fourth row of a Gamma-Poisson model. Take more
+        temperatures there rather than more chains.
 
     Raises:
         ValueError: if samples, temperatures or leapfrog is below 1, x is outside the support of the

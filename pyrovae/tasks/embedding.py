@@ -247,7 +247,10 @@ def _with_common_noise(f: OfRows, batch: Batch) -> Tensor:
     """
 
     def of_row(*row: Tensor) -> Tensor:
-        return f(*(part.unsqueeze(0) for part in row)).squeeze(0)
+        z = f(*(part.unsqueeze(0) for part in row))
+        if len(z) != 1:  # of a guide with parameters for each row, such as an autoguide of Pyro's
+            raise ValueError("the guide does not take one row")
+        return z.squeeze(0)
 
     try:
         with warnings.catch_warnings(action="ignore"):  # of torch: slow, or a prototype
