@@ -10,7 +10,6 @@ from pyrovae.data.batches import (
     as_sources,
     batches_in_order,
     device_and_dtype,
-    empty_batch,
     fingerprint,
     shuffled_batches,
     split,
@@ -20,6 +19,7 @@ from pyrovae.data.batches import (
 from pyrovae.data.datasets import Dataset
 from pyrovae.data.dense import ArrayRows, TensorRows, TransformedRows
 from pyrovae.data.indices import check_indices
+from pyrovae.data.inputs import Inputs, inputs_of
 from pyrovae.data.loading import as_minibatches
 from pyrovae.data.minibatches import ArrayMinibatches, Minibatch, Minibatches, Share
 from pyrovae.data.scan import Off, Scan
@@ -35,6 +35,7 @@ __all__ = [
     "ArrayRows",
     "Data",
     "Dataset",
+    "Inputs",
     "Kind",
     "Minibatch",
     "Minibatches",
@@ -59,8 +60,8 @@ __all__ = [
     "check_indices",
     "datasets",
     "device_and_dtype",
-    "empty_batch",
     "fingerprint",
+    "inputs_of",
     "is_sparse",
     "kind_of",
     "row_numbers",

@@ -24,7 +24,6 @@ __all__ = [
     "batches_in_order",
     "binarize",
     "device_and_dtype",
-    "empty_batch",
     "fingerprint",
     "shuffled_batches",
     "split",
@@ -214,19 +213,6 @@ def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     held_out = min(n - 1, max(1, round(n * fraction)))
     return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-def empty_batch(graph: object, n: int, *c: Array) -> tuple[Tensor, ...]:
-    """Return (x, *c) with n rows and an x without values, to run a model that draws x.
-
-    Args:
-        graph: whose device and type they get.
-        n: number of rows; a model reads nothing else from x.
-        c: context, n rows each.
-    """
-    of_graph = device, dtype = device_and_dtype(graph, (torch.empty(n, 0),))
-    empty = torch.empty(n, 0, device=device, dtype=dtype)
-    return empty, *take(as_sources((torch.zeros(n, 1), *c)), slice(None), *of_graph)[1:]
 
 
 def spread(n: int, k: int) -> Tensor:

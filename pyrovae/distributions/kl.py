@@ -21,7 +21,7 @@ whole process.
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import Delta, MaskedDistribution
 from torch import Tensor
 from torch.distributions import (
     Independent,
@@ -54,6 +54,8 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         >>> kl_divergence(q, Independent(UnitNormal(torch.zeros(3), torch.ones(3)), 1))
         tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
     """
+    if (draw := _held_draw(q)) is not None:
+        return q.log_prob(draw) - p.log_prob(draw)
     if isinstance(q, Independent) and isinstance(p, Independent):
         return _independent(q, p)
     if isinstance(q, MaskedDistribution) and isinstance(p, MaskedDistribution):
@@ -78,6 +80,17 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
     except NotImplementedError:
         names = f"{_name(q)} || {_name(p)}"
         raise NotImplementedError(f"kl_divergence: no closed form of KL({names})") from None
+
+
+def _held_draw(q: Any) -> Tensor | None:
+    """Return the value of a `Delta`, None of another distribution.
+
+    It may hold the density of a transform's draw, as in Pyro's autoguides, which Pyro's own formula
+    leaves out.
+    """
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return q.v if isinstance(q, Delta) else None
 
 
 def _name(p: Any) -> str:

@@ -18,7 +18,8 @@ warm_up, cyclical   schedules for beta, the weight of the KL
 `Objective.differentiable_loss` is one minibatch's loss, for a training loop of one's own.
 """
 
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.foreign import PyroELBO, as_objective
 from pyrovae.objectives.importance import IWAE, DReG, Renyi
 from pyrovae.objectives.monte_carlo_em import MonteCarloEM

@@ -6,7 +6,7 @@ bound = reconstruction - sum over latent sites of KL,    loss = -(reconstruction
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -14,39 +14,12 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae import programs
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.checks import check_resolved, check_trained
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Layout, Program, StopGradient, Trace, total
 
-__all__ = ["Bound", "Objective"]
-
-
-class Bound(NamedTuple):
-    """The terms of a bound in nats, summed over the rows: bound = reconstruction - sum of kl.
-
-    Attributes:
-        reconstruction: log p(x | z), averaged over the draws.
-        kl: by latent site, unweighted. Where a bound has no such terms, one entry holds
-            reconstruction - bound.
-        loss: what is minimized, where it is not the weighted sum of these terms.
-    """
-
-    reconstruction: Tensor
-    kl: dict[str, Tensor]
-    loss: Tensor | None = None
-
-    def numbers(self) -> tuple[float, float]:
-        """Return the reconstruction, and the KL summed over the latent sites, as numbers."""
-        reconstruction, *kl = torch.stack([self.reconstruction, *self.kl.values()]).tolist()
-        return reconstruction, sum(kl)
-
-    def times(self, scale: Any) -> "Bound":
-        """Return all terms times a number."""
-        if isinstance(scale, float) and scale == 1:
-            return self
-        kl = {name: term * scale for name, term in self.kl.items()}
-        loss = None if self.loss is None else self.loss * scale
-        return Bound(self.reconstruction * scale, kl, loss)
+__all__ = ["Objective"]
 
 
 class Objective(ELBO, ABC):
@@ -81,6 +54,7 @@ class Objective(ELBO, ABC):
     _programs: tuple[Program, Program] | None = None
     _layout = Layout(0)
     _runs = 0
+    _factor: Any = 1.0  # N / M of the last minibatch
 
     def __init__(
         self,
@@ -169,10 +143,19 @@ class Objective(ELBO, ABC):
             The mean loss, and the bound: tensors, so that nothing waits for a device.
         """
         rows = len(batch[0])
-        bound = self.bound(model, guide, *batch)
+        bound = self.bound_of_rows(model, guide, *batch)
         loss = self.loss_of(bound, rows) / (self.data_size or rows)
         loss.backward()
         return loss, bound
+
+    def bound_of_rows(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
+        """Return the bound of the minibatch's own rows.
+
+        A plate over N rows of which these M are drawn multiplies `bound` by N / M, so that it
+        stands for all N; this is without the factor.
+        """
+        bound = self.bound(model, guide, *batch)
+        return bound if self._factor == 1 else bound.times(1 / self._factor)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the objective has learned in training; most learn nothing."""
@@ -239,6 +222,7 @@ class Objective(ELBO, ABC):
         layout = self.layout(model, guide, *batch)
         stop = type(self).stop_gradient
         p, q = programs.run(model, guide, *batch, layout=layout, stop_gradient=stop)
+        self._factor = programs.factor_of_rows(p)
         if is_validation_enabled():
             self.check(p, q, self.needs_rsample and torch.is_grad_enabled())
         if self.needs_whole_rows:

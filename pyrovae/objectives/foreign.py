@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from pyro.infer import TraceTailAdaptive_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.sgvb import SGVB_B
-from pyrovae.programs import Program, Trace
+from pyrovae.programs import Layout, Program, Trace
 
 __all__ = ["PyroELBO", "as_objective"]
 
@@ -45,14 +47,14 @@ class PyroELBO(Objective):
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
         """Return the negative loss as the reconstruction, without a KL."""
-        with _without_guesses():
+        with _without_guesses(), self._factor_found(len(batch[0])):
             loss = _sum_of_phases(self.elbo.loss(model, guide, *batch))
         return Bound(torch.tensor(-loss), {})
 
     def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Tensor, Bound]:
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
         self._check_rows(len(batch[0]))
-        with _without_guesses():
+        with _without_guesses(), self._factor_found(len(batch[0])):
             loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
@@ -60,12 +62,18 @@ class PyroELBO(Objective):
                 f"{type(self.elbo).__name__} found no parameter in the programs, so nothing would "
                 'be trained: call pyro.module("a name of its own", network) in model and guide'
             )
+        rows = len(batch[0]) * self._factor
         for gradient in gradients:
-            gradient /= len(batch[0])
+            gradient /= rows
         nan = torch.tensor(torch.nan)
-        return torch.tensor(loss / len(batch[0]), dtype=torch.double), Bound(
-            nan, {"remainder": nan}
-        )
+        return torch.tensor(loss / rows, dtype=torch.double), Bound(nan, {"remainder": nan})
+
+    @contextmanager
+    def _factor_found(self, rows: int) -> Iterator[None]:
+        """Context that keeps the factor of the programs' rows; compiled ones keep the first."""
+        with _Factor(rows) as seen:
+            yield
+        self._factor = seen.factor or self._factor
 
     def _check_rows(self, rows: int) -> None:
         name = type(self.elbo).__name__
@@ -82,6 +90,18 @@ class PyroELBO(Objective):
 
     def check(self, p: Trace, q: Trace, needs_rsample: bool) -> None:
         """Leave the checks to Pyro's class."""
+
+
+class _Factor(Messenger):
+    """See the factor N / M of the plate over the rows in which x is observed."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.layout, self.factor = Layout(rows), None
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.factor is None and msg["is_observed"] and self.layout.has_rows(msg):
+            self.factor = self.layout.scale_of_rows(msg)
 
 
 def as_objective(objective: Any) -> Objective:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.programs import Site, Trace, total
 
 __all__ = [

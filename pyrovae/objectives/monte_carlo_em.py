@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.log_weights import (
     log_guide,
     log_joint,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.log_weights import log_drawn, log_model, log_weights, with_gradient_of
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.objectives.sgvb import SGVB_A

@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.schedules import Schedule
 from pyrovae.programs import Program, Site, Trace, total
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.objectives.base import Bound, Objective
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.log_weights import (
     log_guide,
@@ -126,6 +127,7 @@ def _sleep_phase(model: Program, guide: Program, batch: tuple[Tensor, ...], p: T
         x, z = programs.simulate(model, *batch)
     drawn = Trace({site["name"]: site for site in z})
     alone = p.layout._replace(draws=1, depth=None)
-    q = programs.record(guide, x["value"], *batch[1:], given=drawn, layout=alone)
+    rows = alone.rows_first(x["value"], x)
+    q = programs.record(guide, rows, *batch[1:], given=drawn, layout=alone)
     q.scale = p.scale
     return log_guide(q).sum()

@@ -56,17 +56,36 @@ class Layout(NamedTuple):
         Raises:
             ValueError: if the site is not in a plate over the rows.
         """
-        n, row = len(site["fn"].batch_shape), self.row_dimension(site)
+        unused = _unused_dimensions(site)
+        value, row = value.squeeze(tuple(unused)), self._row_after(unused, site)
         if self.draws > 1 and self.depth is not None:
-            return value.movedim((0, n + row), (0, 1))
-        return value.movedim(n + row, 0).unflatten(0, (self.draws, self.rows))
+            return value.movedim((0, row), (0, 1))
+        return value.movedim(row, 0).unflatten(0, (self.draws, self.rows))
 
     def as_site(self, value: Tensor, site: Any) -> Tensor:
         """Return what `by_row` returned in the shape that the site's program has it in."""
-        n, row = len(site["fn"].batch_shape), self.row_dimension(site)
+        unused = _unused_dimensions(site)
+        row = self._row_after(unused, site)
         if self.draws > 1 and self.depth is not None:
-            return value.movedim((0, 1), (0, n + row))
-        return value.flatten(0, 1).movedim(0, n + row)
+            value = value.movedim((0, 1), (0, row))
+        else:
+            value = value.flatten(0, 1).movedim(0, row)
+        for dimension in unused:
+            value = value.unsqueeze(dimension)
+        return value
+
+    def rows_first(self, value: Tensor, site: Any) -> Tensor:
+        """Return a site's value of one draw, shape (*batch, *), as (B, *inner plates, *).
+
+        A site that is in no plate over the rows has its rows first, if it has rows at all.
+        """
+        alone = self._replace(draws=1, depth=None)
+        return alone.by_row(value, site)[0] if self.has_rows(site) else value
+
+    def rows_placed(self, value: Tensor, site: Any) -> Tensor:
+        """Return what `rows_first` returned in the shape that the site's program has it in."""
+        alone = self._replace(draws=1, depth=None)
+        return alone.as_site(value[None], site) if self.has_rows(site) else value
 
     def per_row(self, term: Tensor, site: Any) -> Tensor:
         """Return a site's term, shape (*batch), summed over the plates inside a row: shape (K, B).
@@ -114,6 +133,11 @@ class Layout(NamedTuple):
             )
         return frame.dim
 
+    def _row_after(self, unused: list[int], site: Any) -> int:
+        """Return the place of the rows, counted from the left, once dimensions are left out."""
+        row = len(site["fn"].batch_shape) + self.row_dimension(site)
+        return row - sum(dimension < row for dimension in unused)
+
     def _row_frame(self, site: Any) -> Any:
         frames = self._of_size(site)
         over_rows = [f for f in frames if not self.plates or f.name in self.plates]
@@ -123,6 +147,13 @@ class Layout(NamedTuple):
         size = self.rows * self.draws if self.depth is None else self.rows
         frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != DRAWS]
         return [f for f in frames if f.size == size]
+
+
+def _unused_dimensions(site: Any) -> list[int]:
+    """Return the batch dimensions of size 1 that only hold the place of plates of other sites."""
+    shape = site["fn"].batch_shape
+    used = {len(shape) + frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    return [i for i, size in enumerate(shape) if size == 1 and i not in used]
 
 
 def _scale(frame: Any) -> Any:

@@ -1,6 +1,6 @@
 """Run a model forwards: what it observes is drawn, from latents that are drawn or given."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,11 +10,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.programs.isolation import looking, random_stream
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.terms import log_prob
 from pyrovae.programs.traces import Program, Site, Trace, is_deterministic, latent, leaf, record
 
-__all__ = ["Simulated", "check_forwards", "look", "simulate", "simulated"]
+__all__ = ["Simulated", "check_forwards", "look", "look_for_rows", "simulate", "simulated"]
 
+_ROWS = 3, 5  # of a model that is looked at; no other plate of it follows both
 _RUNS = 3  # that draw other latents, of which classes may be the same twice
 
 
@@ -113,6 +115,26 @@ def look(model: Program, *batch: Tensor) -> Simulated:
     devices = sorted({part.device.index for part in batch if part.device.type == "cuda"})
     with random_stream(0, devices), _Improper(batch[0]):
         return simulated(model, *batch)
+
+
+def look_for_rows(
+    model: Program, rows: Callable[[int], tuple[Tensor, ...]]
+) -> tuple[Simulated, Layout]:
+    """Return the sites of a model that is looked at on few rows, and where its rows are.
+
+    Args:
+        model: a program of (x, *c).
+        rows: returns (x, *c) of so many rows.
+    """
+    few = [look(model, *rows(n)) for n in _ROWS]
+    plates = map(_plates_of_size, few, _ROWS)
+    return few[0], Layout(_ROWS[0], plates=frozenset.intersection(*plates))
+
+
+def _plates_of_size(found: Simulated, size: int) -> frozenset[str]:
+    sites = (*found.latent.values(), *found.observed.values())
+    frames = [frame for site in sites for frame in site["cond_indep_stack"]]
+    return frozenset(frame.name for frame in frames if frame.vectorized and frame.size == size)
 
 
 def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:

@@ -15,6 +15,7 @@ from pyrovae.programs.traces import Site, Trace, latent, observed, run
 __all__ = [
     "analytic_kl",
     "common_scale",
+    "factor_of_rows",
     "kl_of_dimensions",
     "log_mean_exp",
     "log_prob",
@@ -76,6 +77,12 @@ def common_scale(p: Trace, q: Trace) -> Any:
         f"{dict(zip([site['name'] for _, site in sites], of_rows, strict=True))}: give the "
         "plates over the rows of model and guide the same size"
     )
+
+
+def factor_of_rows(p: Trace) -> Any:
+    """Return N / M of the plate over the rows in which a model observes x, 1 if it has all."""
+    sites = [site for site in observed(p) if p.layout.has_rows(site)]
+    return p.layout.scale_of_rows(sites[0]) if sites else 1.0
 
 
 def _are_equal(numbers: list[Any]) -> bool:

@@ -6,7 +6,7 @@ The model runs forwards with an x that holds no values, since most models only c
 that reads more, such as the number of time steps, is given rows of data by `like`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -17,9 +17,11 @@ from torch import Tensor
 from pyrovae import programs
 from pyrovae.data import (
     Array,
+    Inputs,
     as_sources,
     batches_in_order,
     device_and_dtype,
+    inputs_of,
     slices,
     take,
 )
@@ -33,7 +35,6 @@ from pyrovae.tasks.given import (
     latent_site,
     latents_of,
 )
-from pyrovae.tasks.inputs import Inputs, inputs_of
 
 __all__ = ["decode", "decoded", "generate", "reconstruct"]
 
@@ -106,7 +107,8 @@ def generate(
                 "generate: the prior is flat (improper) and cannot be sampled. Use a VAE, whose "
                 "prior is a distribution"
             ) from error
-        values = {name: _value(site, mean) for name, site in x.items()}
+        layout = _layout_of(x.values(), n, graph.model, inputs)
+        values = {name: layout.rows_first(_value(site, mean), site) for name, site in x.items()}
         inputs.check_drawn("generate", list(values.values()))
         return _alone(values)
 
@@ -176,9 +178,9 @@ def decoded(
         check_shared(latents, given.values, task)
         if drawn_once and set(latents) - set(given.values):
             with SameNoise():
-                x = _decoded(graph, given, lead, inputs, observed, at_once=1)
+                x = _decoded(graph, given, lead, inputs, observed, latents.layout, at_once=1)
         else:
-            x = _decoded(graph, given, lead, inputs, observed, at_once=_ROWS)
+            x = _decoded(graph, given, lead, inputs, observed, latents.layout, at_once=_ROWS)
         inputs.check_drawn(task, list(x.values()))
         return _alone({name: value.unflatten(0, lead) for name, value in x.items()})
 
@@ -221,10 +223,11 @@ def reconstruct(
         for part, batch in zip(rows, batches_in_order(graph, data), strict=True):
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
+            given = {name: _placed(latents, name, z) for name, z in given.items()}
             given |= kept.at(part)
             check_shared(latents, given, "reconstruct")
             sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
-            pieces.append({name: expectation(each["fn"]) for name, each in sites.items()})
+            pieces.append(_expected(sites, latents.layout._replace(rows=len(batch[0]))))
     return _alone(_joined(pieces))
 
 
@@ -240,6 +243,26 @@ def _drawn_by_guide(graph: Any, batch: tuple[Tensor, ...], names: Collection[str
     return {name: drawn[name]["value"] for name in names}
 
 
+def _layout_of(
+    sites: Iterable[programs.Site], rows: int, model: programs.Program, inputs: Inputs
+) -> programs.Layout:
+    """Return where the rows of observed sites are; the model is looked at if sizes do not tell."""
+    layout = programs.Layout(rows)
+    if any(layout.ambiguous(site) for site in sites):
+        return programs.look_for_rows(model, inputs.first)[1]._replace(rows=rows)
+    return layout
+
+
+def _placed(latents: programs.Trace, name: str, z: Tensor) -> Tensor:
+    """Return values of a latent by row where the model has its rows."""
+    return latents.layout.rows_placed(z, latents[name]) if name in latents else z
+
+
+def _expected(sites: Mapping[str, programs.Site], layout: programs.Layout) -> Values:
+    """Return the expected values of sites by name, rows first."""
+    return {name: layout.rows_first(expectation(site["fn"]), site) for name, site in sites.items()}
+
+
 def _value(site: programs.Site, mean: bool) -> Tensor:
     return expectation(site["fn"]) if mean else site["value"]
 
@@ -250,6 +273,7 @@ def _decoded(
     lead: tuple[int, ...],
     inputs: Inputs,
     observed: str | None,
+    layout: programs.Layout,
     at_once: int,
 ) -> Values:
     """Return the expected value of each observed site at all rows, so many in a run."""
@@ -260,7 +284,7 @@ def _decoded(
         if not pieces:
             programs.check_forwards(graph.model, *batch, given=values, factors=False)
         sites = programs.simulated(graph.model, *batch, given=values, observed=observed).observed
-        pieces.append({name: expectation(site["fn"]) for name, site in sites.items()})
+        pieces.append(_expected(sites, layout._replace(rows=len(batch[0]))))
     return _joined(pieces)
 
 

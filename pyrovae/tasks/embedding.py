@@ -125,6 +125,7 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
         site: the only latent to return; by default all are.
     """
     trace = programs.record(graph.guide, *batch)
+    programs.name_rows(graph, batch, trace)
     latents = programs.latent_by_name(trace)
     if site is not None:
         return {site: _point(graph, batch, trace, site)}
@@ -134,8 +135,9 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
         if programs.is_class_number(each["fn"]) and trace.layout.has_rows(each)
     }
     if classes:
-        graph, batch = _GivenClasses(graph, tuple(classes)), (*batch, *classes.values())
+        graph, batch = _GivenClasses(graph, trace, tuple(classes)), (*batch, *classes.values())
         trace = programs.record(graph.guide, *batch)
+        programs.name_rows(graph, batch, trace)
     others = {name: _point(graph, batch, trace, name) for name in latents if name not in classes}
     return {name: (classes | others)[name] for name in latents}
 
@@ -143,13 +145,20 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
 class _GivenClasses:
     """A graph whose guide has the class numbers of some sites as its last arguments."""
 
-    def __init__(self, graph: Any, names: tuple[str, ...]) -> None:
-        self.graph, self.names, self.model = graph, names, graph.model
+    def __init__(self, graph: Any, trace: Trace, names: tuple[str, ...]) -> None:
+        self.graph, self.trace, self.names = graph, trace, names
+
+    def model(self, *batch: Tensor) -> Any:
+        """Run the model."""
+        return self.graph.model(*batch[: -len(self.names)])
 
     def guide(self, *batch: Tensor) -> Any:
         """Run the guide given the classes."""
         data, classes = batch[: -len(self.names)], batch[-len(self.names) :]
-        given = dict(zip(self.names, classes, strict=True))
+        given = {
+            name: self.trace.layout.rows_placed(value, self.trace[name])
+            for name, value in zip(self.names, classes, strict=True)
+        }
         return poutine.condition(self.graph.guide, given)(*data)
 
 
@@ -238,7 +247,10 @@ def _with_common_noise(f: OfRows, batch: Batch) -> Tensor:
     """
 
     def of_row(*row: Tensor) -> Tensor:
-        return f(*(part.unsqueeze(0) for part in row)).squeeze(0)
+        z = f(*(part.unsqueeze(0) for part in row))
+        if len(z) != 1:  # of a guide with parameters for each row, such as an autoguide of Pyro's
+            raise ValueError("the guide does not take one row")
+        return z.squeeze(0)
 
     try:
         with warnings.catch_warnings(action="ignore"):  # of torch: slow, or a prototype

@@ -5,6 +5,7 @@ x ~ p(x | z, y),   z given,   y ~ p(y | z)
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,6 @@ __all__ = [
 ]
 
 Values = dict[str, Tensor]
-
-_ROWS = 3, 5  # of a model that is looked at; no other plate of it follows both
 
 
 class Given(NamedTuple):
@@ -66,15 +65,10 @@ def latents_of(model: programs.Program, rows: Callable[[int], tuple[Tensor, ...]
         model: a program of (x, *c).
         rows: returns (x, *c) of so many rows.
     """
-    few = [programs.look(model, *rows(n)).latent for n in _ROWS]
-    latents, plates = Trace(few[0]), map(_plates_of_size, few, _ROWS)
-    latents.layout = programs.Layout(_ROWS[0], plates=frozenset.intersection(*plates))
+    found, layout = programs.look_for_rows(model, rows)
+    latents = Trace(found.latent)
+    latents.layout = layout
     return latents
-
-
-def _plates_of_size(sites: Mapping[str, programs.Site], size: int) -> frozenset[str]:
-    frames = [frame for site in sites.values() for frame in site["cond_indep_stack"]]
-    return frozenset(frame.name for frame in frames if frame.vectorized and frame.size == size)
 
 
 def latent_site(latents: Trace, site: str | None) -> str:
@@ -125,7 +119,7 @@ def fixed_values(
     Args:
         latents: of the model, from `latents_of`.
         fixed: values by name, which broadcast to (*lead, *event), or to (*event) if all rows share
-            the latent.
+            the latent. Plates inside a row belong to its event.
         lead: batch dimensions (*, B) of the rows.
         task: what errors call it.
 
@@ -138,22 +132,23 @@ def fixed_values(
             raise ValueError(
                 f'{task}: fixed names "{name}", but the model has the latents {list(latents)}'
             )
-        site = latents[name]
-        like, shape, axis = site["value"], list(site["value"].shape), None
-        if latents.layout.has_rows(site):
-            axis = len(site["fn"].batch_shape) + latents.layout.row_dimension(site)
-            shape[axis : axis + 1] = lead
+        like, rows = latents[name]["value"], latents.layout.has_rows(latents[name])
+        shape = (*lead, *_event_of(latents, name)) if rows else tuple(like.shape)
         try:
-            whole = torch.as_tensor(value).to(like.device, like.dtype).expand(shape).clone()
+            whole = torch.as_tensor(value).to(like.device, like.dtype)
+            whole = _with_plates_of_one(whole, latents, name, len(lead)) if rows else whole
+            whole = whole.expand(shape).clone()
             if not whole.isfinite().all():
                 raise ValueError("it holds NaN or infinity")
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f'{task}: fixed["{name}"] does not fit the shape {tuple(shape)} of that '
+                f'{task}: fixed["{name}"] does not fit the shape {shape} of that '
                 f"latent: give a finite number, or an array that broadcasts to it ({error})"
             ) from error
-        given.values[name] = whole if axis is None else whole.flatten(axis, axis + len(lead) - 1)
-        given.axes[name] = axis
+        if rows:
+            _give(given, latents, name, whole, len(lead))
+        else:
+            given.values[name], given.axes[name] = whole, None
     return given
 
 
@@ -164,7 +159,7 @@ def given_values(
 
     Args:
         latents: of the model, from `latents_of`.
-        z: values by name, with shape (*, B, *event).
+        z: values by name, with shape (*, B, *event). Plates inside a row belong to its event.
         rows: number of rows that is expected; None for any.
         task: what errors call it.
 
@@ -173,8 +168,39 @@ def given_values(
     """
     values = {name: _fitting(name, value, latents, task) for name, value in z.items()}
     lead = _batch_shape(values, latents, rows, task)
-    flat = {name: value.flatten(0, len(lead) - 1) for name, value in values.items()}
-    return Given(flat, dict.fromkeys(flat, 0)), lead
+    given = Given({}, {})
+    for name, value in values.items():
+        _give(given, latents, name, value, len(lead))
+    return given, lead
+
+
+def _give(given: Given, latents: Trace, name: str, value: Tensor, lead: int) -> None:
+    """Add a value with shape (*lead, *event) of a latent, its rows where the model has them."""
+    site, rows = latents[name], value.flatten(0, lead - 1)
+    given.values[name], given.axes[name] = latents.layout.rows_placed(rows, site), 0
+    if latents.layout.has_rows(site):
+        given.axes[name] = len(site["fn"].batch_shape) + latents.layout.row_dimension(site)
+
+
+def _with_plates_of_one(value: Tensor, latents: Trace, name: str, lead: int) -> Tensor:
+    """Return values, shape (*lead, *event), with the plates of one row that have one element.
+
+    They may be left out of what is given.
+    """
+    own, event = latents[name]["fn"].event_dim, _event_of(latents, name)
+    plates = event[: len(event) - own]
+    missing = value.dim() == lead + own and tuple(value.shape[lead - len(plates) :]) != event
+    if not plates or prod(plates) > 1 or not missing:
+        return value
+    return value.reshape(*value.shape[:lead], *plates, *value.shape[lead:])
+
+
+def _event_of(latents: Trace, name: str) -> tuple[int, ...]:
+    """Return the shape of a latent's value of one row; of one that has no rows, its event's."""
+    site = latents[name]
+    if not latents.layout.has_rows(site):
+        return tuple(site["fn"].event_shape)
+    return tuple(latents.layout.rows_first(site["value"], site).shape[1:])
 
 
 def _fitting(name: str, z: Array, latents: Trace, task: str) -> Tensor:
@@ -184,8 +210,9 @@ def _fitting(name: str, z: Array, latents: Trace, task: str) -> Tensor:
             f'{task}: the model has no latent site "{name}", it has {list(latents)}: name one of '
             "them by site="
         )
-    like, event = latents[name]["value"], tuple(latents[name]["fn"].event_shape)
+    like, event = latents[name]["value"], _event_of(latents, name)
     value = as_sources(z, task)[0][:]
+    value = _with_plates_of_one(value, latents, name, value.dim() - latents[name]["fn"].event_dim)
     lead, whole = value.dim() - len(event), like.is_floating_point() or not _has_fractions(value)
     if lead < 1 or tuple(value.shape[lead:]) != event or not whole:
         expected = ", ".join(["B", *map(str, event)])
@@ -203,7 +230,7 @@ def _has_fractions(value: Tensor) -> bool:
 def _batch_shape(values: Values, latents: Trace, rows: int | None, task: str) -> tuple[int, ...]:
     """Return the batch dimensions (*, B) that the values of all sites share."""
     shapes = {
-        name: tuple(z.shape[: z.dim() - len(latents[name]["fn"].event_shape)])
+        name: tuple(z.shape[: z.dim() - len(_event_of(latents, name))])
         for name, z in values.items()
     }
     lead = next(iter(shapes.values()))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array
+from pyrovae.data import Array, inputs_of
 from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
 from pyrovae.tasks.given import latent_site, latents_of
-from pyrovae.tasks.inputs import inputs_of
 
 __all__ = ["interpolate", "linear", "manifold", "spherical"]
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from pyrovae import programs
-from pyrovae.data import Array, as_sources, device_and_dtype
-from pyrovae.tasks.inputs import inputs_of
+from pyrovae.data import Array, as_sources, device_and_dtype, inputs_of
 from pyrovae.tasks.measurements import Measurement, Pooled
 from pyrovae.tasks.proposals import Effort
 from pyrovae.tasks.restoring import Options, Restored, restore

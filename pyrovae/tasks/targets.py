@@ -53,7 +53,7 @@ class Target:
     ) -> None:
         self.graph, self.batch, self.measurement = graph, batch, measurement
         self.rows, self.layout = len(batch[0]), layout
-        p, _ = programs.run(graph.model, graph.guide, *batch)
+        p, _ = programs.run(graph.model, graph.guide, *batch, layout=self._layout(1))
         self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[int, dict[str, programs.Site]] = {}
         width = max(
@@ -204,7 +204,8 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
     """
     sites = {site["name"]: site for site in programs.observed(trace)}
     if name is None and len(sites) > 1:  # beside x, a label that is given as context
-        of_x = {key: site for key, site in sites.items() if _is_same(site["value"], x)}
+        first = {key: trace.layout.rows_first(site["value"], site) for key, site in sites.items()}
+        of_x = {key: site for key, site in sites.items() if _is_same(first[key], x)}
         sites = of_x or sites
     if name not in sites and not (name is None and len(sites) == 1):
         found = "none is named" if name is None else f'none is "{name}"'
@@ -213,7 +214,7 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
             "observed="
         )
     site = sites[name or next(iter(sites))]
-    base, event = _values_of(site["fn"]), tuple(site["value"].shape[1:])
+    base, event = _values_of(site["fn"]), _event_of(site, trace.layout)
     if base.event_shape:
         raise ValueError(
             f'{task}: the distribution {type(base).__name__} of site "{site["name"]}" is not '
@@ -226,6 +227,11 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
             "expected the same. Name another site by observed=, or give x in the model's shape"
         )
     return site["name"]
+
+
+def _event_of(site: programs.Site, layout: Layout) -> tuple[int, ...]:
+    """Return the shape of one row of a site's values."""
+    return tuple(layout.rows_first(site["value"], site).shape[1:])
 
 
 def _is_same(value: Any, x: Tensor) -> bool:

@@ -173,7 +173,7 @@ class CompiledBackward:
     def _bound(self, model: Any, guide: Any, *batch: Tensor) -> Bound:
         """Return the bound, if no buffer was replaced: the compiled function would lose it."""
         before = dict(self.programs.named_buffers())
-        bound = self._traced.bound(model, guide, *batch)
+        bound = self._traced.bound_of_rows(model, guide, *batch)
         for name, buffer in self.programs.named_buffers():
             if buffer is not before.get(name):
                 raise CompileError(f"the buffer {name} is replaced; change it in place")

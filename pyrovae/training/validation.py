@@ -55,7 +55,7 @@ def validate(
             if not data.scanned:
                 programs.check_data(graph, *minibatch.batch)
             before = checkpoint.random_state(devices)
-            terms = objective.bound(graph.model, graph.guide, *minibatch.batch).numbers()
+            terms = objective.bound_of_rows(graph.model, graph.guide, *minibatch.batch).numbers()
             if not all(map(math.isfinite, terms)):
                 checkpoint.set_random_state(before, devices)
                 broken, rows = minibatch, math.nan

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.data import Array, Source, Sources, as_sources, device_and_dtype, take
+from pyrovae.data.batches import Array, Sources, as_sources, device_and_dtype, take
+from pyrovae.data.source import Source
 
 __all__ = ["Inputs", "inputs_of"]
 
@@ -51,13 +52,13 @@ class Inputs(NamedTuple):
         """Context in which an error of a model that misses the values of x names the remedy.
 
         Raises:
-            ValueError: for an IndexError or RuntimeError of the model, if `like` is not given.
+            ValueError: for an error of indices or shapes in the model, if `like` is not given.
         """
         try:
             yield
         except NotImplementedError:
             raise
-        except (IndexError, RuntimeError) as error:
+        except (IndexError, RuntimeError, ZeroDivisionError) as error:
             if self.like is not None:
                 raise
             what = f"the model raised {type(error).__name__}: {error},"
