@@ -161,6 +161,29 @@ def test_an_auxiliary_latent_needs_a_density_in_the_model(f):
     torch.testing.assert_close(f(graph, X, **many)[0], f(without, X, **many)[0], rtol=0, atol=3.0)
 
 
+def test_fit_refuses_an_auxiliary_latent_that_is_not_marked():
+    """Pyro trains it with a warning; marked by `is_auxiliary`, it warns of nothing."""
+    graph = Auxiliary()
+    with pytest.raises(ValueError, match=r'site "u": sampled in the guide only.*in the m'):
+        pv.fit(graph, X, epochs=1, progress=False)
+    graph.guide = pyro.poutine.infer_config(
+        graph.guide, lambda site: {"is_auxiliary": site["name"] == "u"}
+    )
+    assert len(pv.fit(graph, X, epochs=1, progress=False).elbo) == 1
+
+
+@pytest.mark.parametrize(
+    "f",
+    [lambda graph: pv.fit(graph, X, epochs=1, progress=False), lambda graph: pv.elbo(graph, X)],
+    ids=["fit", "elbo"],
+)
+def test_a_model_that_observes_nothing_is_named(f):
+    graph = Own()
+    graph.model = pyro.poutine.block(graph.model, hide=["x"])
+    with pytest.raises(ValueError, match=r"the model observes nothing.*obs=x"):
+        f(graph)
+
+
 class Shared(Own):
     def model(self, x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))

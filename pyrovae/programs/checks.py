@@ -71,10 +71,15 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
     """Refuse a model and a guide whose bound would be wrong or not differentiable.
 
     Raises:
-        ValueError: if a latent of the model is missing in the guide, a site of the guide has no
-            reparameterized draw where one is needed, or the prior is on the circle and the guide on
-            the real line.
+        ValueError: if the model observes nothing, a latent is in one of the programs only (in the
+            guide it may be marked as auxiliary), a site of the guide has no reparameterized draw
+            where one is needed, or the prior is on the circle and the guide on the real line.
     """
+    if not observed(p):
+        raise ValueError(
+            "the model observes nothing, so there is no log p(x). Observe x in it, by "
+            'pyro.sample("x", p, obs=x), in no handler that hides the site'
+        )
     for site in latent(p):
         if site["name"] not in q:
             _check_observed_in_part(site, p)
@@ -91,6 +96,7 @@ def check_sites(p: Trace, q: Trace, needs_rsample: bool = True) -> None:
                 "objective=objectives.ScoreFunction()"
                 f"{_ENUMERATED if site['infer'].get('enumerate') else ''}"
             )
+    check_auxiliary(p, q, marked=False)
 
 
 def _check_observed_in_part(site: Site, p: Trace) -> None:
@@ -140,19 +146,29 @@ def check_measures(p: Trace, q: Trace) -> None:
             )
 
 
-def check_auxiliary(p: Trace, q: Trace) -> None:
+def check_auxiliary(p: Trace, q: Trace, marked: bool = True) -> None:
     """Refuse a latent that the guide alone samples, beside latents of the model with a density.
 
     log p(x, z) - log q(z, u | x) has no bound without a density r(u | z, x) of u: its mean is above
     log p(x) where u is spread widely (Ranganath, Tran & Blei 2016, section 2.2). A transform's base
     draw, with the model's latents as `Delta` sites that hold its density, is right.
 
+    Args:
+        p: trace of the model.
+        q: trace of the guide.
+        marked: refuse also what is marked by `infer={"is_auxiliary": True}`, with which Pyro trains
+            without a word.
+
     Raises:
         ValueError: if there is such a site.
     """
     prior = latent_by_name(p)
     of_model = [site for site in latent(q) if site["name"] in prior]
-    own = [site["name"] for site in latent(q) if site["name"] not in prior]
+    own = [
+        site["name"]
+        for site in latent(q)
+        if site["name"] not in prior and (marked or not site["infer"].get("is_auxiliary"))
+    ]
     if own and not all(map(is_delta, of_model)):
         raise ValueError(
             f'site "{own[0]}": sampled in the guide only, so log p(x, z) - log q(z, {own[0]} | x) '
