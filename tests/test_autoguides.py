@@ -9,7 +9,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.distributions import kl_divergence
-from pyrovae.objectives import SGVB_A, SGVB_B
+from pyrovae.objectives import SGVB_A, SGVB_B, FreeBits
 
 N = 6
 GUIDES = [AutoNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal]
@@ -68,6 +68,13 @@ def test_the_elbo_of_an_autoguide_is_the_mean_of_log_weights(prior):
     weights = torch.stack(alone)
     error = weights.std(0) * (2 / 200) ** 0.5
     assert ((bound - weights.mean(0)).abs() < 4.5 * error).all()
+
+
+def test_free_bits_refuse_the_base_draw_of_a_transform():
+    """Its term and that of the Delta are one KL together; each under a floor is another loss."""
+    graph = Guided(PRIORS["gamma"], AutoNormal)
+    with pytest.raises(ValueError, match=r'FreeBits: site "z_unconstrained".*Use SGVB_B'):
+        pv.fit(graph, torch.rand(N, 3), objective=FreeBits(0.1), epochs=1, progress=False)
 
 
 def test_an_embedding_by_an_autoguide_has_one_row_for_each():

@@ -84,7 +84,8 @@ class FreeBits(Objective):
         samples, beta, annealed, data_size: as in `Objective`.
 
     Raises:
-        ValueError: if `nats` is negative or not finite, or as `Objective` does.
+        ValueError: if `nats` is negative or not finite, or as `Objective` does; in a fit, if the
+            guide samples what the model does not.
 
     Example:
         >>> FreeBits(nats=0.1).nats
@@ -121,6 +122,22 @@ class FreeBits(Objective):
     def validation_objective(self) -> SGVB_B:
         """Return estimator B: the floor belongs to training only."""
         return SGVB_B()
+
+    def check(self, p: Trace, q: Trace, needs_rsample: bool) -> None:
+        """Refuse, beside what `Objective` refuses, draws of the guide that the model lacks.
+
+        Raises:
+            ValueError: if there is such a site: its term is an entropy and no KL.
+        """
+        super().check(p, q, needs_rsample)
+        prior = programs.latent_by_name(p)
+        own = [site["name"] for site in programs.latent(q) if site["name"] not in prior]
+        if own:
+            raise ValueError(
+                f'FreeBits: site "{own[0]}" is sampled in the guide only, as by an autoguide of a '
+                "constrained latent, so it has no KL for a floor. Use SGVB_B, or a guide that "
+                "samples the latents of the model alone"
+            )
 
     def _floored(self, q: Site, p: Site | None, terms: Bound) -> Tensor:
         kl = terms.kl[q["name"]]
