@@ -289,7 +289,7 @@ def test_embeddings_in_each_format(tmp_path):
         "2.0,3.0,a",
     ]
     with pytest.raises(ValueError, match=r"expected a file that ends in .npy, .npz, .csv"):
-        exports.check(tmp_path / "z.txt", exports.EMBEDDINGS)
+        exports.check(tmp_path / "z.txt", exports.EMBEDDINGS, overwrite=False)
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])
