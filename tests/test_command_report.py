@@ -34,6 +34,11 @@ def size(figure):
 
 
 # ----------------------------------------------------------------------------------------- pictures
+def test_a_notebook_shows_figures_without_pyplot():
+    # What IPython asks of an object that no formatter is registered for.
+    assert plots.images(np.eye(8)[None])._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("epochs", [0, 1, 30])
 @pytest.mark.parametrize("validation", [False, True])
 def test_curves(epochs, validation):

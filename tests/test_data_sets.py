@@ -19,6 +19,16 @@ def write_images(folder, n=4, size=(6, 5), mode="L", seed=0):
     return folder
 
 
+def test_images_of_1_bit_are_zeros_and_ones_and_white_among_others(tmp_path):
+    folder = write_images(tmp_path / "bits", mode="1")
+    bits = datasets.image_folder(folder)
+    assert (bits.kind, set(np.unique(bits.x))) == (Kind.BINARY, {0, 1})
+    Image.open(folder / "0.png").convert("L").save(folder / "0.png")
+    mixed = datasets.image_folder(folder)
+    assert mixed.kind is Kind.LEVELS
+    assert np.array_equal(mixed.x, 255 * bits.x)
+
+
 def test_digits_are_counts_split_by_class_and_always_alike():
     data, again = datasets.digits(), datasets.digits()
     assert data.x.shape == (1437, 1, 8, 8)

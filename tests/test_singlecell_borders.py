@@ -160,3 +160,48 @@ def test_a_lost_chunk_of_categories_is_warned_of(tmp_path):
     (codes / "0").unlink()
     with pytest.warns(UserWarning, match=r"a\.zarr: obs: chunks of the column 'batch' are not"):
         assert set(open_shards(file).obs["batch"]) == {"batch 0"}
+
+
+def test_a_column_is_named_once_among_batch_and_covariates():
+    cells = simulate(20, 5).to_anndata()
+    cells.obs["day"] = np.arange(20.0)
+    for keys, words in (
+        ({"categorical_covariate_keys": ["batch"]}, "leave it out of categorical"),
+        ({"continuous_covariate_keys": ["batch"]}, "leave it out of continuous"),
+        (
+            {"categorical_covariate_keys": ["day"], "continuous_covariate_keys": ["day"]},
+            "'day' in both",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SingleCellVAE.setup_anndata(cells, batch_key="batch", **keys)
+
+
+def test_numbers_as_text_are_no_continuous_covariate():
+    cells = simulate(20, 5).to_anndata()
+    text = np.where(np.arange(20) % 2, "1", "2")
+    for column in (text.astype(object), pd.Categorical(text)):
+        cells.obs["dose"] = column
+        SingleCellVAE.setup_anndata(cells, continuous_covariate_keys=["dose"])
+        with pytest.raises(ValueError, match=r"'dose'\] holds text, as '2' in .*astype\(float\)"):
+            SingleCellVAE(cells)
+    cells.obs["dose"] = pd.Categorical(text.astype(float))
+    SingleCellVAE.setup_anndata(cells, continuous_covariate_keys=["dose"])
+    assert SingleCellVAE(cells).cells.data[1].std(correction=0) == pytest.approx(1)
+
+
+def test_missing_gene_names_are_refused():
+    cells = simulate(20, 5).to_anndata()
+    cells.var_names = pd.Index(["a", "b", np.nan, "d", "e"])
+    SingleCellVAE.setup_anndata(cells)
+    with pytest.raises(ValueError, match=r"1 gene names are missing: .* i = '2'. Name"):
+        SingleCellVAE(cells)
+    SingleCellVAE(cells[:, cells.var_names.notna()].copy())
+
+
+def test_a_continuous_column_holds_no_samples():
+    model = trained(cells := simulate(60, 8).to_anndata())
+    cells.obs["depth"], cells.obs["donor"] = np.linspace(0, 1, 60), np.arange(60) % 3
+    with pytest.raises(ValueError, match=r"sample_key: .* 60 different numbers.*astype\(str\)"):
+        model.differential_abundance("depth")
+    assert list(model.differential_abundance("donor")) == ["0", "1", "2"]

@@ -18,6 +18,7 @@ _LARGEST = float(np.sqrt(np.finfo(np.float32).max))  # densities square what the
 _IN_FLOAT32 = Support(
     "finite numbers whose square single precision holds", -_LARGEST, _LARGEST, whole=False
 )
+_WHITE = 255  # of 8 bits
 _KNOWN = ("x", "labels", "x_test", "labels_test")  # names of arrays in an .npz
 
 
@@ -182,12 +183,21 @@ def _labels(
 
 # ------------------------------------------------------------------------------- folders of images
 def read_images(path: Path) -> Arrays:
-    """Read a folder of images; the names of sub-folders, if there are any, are the labels."""
+    """Read a folder of images; the names of sub-folders, if there are any, are the labels.
+
+    White is 1 where all images have 1 bit, else 255, also of an image of 1 bit among others.
+    """
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder")
     files, classes = _image_files(path)
-    first = _pixels(files[0])
-    x = np.stack([_same_shape(file, _pixels(file), files[0], first) for file in files])
+    first, bits = _pixels(files[0])
+    images = [first]
+    for file in files[1:]:
+        pixels, of_bits = _pixels(file)
+        images.append(_same_shape(file, pixels, files[0], first))
+        bits = bits and of_bits
+    x = np.stack(images)
+    x = x // _WHITE if bits else x
     names = tuple(sorted(set(classes)))
     labels = np.array([names.index(name) for name in classes]) if names else None
     return Arrays(x, labels, label_names=names)
@@ -221,8 +231,8 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
     return files, [file.relative_to(path).parts[0] for file in files]
 
 
-def _pixels(file: Path) -> np.ndarray:
-    """Read one image as (C, H, W), 8 bits, turned as its camera says it is to be seen."""
+def _pixels(file: Path) -> tuple[np.ndarray, bool]:
+    """Read one image as (C, H, W), 8 bits, turned as its camera says; and whether it has 1 bit."""
     from PIL import Image, ImageOps
 
     try:
@@ -240,7 +250,8 @@ def _pixels(file: Path) -> np.ndarray:
             f"{file}: expected 8-bit grey or colours, got mode {mode}; "
             "convert it, for example to an 8-bit PNG"
         )
-    return np.atleast_3d(pixels.astype(np.uint8)).transpose(2, 0, 1)
+    levels = pixels.astype(np.uint8) * np.uint8(_WHITE if mode == "1" else 1)
+    return np.atleast_3d(levels).transpose(2, 0, 1), mode == "1"
 
 
 def _same_shape(file: Path, pixels: np.ndarray, model: Path, expected: np.ndarray) -> np.ndarray:

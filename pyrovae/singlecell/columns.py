@@ -110,7 +110,8 @@ def continuous(adata: Any, key: str) -> np.ndarray:
     """Return a continuous covariate, with shape (N,).
 
     Raises:
-        ValueError: if the column does not exist or holds anything but finite numbers.
+        ValueError: if the column does not exist or holds anything but finite numbers, or numbers
+            as text.
     """
     check_column(adata, key)
     kind = getattr(adata.obs[key].dtype, "kind", "O")
@@ -126,9 +127,24 @@ def continuous(adata: Any, key: str) -> np.ndarray:
             f"adata.obs[{key!r}] does not hold numbers ({error}). Name it among "
             "categorical_covariate_keys"
         ) from error
+    if kind == "O":
+        _check_no_text(adata.obs[key])
     bad = ~np.isfinite(values)
     _check_none(adata, key, bad, "missing or infinite")
     return values
+
+
+def _check_no_text(column: Any) -> None:
+    """Refuse numbers as text, which may be names of categories."""
+    text = column.astype(object).map(lambda value: isinstance(value, str)).to_numpy(bool)
+    if text.any():
+        first = text.argmax()
+        raise ValueError(
+            f"adata.obs[{column.name!r}] holds text, as {column.iloc[first]!r} in cell "
+            f"{column.index[first]!r}, expected numbers. If it says how much, call "
+            f"adata.obs[{column.name!r}].astype(float); if it names groups, put the column among "
+            "categorical_covariate_keys"
+        )
 
 
 def warn_of_outliers(adata: Any, key: str, values: np.ndarray) -> None:

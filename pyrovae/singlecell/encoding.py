@@ -61,8 +61,8 @@ class Encoding:
             labelled: whether the labels enter the context; if not, some may be missing.
 
         Raises:
-            ValueError: if a column does not exist or is missing in a cell, or if `labelled` and
-                there is no labels key.
+            ValueError: if a gene has no name, a column does not exist or is missing in a cell, or
+                if `labelled` and there is no labels key.
 
         Warns:
             UserWarning: if a few cells are far from all others in a continuous covariate.
@@ -76,7 +76,7 @@ class Encoding:
         labels = [] if setup.labels_key is None else _labels(adata, setup.labels_key, labelled)
         encoding = cls(
             setup,
-            adata.var_names.astype(str).tolist(),
+            _gene_names(adata),
             [""] if setup.batch_key is None else category_names(adata, setup.batch_key),
             labels,
             {key: category_names(adata, key) for key in setup.categorical_covariate_keys},
@@ -229,6 +229,17 @@ class Encoding:
         }
         scales = {key: (float(mean), float(sd)) for key, (mean, sd) in content["scales"].items()}
         return cls(**{**content, "setup": Setup(**setup), "scales": scales})
+
+
+def _gene_names(adata: Any) -> list[str]:
+    """Return the names of the genes; refuse missing ones, whose text "nan" is a gene of the fly."""
+    if adata.var_names.hasnans:
+        at = adata.var_names.isna().nonzero()[0]
+        raise ValueError(
+            f"{len(at)} gene names are missing: adata.var_names[i] for i = {listed(at)}. Name "
+            "these genes, or leave them out: adata[:, adata.var_names.notna()].copy()"
+        )
+    return adata.var_names.astype(str).tolist()
 
 
 def _labels(adata: Any, key: str, complete: bool) -> list[str]:

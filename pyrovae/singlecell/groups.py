@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.singlecell.columns import check_column, named_as
 from pyrovae.singlecell.messages import listed, of_names
 
-__all__ = ["Pair", "pairs_by_column", "pairs_by_rows"]
+__all__ = ["Pair", "groups_of", "pairs_by_column", "pairs_by_rows"]
 
 # Groups of a column of numbers: more are continuous. Whole numbers became floats where cells
 # without a group were joined to them; of a total, as of transcripts, few cells share a value.
@@ -50,7 +50,7 @@ def pairs_by_column(
         ValueError: if the column does not exist or is continuous, a group has no cell, or `group2`
             lists several; lists the groups.
     """
-    groups = _groups(adata, key)
+    groups = groups_of(adata, key, "groupby: key", "compare masks by idx1= and idx2=")
     known = sorted(set(groups.dropna()))
     if not known:
         raise ValueError(f"groupby: adata.obs[{key!r}] is missing in every cell: fill it in")
@@ -108,14 +108,24 @@ def _pair(groups: Any, one: str, two: str | None) -> Pair:
     return Pair(one, "Rest" if two is None else two, _rows(first), _rows(second))
 
 
-def _groups(adata: Any, key: str) -> Any:
-    """Return the group of each cell as a Series of strings; None where it is missing."""
-    check_column(adata, key, "groupby: key")
+def groups_of(adata: Any, key: str, name: str, otherwise: str) -> Any:
+    """Return the group of each cell as a Series of strings; None where it is missing.
+
+    Args:
+        adata: the cells.
+        key: column of `adata.obs`.
+        name: of the argument, for errors.
+        otherwise: what else to do with a continuous column.
+
+    Raises:
+        ValueError: if the column does not exist or is continuous.
+    """
+    check_column(adata, key, name)
     column = adata.obs[key]
     if column.dtype.kind in "fiu" and column.nunique() > _most_groups(column.dropna()):
         raise ValueError(
-            f"groupby: adata.obs[{key!r}] holds {column.nunique()} different numbers, expected "
-            "groups. Cut it into intervals by pandas.cut, or compare masks by idx1= and idx2="
+            f"{name}: adata.obs[{key!r}] holds {column.nunique()} different numbers, expected "
+            f"groups. Cut it into intervals by pandas.cut, or {otherwise}"
         )
     return column.astype(str).astype(object).where(column.notna(), None)
 

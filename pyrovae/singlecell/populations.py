@@ -16,9 +16,9 @@ from pyrovae import programs, tasks
 from pyrovae.data import as_sources, batches_in_order, spread
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.cells import rows_in
-from pyrovae.singlecell.columns import check_column
 from pyrovae.singlecell.decoding import Batch
 from pyrovae.singlecell.expression import check_samples
+from pyrovae.singlecell.groups import groups_of
 from pyrovae.singlecell.state import Model, selected
 
 __all__ = [
@@ -61,19 +61,18 @@ def differential_abundance(
         max_cells: cells of a sample, evenly spread, that make its mixture; None takes all.
 
     Raises:
-        ValueError: if the column does not exist.
+        ValueError: if the column does not exist or is continuous.
     """
     import pandas as pd
 
     selection = selected(model, "differential_abundance", adata, None)
     cells = model.cells.own() if adata is None else adata
-    check_column(cells, sample_key, "sample_key")
+    of_text = f"store names as text, by adata.obs[{sample_key!r}].astype(str)"
+    samples = groups_of(cells, sample_key, "sample_key", of_text)
     z = tasks.embed(model.graph, *selection.data, site="z").cpu()
-    known = cells.obs[sample_key].notna().to_numpy()
-    samples = cells.obs[sample_key].astype(str).to_numpy()
     columns = {}
-    for name in sorted(set(samples[known])):
-        rows = torch.from_numpy(((samples == name) & known).nonzero()[0])
+    for name in sorted(set(samples.dropna())):
+        rows = torch.from_numpy((samples == name).to_numpy().nonzero()[0])
         rows = rows if max_cells is None else rows[spread(len(rows), max_cells)]
         mixture = _mixture(model, tuple(rows_in(part, rows) for part in selection.data))
         block = max(1, _AT_ONCE // (len(rows) * z.shape[1]))

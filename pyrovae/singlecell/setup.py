@@ -128,7 +128,8 @@ def setup_anndata(
         continuous_covariate_keys: columns that enter the decoder standardized.
 
     Raises:
-        ValueError: if a layer or column does not exist; lists those that do.
+        ValueError: if a layer or column does not exist; lists those that do. If a column is named
+            twice among batch and covariates.
 
     Warns:
         UserWarning: if the names of the cells of an AnnData are not unique, so that a model cannot
@@ -148,6 +149,7 @@ def setup_anndata(
     layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`
     categorical = _several("categorical_covariate_keys", categorical_covariate_keys)
     continuous = _several("continuous_covariate_keys", continuous_covariate_keys)
+    _check_named_once(batch_key, categorical, continuous)
     Setup(layer, batch_key, labels_key, categorical, continuous).write(adata)
     _warn_of_equal_names(adata)
 
@@ -160,6 +162,25 @@ def _warn_of_equal_names(adata: Any) -> None:
             f"names of cells are not unique ({listed(twice)}), and by them a model notices that "
             "its AnnData was put in another order. Call adata.obs_names_make_unique(), or leave "
             "the order as it is"
+        )
+
+
+def _check_named_once(
+    batch_key: str | None, categorical: tuple[str, ...], continuous: tuple[str, ...]
+) -> None:
+    """Refuse a column that would enter the decoder twice."""
+    names = ("categorical_covariate_keys", "continuous_covariate_keys")
+    for name, keys in zip(names, (categorical, continuous), strict=True):
+        if batch_key in keys:
+            raise ValueError(
+                f"batch_key {batch_key!r} is also in {name}, and would enter the decoder twice: "
+                f"leave it out of {name}"
+            )
+    both = [key for key in categorical if key in continuous]
+    if both:
+        raise ValueError(
+            f"{listed(both)} in both {' and '.join(names)}: name it in one, as categories or as "
+            "a number"
         )
 
 

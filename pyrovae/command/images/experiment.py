@@ -27,6 +27,7 @@ from pyrovae.command.images.rows import (
     Training,
     fingerprint,
     hold_out_test,
+    in_levels_of,
     prepare_rows,
     select,
 )
@@ -124,7 +125,10 @@ class ImageExperiment(Experiment):
         cls, run: Run[ImageSettings], data: str, part: Part | None, data_dir: Path | None
     ) -> "ImageExperiment":
         """Read the model of a run, and the rows of a part of DATA."""
-        dataset, model = read_data(data, data_dir), ImageModel.of(run)
+        model = ImageModel.of(run)
+        dataset = read_data(data, data_dir)
+        if Path(data).is_dir():
+            dataset = in_levels_of(model.preparation, dataset)
         return cls(run, model, select(dataset, part, run, model.preparation))
 
     def greeting(self) -> str:

@@ -152,7 +152,7 @@ def read_gallery(
     Args:
         data: Name of a data set, an array file, or a folder of images.
         run: The run that restores them.
-        scale: How it stores its values; images of 8 bits are brought to them.
+        scale: How it stores its values; images of 1 or 8 bits are brought to them.
         data_dir: Folder with torchvision's data sets.
         at_most: Number of images, evenly spread; None reads all.
         missing: Whether values of an array file may be NaN, which says that they are not known.
@@ -165,8 +165,8 @@ def read_gallery(
     x, labels, kept = _rows(dataset, run)
     chosen = spread(len(x), at_most or len(x)).numpy()
     kept, x, labels = kept[chosen], x[chosen], None if labels is None else labels[chosen]
-    eight_bits = is_folder and scale.preparation.limits != (0.0, _LEVELS)
-    unit = torch.from_numpy((x / _LEVELS).astype(np.float32)) if eight_bits else scale.to_unit(x)
+    white = 1.0 if dataset.kind is datasets.Kind.BINARY else _LEVELS  # of a folder's files
+    unit = torch.from_numpy((x / white).astype(np.float32)) if is_folder else scale.to_unit(x)
     names: tuple[str, ...] = ()
     if is_folder:
         files = datasets.image_files(Path(data))

@@ -72,10 +72,16 @@ def read_data(data: str, data_dir: Path | None = None, missing: bool = False) ->
         return datasets.array(path, missing)
     if path.suffix.lower() in (".mrcs", ".mrc"):
         return datasets.stack(path)
-    raise FileNotFoundError(
+    expected = (
         f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz, .mrcs "
-        "or .h5ad file, or a folder of images or cells; there is no such folder"
+        "or .h5ad file, or a folder of images or cells"
     )
+    if path.is_file():
+        raise ValueError(
+            f"{expected}. Write the rows of a table by numpy.save(path, table.to_numpy()), and "
+            "counts of cells by anndata.AnnData(table).write_h5ad(path)"
+        )
+    raise FileNotFoundError(f"{expected}; there is no such file or folder")
 
 
 def resolve_settings(options: Options, data: Dataset) -> ImageSettings:

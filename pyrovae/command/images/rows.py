@@ -1,5 +1,6 @@
 """Which rows of a data set are test rows, and which rows a command works on."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,17 @@ from pyrovae.command.choices import Part
 from pyrovae.command.images.preparation import Preparation
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.runs import Run
-from pyrovae.data import Dataset, batches, spread
+from pyrovae.data import Dataset, Kind, batches, spread
 
-__all__ = ["Rows", "Training", "fingerprint", "hold_out_test", "prepare_rows", "select"]
+__all__ = [
+    "Rows",
+    "Training",
+    "fingerprint",
+    "hold_out_test",
+    "in_levels_of",
+    "prepare_rows",
+    "select",
+]
 
 
 Batch = tuple[Tensor, ...]  # (x, *c), prepared
@@ -103,6 +112,20 @@ def prepare_rows(
     return Training(rows, (x_held_out, *(part[held_out] for part in c))), test
 
 
+def in_levels_of(preparation: Preparation, data: Dataset) -> Dataset:
+    """Return a folder's images with black and white as the model's data store them.
+
+    A model of bits or grey values reads images of 8 bits, and one of levels those of 1 bit. Data of
+    another kind have no such levels.
+    """
+    low, high = preparation.limits
+    white = 1 if data.kind is Kind.BINARY else 255
+    if low != 0 or high not in (1, 255) or high == white:
+        return data
+    kind = Kind.LEVELS if high == 255 else Kind.UNIT
+    return replace(data, x=data.x.astype(np.float32) * np.float32(high / white), kind=kind)
+
+
 def fingerprint(data: Dataset) -> str:
     """Return a SHA-256 of the rows as loaded, before any split."""
     x = data.x.astype(np.float32) if data.x.dtype == np.float64 else data.x
@@ -115,12 +138,13 @@ def select(
     """Return a part of a data set, prepared as the training data of the run were.
 
     By default the test rows where there are any: the data's own, or those that were held out of
-    the same data before training.
+    the same data before training. All rows are in the order of the data.
 
     Raises:
         ValueError: There is no such part, or the data do not fit the model.
     """
-    if data.x_test is None and fingerprint(data) == run.data["fingerprint"]:
+    by_test = part is not Part.ALL and data.x_test is None
+    if by_test and fingerprint(data) == run.data["fingerprint"]:
         data = hold_out_test(data, run.settings.test, run.settings.seed)
     x, labels = _stored(data, part or (Part.ALL if data.x_test is None else Part.TEST))
     return Rows.of(preparation, x, labels, data.label_names)

@@ -86,9 +86,9 @@ MARKERS = "os^vDPX"  # 7 has no factor in common with 8 or 10: 56 batches, 70 cl
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches, without pyplot, so without global state."""
-    from matplotlib.figure import Figure
+    from pyrovae.command.report.shown import ShownFigure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def hide_frame(axis: Axes) -> None:
