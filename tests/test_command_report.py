@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyrovae.command import exports, writing
-from pyrovae.command.figures import training_figures
+from pyrovae.command.figures import latent_rows, training_figures
 from pyrovae.command.images import baselines
 from pyrovae.command.report import page as pages
 from pyrovae.command.report import plots
@@ -307,3 +307,10 @@ def test_names_of_rows_lie_within_the_figure(count, name):
     assert len(edges) == 2
     assert min(edge.x0 for edge in edges) >= 0
     assert max(edge.x1 for edge in edges) <= figure.axes[0].get_window_extent().x0
+
+
+@pytest.mark.parametrize("warning", [None, "posterior collapse: 0 of 2 units are active"])
+def test_a_collapse_stands_beside_the_active_units(warning):
+    latents = {"active": 0, "units": 2, "rows": 9, "mutual_information": 0.0, "warning": warning}
+    row = latent_rows({"latents": latents})[0]
+    assert ("posterior collapse: try --warm-up" in row.line()) == (warning is not None)

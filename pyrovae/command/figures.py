@@ -189,8 +189,9 @@ def latent_rows(figures: Figures) -> list[Row]:
     latents = figures["latents"]
     active = f"{latents['active']} of {latents['units']}"
     bound = f"I(x; z) under q, at most log {latents['rows']} = {np.log(latents['rows']):.2f}"
+    collapsed = "; posterior collapse: try --warm-up 0.25" if latents.get("warning") else ""
     return [
-        Row("active units", active, "variance of the posterior mean above 0.01"),
+        Row("active units", active, f"variance of the posterior mean above 0.01{collapsed}"),
         Row("mutual information", f"{latents['mutual_information']:.2f} nats", bound),
     ]
 
