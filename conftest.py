@@ -8,6 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # tests are small, and run beside each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # so do the processes that they start
 
 SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[1] / "shared" / "data"))
 
