@@ -90,7 +90,7 @@ class Points:
         batch = self.p.batch_shape
         if not parameters:
             return f(self._along(self.values), self.log_mass, *given)
-        shape = torch.broadcast_shapes(batch, *(part.shape for part in given))
+        shape = np.broadcast_shapes(batch, *(part.shape for part in given))
         x, log_weight = self.values[:, None], self.log_weight[:, None]
 
         def of_some(*parts: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ columns share only their scales.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -121,7 +122,8 @@ class MatrixNormal(TorchDistribution):
                 f"{rows.size} rows and {columns.size} columns: expected "
                 f"(*, {rows.size}, {columns.size})"
             )
-        batch = torch.broadcast_shapes(loc.shape[:-2], rows.batch_shape, columns.batch_shape)
+        batches = loc.shape[:-2], rows.batch_shape, columns.batch_shape
+        batch = torch.Size(np.broadcast_shapes(*batches))
         self.loc = loc.expand(*batch, *loc.shape[-2:])
         self.rows, self.columns = rows.expand(batch), columns.expand(batch)
         super().__init__(batch, loc.shape[-2:], validate_args=validate_args)

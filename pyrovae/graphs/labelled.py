@@ -11,6 +11,7 @@ bound while training:
 bound + alpha * sum over labelled cells of log q(y | z)                       (their eq. 9)
 """
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -123,5 +124,5 @@ class LabelledCountVAE(nn.Module):
     def _joined(self, net: nn.Module, value: Tensor, label: Tensor) -> Tensor:
         """Return a network of a value and the one-hot of a label, batch dimensions broadcast."""
         code = one_hot(label, self.labels).to(value)
-        batch = torch.broadcast_shapes(value.shape[:-1], code.shape[:-1])
+        batch = np.broadcast_shapes(value.shape[:-1], code.shape[:-1])
         return net(torch.cat([value.expand(*batch, -1), code.expand(*batch, -1)], -1))

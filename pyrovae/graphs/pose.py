@@ -30,6 +30,7 @@ import copy
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -277,7 +278,7 @@ class PoseVAE(nn.Module):
         turns = len(self.phi)
         k = pyro.sample("turn", dist.Categorical(logits=theta.new_zeros(turns)))
         near = ((theta - self.phi).cos() * (turns / math.pi) ** 2).log_softmax(-1)
-        log_r = near.expand(*torch.broadcast_shapes(near.shape[:-1], k.shape), -1)
+        log_r = near.expand(*np.broadcast_shapes(near.shape[:-1], k.shape), -1)
         k_here = k.expand(log_r.shape[:-1]).unsqueeze(-1)
         pyro.factor("near", log_r.gather(-1, k_here).squeeze(-1) + math.log(turns))
 

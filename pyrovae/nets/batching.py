@@ -7,6 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,10 +126,10 @@ def int_or_tuple(features: Features) -> int | Shape:
     return features if isinstance(features, int) else tuple(features)
 
 
-def _broadcast(shapes: Sequence[torch.Size], inputs: Sequence[Tensor]) -> torch.Size:
+def _broadcast(shapes: Sequence[torch.Size], inputs: Sequence[Tensor]) -> Shape:
     try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
+        return np.broadcast_shapes(*shapes)  # torch's own imports sympy: a second of a first fit
+    except ValueError:
         whole = " and ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(
             f"the batch dimensions of {whole} do not broadcast; give x and its context the same "

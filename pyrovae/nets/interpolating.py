@@ -6,6 +6,7 @@ w_i(u) the bilinear weights of the four pixels around u     (Jaderberg et al. 20
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
@@ -63,7 +64,7 @@ class InterpolatedImage(nn.Module):
                 f"InterpolatedImage: the network returns {tuple(image.shape[-3:])}, expected "
                 f"{self.shape_out}, the given shape"
             )
-        batch = torch.broadcast_shapes(image.shape[:-3], places.shape[:-3])
+        batch = np.broadcast_shapes(image.shape[:-3], places.shape[:-3])
         image = image.expand(*batch, *image.shape[-3:]).reshape(-1, *self.shape_out)
         read_at = (places * self.stretch).expand(*batch, *places.shape[-3:])  # torch's y goes down
         read = grid_sample(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -199,8 +200,8 @@ def _check_shape(site: Site, x: Tensor) -> None:
     own, events = fn.batch_shape + fn.event_shape, len(fn.event_shape)
     event = value.shape[max(0, value.dim() - events) :]
     try:
-        grows = torch.broadcast_shapes(own, value.shape) != own
-    except RuntimeError:
+        grows = np.broadcast_shapes(own, value.shape) != own
+    except ValueError:
         return  # Pyro says what does not fit
     is_x = value.data_ptr() == x.data_ptr() and bool(site["cond_indep_stack"])
     no_rows = is_x and 0 < value.dim() <= events

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae.training import Adam
+
 __all__ = ["Normals", "refined"]
 
 _FULL = 64  # dimensions up to which the covariance is full
@@ -104,7 +106,7 @@ def _fitted(log_f: LogDensity, start: Tensor, steps: int) -> Normals:
     lower = torch.zeros(*start.shape, d if d <= _FULL else 0, dtype=start.dtype).to(start.device)
     lower.requires_grad_()
     parameters = [loc, log_scale, lower]
-    optimizer = torch.optim.Adam(parameters, lr=_RATE, betas=(0.9, 0.99))
+    optimizer = Adam(parameters, lr=_RATE, betas=(0.9, 0.99))
     for i in range(steps):
         optimizer.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * i / steps)) / 2 + 1e-3
         tril = _tril(log_scale, lower)
