@@ -10,6 +10,7 @@ others     as the normal of the same mean and variance
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -173,7 +174,7 @@ def _mean_of_levels(log_mass: Tensor, s: Tensor) -> Tensor:
 
 
 def _draw_of_levels(log_mass: Tensor, s: Tensor) -> Tensor:
-    left = s.expand(torch.broadcast_shapes(s.shape, log_mass.shape[:-2]))
+    left = s.expand(np.broadcast_shapes(s.shape, log_mass.shape[:-2]))
     levels, drawn = torch.arange(log_mass.shape[-1], device=s.device), list[Tensor]()
     for a, others in zip(log_mass.unbind(-2), _suffixes(log_mass)[1:], strict=True):
         rest = left.unsqueeze(-1) - levels

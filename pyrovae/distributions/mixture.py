@@ -13,6 +13,7 @@ solves.
 import math
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
@@ -82,7 +83,7 @@ class SameFamilyMixture(TorchDistribution):
         lead = value.shape[: value.dim() - len(self.event_shape)]
         if torch.is_grad_enabled() or len(lead) <= len(self.batch_shape):
             return self.logits + self._log_probs(value)
-        rows = torch.broadcast_shapes(lead, self.batch_shape)[1:]
+        rows = np.broadcast_shapes(lead, self.batch_shape)[1:]
         size = len(self.logits) * math.prod(rows) * math.prod(self.event_shape)
         blocks = value.split(max(1, _BLOCK // size))
         return self.logits + torch.cat([self._log_probs(block) for block in blocks])
@@ -122,7 +123,7 @@ class SameFamilyMixture(TorchDistribution):
         if self._shared and isinstance(self.components, MultivariateNormal):
             return _full_log_probs(value, self.components)
         lead = value.shape[: value.dim() - len(self.event_shape)]
-        rows = torch.broadcast_shapes(lead, self.batch_shape)
+        rows = np.broadcast_shapes(lead, self.batch_shape)
         value = value.expand(*rows, *self.event_shape).unsqueeze(len(rows))
         return self.components.log_prob(value.expand(*rows, len(self.logits), *self.event_shape))
 

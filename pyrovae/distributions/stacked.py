@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -54,7 +55,7 @@ class Stacked(TorchDistribution):
         Further batch dimensions may stand in front.
         """
         shape = self.batch_shape + self.event_shape
-        value = value.expand(torch.broadcast_shapes(value.shape, shape))
+        value = value.expand(np.broadcast_shapes(value.shape, shape))
         parts = zip(self.parts, value.unbind(-len(shape)), strict=True)
         return torch.stack([part.log_prob(x) for part, x in parts], -len(self.batch_shape))
 

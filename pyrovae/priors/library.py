@@ -5,6 +5,7 @@ Lopez et al. 2018, section 2.1.
 
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -51,7 +52,7 @@ class LibraryNormal(Conditional):
         """Return p(l | s), event shape (1,), batch shape (*) of c, or () for a single batch."""
         if len(self.means) == 1:
             return dist.Normal(self.means[0], self.deviations[0]).to_event(1)
-        batch = torch.broadcast_shapes(*(part.shape[:-1] for part in c))
+        batch = np.broadcast_shapes(*(part.shape[:-1] for part in c))
         columns = torch.cat([part.expand(*batch, -1) for part in c], -1)
         s = columns[..., : len(self.means)]  # one-hot code of the batch
         return dist.Normal(s @ self.means, s @ self.deviations).to_event(1)

@@ -6,6 +6,7 @@ Its optimum is the aggregate posterior (Tomczak & Welling 2018, eq. 9).
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class Vamp(Conditional):
         Its batch shape is that of the context, (*), or () where the posterior reads no context.
         """
         u = self._bounded(self.pseudo_inputs)
-        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in c))
+        lead = np.broadcast_shapes(*(part.shape[:-1] for part in c))
         # Every u_k at every c. Only c is expanded: a posterior that ignores it has K rows to
         # encode.
         pairs = [part.unsqueeze(-2).expand(*lead, len(u), part.shape[-1]) for part in c]

@@ -1,9 +1,9 @@
 """Adam and AdamW whose first use does not import torch's compiler.
 
-Every optimizer of torch imports `torch._dynamo` when it is made and when it steps, only to tell the
-compiler to leave it alone. That takes two seconds once a process, about as long as `import torch`.
-Here the same methods are called without that wrapping. Inside a compiled function, which holds the
-compiler already, they work too, but are traced.
+Every optimizer of torch imports `torch._dynamo` when it is made, steps or gives its state, only to
+tell the compiler to leave it alone. That takes two seconds once a process, about as long as
+`import torch`. Here the same methods are called without that wrapping. Inside a compiled function,
+which holds the compiler already, they work too, but are traced.
 """
 
 import inspect
@@ -23,6 +23,14 @@ class _WithoutCompiler(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters."""
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as a checkpoint keeps it."""
+        return inspect.unwrap(Optimizer.state_dict)(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state that `state_dict` returned."""
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take a step."""
