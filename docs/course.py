@@ -7,10 +7,11 @@ Each script is executed in a Jupyter kernel, in quick mode and with warnings as 
 keeps its kernel, whose imports take as long as many a script, and clears it before each script. The
 executed notebook is kept in build/course, and used again as long as the code of the script and the
 library are the same. A notebook in docs/full holds a run on the full data, which takes minutes; its
-outputs are preferred while its code cells are those of the script.
+outputs are preferred while its code is that of the script, branches of the quick mode left out.
 """
 
 import argparse
+import ast
 import atexit
 import base64
 import hashlib
@@ -269,7 +270,25 @@ def full_run(script: Path) -> NotebookNode | None:
     path = place(script, FULL)
     kept = nbformat.read(path, as_version=4) if path.exists() else None
     notebook = convert(script)
-    return with_outputs(notebook, kept) if kept and code(kept) == code(notebook) else None
+    same = kept and code_of_full_run(kept) == code_of_full_run(notebook)
+    return with_outputs(notebook, kept) if same else None
+
+
+def code_of_full_run(notebook: NotebookNode) -> list[str]:
+    """Return what a full run executes: the code cells without the branches `if QUICK`."""
+    return [ast.dump(_NotQuick().visit(ast.parse(source))) for source in code(notebook)]
+
+
+class _NotQuick(ast.NodeTransformer):
+    """Replaces `a if QUICK else b`, and the statement `if QUICK: a` `else: b`, by b."""
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        kept = self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) == "QUICK" else kept
+
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+        kept = self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) == "QUICK" else kept
 
 
 def with_outputs(notebook: NotebookNode, run: NotebookNode) -> NotebookNode:

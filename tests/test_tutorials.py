@@ -92,6 +92,24 @@ def test_a_script_that_warns_fails_or_leaves_files_is_refused(tmp_path, body, me
         course.execute(course.convert(tmp_path / "a.py"))
 
 
+@pytest.mark.parametrize(
+    ("body", "same"),
+    [
+        ("a = (9, 9) if QUICK else (2, 1)\nif QUICK:\n    a = 3", True),
+        ("a = (1, 1) if QUICK else (2, 2)\nif QUICK:\n    a = 0", False),
+        ("a = (1, 1) if QUICK else (2, 1)\nif not QUICK:\n    a = 0", False),
+    ],
+)
+def test_a_full_run_does_not_depend_on_the_quick_mode(tmp_path, monkeypatch, body, same):
+    monkeypatch.setattr(course, "TUTORIALS", tmp_path)
+    monkeypatch.setattr(course, "FULL", tmp_path / "full")
+    script, kept = tmp_path / "a.py", tmp_path / "full" / "a.ipynb"
+    script.write_text("# %%\na = (1, 1) if QUICK else (2, 1)\nif QUICK:\n    a = 0\n")
+    course.write(course.convert(script), kept)
+    script.write_text(f"# %%\n{body}\n")
+    assert (course.full_run(script) is not None) is same
+
+
 def size(name):
     """The number of words of a script's text, and of its lines of code."""
     lines = [line for line in (TUTORIALS / f"{name}.py").read_text().splitlines() if line]
