@@ -37,7 +37,7 @@ data = datasets.digits() if QUICK else datasets.mnist()
 images, held_out = (torch.from_numpy(part).flatten(1) for part in (data.x, data.x_test))
 grey, grey_test = images[:10_000] / images.max(), held_out[:1_000] / images.max()
 test = torch.bernoulli(grey_test, generator=torch.Generator().manual_seed(0))
-(N, D), (J, hidden, epochs) = grey.shape, (8, 100, 40) if QUICK else (20, 400, 20)
+(N, D), (J, hidden, epochs) = grey.shape, (8, 100, 25) if QUICK else (20, 400, 20)
 
 # %% [markdown]
 # ## The parts and where they stand
