@@ -260,7 +260,7 @@ def interpolate(
     run = Run.open_images(model, "interpolate")
     experiment = ImageExperiment.open(run, data, part, data_dir)
     fitted, batch = experiment.model, experiment.rows.batch
-    walk = fitted.interpolate(batch, start, end, steps, spherical=spherical)
+    (walk,) = fitted.interpolate(batch, [(start, end)], steps, spherical=spherical)
     limits = fitted.preparation.limits
     exports.write_data(walk, output, lambda: plots.interpolations(walk[None], limits))
     typer.echo(f"{output}: {steps} points from row {start} to row {end}")

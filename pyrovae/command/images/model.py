@@ -1,5 +1,6 @@
 """A model of images or arrays whose results come in the unit of the stored data."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from pyrovae.graphs import PoseVAE
 __all__ = ["ImageModel"]
 
 Batch = tuple[Tensor, ...]  # (x, *c), prepared
+Path = Callable[[Tensor, Tensor, Tensor], Tensor]  # from (a, b, t) to points, one for each t
 
 
 @final
@@ -87,32 +89,45 @@ class ImageModel:
         return self.preparation.undo(tasks.reconstruct(self.graph, *batch))
 
     def interpolate(
-        self, batch: Batch, start: int, end: int, steps: int, *, spherical: bool = False
+        self, batch: Batch, pairs: Sequence[tuple[int, int]], steps: int, *, spherical: bool = False
     ) -> np.ndarray:
         """Return what lies between the posterior means of two rows, decoded in the first's context.
 
         Args:
             batch: Prepared rows (x, *c).
-            start: Row of the first.
-            end: Row of the last.
-            steps: Number of points, both ends included.
+            pairs: Numbers of the first and the last row of each path.
+            steps: Number of points of a path, both ends included.
             spherical: Whether to interpolate along the sphere, and not linearly.
+
+        Returns:
+            An array with shape (pairs, steps, *event).
 
         Raises:
             ValueError: There is no such row.
         """
         x, *c = batch
-        if max(start, end) >= len(x):
-            raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")
+        for start, end in pairs:
+            if max(start, end) >= len(x):
+                raise ValueError(f"--from {start} --to {end}: the data have rows 0 to {len(x) - 1}")
+        first, last = (list(numbers) for numbers in zip(*pairs, strict=True))
+        context = [part[first] for part in c]
         path = tasks.spherical if spherical else tasks.linear
-        context = [part[start] for part in c]
         if self._zero_pose:
-            ends = torch.stack([x[start], x[end]])
-            a, b = self._content((ends, *(part.expand(2, *part.shape) for part in context)))
-            z = path(a, b, torch.linspace(0, 1, steps, device=a.device))
-            return self._decoded(z, *(part.expand(steps, *part.shape) for part in context))
-        walk = tasks.interpolate(self.graph, x[start], x[end], *context, steps=steps, path=path)
-        return self.preparation.undo(walk)
+            return self._between_contents(x[first], x[last], context, path, steps)
+        ends = zip(x[first], x[last], *context, strict=True)
+        walks = [tasks.interpolate(self.graph, *row, steps=steps, path=path) for row in ends]
+        return self.preparation.undo(torch.stack(walks))
+
+    def _between_contents(
+        self, first: Tensor, last: Tensor, context: list[Tensor], path: Path, steps: int
+    ) -> np.ndarray:
+        """Return paths between contents, at zero pose; one embedding finds all ends."""
+        both = (torch.cat([part, part]) for part in context)
+        a, b = self._content((torch.cat([first, last]), *both)).chunk(2)
+        t = torch.linspace(0, 1, steps, device=a.device)
+        z = torch.cat([path(*ends, t) for ends in zip(a, b, strict=True)])
+        x = self._decoded(z, *(part.repeat_interleave(steps, 0) for part in context))
+        return x.reshape(len(first), steps, *x.shape[1:])
 
     def embed(self, batch: Batch) -> np.ndarray:
         """Return posterior means of z with shape (N, D)."""

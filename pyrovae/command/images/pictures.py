@@ -136,7 +136,7 @@ def _interpolations(model: ImageModel, rows: Rows, z: str) -> Picture:
     batch = rows.some(2 * WALKS)
     n = len(batch[0])
     pairs = [(i, n - 1 - i) for i in range(max(1, n // 2))]
-    paths = np.stack([model.interpolate(batch, a, b, STEPS) for a, b in pairs])
+    paths = model.interpolate(batch, pairs, STEPS)
     caption = f"Each row decodes points on the line between the {z}s of two test rows."
     return Picture("Interpolations", plots.interpolations(paths, model.preparation.limits), caption)
 
