@@ -93,12 +93,12 @@ def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
     cells = simulate(60, 12).to_anndata()
     cells.write_h5ad(tmp_path / "cells.h5ad")
     cells.raw = cells
-    rows = open_shards(tmp_path).select(torch.arange(9))
+    rows = open_shards(tmp_path).view(torch.arange(9))
     for other, words in (
         (cells.raw, r"a Raw: adata\.raw\.to_adata\(\)"),
         (cells.X, r"a csr_matrix: anndata\.AnnData\(counts\)"),
         (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
-        (rows, r"rows of shards.*cells\.to_memory\(rows\)"),
+        (rows, r"rows of shards.*cells\.select\(rows\)"),
     ):
         with pytest.raises(TypeError, match=words):
             SingleCellVAE.setup_anndata(other)

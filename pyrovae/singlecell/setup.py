@@ -142,8 +142,8 @@ def setup_anndata(
         )
     if isinstance(adata, Rows) and not hasattr(adata, "obs"):
         raise TypeError(
-            "setup_anndata: these are rows of shards, without obs. Take all cells that open_shards "
-            "returned; some of them become an AnnData by cells.to_memory(rows)"
+            "setup_anndata: these are rows of shards, without obs. Take what open_shards returned, "
+            "or some of its cells by cells.select(rows)"
         )
     check_anndata(adata)
     layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`
