@@ -162,6 +162,24 @@ def test_a_lost_chunk_of_categories_is_warned_of(tmp_path):
         assert set(open_shards(file).obs["batch"]) == {"batch 0"}
 
 
+def test_lost_strings_of_a_file_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    """The HDF5 library loops for ever where a heap of strings is zeros from some byte on."""
+    file = tmp_path / "cells.h5ad"
+    simulate(60, 12).to_anndata().write_h5ad(file)
+    assert read(file).shape == (60, 12)
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 512 : heap + 2048] = bytes(1536)
+    file.write_bytes(content)
+    monkeypatch.setattr(anndata, "read_h5ad", lambda path: pytest.fail("was read"))
+    with pytest.raises(ValueError, match=rf"cells\.h5ad: trunc.*strings at byte {heap} are overw"):
+        read(file)
+    file.write_bytes(b"")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"cells\.h5ad: truncated"):
+        read(file)
+
+
 def test_a_column_is_named_once_among_batch_and_covariates():
     cells = simulate(20, 5).to_anndata()
     cells.obs["day"] = np.arange(20.0)

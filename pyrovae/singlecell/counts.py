@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.data.supports import levels
+from pyrovae.singlecell.heaps import check_heaps
 from pyrovae.singlecell.messages import import_anndata, listed
 from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
@@ -40,6 +41,7 @@ def read(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
+        check_heaps(Path(path))
         return anndata.read_h5ad(path)
     except Exception as error:  # OSError, KeyError or RuntimeError, as h5py finds it
         raise ValueError(
