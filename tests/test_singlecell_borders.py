@@ -1,6 +1,7 @@
 """Cells as a biologist has them: what is taken as it is meant, and what is refused in words."""
 
 import sys
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -98,6 +99,8 @@ def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
         (cells.raw, r"a Raw: adata\.raw\.to_adata\(\)"),
         (cells.X, r"a csr_matrix: anndata\.AnnData\(counts\)"),
         (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
+        ({"rna": cells, "adt": cells}, r"a dict: pass one of those in it, which are 'rna', 'adt'"),
+        (SimpleNamespace(uns={}, mod={"rna": cells}), "a SimpleNamespace: pass one .* are 'rna'"),
         (rows, r"rows of shards.*cells\.select\(rows\)"),
     ):
         with pytest.raises(TypeError, match=words):
@@ -193,6 +196,14 @@ def test_a_column_is_named_once_among_batch_and_covariates():
     ):
         with pytest.raises(ValueError, match=words):
             SingleCellVAE.setup_anndata(cells, batch_key="batch", **keys)
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    cells = simulate(20, 5).to_anndata()
+    cells.obs = pd.concat([cells.obs, cells.obs[["batch"]]], axis=1)
+    for keys in ({"batch_key": "batch"}, {"continuous_covariate_keys": ["batch"]}):
+        with pytest.raises(ValueError, match="several columns 'batch': rename them"):
+            SingleCellVAE.setup_anndata(cells, **keys)
 
 
 def test_numbers_as_text_are_no_continuous_covariate():

@@ -250,6 +250,8 @@ def check_column(adata: Any, key: str, name: str = "key") -> None:
         raise ValueError(
             f"{name} {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"
         )
+    if (adata.obs.columns == key).sum() > 1:
+        raise ValueError(f"adata.obs has several columns {key!r}: rename them, or drop all but one")
 
 
 def known_labels(adata: Any, key: str, unknown: object) -> tuple[list[str], Tensor]:

@@ -1,7 +1,7 @@
 """Which layer and columns of an AnnData a model uses, stored in `adata.uns["_pyrovae_setup"]`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,24 @@ class Setup:
 
 
 def check_anndata(adata: Any) -> None:
-    """Refuse what is no AnnData, as a matrix, the path of a file or `adata.raw`."""
-    if not hasattr(adata, "uns"):
+    """Refuse what is no AnnData, as a matrix, the path of a file, `adata.raw` or a MuData."""
+    several = _tables_of(adata)
+    if several is not None or not hasattr(adata, "uns"):
         one = "anndata.AnnData(counts) makes one of a matrix of cells by genes"
         if hasattr(adata, "to_adata"):
             one = "adata.raw.to_adata() makes one of it"
         elif isinstance(adata, str | Path):
             one = "pyrovae.singlecell.read(path) reads one"
+        elif several is not None:
+            one = f"pass one of those in it, which are {listed(several)}"
         raise TypeError(f"expected an AnnData, got a {type(adata).__name__}: {one}")
+
+
+def _tables_of(cells: Any) -> Any:
+    """Return the names of what a dict, a MuData or a SpatialData holds; None of anything else."""
+    if isinstance(cells, Mapping):
+        return cells.keys()
+    return getattr(cells, "mod", getattr(cells, "tables", None))
 
 
 def setup_anndata(

@@ -213,7 +213,7 @@ def _check(
     if batch_size < 2 or training < 2:
         raise ValueError(
             f"train: {training} training cells and batch_size {batch_size}: batch normalization "
-            "needs at least 2 of each"
+            "needs at least 2 of each. train_size=1 trains on all cells"
         )
     if int(epochs) != epochs or epochs < 1 or not lr > 0:
         raise ValueError(
