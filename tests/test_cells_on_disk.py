@@ -5,6 +5,7 @@ import warnings
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from command_line import call
@@ -280,6 +281,14 @@ def test_some_cells_of_the_files_are_cells_as_all_are(folder, tmp_path):
     close(*(model.get_elbo() for model in both))
     z = both[1].get_latent_representation(indices=[5, 2, 9])
     close(both[0].get_latent_representation(few), z)
+
+
+def test_rows_may_be_a_series_with_any_index(folder):
+    shards, obs = open_shards(folder), cells().obs
+    mask = obs["batch"] == "batch 0"
+    close(shards.select(mask)[:], cells().X.toarray()[mask.to_numpy()])
+    numbers = pd.Series([7, 5, 200], index=[200, 7, 5])
+    close(shards[numbers], cells().X.toarray()[numbers.to_numpy()])
 
 
 @pytest.mark.parametrize("change", ["count", "batch"])
