@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata.experimental import AnnCollection
 
 import pyrovae as pv
 from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
@@ -101,6 +102,8 @@ def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
         (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
         ({"rna": cells, "adt": cells}, r"a dict: pass one of those in it, which are 'rna', 'adt'"),
         (SimpleNamespace(uns={}, mod={"rna": cells}), "a SimpleNamespace: pass one .* are 'rna'"),
+        (SimpleNamespace(uns={}, obs=type("Dataset2D", (), {})()), r"read_lazy.*to_memory\(\)"),
+        (AnnCollection([cells]), r"AnnCollection: anndata\.concat"),
         (rows, r"rows of shards.*cells\.select\(rows\)"),
     ):
         with pytest.raises(TypeError, match=words):
@@ -204,6 +207,21 @@ def test_a_column_that_is_there_twice_is_refused():
     for keys in ({"batch_key": "batch"}, {"continuous_covariate_keys": ["batch"]}):
         with pytest.raises(ValueError, match="several columns 'batch': rename them"):
             SingleCellVAE.setup_anndata(cells, **keys)
+
+
+def test_two_cells_are_told_to_be_trained_on_both():
+    cells = simulate(2, 5).to_anndata()
+    cells.X = cells.X.toarray()
+    SingleCellVAE.setup_anndata(cells)
+    model = SingleCellVAE(cells, n_hidden=8, n_latent=2)
+    with pytest.raises(ValueError, match=r"1 training cells.*\. train_size=1 trains on all"):
+        model.train(1, progress=False)
+    with pytest.raises(ValueError, match=r"batch_size 1: .* at least 2 of each$"):
+        model.train(1, train_size=1, batch_size=1, progress=False)
+    cells.X[1] = cells.X[0]
+    model = SingleCellVAE(cells, n_hidden=8, n_latent=2)
+    with pytest.warns(UserWarning, match="library sizes hardly vary: the standard"):
+        model.train(1, train_size=1, progress=False)
 
 
 def test_numbers_as_text_are_no_continuous_covariate():

@@ -98,13 +98,21 @@ def check_anndata(adata: Any) -> None:
     several = _tables_of(adata)
     if several is not None or not hasattr(adata, "uns"):
         one = "anndata.AnnData(counts) makes one of a matrix of cells by genes"
-        if hasattr(adata, "to_adata"):
+        if hasattr(adata, "adatas"):  # an AnnCollection
+            one = "anndata.concat(collection.adatas) makes one of it"
+        elif hasattr(adata, "to_adata"):
             one = "adata.raw.to_adata() makes one of it"
         elif isinstance(adata, str | Path):
             one = "pyrovae.singlecell.read(path) reads one"
         elif several is not None:
             one = f"pass one of those in it, which are {listed(several)}"
         raise TypeError(f"expected an AnnData, got a {type(adata).__name__}: {one}")
+    if not isinstance(adata, Rows) and type(getattr(adata, "obs", None)).__name__ == "Dataset2D":
+        raise TypeError(
+            "these cells were opened by anndata.experimental.read_lazy, with obs on the disk: call "
+            "adata.to_memory(), or open the file by pyrovae.singlecell.open_shards(path), which "
+            "leaves the counts there"
+        )
 
 
 def _tables_of(cells: Any) -> Any:
