@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata.experimental import AnnCollection
+from scipy import sparse
 
 import pyrovae as pv
 from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
@@ -207,6 +208,31 @@ def test_a_column_that_is_there_twice_is_refused():
     for keys in ({"batch_key": "batch"}, {"continuous_covariate_keys": ["batch"]}):
         with pytest.raises(ValueError, match="several columns 'batch': rename them"):
             SingleCellVAE.setup_anndata(cells, **keys)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16])
+def test_counts_at_the_limit_of_their_integers_are_warned_of(kind, form):
+    cells, largest = simulate(20, 5).to_anndata(), np.iinfo(kind).max
+    x = np.minimum(cells.X.toarray(), largest - 1).astype(kind)
+    cells.X = form(x)
+    SingleCellVAE.setup_anndata(cells)
+    SingleCellVAE(cells)
+    x[3, 2] = largest
+    cells.X = form(x)
+    with pytest.warns(UserWarning, match=f"{np.dtype(kind)} and reach {largest}.*as int32"):
+        model = SingleCellVAE(cells)
+    assert model.cells.data[0][torch.arange(20)][3, 2] == largest
+
+
+def test_counts_that_became_negative_are_told_so():
+    cells = simulate(20, 5).to_anndata()
+    x = np.minimum(cells.X.toarray(), 100).astype(np.int64)
+    x[3, 2] = 200
+    cells.X = x.astype(np.int8)
+    SingleCellVAE.setup_anndata(cells)
+    with pytest.raises(ValueError, match=r"never negative.*too large for their integers"):
+        SingleCellVAE(cells)
 
 
 def test_two_cells_are_told_to_be_trained_on_both():
