@@ -235,6 +235,28 @@ def test_counts_that_became_negative_are_told_so():
         SingleCellVAE(cells)
 
 
+def test_categories_that_differ_by_spaces_are_warned_of():
+    cells = simulate(60, 8).to_anndata()
+    model = trained(cells, batch_key="batch")
+    cells.obs["batch"] = cells.obs["batch"].astype(str).replace("batch 0", "batch 0 ")
+    query = SingleCellVAE.prepare_query_anndata(cells, model)
+    words = r"'batch'\]: 'batch 0 ' differs by spaces alone"
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE.load_query_data(query, model)
+    cells.obs.iloc[:5, list(cells.obs).index("batch")] = "batch 0"
+    SingleCellVAE.setup_anndata(cells, batch_key="batch")
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE(cells)
+
+
+def test_the_genes_of_a_query_of_another_kind_are_shown():
+    cells = simulate(60, 8).to_anndata()
+    model = trained(cells, batch_key="batch")
+    cells.var_names = cells.var_names + ".3"
+    with pytest.raises(ValueError, match=r"'gene 0'.*the query's are 'gene 0\.3'.*version"):
+        SingleCellVAE.prepare_query_anndata(cells, model)
+
+
 def test_two_cells_are_told_to_be_trained_on_both():
     cells = simulate(2, 5).to_anndata()
     cells.X = cells.X.toarray()

@@ -49,15 +49,16 @@ def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]
         ValueError: if the column does not exist, is missing in a cell, or is continuous.
 
     Warns:
-        UserWarning: if it holds numbers and the same numbers as text.
+        UserWarning: if it holds numbers and the same numbers as text, or two names that differ by
+            spaces around them.
     """
     text = _as_text(adata, key)
-    _check_categories(adata.obs[key])
+    _check_categories(adata.obs[key], known)
     return sorted(_named_as(text, known).unique())
 
 
-def _check_categories(column: Any) -> None:
-    """Refuse a continuous column, and warn of categories that are alike as text."""
+def _check_categories(column: Any, known: Sequence[str]) -> None:
+    """Refuse a continuous column, and warn of categories that are alike."""
     import pandas as pd
 
     values = pd.Series(list(column.unique()))
@@ -73,6 +74,13 @@ def _check_categories(column: Any) -> None:
             f"adata.obs[{column.name!r}] holds {listed(text[text.duplicated()])} both as numbers "
             "and as text, which are taken for the same. If they are not, name them differently; if "
             "they are, store the column as text"
+        )
+    names = {*text, *known}
+    spaced = sorted(name for name in names if name != name.strip() and name.strip() in names)
+    if spaced:
+        warn_user(
+            f"adata.obs[{column.name!r}]: {listed(spaced)} differs by spaces alone from another "
+            "category. If they are the same, call .astype(str).str.strip() on the column"
         )
 
 
@@ -112,10 +120,7 @@ def label_weights(adata: Any, key: str, known: Sequence[str]) -> Tensor:
     Args:
         adata: the cells.
         key: column of `adata.obs`, which may be missing.
-        known: the L labels.
-
-    Returns:
-        The weights, with shape (N, L).
+        known: the L labels, one for each column of what is returned, with shape (N, L).
     """
     import pandas as pd
 

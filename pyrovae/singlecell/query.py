@@ -85,8 +85,9 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     if there.mean() < _FEWEST:
         raise ValueError(
             f"the query has {there.sum() or 'none'} of the reference's genes, expected at least "
-            f"{_FEWEST:.0%} of {len(there)}, which are {listed(encoding.genes)}. Use names of the "
-            "same kind (symbols or identifiers), or a reference with the genes of both"
+            f"{_FEWEST:.0%} of {len(there)}, which are {listed(encoding.genes)}; the query's are "
+            f"{listed(names)}. Use names of the same kind (symbols or identifiers, with or without "
+            "a version), or a reference with the genes of both"
         )
     if there.mean() < _FEW:
         warn_user(
