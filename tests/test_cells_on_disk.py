@@ -5,6 +5,7 @@ import warnings
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from command_line import call
@@ -246,6 +247,48 @@ def test_masks_and_negative_numbers_are_rows(folder):
     for rows in ([N], [-N - 1], mask[1:]):
         with pytest.raises(IndexError):
             shards[rows]
+
+
+def test_rows_may_be_drawn_with_replacement(folder):
+    """Two of the same row in place of one between them were read as the rows in order."""
+    shards, x = open_shards(folder), cells().X.toarray()
+    for rows in ([0, 0, 2], [99, 99, 101], [7, 5, 5, 8]):
+        close(shards[rows], x[rows])
+
+
+def test_some_cells_of_the_files_are_cells_as_all_are(folder, tmp_path):
+    rows = np.random.default_rng(0).permutation(N)[:150]
+    whole = set_up(open_shards(folder))
+    whole.obs["kit"] = np.arange(N) % 2
+    some, in_memory = whole.select(rows), set_up(cells()[rows].copy())
+    assert some.obs_names.equals(in_memory.obs_names)
+    assert some.file_of(3).name == f"{np.searchsorted(np.cumsum(SIZES), rows[3], 'right')}.h5ad"
+    models = []
+    for own in (some, in_memory):
+        own.obs["kit"] = (rows % 2).astype(str)
+        SingleCellVAE.setup_anndata(own, batch_key="kit")
+        models.append(SingleCellVAE(own, n_latent=3, n_hidden=16, seed=3))
+        models[-1].train(3, progress=False)
+    assert whole.uns["_pyrovae_setup"]["batch_key"] == "batch"
+    close(*(model.graph.library_prior.mean for model in models))
+    assert np.array_equal(*(model.train_indices for model in models))
+    few = some.select([5, 2, 9])
+    close(few[:], cells().X.toarray()[rows[[5, 2, 9]]])
+    close(few.to_memory().layers["counts"].toarray(), few[:])
+    saved = models[0].save(tmp_path / "model")
+    both = [SingleCellVAE.load(saved, own) for own in (some, in_memory)]
+    close(*(model.get_latent_representation() for model in both))
+    close(*(model.get_elbo() for model in both))
+    z = both[1].get_latent_representation(indices=[5, 2, 9])
+    close(both[0].get_latent_representation(few), z)
+
+
+def test_rows_may_be_a_series_with_any_index(folder):
+    shards, obs = open_shards(folder), cells().obs
+    mask = obs["batch"] == "batch 0"
+    close(shards.select(mask)[:], cells().X.toarray()[mask.to_numpy()])
+    numbers = pd.Series([7, 5, 200], index=[200, 7, 5])
+    close(shards[numbers], cells().X.toarray()[numbers.to_numpy()])
 
 
 @pytest.mark.parametrize("change", ["count", "batch"])

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -118,6 +119,11 @@ def test_knn_accuracy_is_a_majority_of_the_nearest():
     score = scores.knn_accuracy(codes, labels, test, expected)
     assert clear.sum() > 20
     assert (score.values[clear] == right[clear].double()).all()
+    names, known = (
+        pd.Series([f"type {k}" for k in part.tolist()], index=range(9, 9 + len(part)))
+        for part in (labels, expected)
+    )
+    assert scores.knn_accuracy(codes.numpy(), names, test.numpy(), known).mean == score.mean
 
 
 @pytest.mark.parametrize(

@@ -506,17 +506,12 @@ def test_an_unseen_batch_is_refused_with_the_known_ones(model):
         model.get_normalized_expression(transform_batch="batch 9")
 
 
-def test_a_new_label_is_told_that_only_batches_and_covariates_are_mapped():
+def test_a_new_batch_and_a_new_category_are_told_to_be_mapped():
     adata = cells_like()
     adata.obs["sex"] = np.where(np.arange(80) % 2, "f", "m")
     model = fitted(setup(adata, categorical_covariate_keys=["sex"]), dispersion="gene-label")
     other = cells_like(n=20)
-    other.obs["sex"], other.obs["batch"], other.obs["cell_type"] = "f", "batch 9", "another"
-    query = SingleCellVAE.prepare_query_anndata(other, model)
-    with pytest.raises(ValueError, match=r"cell_type.*'another'.*Only new batches") as caught:
-        SingleCellVAE.load_query_data(query, model)
-    assert "load_query_data" not in str(caught.value)
-    other.obs["cell_type"] = "type 0"
+    other.obs["sex"], other.obs["batch"] = "f", "batch 9"
     with pytest.raises(ValueError, match=r"batch 9.*by SingleCellVAE\.load_query_data"):
         model.get_latent_representation(other)
     other.obs["batch"], other.obs["sex"] = "batch 0", "unknown"
@@ -686,8 +681,8 @@ def test_dispersion_by_label_takes_the_cell_s_own():
     )
     assert not np.isclose(model.get_elbo(other), model.get_elbo())
     other.obs["cell_type"] = "type 7"
-    with pytest.raises(ValueError, match=r"type 7.*type 0.*type 1"):
-        model.get_elbo(other)
+    theta = model.get_likelihood_parameters(other)["dispersions"]  # of neither: their mean
+    np.testing.assert_allclose(theta[0], np.sqrt(rows[0] * rows[1]), rtol=1e-4)
 
 
 def test_dispersion_by_label_needs_labels():
@@ -1431,8 +1426,9 @@ def test_a_query_may_lack_genes_and_bring_others_in_another_order(tmp_path):
         SingleCellVAE.prepare_query_anndata(cells[:, :20].copy(), reference)
 
 
-def test_a_query_needs_no_labels_but_for_the_dispersion(tmp_path):
-    reference, cells = reference_and_query()
+@pytest.mark.parametrize("dispersion", ["gene", "gene-label"])
+def test_a_query_needs_no_labels(tmp_path, caplog, dispersion):
+    reference, cells = reference_and_query(dispersion=dispersion)
     del cells.obs["cell_type"]
     query = SingleCellVAE.prepare_query_anndata(cells, reference)
     model = SingleCellVAE.load_query_data(query, reference)
@@ -1441,10 +1437,27 @@ def test_a_query_needs_no_labels_but_for_the_dispersion(tmp_path):
     np.testing.assert_allclose(
         again.get_latent_representation(), model.get_latent_representation(), rtol=1e-5, atol=1e-6
     )
+    assert ("have no label" in caplog.text) == (dispersion == "gene-label")
+
+
+def test_cells_without_a_known_label_take_the_mean_of_the_log_dispersions(caplog):
     reference, cells = reference_and_query(dispersion="gene-label")
-    del cells.obs["cell_type"]
-    with pytest.raises(ValueError, match=r"key 'cell_type' is not in adata\.obs"):
-        SingleCellVAE.prepare_query_anndata(cells, reference)
+    cells.obs["batch"] = "batch 0"
+    known = reference.get_likelihood_parameters(cells)["dispersions"]
+    assert not caplog.text
+    labels = cells.obs["cell_type"].astype(object)
+    labels.iloc[0], labels.iloc[1] = "another", np.nan
+    cells.obs["cell_type"] = labels
+    query = SingleCellVAE.prepare_query_anndata(cells, reference)
+    model = SingleCellVAE.load_query_data(query, reference)
+    n = len(cells)
+    assert f"'cell_type']: 2 of {n} cells have no label that" in caplog.text
+    assert "('another' was not there in training)" in caplog.text
+    theta = model.get_likelihood_parameters()["dispersions"]
+    mean = reference.graph.likelihood.log_theta.mean(0).exp().detach().numpy()
+    np.testing.assert_allclose(theta[:2], [mean, mean], rtol=1e-5)
+    np.testing.assert_allclose(theta[2:], known[2:], rtol=1e-5)
+    assert abs(known[2:] / mean - 1).max() > 0.1  # the labels' own are others
 
 
 def test_a_query_keeps_what_belongs_to_its_cells():

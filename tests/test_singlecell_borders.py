@@ -1,12 +1,15 @@
 """Cells as a biologist has them: what is taken as it is meant, and what is refused in words."""
 
 import sys
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata.experimental import AnnCollection
+from scipy import sparse
 
 import pyrovae as pv
 from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
@@ -93,12 +96,16 @@ def test_what_is_no_anndata_is_refused_with_a_way_to_one(tmp_path):
     cells = simulate(60, 12).to_anndata()
     cells.write_h5ad(tmp_path / "cells.h5ad")
     cells.raw = cells
-    rows = open_shards(tmp_path).select(torch.arange(9))
+    rows = open_shards(tmp_path).view(torch.arange(9))
     for other, words in (
         (cells.raw, r"a Raw: adata\.raw\.to_adata\(\)"),
         (cells.X, r"a csr_matrix: anndata\.AnnData\(counts\)"),
         (tmp_path / "cells.h5ad", r"PosixPath: pyrovae\.singlecell\.read"),
-        (rows, r"rows of shards.*cells\.to_memory\(rows\)"),
+        ({"rna": cells, "adt": cells}, r"a dict: pass one of those in it, which are 'rna', 'adt'"),
+        (SimpleNamespace(uns={}, mod={"rna": cells}), "a SimpleNamespace: pass one .* are 'rna'"),
+        (SimpleNamespace(uns={}, obs=type("Dataset2D", (), {})()), r"read_lazy.*to_memory\(\)"),
+        (AnnCollection([cells]), r"AnnCollection: anndata\.concat"),
+        (rows, r"rows of shards.*cells\.select\(rows\)"),
     ):
         with pytest.raises(TypeError, match=words):
             SingleCellVAE.setup_anndata(other)
@@ -162,6 +169,24 @@ def test_a_lost_chunk_of_categories_is_warned_of(tmp_path):
         assert set(open_shards(file).obs["batch"]) == {"batch 0"}
 
 
+def test_lost_strings_of_a_file_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    """The HDF5 library loops for ever where a heap of strings is zeros from some byte on."""
+    file = tmp_path / "cells.h5ad"
+    simulate(60, 12).to_anndata().write_h5ad(file)
+    assert read(file).shape == (60, 12)
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 512 : heap + 2048] = bytes(1536)
+    file.write_bytes(content)
+    monkeypatch.setattr(anndata, "read_h5ad", lambda path: pytest.fail("was read"))
+    with pytest.raises(ValueError, match=rf"cells\.h5ad: trunc.*strings at byte {heap} are overw"):
+        read(file)
+    file.write_bytes(b"")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"cells\.h5ad: truncated"):
+        read(file)
+
+
 def test_a_column_is_named_once_among_batch_and_covariates():
     cells = simulate(20, 5).to_anndata()
     cells.obs["day"] = np.arange(20.0)
@@ -175,6 +200,76 @@ def test_a_column_is_named_once_among_batch_and_covariates():
     ):
         with pytest.raises(ValueError, match=words):
             SingleCellVAE.setup_anndata(cells, batch_key="batch", **keys)
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    cells = simulate(20, 5).to_anndata()
+    cells.obs = pd.concat([cells.obs, cells.obs[["batch"]]], axis=1)
+    for keys in ({"batch_key": "batch"}, {"continuous_covariate_keys": ["batch"]}):
+        with pytest.raises(ValueError, match="several columns 'batch': rename them"):
+            SingleCellVAE.setup_anndata(cells, **keys)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16])
+def test_counts_at_the_limit_of_their_integers_are_warned_of(kind, form):
+    cells, largest = simulate(20, 5).to_anndata(), np.iinfo(kind).max
+    x = np.minimum(cells.X.toarray(), largest - 1).astype(kind)
+    cells.X = form(x)
+    SingleCellVAE.setup_anndata(cells)
+    SingleCellVAE(cells)
+    x[3, 2] = largest
+    cells.X = form(x)
+    with pytest.warns(UserWarning, match=f"{np.dtype(kind)} and reach {largest}.*as int32"):
+        model = SingleCellVAE(cells)
+    assert model.cells.data[0][torch.arange(20)][3, 2] == largest
+
+
+def test_counts_that_became_negative_are_told_so():
+    cells = simulate(20, 5).to_anndata()
+    x = np.minimum(cells.X.toarray(), 100).astype(np.int64)
+    x[3, 2] = 200
+    cells.X = x.astype(np.int8)
+    SingleCellVAE.setup_anndata(cells)
+    with pytest.raises(ValueError, match=r"never negative.*too large for their integers"):
+        SingleCellVAE(cells)
+
+
+def test_categories_that_differ_by_spaces_are_warned_of():
+    cells = simulate(60, 8).to_anndata()
+    model = trained(cells, batch_key="batch")
+    cells.obs["batch"] = cells.obs["batch"].astype(str).replace("batch 0", "batch 0 ")
+    query = SingleCellVAE.prepare_query_anndata(cells, model)
+    words = r"'batch'\]: 'batch 0 ' differs by spaces alone"
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE.load_query_data(query, model)
+    cells.obs.iloc[:5, list(cells.obs).index("batch")] = "batch 0"
+    SingleCellVAE.setup_anndata(cells, batch_key="batch")
+    with pytest.warns(UserWarning, match=words):
+        SingleCellVAE(cells)
+
+
+def test_the_genes_of_a_query_of_another_kind_are_shown():
+    cells = simulate(60, 8).to_anndata()
+    model = trained(cells, batch_key="batch")
+    cells.var_names = cells.var_names + ".3"
+    with pytest.raises(ValueError, match=r"'gene 0'.*the query's are 'gene 0\.3'.*version"):
+        SingleCellVAE.prepare_query_anndata(cells, model)
+
+
+def test_two_cells_are_told_to_be_trained_on_both():
+    cells = simulate(2, 5).to_anndata()
+    cells.X = cells.X.toarray()
+    SingleCellVAE.setup_anndata(cells)
+    model = SingleCellVAE(cells, n_hidden=8, n_latent=2)
+    with pytest.raises(ValueError, match=r"1 training cells.*\. train_size=1 trains on all"):
+        model.train(1, progress=False)
+    with pytest.raises(ValueError, match=r"batch_size 1: .* at least 2 of each$"):
+        model.train(1, train_size=1, batch_size=1, progress=False)
+    cells.X[1] = cells.X[0]
+    model = SingleCellVAE(cells, n_hidden=8, n_latent=2)
+    with pytest.warns(UserWarning, match="library sizes hardly vary: the standard"):
+        model.train(1, train_size=1, progress=False)
 
 
 def test_numbers_as_text_are_no_continuous_covariate():

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -252,7 +253,8 @@ def row_numbers(rows: Any, n: int) -> Tensor:
     """
     if isinstance(rows, slice):
         return torch.arange(*rows.indices(n))
-    rows = torch.as_tensor(rows)
+    if not isinstance(rows, Tensor):  # torch takes a pandas Series for a list that begins at 0
+        rows = torch.tensor(np.ascontiguousarray(rows))
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise IndexError(f"a mask of shape {tuple(rows.shape)}, expected ({n},)")

@@ -174,7 +174,7 @@ def knn_accuracy(
 
     Args:
         codes: with shape (N, D).
-        labels: of the codes, with shape (N,).
+        labels: of the codes, with shape (N,): numbers or text, as a column of `adata.obs`.
         test_codes: with shape (M, D).
         test_labels: with shape (M,).
         neighbours: number of nearest codes that decide.
@@ -230,7 +230,9 @@ def circular_correlation(found: Array, true: Array) -> float:
 
 
 def _numpy(values: Array) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().numpy()
+    if not isinstance(values, Tensor):  # of labels that are text, torch makes no tensor
+        return np.asarray(values)
+    return values.detach().cpu().numpy()
 
 
 def _pair(name: str, a: Array, b: Array) -> tuple[Tensor, Tensor]:

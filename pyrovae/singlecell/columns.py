@@ -3,6 +3,7 @@
 Every error names the column, the first cells concerned and the remedy.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_column",
     "continuous",
     "known_labels",
+    "label_weights",
     "named_as",
     "warn_of_outliers",
 ]
@@ -37,10 +39,7 @@ NEW_BATCH = (
     "these cells, or leave them out"
 )
 NEW_CATEGORY = NEW_BATCH.replace("batch", "category")
-_NEW_LABEL = (
-    "Only new batches and categories of covariates can be mapped to a trained model. Give these "
-    "cells a label that it knows, leave them out, or make a new model and train it with them"
-)
+_LOGGER = logging.getLogger("pyrovae")
 
 
 def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]:
@@ -50,15 +49,16 @@ def category_names(adata: Any, key: str, known: Sequence[str] = ()) -> list[str]
         ValueError: if the column does not exist, is missing in a cell, or is continuous.
 
     Warns:
-        UserWarning: if it holds numbers and the same numbers as text.
+        UserWarning: if it holds numbers and the same numbers as text, or two names that differ by
+            spaces around them.
     """
     text = _as_text(adata, key)
-    _check_categories(adata.obs[key])
+    _check_categories(adata.obs[key], known)
     return sorted(_named_as(text, known).unique())
 
 
-def _check_categories(column: Any) -> None:
-    """Refuse a continuous column, and warn of categories that are alike as text."""
+def _check_categories(column: Any, known: Sequence[str]) -> None:
+    """Refuse a continuous column, and warn of categories that are alike."""
     import pandas as pd
 
     values = pd.Series(list(column.unique()))
@@ -75,11 +75,16 @@ def _check_categories(column: Any) -> None:
             "and as text, which are taken for the same. If they are not, name them differently; if "
             "they are, store the column as text"
         )
+    names = {*text, *known}
+    spaced = sorted(name for name in names if name != name.strip() and name.strip() in names)
+    if spaced:
+        warn_user(
+            f"adata.obs[{column.name!r}]: {listed(spaced)} differs by spaces alone from another "
+            "category. If they are the same, call .astype(str).str.strip() on the column"
+        )
 
 
-def category_numbers(
-    adata: Any, key: str, known: Sequence[str], advice: str = _NEW_LABEL
-) -> Tensor:
+def category_numbers(adata: Any, key: str, known: Sequence[str], advice: str) -> Tensor:
     """Return the position in `known` of each cell's category, with shape (N,).
 
     Args:
@@ -104,6 +109,39 @@ def category_numbers(
             f"{cell!r}). The model knows {listed(known, most=50)}. {advice}"
         )
     return torch.from_numpy(numbers.astype(np.int64))
+
+
+def label_weights(adata: Any, key: str, known: Sequence[str]) -> Tensor:
+    """Return the one-hot of each cell's label, and 1 / L in all columns where it is not known.
+
+    What depends on the label is then the mean over the labels for that cell. A message of the
+    logger "pyrovae" says how many cells have no label, or one that is not in `known`.
+
+    Args:
+        adata: the cells.
+        key: column of `adata.obs`, which may be missing.
+        known: the L labels, one for each column of what is returned, with shape (N, L).
+    """
+    import pandas as pd
+
+    column = adata.obs[key] if key in adata.obs else pd.Series([None] * adata.n_obs, dtype=object)
+    there, numbers = column.notna().to_numpy(), np.full(adata.n_obs, -1)
+    names = _named_as(column[there].astype(str), known)
+    numbers[there] = pd.Categorical(names, categories=list(known)).codes
+    weights = torch.full((len(numbers), len(known)), 1 / len(known))
+    labelled = torch.from_numpy(numbers >= 0)
+    weights[labelled] = torch.eye(len(known))[torch.from_numpy(numbers)[labelled]]
+    if not labelled.all():
+        new = sorted(set(names).difference(known))
+        _LOGGER.warning(
+            "adata.obs[%r]: %d of %d cells have no label that the model knows%s, and take the mean "
+            "of its log dispersions over its labels",
+            key,
+            (~labelled).sum(),
+            len(numbers),
+            f" ({listed(new)} was not there in training)" if new else "",
+        )
+    return weights
 
 
 def continuous(adata: Any, key: str) -> np.ndarray:
@@ -217,6 +255,8 @@ def check_column(adata: Any, key: str, name: str = "key") -> None:
         raise ValueError(
             f"{name} {key!r} is not in adata.obs, which has {listed(adata.obs.columns)}"
         )
+    if (adata.obs.columns == key).sum() > 1:
+        raise ValueError(f"adata.obs has several columns {key!r}: rename them, or drop all but one")
 
 
 def known_labels(adata: Any, key: str, unknown: object) -> tuple[list[str], Tensor]:

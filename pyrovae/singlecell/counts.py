@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyrovae.data import COUNTS, SparseRows, as_source, check_indices, is_sparse
 from pyrovae.data.supports import levels
-from pyrovae.singlecell.messages import import_anndata, listed
+from pyrovae.singlecell.heaps import check_heaps
+from pyrovae.singlecell.messages import import_anndata, listed, warn_user
 from pyrovae.singlecell.setup import MINIFIED, check_anndata
 from pyrovae.singlecell.shards import Shards
 
@@ -40,6 +41,7 @@ def read(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
+        check_heaps(Path(path))
         return anndata.read_h5ad(path)
     except Exception as error:  # OSError, KeyError or RuntimeError, as h5py finds it
         raise ValueError(
@@ -198,14 +200,31 @@ def _single(x: np.ndarray) -> np.ndarray:
 
     Raises:
         TypeError: if they are not real numbers.
+
+    Warns:
+        UserWarning: if they reach the limit of their integers.
     """
     if x.dtype.kind not in "biuf":
         raise TypeError(
             f"the counts have dtype {x.dtype}, expected real numbers in a NumPy array or a sparse "
             "matrix of SciPy's: adata.X.astype('float32') if they are numbers"
         )
+    _warn_of_the_limit(x)
     with np.errstate(over="ignore"):  # to infinity, which is refused by name
         return np.array(x, np.float32, order="C")
+
+
+def _warn_of_the_limit(x: np.ndarray) -> None:
+    """Issue a warning if integers of 8 or 16 bits are as large as they can be."""
+    if x.dtype.kind not in "iu" or x.dtype.itemsize > 2 or not x.size:
+        return
+    largest = np.iinfo(x.dtype).max
+    if x.max() == largest:
+        warn_user(
+            f"the counts are stored as {x.dtype} and reach {largest}, the largest number that it "
+            "holds: larger ones were cut off, or begin at zero again. Read them from their source "
+            "as int32 or float32"
+        )
 
 
 def _first_invalid(x: Counts) -> tuple[int, int, float] | None:
@@ -236,7 +255,10 @@ def _reason(x: Counts, value: float, adata: Any) -> str:
     if not np.isfinite(value):
         return f": not a number of transcripts. Drop these cells or genes, or {remedy}"
     if value < 0:
-        return f": counts are never negative. The data look scaled or corrected: {remedy}"
+        looks = "scaled or corrected"
+        if value % 1 == 0:  # what is above 127 of 8 bits, or 32767 of 16
+            looks += ", or counts too large for their integers became negative"
+        return f": counts are never negative. The data look {looks}: {remedy}"
     if value >= _TOO_LARGE:
         return (
             ": no cell has 2^24 transcripts of a gene, and single precision holds no larger whole "

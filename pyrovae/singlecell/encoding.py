@@ -18,6 +18,7 @@ from pyrovae.singlecell.columns import (
     category_names,
     category_numbers,
     continuous,
+    label_weights,
     named_as,
     warn_of_outliers,
 )
@@ -117,8 +118,10 @@ class Encoding:
     def context(self, adata: Any) -> Tensor | None:
         """Return c with shape (N, C), or None if no column is used.
 
+        A label may be missing or unknown: see `columns.label_weights`.
+
         Raises:
-            ValueError: if a column does not exist, is missing in a cell, or holds an unknown
+            ValueError: if another column does not exist, is missing in a cell, or holds an unknown
                 category; lists the known ones.
         """
         parts = []
@@ -132,8 +135,7 @@ class Encoding:
         if self.scales:
             parts.append(self._standardized(self.continuous(adata)))
         if self.labelled:
-            numbers = category_numbers(adata, str(self.setup.labels_key), self.labels)
-            parts.append(one_hot(numbers, len(self.labels)))
+            parts.append(label_weights(adata, str(self.setup.labels_key), self.labels))
         return torch.cat([part.float() for part in parts], -1) if parts else None
 
     def with_covariates(self, c: Tensor, values: np.ndarray) -> Tensor:

@@ -64,8 +64,9 @@ def library_sizes(totals: Tensor, batch: Tensor, names: Sequence[str]) -> Librar
         )
     low = [name for name, sd in zip(names, sds, strict=True) if sd < _LEAST_SD]
     if low:
+        where = f" in batch {listed(low)}" if len(names) > 1 else ""
         messages.append(
-            f"library sizes hardly vary in batch {listed(low)}: the standard deviation of their "
-            f"prior is set to {_LEAST_SD}"
+            f"library sizes hardly vary{where}: the standard deviation of their prior is set to "
+            f"{_LEAST_SD}"
         )
     return LibrarySizes(means, [max(sd, _LEAST_SD) for sd in sds], messages)

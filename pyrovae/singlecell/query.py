@@ -45,8 +45,9 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     """Return the cells with the genes of a reference, in its order; nothing is written to `adata`.
 
     Args:
-        adata: new cells, with the layer and columns that the reference was set up with; labels are
-            needed only for dispersion "gene-label".
+        adata: new cells, with the layer and columns that the reference was set up with. Labels may
+            be missing, or new: they matter for dispersion "gene-label" alone, where a cell without
+            a known label takes the mean of the log dispersions.
         reference: a trained model, or the folder of one.
 
     Returns:
@@ -84,8 +85,9 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     if there.mean() < _FEWEST:
         raise ValueError(
             f"the query has {there.sum() or 'none'} of the reference's genes, expected at least "
-            f"{_FEWEST:.0%} of {len(there)}, which are {listed(encoding.genes)}. Use names of the "
-            "same kind (symbols or identifiers), or a reference with the genes of both"
+            f"{_FEWEST:.0%} of {len(there)}, which are {listed(encoding.genes)}; the query's are "
+            f"{listed(names)}. Use names of the same kind (symbols or identifiers, with or without "
+            "a version), or a reference with the genes of both"
         )
     if there.mean() < _FEW:
         warn_user(
@@ -93,7 +95,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
             f"are taken for zeros: {listed(missing)}"
         )
     setup = encoding.setup
-    setup.check(adata, labels=encoding.labelled)
+    setup.check(adata, labels=False)
     known = to_scipy(as_source(counts(adata, setup.layer, list(names[columns[there]]))))
     place = sparse.csr_matrix(
         (np.ones(there.sum()), (np.arange(there.sum()), np.flatnonzero(there))),
@@ -105,7 +107,7 @@ def prepare_query_anndata(adata: Any, reference: Any) -> Any:
     var = pd.DataFrame({"in_query": there}, index=encoding.genes)
     of_cells = {name: copy.deepcopy(dict(getattr(adata, name))) for name in _OF_CELLS}
     query = anndata.AnnData(table, obs=adata.obs.copy(), var=var, layers=layers, **of_cells)
-    setup.write(query, labels=encoding.labelled)
+    setup.write(query, labels=False)
     return query
 
 

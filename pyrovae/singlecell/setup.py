@@ -1,7 +1,7 @@
 """Which layer and columns of an AnnData a model uses, stored in `adata.uns["_pyrovae_setup"]`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,32 @@ class Setup:
 
 
 def check_anndata(adata: Any) -> None:
-    """Refuse what is no AnnData, as a matrix, the path of a file or `adata.raw`."""
-    if not hasattr(adata, "uns"):
+    """Refuse what is no AnnData, as a matrix, the path of a file, `adata.raw` or a MuData."""
+    several = _tables_of(adata)
+    if several is not None or not hasattr(adata, "uns"):
         one = "anndata.AnnData(counts) makes one of a matrix of cells by genes"
-        if hasattr(adata, "to_adata"):
+        if hasattr(adata, "adatas"):  # an AnnCollection
+            one = "anndata.concat(collection.adatas) makes one of it"
+        elif hasattr(adata, "to_adata"):
             one = "adata.raw.to_adata() makes one of it"
         elif isinstance(adata, str | Path):
             one = "pyrovae.singlecell.read(path) reads one"
+        elif several is not None:
+            one = f"pass one of those in it, which are {listed(several)}"
         raise TypeError(f"expected an AnnData, got a {type(adata).__name__}: {one}")
+    if not isinstance(adata, Rows) and type(getattr(adata, "obs", None)).__name__ == "Dataset2D":
+        raise TypeError(
+            "these cells were opened by anndata.experimental.read_lazy, with obs on the disk: call "
+            "adata.to_memory(), or open the file by pyrovae.singlecell.open_shards(path), which "
+            "leaves the counts there"
+        )
+
+
+def _tables_of(cells: Any) -> Any:
+    """Return the names of what a dict, a MuData or a SpatialData holds; None of anything else."""
+    if isinstance(cells, Mapping):
+        return cells.keys()
+    return getattr(cells, "mod", getattr(cells, "tables", None))
 
 
 def setup_anndata(
@@ -142,8 +160,8 @@ def setup_anndata(
         )
     if isinstance(adata, Rows) and not hasattr(adata, "obs"):
         raise TypeError(
-            "setup_anndata: these are rows of shards, without obs. Take all cells that open_shards "
-            "returned; some of them become an AnnData by cells.to_memory(rows)"
+            "setup_anndata: these are rows of shards, without obs. Take what open_shards returned, "
+            "or some of its cells by cells.select(rows)"
         )
     check_anndata(adata)
     layer = getattr(adata, "layer", None) if layer is None else layer  # of `open_shards`

@@ -111,7 +111,7 @@ class ShardFiles:
             check_columns_once(part, start)
         except (OSError, KeyError, IndexError, ValueError) as error:
             raise damaged(self.paths[i], error) from error
-        return part if len(rows) == stop - start else part[rows - start]
+        return part if (np.diff(rows) == 1).all() else part[rows - start]
 
     def _counts(self, i: int, layer: str | None) -> Any:
         """Return the counts of a file, of which a slice is read from the disk."""

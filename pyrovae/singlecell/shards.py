@@ -49,6 +49,7 @@ class Shards(Rows):
         files: with the same genes in the same order.
         layer: with the counts; None for X.
         columns: numbers of the genes to take, in the order wanted; None for all.
+        rows: numbers of the cells to take, in the order wanted; None for all.
 
     Attributes:
         genes, var_names: names of the genes, a pandas Index.
@@ -61,17 +62,23 @@ class Shards(Rows):
     raw, isbacked, is_view = None, True, False
 
     def __init__(
-        self, files: ShardFiles, layer: str | None = None, columns: np.ndarray | None = None
+        self,
+        files: ShardFiles,
+        layer: str | None = None,
+        columns: np.ndarray | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        self._files, self.layer, self._columns = files, layer, columns
+        self._files, self.layer, self._columns, self._rows = files, layer, columns, rows
         self._ends = np.cumsum(files.sizes(layer))
         self.genes = self.var_names = files.genes if columns is None else files.genes[columns]
         self.uns: dict[str, Any] = {}
         self._obs: Any = None
+        self._part_of: tuple[Shards, Tensor] | None = None  # other cells, and which of them
         self.layers = dict.fromkeys(files.layers)
         self._sums: Any = None
         self._own_digest: bytes | None = None
-        super().__init__((int(self._ends[-1]), len(self.genes)), torch.float32)
+        cells = int(self._ends[-1]) if rows is None else len(rows)
+        super().__init__((cells, len(self.genes)), torch.float32)
         self.block = BLOCK
 
     def __repr__(self) -> str:
@@ -83,7 +90,11 @@ class Shards(Rows):
     def obs(self) -> Any:
         """The columns that describe the cells, a pandas DataFrame with N rows; read when asked."""
         if self._obs is None:
-            self._obs = self._files.obs()
+            if self._part_of is None:
+                self._obs = self._files.obs()
+            else:
+                whole, rows = self._part_of
+                self._obs = whole.obs.iloc[rows.numpy()].copy()
         return self._obs
 
     @obs.setter
@@ -116,7 +127,8 @@ class Shards(Rows):
 
     def file_of(self, cell: int) -> Path:
         """Return the file that holds a cell."""
-        return self._files.paths[int(np.searchsorted(self._ends, cell, side="right"))]
+        place = int(self._in_files(torch.tensor(cell)))
+        return self._files.paths[int(np.searchsorted(self._ends, place, side="right"))]
 
     def counts(self, layer: str | None = None, columns: np.ndarray | None = None) -> Shards:
         """Return the counts of a layer (None: the same), and of some of the genes."""
@@ -124,9 +136,23 @@ class Shards(Rows):
             return self
         if self._columns is not None:
             columns = self._columns if columns is None else self._columns[columns]
-        found = Shards(self._files, self.layer if layer is None else layer, columns)
-        found.uns, found._obs = self.uns, self._obs
+        found = Shards(self._files, self.layer if layer is None else layer, columns, self._rows)
+        found.uns, found._obs, found._part_of = self.uns, self._obs, self._part_of
         return found
+
+    def select(self, rows: Any) -> Shards:
+        """Return some cells, by their numbers or a mask, with their obs; they stay on the disk.
+
+        What `setup_anndata` stored for all cells holds for them too, until they are set up.
+        """
+        some = row_numbers(rows, len(self))
+        found = Shards(self._files, self.layer, self._columns, self._in_files(some))
+        found.uns, found._part_of = dict(self.uns), (self, some)
+        return found
+
+    def _in_files(self, rows: Tensor) -> Tensor:
+        """Return the numbers of cells among those of all files."""
+        return rows if self._rows is None else self._rows[rows]
 
     def to_memory(self, rows: Any = None, layers: Sequence[str | None] | None = None) -> Any:
         """Return cells, by their numbers or a mask, or all as an AnnData with obs and uns.
@@ -142,7 +168,7 @@ class Shards(Rows):
         return anndata.AnnData(x, obs=obs, var=self.var, layers=tables, uns=dict(self.uns))
 
     def _table(self, layer: str | None, rows: Tensor) -> Any:
-        found = Shards(self._files, layer, self._columns).load(rows)
+        found = Shards(self._files, layer, self._columns, self._rows).load(rows)
         return to_scipy(found) if isinstance(found, SparseRows) else found[:].numpy()
 
     # ------------------------------------------------------------------------- as a source of rows
@@ -152,10 +178,12 @@ class Shards(Rows):
 
     def load(self, rows: Tensor) -> Rows:
         """Return the counts of some cells in memory; sparse ones sparse."""
-        rows = row_numbers(rows, len(self))
+        return self._loaded(self._in_files(row_numbers(rows, len(self))))
+
+    def _loaded(self, rows: Tensor) -> Rows:
         if (rows.diff() < 0).any():
             order = rows.argsort()
-            return self.load(rows[order]).select(order.argsort())
+            return self._loaded(rows[order]).select(order.argsort())
         parts = list(self._parts(rows.numpy()))
         if not any(hasattr(part, "tocsr") for part in parts):
             dense = parts or [np.empty((0, self.shape[1]), np.float32)]

@@ -211,9 +211,10 @@ def _check(
     early_stopping: bool,
 ) -> None:
     if batch_size < 2 or training < 2:
+        more = ". train_size=1 trains on all cells" if training < 2 and validation else ""
         raise ValueError(
             f"train: {training} training cells and batch_size {batch_size}: batch normalization "
-            "needs at least 2 of each"
+            f"needs at least 2 of each{more}"
         )
     if int(epochs) != epochs or epochs < 1 or not lr > 0:
         raise ValueError(
