@@ -581,3 +581,17 @@ def test_what_a_prior_lacks_is_told_by_what_runs_the_model_alone():
         pv.generate(graph, 3)
     with pytest.raises(NotImplementedError, match=r'site "z": OMTMultivariateNormal has no expand'):
         pv.decode(graph, torch.zeros(3, 4))
+
+
+class Idle(Own):
+    """A parameter, on which no site depends."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(z[..., :1].expand(len(x), 6), 1.0).to_event(1), obs=x)
+
+
+def test_a_loss_without_parameters_is_refused_in_words():
+    with pytest.raises(ValueError, match="SGVB_B: the loss depends on no parameter"):
+        pv.fit(Idle(), X, epochs=1, progress=False)
