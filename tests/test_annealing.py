@@ -284,6 +284,7 @@ def figures(graph, x):
     yield pv.reciprocal_log_evidence(graph, x, samples=3, moves=4).log_p
 
 
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")  # few or poor draws, on purpose
 def test_twice_the_same_and_nothing_is_changed():
     graph, x = linear_gaussian.exact(), linear_gaussian.data(5)
     graph.posterior.eval()
@@ -336,6 +337,41 @@ def test_pieces_change_no_law(monkeypatch):
     )  # 0.2 and 0.5; tens of nats at another row's z
 
 
+def test_fewer_than_three_effective_chains_in_eight_are_told():
+    """Where few rows are below one in eight, so that nothing was said, the mean is far off."""
+    graph = linear_gaussian.exact(sigma=0.15)
+    x = pv.generate(graph, 200, mean=False, seed=3)
+    with pytest.warns(pv.EvidenceWarning, match=r"few effective draws \(below 6: "):
+        found = pv.annealed_log_evidence(graph, x, temperatures=50, leapfrog=4)
+    assert (found.effective_sample_size < 2).double().mean() < 0.1
+    off = (found.log_p - linear_gaussian.evidence(graph, x)).mean()
+    assert off < -3 * found.mean_monte_carlo_error
+    found = pv.annealed_log_evidence(graph, x[:40], temperatures=300, leapfrog=4)  # no warning
+    off = (found.log_p - linear_gaussian.evidence(graph, x[:40])).mean()
+    assert abs(off) < 3 * found.mean_monte_carlo_error
+
+
+class NoGuide(nn.Module):
+    """Two(), with a guide that cannot be run."""
+
+    model = Two.model
+
+    def guide(self, x):
+        raise AssertionError("the guide was asked")
+
+
+def test_from_the_prior_no_guide_is_asked():
+    x = torch.tensor([[0.0], [1.0], [-3.0]])
+    exact = dist.Normal(0.0, 1.5**0.5).log_prob(x)[:, 0].double()
+    result = pv.annealed_log_evidence(NoGuide(), x, samples=500, temperatures=20, leapfrog=4)
+    assert scores(result, exact).abs().max() < 4
+    assert scores(pv.naive_log_evidence(NoGuide(), x, samples=5000), exact).abs().max() < 4
+    bounds = pv.bidirectional_bounds(NoGuide(), rows=50, temperatures=40, leapfrog=4)
+    assert (bounds.lower - dist.Normal(0.0, 1.5**0.5).log_prob(bounds.x)[:, 0]).mean().abs() < 0.1
+    with pytest.raises(AssertionError, match="the guide was asked"):
+        pv.annealed_log_evidence(NoGuide(), x, from_guide=True)
+
+
 class Discrete(nn.Module):
     def model(self, x):
         with programs.data_plate(x):
@@ -373,4 +409,4 @@ def test_errors():
         pv.reciprocal_log_evidence(graph, x, samples=2)
     graph.guide = lambda x: None
     with pytest.raises(ValueError, match=r"the model's latents are \['z'\], the guide's \[\]"):
-        pv.annealed_log_evidence(graph, x, temperatures=2)
+        pv.annealed_log_evidence(graph, x, temperatures=2, from_guide=True)

@@ -4,7 +4,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoStructured,
+)
 from torch import nn
 
 import pyrovae as pv
@@ -68,6 +75,21 @@ def test_the_elbo_of_an_autoguide_is_the_mean_of_log_weights(prior):
     weights = torch.stack(alone)
     error = weights.std(0) * (2 / 200) ** 0.5
     assert ((bound - weights.mean(0)).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("autoguide", [*GUIDES[1:], AutoDiagonalNormal, AutoStructured])
+@pytest.mark.parametrize("f", [pv.elbo, pv.log_evidence])
+def test_a_guide_that_joins_the_rows_is_named_with_the_remedy(f, autoguide):
+    torch.manual_seed(0)
+    graph, x = Guided(PRIORS["gamma"], autoguide), torch.rand(N, 3)
+    graph.guide(x)
+    with pytest.raises(
+        ValueError, match=rf"{autoguide.__name__}.* for all 6 rows.*Take AutoNormal"
+    ):
+        f(graph, x)
+    annealed = pv.annealed_log_evidence(graph, x, temperatures=150)  # asks no guide
+    bound = -Trace_ELBO(num_particles=200).loss(graph.model, graph.guide, x)
+    assert bound < annealed.log_p.sum() + 3 * annealed.standard_error.sum()
 
 
 def test_free_bits_refuse_the_base_draw_of_a_transform():

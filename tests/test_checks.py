@@ -510,7 +510,9 @@ def test_another_number_of_features_is_named():
         pv.likelihoods.Gaussian(nn.Linear(2, 6)),
     )
     for check in (pv.elbo, pv.log_evidence, pv.annealed_log_evidence):
-        with pytest.raises(ValueError, match=r"x has shape \(20, 5\).*torch: .*mat1 and mat2"):
+        asks_guide = check is not pv.annealed_log_evidence
+        words = "torch: .*mat1 and mat2" if asks_guide else r"event shape \(6,\)"
+        with pytest.raises(ValueError, match=rf"x has shape \(20, 5\).*{words}"):
             check(graph, X[:, :5])
 
 
@@ -546,3 +548,50 @@ def test_a_shared_latent_beside_subsampled_rows_is_named():
     graph = Shared()
     with pytest.raises(ValueError, match='site "w" is not in a plate over the 8 rows'):
         IWAE(1).differentiable_loss(graph.model, graph.guide, torch.randn(8))
+
+
+# --------------------------------------------------------------------------- what Pyro lacks
+def planar():
+    normal = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    return dist.TransformedDistribution(normal, dist.transforms.Planar(4))
+
+
+def without_expand():
+    return dist.OMTMultivariateNormal(torch.zeros(4), torch.eye(4))
+
+
+@pytest.mark.parametrize("f", [pv.elbo, pv.log_evidence, partial(pv.fit, epochs=1, progress=False)])
+def test_what_a_distribution_lacks_is_told_with_its_site(f):
+    graph = Own(prior=without_expand)
+    with pytest.raises(NotImplementedError, match=r'site "z": OMTMulti.* has no expand \(Subclass'):
+        f(graph, X)
+    with pytest.raises(NotImplementedError, match=r'site "z": a transform has no inverse'):
+        f(Own(prior=planar), X)
+    graph = Own(prior=lambda: dist.VonMises3D(torch.tensor([1.0, 0.0, 0.0])))
+    graph.guide = graph.model
+    with pytest.raises(NotImplementedError, match=r'site "z": VonMises3D has no r?sample'):
+        f(graph, X)
+
+
+def test_what_a_prior_lacks_is_told_by_what_runs_the_model_alone():
+    graph = Own(prior=without_expand)
+    with pytest.raises(
+        ValueError, match=r'generate: .*site "z": OMTMultivariateNormal has no expand'
+    ):
+        pv.generate(graph, 3)
+    with pytest.raises(NotImplementedError, match=r'site "z": OMTMultivariateNormal has no expand'):
+        pv.decode(graph, torch.zeros(3, 4))
+
+
+class Idle(Own):
+    """A parameter, on which no site depends."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(z[..., :1].expand(len(x), 6), 1.0).to_event(1), obs=x)
+
+
+def test_a_loss_without_parameters_is_refused_in_words():
+    with pytest.raises(ValueError, match="SGVB_B: the loss depends on no parameter"):
+        pv.fit(Idle(), X, epochs=1, progress=False)

@@ -134,6 +134,87 @@ def test_the_score_of_hidden_values_and_a_denoised_x(n):
     )
 
 
+@pytest.mark.parametrize("n", N)
+@pytest.mark.parametrize("method", ["refine", "hmc"])
+def test_super_resolved_pixels_come_after_the_rows(n, method):
+    """The four times are an image of 2 x 2, of which the sum is given."""
+    total = data(n).sum(1)
+    found = pv.super_resolve(
+        TimeLeft(),
+        total.reshape(n, 1, 1),
+        sums=True,
+        method=method,
+        draws=400,
+        samples=2000,
+        seed=0,
+    )
+    gain = COVARIANCE.sum(1) / COVARIANCE.sum()
+    mean = total[:, None] * gain
+    spread = COVARIANCE - COVARIANCE.sum() * torch.outer(gain, gain)
+    assert found.mean.shape == (n, T)
+    assert ((found.mean - mean).abs() < 5 * spread.diagonal().sqrt() / 400**0.5).all()
+    torch.testing.assert_close(found.draws.sum(-1), total.expand(400, -1))
+    off = (found.draws - mean).flatten(0, 1)
+    torch.testing.assert_close(off.T @ off / len(off), spread, rtol=0, atol=0.15)
+
+
+class BitsLeft(TimeLeft):
+    """Binary pixels, whose sums are found from the probabilities of both levels."""
+
+    def model(self, x):
+        time, rows = self.plates(x)
+        with rows:
+            z = pyro.sample("z", dist.Normal(W.new_zeros(len(x)), 1.0))
+            with time:
+                pyro.sample("x", dist.Bernoulli(logits=W[:, None] * z), obs=x.T)
+
+
+@pytest.mark.parametrize("n", N)
+def test_super_resolved_bits_come_after_the_rows(n):
+    total = torch.arange(n, dtype=torch.double) % (T + 1)
+    found = pv.super_resolve(
+        BitsLeft(), total.reshape(n, 1, 1), sums=True, samples=2000, draws=5, seed=0
+    )
+    z = torch.linspace(-8, 8, 401, dtype=torch.double)
+    x = torch.cartesian_prod(*T * [torch.arange(2.0)]).double()
+    log_p = dist.Bernoulli(logits=W * z[:, None, None]).log_prob(x).sum(-1)  # (401, 2^T)
+    p = (log_p + dist.Normal(0.0, 1.0).log_prob(z)[:, None]).logsumexp(0).exp()
+    exact = torch.stack(
+        [p[x.sum(1) == s] @ x[x.sum(1) == s] / p[x.sum(1) == s].sum() for s in total]
+    )
+    assert (found.mean - exact).abs().max() < 0.05
+    assert torch.equal(found.draws.sum(-1), total.expand(5, -1))
+
+
+class MaskedLeft(TimeLeft):
+    """A model that masks by time or, of a batch with an even number of rows, every other row."""
+
+    def __init__(self, of_rows):
+        super().__init__()
+        self.of_rows = of_rows
+
+    def model(self, x):
+        mask = torch.arange(len(x))[None] % 2 == 0 if self.of_rows else torch.arange(T)[:, None] > 0
+        time, rows = self.plates(x)
+        with rows:
+            z = pyro.sample("z", dist.Normal(W.new_zeros(len(x)), 1.0))
+            with time:
+                p = dist.Normal(W[:, None] * z, S).mask(mask.expand(T, len(x)))
+                pyro.sample("x", p, obs=x.T)
+
+
+def test_a_mask_of_some_pixels_leaves_no_sum():
+    pooled = torch.full((6, 1, 1), 9.0)
+    with pytest.raises(ValueError, match=r'site "x" masks some values of a row'):
+        pv.super_resolve(MaskedLeft(of_rows=False), pooled, sums=True)
+    found = pv.super_resolve(MaskedLeft(of_rows=True), pooled, sums=True, draws=2000, seed=0)
+    free = found.draws.sum(-1).mean(0)  # the draws of all rows have the given sums
+    torch.testing.assert_close(free, torch.full((6,), 9.0).double())
+    exact = 9 * COVARIANCE.sum(1) / COVARIANCE.sum()
+    assert (found.mean[::2] - exact).abs().max() < 0.2
+    assert (found.mean[1::2] - 9 / T).abs().max() < 0.4  # z is drawn from its prior there
+
+
 @pytest.mark.parametrize("graph", [TimeLeft(), LatentsOfTime()], ids=["rows", "time"])
 @pytest.mark.parametrize("rows", N)
 def test_bidirectional_bounds_return_rows_first_and_are_those_of_the_row(graph, rows):

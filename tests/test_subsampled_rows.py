@@ -144,3 +144,43 @@ def test_a_latent_that_all_rows_share_counts_once_in_all_of_them():
     assert history.elbo == pytest.approx([of_all.log_prob(x).item() / N], rel=1e-5)
     small = still(graph, SGVB_B(), x, batch_size=20)
     assert small.kl == pytest.approx(still(graph, SGVB_B(), x, batch_size=N).kl, rel=1e-5)
+
+
+class DrawsRows(nn.Module):
+    """The plate draws the rows by itself, as in Pyro's tutorial of minibatches."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = linear_gaussian.exact()
+
+    def model(self, x):
+        pyro.module("vae", self.vae)
+        with pyro.plate("data", len(x), subsample_size=5) as rows:
+            z = pyro.sample("z", dist.Normal(x.new_zeros(5, 2), 1.0).to_event(1))
+            pyro.sample("x", self.vae.likelihood(z), obs=x[rows])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), subsample_size=5) as rows:
+            pyro.sample("z", self.vae.posterior(x[rows]))
+
+
+ROW_BY_ROW = [
+    pv.elbo, pv.log_evidence, pv.naive_log_evidence, pv.annealed_log_evidence,
+    pv.kl_per_dimension, pv.active_units, pv.latent_summary, pv.embed,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("f", ROW_BY_ROW, ids=lambda f: f.__name__)
+def test_a_plate_that_draws_rows_itself_is_named(f):
+    words = r'"data" draws 5 rows by itself.* of the 20 that are given.*"data", len\(x\)'
+    with pytest.raises(ValueError, match=words):
+        f(DrawsRows(), linear_gaussian.data(20))
+
+
+def test_objectives_that_need_no_rows_take_such_a_plate():
+    graph, x = DrawsRows(), linear_gaussian.data(20)
+    expected = linear_gaussian.evidence(graph.vae, x)
+    found = [still(graph, SGVB_A(), x, batch_size=20).elbo[0] for _ in range(3)]
+    assert max(abs(each - expected.mean()) for each in found) < 2 * expected.std()
+    with pytest.raises(ValueError, match='"data" draws 5 rows by itself'):
+        still(graph, IWAE(3), x, batch_size=20)

@@ -104,6 +104,22 @@ def test_super_resolution_of_the_linear_model(sums):
     assert 0.85 <= coverage(found, x, x == x) <= 0.95
 
 
+def test_the_path_and_the_grid_of_the_linear_model():
+    """E[x | z] = W z + m on the line from E[z | a] to E[z | b], and at quantiles."""
+    graph, x, m, covariance = linear(2)
+    w = graph.likelihood.net.weight.detach()
+    of_row = torch.linalg.solve(covariance, x.T - m[:, None]).T @ w  # E[z | x] = W^T C^-1 (x - m)
+    t = torch.linspace(0, 1, 5, dtype=torch.double)[:, None]
+    path = pv.interpolate(graph, x[0], x[1], steps=5)
+    torch.testing.assert_close(path, torch.lerp(of_row[0], of_row[1], t) @ w.T + m)
+    side = torch.special.ndtri(torch.tensor([0.2, 0.5, 0.8])).double()
+    grid = pv.manifold(graph, steps=3, low=0.2, high=0.8)
+    for i, j in ((0, 0), (0, 2), (2, 1)):
+        torch.testing.assert_close(
+            grid[i, j], w @ torch.stack([side[j], -side[i]]) + m, rtol=1e-5, atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
 def test_denoising_of_the_linear_model(sigma):
     graph, x, m, covariance = linear()

@@ -8,6 +8,7 @@ others     as the normal of the same mean and variance
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class BlockSums:
         p: distribution of single values, batch shape (*, H, W) or flattened, event shape ().
         factor: f, a divisor of H and W.
         shape: (*, H, W); by default the batch shape of p.
+        arrange: lays a tensor with the batch shape of p out so that reshaping gives (*, H, W).
 
     Raises:
         ValueError: if nothing is known of the sum of such values.
@@ -53,16 +55,24 @@ class BlockSums:
         tensor(3.)
     """
 
-    def __init__(self, p: Any, factor: int, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        p: Any,
+        factor: int,
+        shape: tuple[int, ...] | None = None,
+        arrange: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
         self.factor, self.kind = factor, _kind(p, factor)
         shape = p.batch_shape if shape is None else shape
         if self.kind == "levels":
             log_mass = levels(p).log_mass.log_softmax(0)  # type: ignore[union-attr]
-            self.log_mass = blocks(log_mass.reshape(-1, *shape), factor).movedim(0, -1)
+            arranged = torch.stack([arrange(part).reshape(shape) for part in log_mass])
+            self.log_mass = blocks(arranged, factor).movedim(0, -1)
         elif self.kind == "Poisson":
-            self.rate = blocks(p.mean.reshape(shape), factor)
+            self.rate = blocks(arrange(p.mean).reshape(shape), factor)
         else:
-            self.loc, self.variance = (blocks(v.reshape(shape), factor) for v in _moments(p))
+            both = (arrange(part).reshape(shape) for part in _moments(p))
+            self.loc, self.variance = (blocks(part, factor) for part in both)
 
     @property
     def numbers_per_value(self) -> int:

@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergences KL(q || p) in closed form: torch's, Pyro's and three more.
+"""Kullback-Leibler divergences KL(q || p) in closed form: torch's, Pyro's and four more.
 
 KL( N(mu, sigma^2) || N(0, 1) ) = (mu^2 + sigma^2 - 1) / 2 - log sigma          one short formula
     (Kingma & Welling 2014, appendix B)
@@ -14,6 +14,9 @@ KL( N(M, A A^T (x) B B^T) || N(M0, A0 A0^T (x) B0 B0^T) )                  of n 
     = 1/2 [ |R|^2 |C|^2 + |A0^-1 (M - M0) B0^-T|^2 - n m ] - m log det R - n log det C
     with R = A0^-1 A, C = B0^-1 B
 
+KL( W(n, V) || W(m, U) ) over k x k matrices, with D = V U^-1
+    = 1/2 [ n tr D - n k - m log det D + (n - m) psi_k(n / 2) ] + log G_k(m / 2) - log G_k(n / 2)
+
 They are found by `kl_divergence` here and not registered with torch, whose table belongs to the
 whole process.
 """
@@ -28,6 +31,7 @@ from torch.distributions import (
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
+    Wishart,
 )
 from torch.distributions import kl_divergence as registered
 
@@ -62,6 +66,8 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         return _masked(q, p)
     if isinstance(q, Normal) and isinstance(p, UnitNormal):
         return _normal_to_unit(q, p)
+    if isinstance(q, Wishart) and isinstance(p, Wishart):
+        return _between_wisharts(q, p)
     if isinstance(q, MatrixNormal) and isinstance(p, MatrixNormal):
         return _between_matrices(q, p)
     if isinstance(q, MatrixMaps) and isinstance(p, MatrixMaps):
@@ -164,6 +170,20 @@ def _between_matrices(q: MatrixNormal, p: MatrixNormal) -> Tensor:
     off = p.columns.solved(p.rows.solved(q.loc - p.loc).mT).square().sum((-2, -1))
     size = q.event_shape.numel()
     return 0.5 * (rows * columns + off - size - _log_det(q) + _log_det(p))
+
+
+def _between_wisharts(q: Wishart, p: Wishart) -> Tensor:
+    """Return KL(q || p), where torch's own has no gradient of the parameters of q."""
+    _check_events(q, p)
+    n, m, k = q.df, p.df, q.event_shape[-1]
+    ratio = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False)
+    trace, log_det = (
+        ratio.square().sum((-2, -1)),
+        2 * ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1),
+    )
+    psi = torch.digamma(n.unsqueeze(-1) / 2 - torch.arange(k, device=n.device) / 2).sum(-1)
+    gammas = torch.mvlgamma(m / 2, k) - torch.mvlgamma(n / 2, k)
+    return 0.5 * (n * trace - n * k - m * log_det + (n - m) * psi) + gammas
 
 
 def _log_det(p: MatrixNormal) -> Tensor:

@@ -37,6 +37,7 @@ def check_programs(graph: Any, batch: tuple[Tensor, ...], check: Check) -> None:
 
 def check_pair(p: Trace, q: Trace) -> None:
     """Refuse a model and a guide between which there is no bound."""
+    programs.check_all_rows(p, q)
     programs.check_sites(p, q, needs_rsample=False)
     programs.check_measures(p, q)
     programs.check_auxiliary(p, q)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pyrovae.evaluation import pareto
 
-__all__ = ["Evidence", "EvidenceWarning", "Weights", "joined", "warn_if_unreliable"]
+__all__ = ["LEAST_SHARE", "Evidence", "EvidenceWarning", "Weights", "joined", "warn_if_unreliable"]
 
 _LARGEST_K = 0.7  # Vehtari et al. 2024, section 3.2
 _LEAST_SIZE = 10  # effective draws, below which an error estimated from them means little
+LEAST_SHARE = 1 / 8  # of few draws that must be effective
 _NEGLIGIBLE = 0.1  # nats: whatever its tail, a standard error below it needs no warning
 _MANY = 0.1  # fraction of the rows
 
@@ -158,21 +159,28 @@ def joined(pieces: Sequence[Evidence]) -> Evidence:
     return Evidence(log_p, error, size, torch.cat([piece.pareto_k for piece in pieces]))
 
 
-def warn_if_unreliable(evidence: Evidence, samples: int, name: str, stacklevel: int = 4) -> None:
+def warn_if_unreliable(
+    evidence: Evidence,
+    samples: int,
+    name: str,
+    stacklevel: int = 4,
+    least_share: float = LEAST_SHARE,
+) -> None:
     """Warn with an `EvidenceWarning` if more than a tenth of the rows cannot be trusted.
 
     Such a row has a k-hat above 0.7 and a standard error above 0.1 nats, or fewer than ten
-    effective draws (one in eight with fewer than 80 draws).
+    effective draws (of few draws, less than a share of them, one in eight).
     """
+    least = min(_LEAST_SIZE, least_share * samples)
     heavy = (evidence.pareto_k > _LARGEST_K) & (evidence.standard_error > _NEGLIGIBLE)
-    few = evidence.effective_sample_size < min(_LEAST_SIZE, samples / 8)
+    few = evidence.effective_sample_size < least
     bad, rows = int((heavy | few).sum()), len(evidence.log_p)
     if bad <= _MANY * rows:
         return
     warnings.warn(
         f"{name}: in {bad} of {rows} rows the weights of samples={samples} draws have a heavy tail "
         f"(Pareto k-hat above {_LARGEST_K}: {int(heavy.sum())} rows) or few effective draws (below "
-        f"{min(_LEAST_SIZE, samples / 8):.0f}: {int(few.sum())} rows). "
+        f"{least:.3g}: {int(few.sum())} rows). "
         "Neither log_p nor its standard_error can be relied on there. Take more samples, train the "
         "guide further or with objectives.IWAE, or use annealed_log_evidence, with more "
         "temperatures",

@@ -17,7 +17,14 @@ from pyrovae import programs
 from pyrovae.data import Array, Sources
 from pyrovae.evaluation.checking import Check, check_densities, check_pair, checked_sources
 from pyrovae.evaluation.chunking import chunks_of
-from pyrovae.evaluation.evidence import Evidence, Weights, joined, warn_if_unreliable
+from pyrovae.evaluation.evidence import (
+    LEAST_SHARE,
+    Evidence,
+    Weights,
+    joined,
+    warn_if_unreliable,
+)
+from pyrovae.evaluation.without_guide import without_guide
 from pyrovae.programs import Layout, Trace, total
 
 __all__ = ["Terms", "elbo", "estimate", "log_evidence", "naive_log_evidence"]
@@ -79,10 +86,11 @@ def naive_log_evidence(
     log p(x) ~ log (1 / K) sum_k p(x | z_k),  z_k ~ p(z | c)
 
     Few of the draws explain x, so it needs far too many, as its effective sample size shows. It is
-    here for comparison with `log_evidence`; arguments, result and errors are the same.
+    here for comparison with `log_evidence`; arguments, result and errors are the same. The guide is
+    not asked.
     """
-    data = checked_sources(graph, x, *c)
-    return estimate("naive_log_evidence", graph, data, samples, seed, _from_prior, _check_prior)
+    data, alone = checked_sources(graph, x, *c), without_guide(graph)
+    return estimate("naive_log_evidence", alone, data, samples, seed, _from_prior, _check_prior)
 
 
 def elbo(graph: Any, x: Array, *c: Array, samples: int = 1, seed: int | None = 0) -> Terms:
@@ -142,6 +150,7 @@ def estimate(
     log_weights: LogWeights,
     check: Check = lambda p, q: None,
     copies: int = 1,
+    least_share: float = LEAST_SHARE,
 ) -> Evidence:
     """Return the evidence by K weights per row, and warn if many rows cannot be trusted.
 
@@ -155,7 +164,7 @@ def estimate(
                 weights.add(log_weights(graph, batch, layout))
             pieces.append(weights.evidence())
     evidence = joined(pieces)
-    warn_if_unreliable(evidence, samples, name)
+    warn_if_unreliable(evidence, samples, name, least_share=least_share)
     return evidence
 
 

@@ -69,6 +69,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
         for batch in batches_in_order(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
             programs.name_rows(graph, batch, p, q)
+            programs.check_all_rows(p, q)
             if site not in programs.latent_by_name(q) or site not in p:
                 raise ValueError(
                     f'kl_per_dimension: model and guide have no latent site "{site}" in common, '

@@ -145,6 +145,12 @@ class Objective(ELBO, ABC):
         rows = len(batch[0])
         bound = self.bound_of_rows(model, guide, *batch)
         loss = self.loss_of(bound, rows) / (self.data_size or rows)
+        if not loss.requires_grad:
+            raise ValueError(
+                f"{type(self).__name__}: the loss depends on no parameter, so nothing would be "
+                "trained. Let the distributions of model or guide be computed by the graph's "
+                "networks, outside torch.no_grad() and without detach()"
+            )
         loss.backward()
         return loss, bound
 

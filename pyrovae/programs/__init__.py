@@ -8,6 +8,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 from pyrovae.programs import hmc
 from pyrovae.programs.checks import (
     PART_OF_ROW,
+    check_all_rows,
     check_auxiliary,
     check_density,
     check_measures,
@@ -81,6 +82,7 @@ __all__ = [
     "StopGradient",
     "Trace",
     "analytic_kl",
+    "check_all_rows",
     "check_auxiliary",
     "check_data",
     "check_density",

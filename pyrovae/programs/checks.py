@@ -10,6 +10,7 @@ from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, o
 
 __all__ = [
     "PART_OF_ROW",
+    "check_all_rows",
     "check_auxiliary",
     "check_density",
     "check_measures",
@@ -48,6 +49,27 @@ def is_delta(site: Site) -> bool:
     return isinstance(leaf(site["fn"]), dist.Delta)
 
 
+def check_all_rows(*traces: Trace) -> None:
+    """Refuse a plate that itself draws some of the rows that a program is given.
+
+    Raises:
+        ValueError: if there is such a plate, by `subsample_size`.
+    """
+    for trace in traces:
+        for site in latent(trace) + observed(trace):
+            frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+            drawn = [f for f in frames if f.full_size is not None and f.size != f.full_size]
+            if drawn and not trace.layout.has_rows(site):
+                name, size = drawn[0].name, drawn[0].size
+                raise ValueError(
+                    f'site "{site["name"]}": its plate "{name}" draws {size} rows by itself, as '
+                    f"by subsample_size={size}, of the {trace.layout.rows} that are given, and the "
+                    f'others have no term. Write pyro.plate("{name}", len(x)) and let fit draw the '
+                    "minibatches (batch_size=); to stand for all N rows, as in a loop of your own, "
+                    f'pyro.plate("{name}", N, subsample=x)'
+                )
+
+
 def check_whole_rows(*traces: Trace) -> None:
     """Refuse to draw a part of each row at random, by a plate or where `PART_OF_ROW` says so.
 
@@ -56,6 +78,7 @@ def check_whole_rows(*traces: Trace) -> None:
     Raises:
         ValueError: if there is such a plate or site.
     """
+    check_all_rows(*traces)
     for trace in traces:
         for site in latent(trace) + observed(trace):
             if trace.layout.scale_inside(site) != 1 or site["infer"].get(PART_OF_ROW):

@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.programs.plates import check_callable
+from pyrovae.programs.unimplemented import named, without_inverse
 
 __all__ = ["explained"]
 
@@ -52,6 +53,8 @@ def explained(batch: tuple[Tensor, ...]) -> Iterator[None]:
             yield
         except Exception as error:
             error.args = tuple(map(_without_empty_trace, error.args))
+            if isinstance(error, NotImplementedError) or without_inverse(error):
+                raise named(error) from error
             if c and isinstance(error, TypeError) and _NO_CONTEXT.search(str(error)):
                 raise TypeError(
                     "the second item of the data, such as the labels of pairs (x, y), is read as "

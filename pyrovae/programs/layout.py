@@ -121,6 +121,14 @@ class Layout(NamedTuple):
     def row_dimension(self, site: Any) -> int:
         """Return the place, counted from the right, of the rows among a site's batch dimensions."""
         frame = self._row_frame(site)
+        if frame is None and site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f'site "{site["name"]}" is one draw of {_autoguide_of(site["name"])} for all '
+                f"{self.rows} rows, so it has no term per row. Take AutoNormal, which keeps each "
+                "latent in its plates, or let a network compute the guide from x. What this guide "
+                "has is the sum over the rows, -Trace_ELBO().loss(graph.model, graph.guide, x); "
+                "annealed_log_evidence from the prior asks no guide"
+            )
         if frame is None:
             raise ValueError(
                 f'site "{site["name"]}" is not in a plate over the {self.rows} rows, so it has no '
@@ -147,6 +155,14 @@ class Layout(NamedTuple):
         size = self.rows * self.draws if self.depth is None else self.rows
         frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != DRAWS]
         return [f for f in frames if f.size == size]
+
+
+def _autoguide_of(name: str) -> str:
+    """Return the name of the autoguide of Pyro's that draws an auxiliary site, as far as known."""
+    if name.endswith("_aux"):
+        return "the guide, such as AutoStructured,"
+    own = name.removeprefix("_").removesuffix("_latent")
+    return f"the guide {own}" if own.startswith("Auto") else "the guide, such as an autoguide,"
 
 
 def _unused_dimensions(site: Any) -> list[int]:

@@ -202,7 +202,7 @@ def _check_shape(site: Site, x: Tensor) -> None:
     try:
         grows = np.broadcast_shapes(own, value.shape) != own
     except ValueError:
-        return  # Pyro says what does not fit
+        grows = True
     is_x = value.data_ptr() == x.data_ptr() and bool(site["cond_indep_stack"])
     no_rows = is_x and 0 < value.dim() <= events
     if grows or no_rows or (value.dim() >= events and event != fn.event_shape):

@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical
 
+from pyrovae.programs.checks import check_all_rows
 from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.terms import log_prob, unscaled
@@ -52,10 +53,11 @@ def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
 
     Raises:
         ValueError: if the guide has no such latent site, or a plate inside a row lies left of that
-            over the rows, or holds labels of classes.
+            over the rows, or holds labels of classes; or the guide draws some of the rows.
     """
     trace = record(graph.guide, *batch)
     name_rows(graph, batch, trace)
+    check_all_rows(trace)
     found = _site(trace, site)
     fn, inner = found["fn"], len(found["fn"].batch_shape) - 1
     if inner < 1 or not trace.layout.has_rows(found):
@@ -199,7 +201,7 @@ def _common_draws(fn: Any, n: int) -> Tensor:
     shape, rows = torch.Size(base.batch_shape) + base.event_shape, len(fn.batch_shape)
     if shape[:rows] != fn.batch_shape:
         return fn(torch.Size([n]))
-    like = base(torch.Size())
+    like = base(torch.Size()) if callable(base) else base.sample()  # of Pyro, or of torch
     u = torch.rand(n, *[1] * rows, *shape[rows:], device=like.device, dtype=like.dtype)
     try:
         z = base.icdf(u.clamp(min=torch.finfo(u.dtype).tiny).expand(n, *shape))

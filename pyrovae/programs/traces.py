@@ -23,6 +23,7 @@ from pyrovae.distributions import CIRCLE
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.plain import is_plain
 from pyrovae.programs.plates import check_callable
+from pyrovae.programs.unimplemented import named
 
 __all__ = [
     "Program",
@@ -96,15 +97,21 @@ def record(
         layout: how several draws lie in the run; None is one draw.
         stop_gradient: replaces each draw by `stop_gradient(draw)`, such as `Tensor.detach`; the
             site keeps the draw itself as "drawn".
+
+    Raises:
+        NotImplementedError: if a site's distribution cannot be drawn from, or expanded to a plate.
     """
     layout = layout or Layout(len(batch[0]))
     program, batch = layout.applied(program, batch)
-    if is_plain() and not stop_gradient:
-        trace = _plain_record(program, batch, given)
-    else:
-        with _Recorder(given, stop_gradient) as recorder:
-            program(*batch)
-        trace = recorder.trace
+    try:
+        if is_plain() and not stop_gradient:
+            trace = _plain_record(program, batch, given)
+        else:
+            with _Recorder(given, stop_gradient) as recorder:
+                program(*batch)
+            trace = recorder.trace
+    except NotImplementedError as error:
+        raise named(error) from error
     trace.layout = layout
     return trace
 

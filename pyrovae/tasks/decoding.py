@@ -104,8 +104,8 @@ def generate(
             x = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
         except NotImplementedError as error:
             raise ValueError(
-                "generate: the prior is flat (improper) and cannot be sampled. Use a VAE, whose "
-                "prior is a distribution"
+                "generate: the prior is flat (improper), or another distribution that cannot be "
+                f"sampled ({error}). Use a VAE, whose prior can"
             ) from error
         layout = _layout_of(x.values(), n, graph.model, inputs)
         values = {name: layout.rows_first(_value(site, mean), site) for name, site in x.items()}

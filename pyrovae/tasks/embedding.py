@@ -126,6 +126,7 @@ def points_of_latents(graph: Any, batch: Batch, site: str | None = None) -> dict
     """
     trace = programs.record(graph.guide, *batch)
     programs.name_rows(graph, batch, trace)
+    programs.check_all_rows(trace)
     latents = programs.latent_by_name(trace)
     if site is not None:
         return {site: _point(graph, batch, trace, site)}
@@ -192,6 +193,7 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
 
 def _site_of(trace: Trace, site: str | None) -> str:
     """Return the latent site of the guide that is meant, one with a value per row."""
+    programs.check_all_rows(trace)
     latents = programs.latent_by_name(trace)
     per_row = [name for name, each in latents.items() if trace.layout.has_rows(each)]
     if site is None and len(per_row) == 1:

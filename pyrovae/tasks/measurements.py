@@ -4,21 +4,28 @@ p(y | z) = E_p(x | z)[ p(y | x) ],    p(x | z, y) = p(y | x) p(x | z) / p(y | z)
 
 The values of x are independent given the latents, so that both are computed value by value, or
 square by square. A measurement is of B rows; `place` lays a tensor of rows out as the distribution
-of the values lies, with K draws of the latents for each row.
+of the values lies, with K draws of the latents for each row, and `place.rows` is the way back.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pyrovae.distributions import BlockSums, Noise, expected, numbers_per_value
 
-__all__ = ["Corrupted", "Hidden", "Measurement", "Nothing", "Pooled"]
+__all__ = ["Corrupted", "Hidden", "Measurement", "Nothing", "Place", "Pooled"]
 
-Place = Callable[[Tensor], Tensor]
+
+class Place(Protocol):
+    """Where the rows and draws lie in the batch shape (*, *event) of the values."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return a tensor of rows, shape (B, ...), with shape (*, ...)."""
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Return a tensor with the batch shape of the values with shape (K, B, *event)."""
 
 
 class Measurement(ABC):
@@ -26,7 +33,12 @@ class Measurement(ABC):
 
     In its methods, p is the distribution p(x | z) of single values, batch shape (*, *event), and
     `place` lays a tensor with shape (B, ...) out with shape (*, ...).
+
+    Attributes:
+        rows_first: whether the methods return tensors with shape (K, B, ...) instead.
     """
+
+    rows_first = False
 
     @abstractmethod
     def start(self) -> Tensor:
@@ -36,7 +48,7 @@ class Measurement(ABC):
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return the terms of log p(y | z), with shape (*, ...): they add up to it."""
 
-    def numbers_per_value(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any, place: Place) -> int:
         """Return how many numbers are held for each value of x in one run."""
         return numbers_per_value(p, summed=False)
 
@@ -120,7 +132,7 @@ class Corrupted(Measurement):
         """Return y."""
         return self.y
 
-    def numbers_per_value(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any, place: Place) -> int:
         """Return how many numbers the sum over x holds for each value."""
         return numbers_per_value(p)
 
@@ -138,13 +150,15 @@ class Corrupted(Measurement):
 
 
 class Pooled(Measurement):
-    """Sums over squares of an image.
+    """Sums over squares of an image, whose pixels may be a plate left of that over the rows.
 
     Args:
         sums: with shape (B, *, H / f, W / f).
         factor: f, the side of a square.
         event: shape of one observation of the model, (*, H, W), or flat.
     """
+
+    rows_first = True
 
     def __init__(self, sums: Tensor, factor: int, event: tuple[int, ...]) -> None:
         self.sums, self.factor, self.event = sums, factor, event
@@ -157,26 +171,25 @@ class Pooled(Measurement):
         x = x.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
         return x.reshape(-1, *self.event)
 
-    def numbers_per_value(self, p: Any) -> int:
+    def numbers_per_value(self, p: Any, place: Place) -> int:
         """Return how many numbers the sums over squares hold for each value."""
-        return max(numbers_per_value(p, summed=False), self._sums(p).numbers_per_value)
+        return max(numbers_per_value(p, summed=False), self._sums(p, place).numbers_per_value)
 
     def log_prob(self, p: Any, place: Place) -> Tensor:
         """Return log p(S | z) of each square."""
-        return self._sums(p).log_prob(place(self.sums))
+        return self._sums(p, place).log_prob(self.sums)
 
     def mean(self, p: Any, place: Place) -> Tensor:
         """Return E[x | z, S]."""
-        return self._flat(self._sums(p).mean(place(self.sums)), p)
+        return self._flat(self._sums(p, place).mean(self.sums))
 
     def draw(self, p: Any, place: Place) -> Tensor:
         """Return x ~ p(x | z, S)."""
-        return self._flat(self._sums(p).draw(place(self.sums)), p)
+        return self._flat(self._sums(p, place).draw(self.sums))
 
-    def _sums(self, p: Any) -> BlockSums:
-        batch = p.batch_shape[: len(p.batch_shape) - len(self.event)]
-        return BlockSums(p, self.factor, (*batch, *self.image))
+    def _sums(self, p: Any, place: Place) -> BlockSums:
+        shape = (-1, len(self.sums), *self.image)
+        return BlockSums(p, self.factor, shape, place.rows)
 
-    @staticmethod
-    def _flat(x: Tensor, p: Any) -> Tensor:
-        return x.reshape(p.batch_shape)
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], *self.event)

@@ -176,8 +176,8 @@ def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | Non
             programs.simulated(graph.model, *inputs.first(1))
         except NotImplementedError as error:
             raise ValueError(
-                "manifold: the prior is flat (improper) and has no quantiles. Use a VAE, or decode "
-                "a grid of your own"
+                "manifold: the prior is flat (improper) and has no quantiles, or cannot be sampled "
+                f"({error}). Use a VAE, or decode a grid of your own"
             ) from error
         latents = latents_of(graph.model, inputs.first)
     name = latent_site(latents, site)

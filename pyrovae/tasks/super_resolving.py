@@ -125,11 +125,11 @@ def _shape_of_site(
     one = inputs_of(graph, 1, [torch.as_tensor(part)[:1] for part in c], None, "super_resolve")
     with programs.evaluation(graph):
         try:
-            sites = programs.look(graph.model, *one.at(torch.zeros(1, dtype=torch.long))).observed
+            found, layout = programs.look_for_rows(graph.model, one.first)
         except Exception:  # whatever a model raises that needs the values of x
             return None
+    sites = found.observed
     if observed not in sites and not (observed is None and len(sites) == 1):
         return None  # `restore` says so
     site = sites[observed or next(iter(sites))]
-    shape = tuple(site["value"].shape[1:])
-    return shape or None
+    return tuple(layout.rows_first(site["value"], site).shape[1:]) or None

@@ -15,12 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from pyrovae import programs
 from pyrovae.programs import Layout, Program, Trace, hmc, total
-from pyrovae.tasks.measurements import Measurement
+from pyrovae.tasks.measurements import Measurement, Place
 
 __all__ = ["Latents", "Target"]
 
 Latents = dict[str, Tensor]  # of the model by name, with shape (K, B, *)
-Place = Callable[[Tensor], Tensor]
 OfValues = Callable[[Any, Place], Tensor]
 
 _AT_ONCE = 1 << 23  # numbers in one run, for each of its steps: 32 MiB in float32
@@ -56,9 +55,9 @@ class Target:
         p, _ = programs.run(graph.model, graph.guide, *batch, layout=self._layout(1))
         self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[int, dict[str, programs.Site]] = {}
-        width = max(
-            batch[0][0].numel() * measurement.numbers_per_value(_values_of(p[self.site]["fn"])), 256
-        )
+        site = p[self.site]
+        numbers = measurement.numbers_per_value(_values_of(site["fn"]), _Place(p.layout, site))
+        width = max(batch[0][0].numel() * numbers, 256)
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
 
     def given(self, x: Tensor) -> "Target":
@@ -102,7 +101,7 @@ class Target:
         """Return sum_k w_k E[x | z_k, y], with shape (B, *event), for weights with shape (K, B)."""
         pieces, done = [self.batch[0]], 0  # off it by 0 where x is known: that stays as it is
         for trace in self._traces(_of_weight(z, weights)):
-            x = self._by_row(trace, self.measurement.mean)
+            x = self._by_row(trace, self.measurement, self.measurement.mean)
             w = weights[done : done + len(x)]
             w = w.reshape(*w.shape, *[1] * (x.dim() - 2))
             pieces.append(torch.where(w > 0, w * (x - self.batch[0]), 0.0).sum(0))
@@ -111,7 +110,8 @@ class Target:
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
-        return torch.cat([self._by_row(t, self.measurement.draw) for t in self._traces(z)])
+        known = self.measurement
+        return torch.cat([self._by_row(trace, known, known.draw) for trace in self._traces(z)])
 
     def coordinates(self, z: Latents) -> hmc.Coordinates:
         """Return the unconstrained coordinates of the latents."""
@@ -169,19 +169,31 @@ class Target:
     def _measured(self, trace: Trace, measurement: Measurement) -> Tensor:
         def masked(p: Any, place: Place) -> Tensor:
             terms, mask = measurement.log_prob(p, place), _mask_of(site["fn"])
+            if mask is not None and measurement.rows_first:
+                mask = _mask_of_rows(place.rows(mask.expand(p.batch_shape)), site["name"], terms)
             return terms if mask is None else torch.where(mask, terms, 0.0)
 
         site = trace[self.site]
-        terms = self._by_row(trace, masked)
+        terms = self._by_row(trace, measurement, masked)
         return terms.flatten(2).sum(2) if terms.dim() > 2 else terms
 
-    def _by_row(self, trace: Trace, of_values: OfValues) -> Tensor:
+    def _by_row(self, trace: Trace, measurement: Measurement, of_values: OfValues) -> Tensor:
         site, layout = trace[self.site], trace.layout
+        values = of_values(_values_of(site["fn"]), _Place(layout, site))
+        return values if measurement.rows_first else layout.by_row(values, site)
 
-        def place(rows: Tensor) -> Tensor:
-            return layout.as_site(rows.expand(layout.draws, *rows.shape), site)
 
-        return layout.by_row(of_values(_values_of(site["fn"]), place), site)
+class _Place:
+    """Where a layout has the rows of a site."""
+
+    def __init__(self, layout: Layout, site: programs.Site) -> None:
+        self.layout, self.site = layout, site
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.layout.as_site(rows.expand(self.layout.draws, *rows.shape), self.site)
+
+    def rows(self, values: Tensor) -> Tensor:
+        return self.layout.by_row(values, self.site)
 
 
 def _of_weight(z: Latents, weights: Tensor) -> Latents:
@@ -243,6 +255,18 @@ def _values_of(fn: Any) -> Any:
     while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def _mask_of_rows(mask: Tensor, name: str, like: Tensor) -> Tensor:
+    """Return a mask of the values of whole rows, to broadcast with a tensor (K, B, ...)."""
+    of_values = mask.flatten(2) if mask.dim() > 2 else mask.unsqueeze(2)
+    whole = of_values.all(2)
+    if not torch.equal(whole, of_values.any(2)):
+        raise ValueError(
+            f'site "{name}" masks some values of a row, of which sums are given: the others alone '
+            "have no such sum. Mask whole rows only"
+        )
+    return whole.reshape(*whole.shape, *[1] * (like.dim() - 2))
 
 
 def _mask_of(fn: Any) -> Tensor | None:
