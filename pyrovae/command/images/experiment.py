@@ -26,9 +26,11 @@ from pyrovae.command.images.rows import (
     Rows,
     Training,
     fingerprint,
+    has_levels,
     hold_out_test,
     in_levels_of,
     prepare_rows,
+    read_for,
     select,
 )
 from pyrovae.command.images.schedule import (
@@ -126,8 +128,8 @@ class ImageExperiment(Experiment):
     ) -> "ImageExperiment":
         """Read the model of a run, and the rows of a part of DATA."""
         model = ImageModel.of(run)
-        dataset = read_data(data, data_dir)
-        if Path(data).is_dir():
+        dataset = read_for(model.preparation, data, data_dir)
+        if has_levels(data, dataset):
             dataset = in_levels_of(model.preparation, dataset)
         return cls(run, model, select(dataset, part, run, model.preparation))
 

@@ -1,7 +1,7 @@
 """`pyrovae denoise`, `impute` and `super-resolve`: images in, restored images and scores out.
 
 restored*             the posterior means, in the form of the images
-standard_deviation*   of the draws; image files show half the range from black to white as white
+standard_deviation*   of the draws; files of 8 bits show half the range from black to white as white
 draws*                of the posterior
 degraded*             what the model was given, if the command made it
 scores.json           scores beside those of baselines, where clean images are known
