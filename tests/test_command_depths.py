@@ -69,6 +69,23 @@ def test_restored_images_are_floats_in_the_unit_of_the_data(kind, folder, tmp_pa
     assert len(datasets.image_files(out / "draws" / "2")) == 8
 
 
+@pytest.mark.parametrize("command", ["encode", "evaluate", "interpolate", "denoise", "impute"])
+def test_data_in_another_unit_are_refused_by_name(command, tmp_path):
+    grey = np.random.default_rng(0).random((40, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "grey.npy", grey)
+    run, likelihood = tmp_path / "run", ["--likelihood", "continuous-bernoulli"]
+    call("fit", tmp_path / "grey.npy", "-o", run, *likelihood, *SETTINGS)
+    np.save(tmp_path / "bytes.npy", (255 * grey).astype(np.uint8))
+    options = {"impute": ["--hidden", 0.5, "--corrupt"], "evaluate": ["--samples", 0]}
+    out = tmp_path / ("out.npy" if command in ("encode", "interpolate") else "out")
+    args = [command, run, tmp_path / "bytes.npy", "-o", out, *options.get(command, [])]
+    printed = call(*args, code=2)
+    assert f"{tmp_path / 'bytes.npy'} " in printed
+    assert "the model" in printed
+    assert "fitted on" in printed
+    assert not out.exists()
+
+
 def test_nan_in_a_tiff_of_floats_is_hidden(folder, tmp_path):
     x = spots(3).astype(np.float32)
     x[:, 2, 5] = np.nan

@@ -22,6 +22,7 @@ from pyrovae.data import Dataset, batches, datasets, spread
 __all__ = ["Gallery", "Scale", "read_gallery"]
 
 _LEVELS = 255.0  # of an image file
+_FAR = 10.0  # times white; noise has a standard deviation of 1 and less
 
 
 @final
@@ -171,6 +172,7 @@ def read_gallery(
     kept, x, labels = kept[chosen], x[chosen], None if labels is None else labels[chosen]
     white = 1.0 if dataset.kind is datasets.Kind.BINARY else _LEVELS  # of image files
     unit = torch.from_numpy((x / white).astype(np.float32)) if levels else scale.to_unit(x)
+    _check_unit(unit, scale, data)
     names: tuple[str, ...] = ()
     if is_folder:
         files = datasets.image_files(Path(data))
@@ -180,6 +182,17 @@ def read_gallery(
     of_files = ".png" if levels else ".tif"
     suffix = of_files if is_folder else ".npz" if data.lower().endswith(".npz") else ".npy"
     return Gallery(unit, context, suffix, names, named)
+
+
+def _check_unit(unit: Tensor, scale: Scale, data: str) -> None:
+    """Refuse images in another unit than the model's: no noise is as large as that."""
+    low, high = scale.preparation.limits
+    largest = unit.nan_to_num(0).abs().max().item()
+    if low == 0 and high in (1, _LEVELS) and largest > _FAR:
+        raise ValueError(
+            f"{data} holds values up to {largest * high:.6g}, while the model was fitted on values "
+            f"from black 0 to white {high:g}; bring them to that unit"
+        )
 
 
 def _rows(data: Dataset, run: Run[Any]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
