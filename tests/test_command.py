@@ -464,6 +464,8 @@ def test_interrupted_run_is_usable_and_resumes_exactly(stored, tmp_path, monkeyp
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "cut" / "report.html").exists()  # it showed the weights of before
+    assert strict(tmp_path / "cut" / "metrics.json")["training"]["epochs"] == 4
     assert "nothing to resume" in call(*args, tmp_path / "cut", "--resume", code=2)
 
 

@@ -122,6 +122,14 @@ def test_images_are_drawn_as_they_are():
     assert grey[0, 0].tolist() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3000), (1, 3000, 1)])
+def test_very_wide_and_very_tall_images_have_a_picture_of_moderate_size(shape):
+    figure = plots.images(np.random.default_rng(0).random((64, *shape)), columns=16)
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn.size < 64 * 3000 * 3 * 8  # their gaps alone took gigabytes
+    assert max(figure.get_size_inches()) < 40
+
+
 def test_constant_data_have_a_picture():
     size(plots.images(np.ones((3, 1, 4, 4))))
     size(plots.images(np.ones((3, 4))))

@@ -88,6 +88,11 @@ def _nothing(text: str) -> None:
     """Print nothing."""
 
 
+def _aside(text: str) -> None:
+    """Print a line beside the output, which may go into a file."""
+    typer.echo(text, err=True)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -159,7 +164,7 @@ def evaluate(
     if output:
         check_new(output, overwrite)
     samples = run.settings.EVIDENCE_SAMPLES if samples is None else samples
-    with notes(say=_nothing):
+    with notes(say=_aside):
         experiment = experiment_of(type(run.settings)).open(run, data, part, data_dir)
         figures = experiment.measure(samples, test_images)
     for row in experiment.table(figures):
@@ -198,7 +203,7 @@ def encode(
     run = Run.open(model)
     kind = experiment_of(type(run.settings))
     exports.check(output, kind.EMBEDDINGS, overwrite)
-    with notes(say=_nothing):
+    with notes(say=_aside):
         n, d = kind.open(run, data, part, data_dir).encode(output)
     what = "codes" if run.settings.is_autoencoder else "posterior means"
     typer.echo(f"{output}: {what} of {n} rows, {d} latents")
@@ -252,13 +257,15 @@ def interpolate(
 ) -> None:
     """Interpolate between the latent representations of two rows and write what they decode to."""
     from pyrovae.command import exports
+    from pyrovae.command.contexts import notes
     from pyrovae.command.images.experiment import ImageExperiment
     from pyrovae.command.report import plots
     from pyrovae.command.runs import Run
 
     exports.check(output, exports.PICTURES, overwrite)
     run = Run.open_images(model, "interpolate")
-    experiment = ImageExperiment.open(run, data, part, data_dir)
+    with notes(say=_aside):
+        experiment = ImageExperiment.open(run, data, part, data_dir)
     fitted, batch = experiment.model, experiment.rows.batch
     (walk,) = fitted.interpolate(batch, [(start, end)], steps, spherical=spherical)
     limits = fitted.preparation.limits

@@ -115,6 +115,7 @@ def train(experiment: Experiment, say: Say, writes: bool = True) -> Trained:
         error.history.stopped = "diverged"
         trained = Trained(error.history, str(error))
     if writes:
+        run.forget_figures()  # of the interrupted run: they describe its weights
         experiment.save(trained.history)
     say(f"model: {run.model} ({trained.history.stopped})")
     return trained

@@ -81,16 +81,17 @@ class Run(Generic[S]):
         if not self.settings.resume:
             for folder in (self.model, self.folder / "events"):
                 shutil.rmtree(folder, ignore_errors=True)
-            for file in (
-                self.checkpoint,
-                self.folder / "metrics.json",
-                self.folder / "report.html",
-            ):
-                file.unlink(missing_ok=True)
+            self.checkpoint.unlink(missing_ok=True)
+            self.forget_figures()
         for folder in (self.folder, self.model):
             files.remove_temporary(folder)
         content = {"settings": self.settings.to_dict(), **self.details, "data": self.data}
         write_json(files.sealed(FORMATS[0], as_plain(content)), self.folder / "run.json")
+
+    def forget_figures(self) -> None:
+        """Remove metrics.json and report.html, before the folder gets the weights of others."""
+        for name in ("metrics.json", "report.html"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def write_figures(self, figures: Mapping[str, Any]) -> None:
         """Write metrics.json."""

@@ -25,7 +25,7 @@ MOST_SAMPLES = 1_000_000  # importance samples for a row
 DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "The run"
 BY_DATA = "default: depends on the data"
 DATA_HELP = (
-    "digits, mnist, fashion-mnist, simulated-cells, an .npy, .npz, .mrcs or .h5ad file, "
+    "digits, mnist, fashion-mnist, simulated-cells, an .npy, .npz, .mrcs, .tif or .h5ad file, "
     "a folder of images, or a .zarr or a folder of .h5ad or .zarr files, which stay on the disk."
 )
 

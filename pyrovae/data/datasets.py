@@ -1,4 +1,4 @@
-"""Data sets as plain arrays: digits, MNIST, array files, stacks and folders of images.
+"""Data sets as plain arrays: digits, MNIST, array files, stacks, folders of images.
 
 Every loader returns a `Dataset`: images with shape (N, C, H, W) or vectors with shape (N, D), and
 labels as indices into `label_names`. Values are as stored; their `Kind` determines which
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.data.images import image_files, read_images, read_pages
 from pyrovae.data.posing import Posed, posed
-from pyrovae.data.reading import image_files, read_arrays, read_images, read_stack
+from pyrovae.data.reading import Arrays, read_arrays, read_stack
 from pyrovae.data.supports import Kind, Suggestion, kind_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "image_folder",
     "kind_of",
     "mnist",
+    "pages",
     "posed",
     "stack",
 ]
@@ -153,20 +155,51 @@ def array(path: str | Path, missing: bool = False) -> Dataset:
     )
 
 
-def image_folder(path: str | Path) -> Dataset:
+def image_folder(path: str | Path, missing: bool = False) -> Dataset:
     """Read a folder of images of one size; sub-folders, if there are any, are the classes.
 
-    Grey images have one channel, colour images three or four, of 8 bits each.
+    Values are as stored: 1 or 8 bits, whole numbers of 16 bits or more in one channel, or floats in
+    one channel. Grey images have one channel and colours three; alpha is one channel more, which
+    is left out where it is opaque in all images. Of a .pgm whose white is below 65535 Pillow scales
+    the values.
+
+    Args:
+        path: the folder.
+        missing: whether a float may be NaN, which says that it is not known.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no image, an unreadable one, images that differ in size or mode, or
-            images beside sub-folders.
+        ValueError: if it holds no image, an unreadable one, a file of several images, images that
+            differ in size, mode or depth, images beside sub-folders, or as `array`.
+
+    Warns:
+        UserWarning: if colours have 16 bits each, of which Pillow reads the upper 8.
     """
     path = Path(path)
-    read = read_images(path)
+    return _of_images(path.resolve().name, read_images(path, missing))
+
+
+def pages(path: str | Path, missing: bool = False) -> Dataset:
+    """Read a TIFF, as `image_folder` reads images: each page is a row.
+
+    Args:
+        path: the file.
+        missing: whether a float may be NaN, which says that it is not known.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `image_folder`.
+    """
+    path = Path(path)
+    return _of_images(path.stem, read_pages(path, missing))
+
+
+def _of_images(name: str, read: Arrays) -> Dataset:
+    """Return a data set of images; those of 8 bits have levels, however dark they are."""
     kind = Kind.BINARY if read.x.max() <= 1 else Kind.LEVELS
-    return Dataset(path.resolve().name, read.x, kind, read.labels, label_names=read.label_names)
+    if read.x.dtype != np.uint8:
+        kind = kind_of(np.nan_to_num(read.x))
+    return Dataset(name, read.x, kind, read.labels, label_names=read.label_names)
 
 
 def stack(path: str | Path) -> Dataset:

@@ -1,4 +1,4 @@
-"""Array files and folders of images, read as NumPy arrays; errors name the file and the place."""
+"""Array files and stacks, read as NumPy arrays; errors name the file and the place."""
 
 import warnings
 from pathlib import Path
@@ -9,16 +9,12 @@ import numpy as np
 from pyrovae.data.batches import as_source
 from pyrovae.data.supports import Support
 
-__all__ = ["Arrays", "image_files", "read_arrays", "read_images", "read_stack"]
+__all__ = ["Arrays", "as_rows", "read_arrays", "read_stack"]
 
-_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-)
 _LARGEST = float(np.sqrt(np.finfo(np.float32).max))  # densities square what they are given
 _IN_FLOAT32 = Support(
     "finite numbers whose square single precision holds", -_LARGEST, _LARGEST, whole=False
 )
-_WHITE = 255  # of 8 bits
 _KNOWN = ("x", "labels", "x_test", "labels_test")  # names of arrays in an .npz
 
 
@@ -63,7 +59,7 @@ def read_stack(path: Path) -> np.ndarray:
         x = x[None]
     if x.ndim != 3:
         raise ValueError(f"{path}: expected a stack of images (N, H, W), got shape {x.shape}")
-    return _rows(x.astype(np.float32) if x.dtype == np.float16 else x, f"{path}, data")
+    return as_rows(x.astype(np.float32) if x.dtype == np.float16 else x, f"{path}, data")
 
 
 # ------------------------------------------------------------------------------------- array files
@@ -78,8 +74,8 @@ def read_arrays(path: Path, missing: bool = False) -> Arrays:
         FileNotFoundError, ValueError: as `datasets.array`.
     """
     parts = _parts(path)
-    x = _rows(parts[_name_of_x(path, parts)], f"{path}, x", missing)
-    x_test = _rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
+    x = as_rows(parts[_name_of_x(path, parts)], f"{path}, x", missing)
+    x_test = as_rows(parts["x_test"], f"{path}, x_test") if "x_test" in parts else None
     if x_test is not None and x_test.shape[1:] != x.shape[1:]:
         raise ValueError(
             f"{path}: x has rows of shape {x.shape[1:]}, x_test of {x_test.shape[1:]}; "
@@ -123,7 +119,7 @@ def _name_of_x(path: Path, parts: dict[str, np.ndarray]) -> str:
     )
 
 
-def _rows(x: np.ndarray, place: str, missing: bool = False) -> np.ndarray:
+def as_rows(x: np.ndarray, place: str, missing: bool = False) -> np.ndarray:
     """Check an array of rows, and give images an axis for channels."""
     if x.dtype.kind not in "buif":
         raise ValueError(f"{place}: expected real numbers, got dtype {x.dtype}")
@@ -179,87 +175,3 @@ def _labels(
     names = np.unique(np.concatenate(list(found.values())))
     indices = {key: np.searchsorted(names, values) for key, values in found.items()}
     return indices, tuple(str(name) for name in names)
-
-
-# ------------------------------------------------------------------------------- folders of images
-def read_images(path: Path) -> Arrays:
-    """Read a folder of images; the names of sub-folders, if there are any, are the labels.
-
-    White is 1 where all images have 1 bit, else 255, also of an image of 1 bit among others.
-    """
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder")
-    files, classes = _image_files(path)
-    first, bits = _pixels(files[0])
-    images = [first]
-    for file in files[1:]:
-        pixels, of_bits = _pixels(file)
-        images.append(_same_shape(file, pixels, files[0], first))
-        bits = bits and of_bits
-    x = np.stack(images)
-    x = x // _WHITE if bits else x
-    names = tuple(sorted(set(classes)))
-    labels = np.array([names.index(name) for name in classes]) if names else None
-    return Arrays(x, labels, label_names=names)
-
-
-def image_files(path: Path) -> list[Path]:
-    """Return the images of a folder in the order in which `read_images` stacks them."""
-    return _image_files(path)[0]
-
-
-def _image_files(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the images of a folder in order, and the class of each where there are sub-folders."""
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
-    )
-    beside = [file for file in files if file.parent == path]
-    if not files:
-        cells = any(file.suffix in (".h5ad", ".zarr") for file in path.iterdir())
-        instead = "; cells in many files are read by singlecell.open_shards"
-        raise ValueError(
-            f"{path} holds no image; expected files that end in {', '.join(sorted(_SUFFIXES))}"
-            f"{instead if cells else ''}"
-        )
-    if len(beside) == len(files):
-        return files, []
-    if beside:
-        raise ValueError(
-            f"{path}: {beside[0].name} lies beside the sub-folders that name classes; "
-            "move it into one of them"
-        )
-    return files, [file.relative_to(path).parts[0] for file in files]
-
-
-def _pixels(file: Path) -> tuple[np.ndarray, bool]:
-    """Read one image as (C, H, W), 8 bits, turned as its camera says; and whether it has 1 bit."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            paint = upright.mode in ("P", "CMYK", "YCbCr")
-            plain = upright.convert("RGB") if paint else upright
-            mode, pixels = plain.mode, np.asarray(plain)
-    except Exception as error:  # Pillow raises many kinds for damaged bytes, and for huge images
-        raise ValueError(
-            f"{file} cannot be read as an image ({error}); repair or remove it"
-        ) from error
-    if mode not in ("1", "L", "RGB", "RGBA"):
-        raise ValueError(
-            f"{file}: expected 8-bit grey or colours, got mode {mode}; "
-            "convert it, for example to an 8-bit PNG"
-        )
-    levels = pixels.astype(np.uint8) * np.uint8(_WHITE if mode == "1" else 1)
-    return np.atleast_3d(levels).transpose(2, 0, 1), mode == "1"
-
-
-def _same_shape(file: Path, pixels: np.ndarray, model: Path, expected: np.ndarray) -> np.ndarray:
-    """Refuse an image that differs from the first in size or number of channels."""
-    if pixels.shape != expected.shape:
-        (c, h, w), (c0, h0, w0) = pixels.shape, expected.shape
-        raise ValueError(
-            f"{file} is {w} x {h} with {c} channels, while {model.name} is {w0} x {h0} with {c0}; "
-            "convert all images to one size and mode"
-        )
-    return pixels

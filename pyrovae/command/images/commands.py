@@ -25,7 +25,8 @@ Images = Annotated[
     str,
     typer.Argument(
         metavar="IMAGES",
-        help="A folder of images, an .npy or .npz file, or a data set's name for its test rows.",
+        help="A folder of images, an .npy, .npz or .tif file, or a data set's name, for its test "
+        "rows.",
     ),
 ]
 Output = Annotated[

@@ -26,9 +26,11 @@ from pyrovae.command.images.rows import (
     Rows,
     Training,
     fingerprint,
+    has_levels,
     hold_out_test,
     in_levels_of,
     prepare_rows,
+    read_for,
     select,
 )
 from pyrovae.command.images.schedule import (
@@ -124,12 +126,20 @@ class ImageExperiment(Experiment):
     def open(
         cls, run: Run[ImageSettings], data: str, part: Part | None, data_dir: Path | None
     ) -> "ImageExperiment":
-        """Read the model of a run, and the rows of a part of DATA."""
+        """Read the model of a run, and the rows of a part of DATA; check them."""
         model = ImageModel.of(run)
-        dataset = read_data(data, data_dir)
-        if Path(data).is_dir():
+        dataset = read_for(model.preparation, data, data_dir)
+        if has_levels(data, dataset):
             dataset = in_levels_of(model.preparation, dataset)
-        return cls(run, model, select(dataset, part, run, model.preparation))
+        rows = select(dataset, part, run, model.preparation)
+        try:
+            model.graph.check(*rows.batch)
+        except ValueError as error:
+            raise ValueError(
+                f"{data} does not fit the model of {run.folder}, which was fitted on "
+                f"{run.data['kind']}: {error}"
+            ) from error
+        return cls(run, model, rows)
 
     def greeting(self) -> str:
         """Describe data, model and training in three lines."""
@@ -207,8 +217,6 @@ class ImageExperiment(Experiment):
     def measure(self, samples: int, evidence_rows: int) -> dict[str, Any]:
         """Return the figures of the model, and after training those of simpler densities."""
         settings, graph = self.run.settings, self.model.graph
-        if self.training is None:  # rows of a run are checked when it is built
-            graph.check(*self.rows.batch)
         found = figures.measure(
             graph,
             self.rows.some,

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.command.images.preparation import Preparation
-from pyrovae.command.images.resolve import read_data
-from pyrovae.command.images.rows import fingerprint
+from pyrovae.command.images.rows import fingerprint, has_levels, read_for
 from pyrovae.command.runs import Run
 from pyrovae.command.writing import write
 from pyrovae.data import Dataset, batches, datasets, spread
@@ -23,6 +22,7 @@ from pyrovae.data import Dataset, batches, datasets, spread
 __all__ = ["Gallery", "Scale", "read_gallery"]
 
 _LEVELS = 255.0  # of an image file
+_FAR = 10.0  # times white; noise has a standard deviation of 1 and less
 
 
 @final
@@ -97,7 +97,8 @@ class Gallery:
     Attributes:
         x: The images, with black as 0 and white as 1, and shape (N, *event).
         context: The labels as the model takes them, () for a model without context.
-        suffix: .png for a folder of images, .npz with labels, else .npy.
+        suffix: .png for a folder of images, .tif for one of more than 8 bits, .npz with labels,
+            else .npy.
         names: Of the files of a folder, without their endings.
         labels: Name of the class of each, where known.
     """
@@ -113,13 +114,16 @@ class Gallery:
 
         Args:
             path: Without ending; the folder of image files.
-            unit: The results with shape (N, *event), for image files.
-            stored: The same in the unit of the stored data, for array files.
-            white: The value in `unit` that image files show white; black is 0.
+            unit: The results with shape (N, *event), for image files of 8 bits.
+            stored: The same in the unit of the stored data, for array files and .tif files.
+            white: The value in `unit` that image files of 8 bits show white; black is 0.
         """
         if self.suffix == ".png":
             for name, image in zip(self.names, unit.numpy() / white, strict=True):
                 write(path / f"{name}.png", _png(image))
+        elif self.suffix == ".tif":
+            for name, image in zip(self.names, stored, strict=True):
+                write(path / f"{name}.tif", _tiff(image))
         elif self.suffix == ".npz":
             arrays = {"x": stored} | ({} if self.labels is None else {"labels": self.labels})
             content = _bytes(lambda file: np.savez(file, allow_pickle=False, **arrays))
@@ -129,7 +133,7 @@ class Gallery:
 
     def write_draws(self, path: Path, unit: Tensor, stored: np.ndarray) -> None:
         """Write K draws for each image, with shape (K, N, *event): a folder of files for each."""
-        if self.suffix != ".png":
+        if not self.names:
             return self.write(path, unit, stored)
         width = len(str(len(unit)))
         for k, draw in enumerate(unit):
@@ -150,31 +154,45 @@ def read_gallery(
     Of the very data that the run was fitted on, only the rows that were held out are read.
 
     Args:
-        data: Name of a data set, an array file, or a folder of images.
+        data: Name of a data set, an array file, a stack, or a folder of images.
         run: The run that restores them.
         scale: How it stores its values; images of 1 or 8 bits are brought to them.
         data_dir: Folder with torchvision's data sets.
         at_most: Number of images, evenly spread; None reads all.
-        missing: Whether values of an array file may be NaN, which says that they are not known.
+        missing: Whether values of an array or image file may be NaN, which says that they are not
+            known.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: They cannot be read, or lack labels.
     """
-    dataset = read_data(data, data_dir, missing)
-    is_folder = Path(data).is_dir()
+    dataset = read_for(scale.preparation, data, data_dir, missing)
+    is_folder, levels = Path(data).is_dir(), has_levels(data, dataset)
     x, labels, kept = _rows(dataset, run)
     chosen = spread(len(x), at_most or len(x)).numpy()
     kept, x, labels = kept[chosen], x[chosen], None if labels is None else labels[chosen]
-    white = 1.0 if dataset.kind is datasets.Kind.BINARY else _LEVELS  # of a folder's files
-    unit = torch.from_numpy((x / white).astype(np.float32)) if is_folder else scale.to_unit(x)
+    white = 1.0 if dataset.kind is datasets.Kind.BINARY else _LEVELS  # of image files
+    unit = torch.from_numpy((x / white).astype(np.float32)) if levels else scale.to_unit(x)
+    _check_unit(unit, scale, data)
     names: tuple[str, ...] = ()
     if is_folder:
         files = datasets.image_files(Path(data))
         names = tuple(str(files[i].relative_to(data).with_suffix("")) for i in kept)
     named = None if labels is None else np.array(dataset.label_names)[labels]
     context = scale.preparation.context(labels, dataset.label_names)
-    suffix = ".png" if is_folder else ".npz" if data.lower().endswith(".npz") else ".npy"
+    of_files = ".png" if levels else ".tif"
+    suffix = of_files if is_folder else ".npz" if data.lower().endswith(".npz") else ".npy"
     return Gallery(unit, context, suffix, names, named)
+
+
+def _check_unit(unit: Tensor, scale: Scale, data: str) -> None:
+    """Refuse images in another unit than the model's: no noise is as large as that."""
+    low, high = scale.preparation.limits
+    largest = unit.nan_to_num(0).abs().max().item()
+    if low == 0 and high in (1, _LEVELS) and largest > _FAR:
+        raise ValueError(
+            f"{data} holds values up to {largest * high:.6g}, while the model was fitted on values "
+            f"from black 0 to white {high:g}; bring them to that unit"
+        )
 
 
 def _rows(data: Dataset, run: Run[Any]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -194,6 +212,14 @@ def _png(image: np.ndarray) -> bytes:
     pixels = (_LEVELS * image.clip(0, 1)).round().astype(np.uint8)
     pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     return _bytes(lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+
+
+def _tiff(image: np.ndarray) -> bytes:
+    """Return a grey image (1, H, W) as the bytes of a TIFF file of floats."""
+    from PIL import Image
+
+    pixels = image[0].astype(np.float32)
+    return _bytes(lambda file: Image.fromarray(pixels).save(file, format="TIFF"))
 
 
 def _bytes(save: Callable[[io.BytesIO], object]) -> bytes:

@@ -16,7 +16,7 @@ from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
 from pyrovae.data import Dataset, datasets
 
-__all__ = ["TEST_FRACTION", "read_data", "reasons", "resolve_settings"]
+__all__ = ["TEST_FRACTION", "TIFFS", "read_data", "reasons", "resolve_settings"]
 
 EMBEDDED: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": lambda root: datasets.digits(),
@@ -38,6 +38,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "fashion-mnist": MNIST,
 }
 TEST_FRACTION = 0.2
+TIFFS = (".tif", ".tiff")
 VALUES_FOR_ONE_THREAD = 10_000  # per step: smaller steps are slower with two threads than with one
 LEAST_STEPS = 4000  # of a whole run, unless that takes more than MOST_EPOCHS: for small data
 MOST_EPOCHS = 1000
@@ -48,12 +49,13 @@ ROWS_PER_LATENT = 10
 
 
 def read_data(data: str, data_dir: Path | None = None, missing: bool = False) -> Dataset:
-    """Load what DATA names: an embedded set, an array file or a folder of images.
+    """Load what DATA names: an embedded set, an array file, a stack or a folder of images.
 
     Args:
         data: What the user wrote.
         data_dir: Folder with torchvision's data sets.
-        missing: Whether values of an array file may be NaN, which says that they are not known.
+        missing: Whether values of an array or image file may be NaN, which says that they are not
+            known.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: It cannot be read, or holds cells.
@@ -67,14 +69,16 @@ def read_data(data: str, data_dir: Path | None = None, missing: bool = False) ->
         return EMBEDDED[data](data_dir)
     path = Path(data)
     if path.is_dir():
-        return datasets.image_folder(path)
+        return datasets.image_folder(path, missing)
+    if path.suffix.lower() in TIFFS:
+        return datasets.pages(path, missing)
     if path.suffix.lower() in (".npy", ".npz"):
         return datasets.array(path, missing)
     if path.suffix.lower() in (".mrcs", ".mrc"):
         return datasets.stack(path)
     expected = (
-        f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz, .mrcs "
-        "or .h5ad file, or a folder of images or cells"
+        f"DATA is {data}: expected {', '.join((*EMBEDDED, SIMULATED))}, an .npy, .npz, .mrcs, "
+        ".tif or .h5ad file, or a folder of images or cells"
     )
     if path.is_file():
         raise ValueError(

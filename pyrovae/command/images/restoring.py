@@ -1,7 +1,7 @@
 """`pyrovae denoise`, `impute` and `super-resolve`: images in, restored images and scores out.
 
 restored*             the posterior means, in the form of the images
-standard_deviation*   of the draws; image files show half the range from black to white as white
+standard_deviation*   of the draws; files of 8 bits show half the range from black to white as white
 draws*                of the posterior
 degraded*             what the model was given, if the command made it
 scores.json           scores beside those of baselines, where clean images are known
@@ -106,14 +106,14 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
     scale = Scale(model.preparation)
     rows = order.rows if order.rows or Path(order.images).exists() else BY_NAME
     imputes = order.task == "impute"
-    gallery = read_gallery(order.images, run, scale, order.data_dir, rows, missing=imputes)
-    degradation = make(gallery.x, scale)
-    gallery = _without_nan(gallery, order)
-    clean = _clean(order, gallery, run, scale, rows)
-    with programs.random_stream(order.seed, []):
-        given = degradation.degrade(gallery.x) if order.corrupt else gallery.x
-    _check_shape(degradation.shown(given), scale)
     with notes(say) as warned:
+        gallery = read_gallery(order.images, run, scale, order.data_dir, rows, missing=imputes)
+        degradation = make(gallery.x, scale)
+        gallery = _without_nan(gallery, order)
+        clean = _clean(order, gallery, run, scale, rows)
+        with programs.random_stream(order.seed, []):
+            given = degradation.degrade(gallery.x) if order.corrupt else gallery.x
+        _check_shape(degradation.shown(given), scale)
         options = _options(order, run, scale)
         found = restored(model, degradation, given, gallery.context, options)
         figures = {**_facts(order, found), "scores": []}

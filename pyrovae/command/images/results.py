@@ -12,8 +12,7 @@ from pyrovae.command.choices import Likelihood
 from pyrovae.command.images.degradations import Degradation
 from pyrovae.command.images.gallery import Scale
 from pyrovae.command.images.model import ImageModel
-from pyrovae.command.images.resolve import read_data
-from pyrovae.command.images.rows import fingerprint, hold_out_test
+from pyrovae.command.images.rows import fingerprint, hold_out_test, read_for
 from pyrovae.command.images.scoring import intervals, standings
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.report import plots
@@ -158,7 +157,7 @@ def training_rows(
     """Return training rows of a run, evenly spread; None if its data are no longer there."""
     settings = run.settings
     try:
-        data = read_data(settings.data, data_dir or settings.data_dir)
+        data = read_for(scale.preparation, settings.data, data_dir or settings.data_dir)
     except (OSError, ValueError, ImportError) as error:
         say(f"note: no mean image and no PCA beside it, the training data are not there: {error}")
         return None

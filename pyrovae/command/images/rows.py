@@ -1,6 +1,7 @@
 """Which rows of a data set are test rows, and which rows a command works on."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.command.choices import Part
 from pyrovae.command.images.preparation import Preparation
+from pyrovae.command.images.resolve import TIFFS, read_data
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.runs import Run
 from pyrovae.data import Dataset, Kind, batches, spread
@@ -17,9 +19,11 @@ __all__ = [
     "Rows",
     "Training",
     "fingerprint",
+    "has_levels",
     "hold_out_test",
     "in_levels_of",
     "prepare_rows",
+    "read_for",
     "select",
 ]
 
@@ -112,8 +116,30 @@ def prepare_rows(
     return Training(rows, (x_held_out, *(part[held_out] for part in c))), test
 
 
+def read_for(
+    preparation: Preparation, data: str, data_dir: Path | None = None, missing: bool = False
+) -> Dataset:
+    """Read what DATA names, as `read_data` does, for a model that was fitted before.
+
+    Images whose alpha channel was left out, since it is opaque, get it for a model that has one.
+    """
+    read = read_data(data, data_dir, missing)
+    channels = preparation.shape[0] if len(preparation.shape) == 3 else 0
+    if not has_levels(data, read) or (read.shape[0], channels) not in ((1, 2), (3, 4)):
+        return read
+    opaque = 1 if read.kind is Kind.BINARY else 255
+    x = np.pad(read.x, ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=opaque)
+    return replace(read, x=x)
+
+
+def has_levels(name: str, data: Dataset) -> bool:
+    """Return whether data that were read from DATA are image files of 1 or 8 bits."""
+    is_file = Path(name).suffix.lower() in TIFFS
+    return (is_file or Path(name).is_dir()) and data.x.dtype == np.uint8
+
+
 def in_levels_of(preparation: Preparation, data: Dataset) -> Dataset:
-    """Return a folder's images with black and white as the model's data store them.
+    """Return image files of 1 or 8 bits with black and white as the model's data store them.
 
     A model of bits or grey values reads images of 8 bits, and one of levels those of 1 bit. Data of
     another kind have no such levels.

@@ -6,6 +6,7 @@ Data have shape (N, C, H, W), (N, H, W) for grey images, or (N, D).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["Limits", "draw_grid"]
 Limits = tuple[float, float]  # values drawn black and white
 
 
+_TALLEST = 9  # inches of one row
 _NAME_SIZE = 8  # points
 _PER_LETTER = 0.6 * _NAME_SIZE / 72  # inches: the mean width of DejaVu Sans, and a little
 
@@ -49,7 +51,7 @@ def draw_grid(
     limits = limits or (float(x.min()), float(x.max()))
     ratio = 0.6 if x.ndim == 2 else x.shape[-2] / _as_rgb(x[0], (0, 1)).shape[1]
     margin = max(1.2, 0.6 + _PER_LETTER * max(map(len, names), default=0))
-    cell = min(0.9 if x.ndim == 4 else 1.5, (10.7 - margin) / columns)
+    cell = min(0.9 if x.ndim == 4 else 1.5, (10.7 - margin) / columns, _TALLEST / ratio)
     figure = new_figure(max(4.0, cell * columns + margin), max(1.2, cell * ratio * rows) + 0.6)
     axis = figure.subplots()
     axis.set_axis_off()
@@ -94,9 +96,9 @@ def _draw_mosaic(axis: Axes, x: np.ndarray, columns: int, limits: Limits) -> Non
     """Draw images side by side in one picture, with a white gap between them."""
     cells = [_as_rgb(image, limits) for image in x]
     h, w = cells[0].shape[:2]
-    gap = max(1, round(w / 14))
+    gap = max(1, round(sqrt(h * w) / 14))
     rows = -(-len(cells) // columns)
-    canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, 3))
+    canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), np.float32)
     for i, cell in enumerate(cells):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
         canvas[top : top + h, left : left + w] = cell
