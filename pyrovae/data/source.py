@@ -253,8 +253,7 @@ def row_numbers(rows: Any, n: int) -> Tensor:
     """
     if isinstance(rows, slice):
         return torch.arange(*rows.indices(n))
-    if not isinstance(rows, Tensor):  # torch takes a pandas Series for a list that begins at 0
-        rows = torch.tensor(np.ascontiguousarray(rows))
+    rows = rows if isinstance(rows, Tensor) else torch.tensor(np.ascontiguousarray(rows))
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise IndexError(f"a mask of shape {tuple(rows.shape)}, expected ({n},)")
