@@ -371,8 +371,8 @@ def test_both_phases_lead_the_guide_to_the_posterior(objective):
 def test_monte_carlo_em_reaches_the_evidence_that_eigenvalues_give():
     """With draws from the exact posterior, EM maximizes log p(x), and the guide learns it."""
     graph, x = linear_gaussian.vae(), linear_gaussian.data(300)
-    settings = dict(objective=MonteCarloEM(steps=3), batch_size=50, progress=False)
-    pv.fit(graph, x, epochs=60, optimizer=partial(torch.optim.Adam, lr=2e-2), seed=0, **settings)
+    settings = dict(objective=MonteCarloEM(steps=3), batch_size=100, progress=False)
+    pv.fit(graph, x, epochs=60, optimizer=partial(torch.optim.Adam, lr=4e-2), seed=0, **settings)
     pv.fit(graph, x, epochs=30, optimizer=partial(torch.optim.Adam, lr=2e-3), seed=1, **settings)
     reached = linear_gaussian.evidence(graph, x).mean().item()
     assert reached == pytest.approx(linear_gaussian.maximum_evidence(x, 2, 0.5), abs=0.03)
