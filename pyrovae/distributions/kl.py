@@ -177,10 +177,8 @@ def _between_wisharts(q: Wishart, p: Wishart) -> Tensor:
     _check_events(q, p)
     n, m, k = q.df, p.df, q.event_shape[-1]
     ratio = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False)
-    trace, log_det = (
-        ratio.square().sum((-2, -1)),
-        2 * ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1),
-    )
+    trace = ratio.square().sum((-2, -1))
+    log_det = 2 * ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     psi = torch.digamma(n.unsqueeze(-1) / 2 - torch.arange(k, device=n.device) / 2).sum(-1)
     gammas = torch.mvlgamma(m / 2, k) - torch.mvlgamma(n / 2, k)
     return 0.5 * (n * trace - n * k - m * log_det + (n - m) * psi) + gammas
