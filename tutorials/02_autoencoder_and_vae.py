@@ -236,7 +236,7 @@ show("Nine draws of the posterior of one 3, and three walks to an 8", draws | wa
 # ## Which one overfits?
 #
 # N0 and N1 blame the autoencoder for overfitting. On 200 images, trained for long, *both* learn
-# them by heart: their errors on test images are a multiple of those in training, and alike.
+# them by heart: test errors are many times those in training (printed), and of both about the same.
 
 # %%
 few = [fit(make, D, rows=x[:200], epochs=300) for make in (autoencoder, variational)]

@@ -15,7 +15,7 @@
 # This script uses three scores, and has simple methods beside the VAE in every table:
 #
 # * PSNR, the peak signal-to-noise ratio in decibels: $-10 \log_{10}(\text{mean squared error})$ for
-#   values in [0, 1]. Three decibels more halve the error.
+#   values in [0, 1]. Three decibels more halve that mean.
 # * SSIM, the structural similarity of small windows (Wang et al. 2004): 1 for equal pictures.
 # * $\log p(x_h \mid x_o)$ of the true hidden values, in nats for each of them. It is a proper
 #   score: in expectation no distribution scores higher than the true one. PSNR and SSIM judge one

@@ -246,4 +246,4 @@ plt.show()
 # **Exercises.** 1. Find a start from which EM with two Gaussians stops at a point that is no
 # maximum. 2. Images have no grid over $z$, so VAEs are trained by the bound. Train the decoder of
 # one latent by its ELBO, with a Gaussian encoder: how much farther from the true density does it
-# end? **Next:** 08 builds densities from invertible functions.
+# end? Answers: `tutorials/answers/07_mixtures.py`. **Next:** 08, densities from invertible maps.

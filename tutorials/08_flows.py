@@ -38,7 +38,8 @@ torch.manual_seed(0)
 # the Jacobian $\partial z_t/\partial z_{t-1}$ is triangular, with $s_t$ on its diagonal, and the
 # determinant is their product. The order of the dimensions is reversed between the steps, so the
 # Jacobian of all steps together is a full matrix. The pictures show three steps and their product,
-# by automatic differentiation; that each step is triangular in its own order is asserted. N4's
+# by automatic differentiation (before training the entries beside the diagonal are small, hence
+# pale); that each step is triangular in its own order is asserted. N4's
 # "stable version" replaces the step by $z_t=g\odot z_{t-1}+(1-g)\odot m_t$ with
 # $g=\mathrm{sigmoid}(a_t)$, whose scale $g$ is below 1 whatever the network says.
 
@@ -167,7 +168,7 @@ assert found["ring", "mixture of 8"] > 1
 # no such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing.
 # The cut that eight steps leave is wider than that, and it depends on the seed: in full mode, with
 # four times as many steps of training, a quarter of the ring is missing, with a gap of 0.4. Like
-# the gap of 1.4 of two steps, which fill a quarter, this is not due to topology: it is a local
+# the gap of 1.4 of two steps, which fill two fifths, this is not due to topology: it is a local
 # optimum of training, or too few steps.
 
 # %%
@@ -195,7 +196,7 @@ assert rough[1] < 2 < 5 < rough[0]
 #
 # Each step also sees $h(x)$, numbers that the encoder computes beside $\mu$ and $\sigma$. Without
 # them the steps are the same map for every $x$: the posterior moves and scales with $x$, but its
-# shape is one. With many different observations of the banana the context is worth about half a nat
+# shape is one. With many different observations of the banana the context is worth about 0.6 nats
 # each after the quick fit, and 0.1 after the long one, in which the one shape is a better
 # compromise; the standard error is over the observations.
 
@@ -245,4 +246,4 @@ assert radius.min() > 0.8 * d**0.5  # of 10,000 draws with D = 1,000, the neares
 #
 # **Exercises.** 1. Train the ring's flow of four steps from other seeds, gated and plain. How often
 # does it close? 2. In two dimensions the mean of $\lVert z\rVert$ is below $\sqrt D$. Derive its
-# exact value for any $D$. **Next:** 17 asks which prior is the best, and learns it.
+# exact value for any $D$. Answers: `tutorials/answers/08_flows.py`. **Next:** 17, the best prior.

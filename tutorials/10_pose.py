@@ -246,4 +246,4 @@ show("z from left to right, θ from -π/2 down to π/2", drawn)
 # %% [markdown]
 # **Exercises.** 1. How far is N4's sum above the ELBO, on average, if angles are $N(0,s^2)$? 2. The
 # picture has the content's centre at $t$. Which $\Delta x$ is that? Which of them can be read off
-# without the angle? **Next:** 11, counts of genes.
+# without the angle? Answers: `tutorials/answers/10_pose.py`. **Next:** 11, counts of genes.

@@ -246,4 +246,4 @@ assert table["z"][0] > (0.95 if QUICK else 0.5)
 # posteriors.FullRankNormal(encoder(10 * 13 // 2))`. Does it close the gap that refinement closed?
 # 2. Give the encoders the batch, `encode_covariates=True`: does the bound change, does the mixing?
 # 3. Compare `get_normalized_expression` with counts over totals, and find the markers of a type by
-# `differential_expression`. **Next:** 13 maps new cells to a fitted model.
+# `differential_expression`. Answers: `tutorials/answers/11_single_cell.py`. **Next:** 13.

@@ -178,4 +178,4 @@ plt.show()
 # **Exercises.** 1. Fit the reference without labels for one whole type, and predict: what does the
 # classifier say of the cells of that type, and how confident is it? 2. Let the new batch be 20
 # cells only. Does the column still improve their ELBO, and that of the other cells of their batch?
-# **Next:** 12 makes the weights of the decoder uncertain.
+# Answers: `tutorials/answers/13_new_cells.py`. **Next:** 12 makes the decoder's weights uncertain.

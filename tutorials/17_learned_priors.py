@@ -226,4 +226,5 @@ plt.show()
 # %% [markdown]
 # **Exercises.** 1. Which prior is the best for an encoder that ignores $x$, and what are the two
 # parts of the KL then? 2. Fit the spiral with $N(0,I)$ and a decoder of one hidden layer. Is a
-# learned prior still worth anything? **Next:** 09 gives latents a place in the picture.
+# learned prior still worth anything? Answers: `tutorials/answers/17_learned_priors.py`.
+# **Next:** 09 gives latents a place in the picture.

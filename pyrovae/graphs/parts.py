@@ -78,7 +78,7 @@ def refuse_call(graph: object, *_: object, **__: object) -> NoReturn:
         NotImplementedError: always, as any module without a forward.
     """
     raise NotImplementedError(
-        f"{type(graph).__name__}: a graph is a pair of programs, model and guide, and no function. "
+        f"{type(graph).__name__}: a graph is a pair of programs, model and guide, not a function. "
         "Call pyrovae.reconstruct(graph, x) or pyrovae.embed(graph, x); "
         "pyrovae.decode(graph, z) or pyrovae.generate(graph, n); pyrovae.elbo(graph, x)"
     )

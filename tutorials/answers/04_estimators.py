@@ -28,7 +28,7 @@ print(variances)
 assert min(variances, key=variances.get) == mu**2 + 3
 
 # %% [markdown]
-# **2.** Two rows give $A$ and $B$, and the law foretells the others within the noise of the
+# **2.** Two rows give $A$ and $B$, and the law predicts the others within the noise of the
 # variances, a few percent each.
 
 # %%
