@@ -98,7 +98,7 @@ worlds = {
 }
 line = torch.linspace(-3, 3, 201)
 grid, cell, prior = torch.cartesian_prod(line, line), (6 / 200) ** 2, priors.StandardNormal(2)
-EPOCHS = 18 if QUICK else 100
+EPOCHS = 24 if QUICK else 100
 
 
 def iaf(steps, gated=True, wrap=lambda net: net):
