@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from command_line import call
 from PIL import Image, ImageDraw
 from test_command_restoration import scores_of
+
+from pyrovae.command.images import gallery
+from pyrovae.command.images.gallery import Scale
+from pyrovae.command.images.preparation import Preparation
 
 
 def drawings(folder, mode, n=40):
@@ -82,3 +87,14 @@ def test_a_table_is_told_how_to_become_an_array(tmp_path):
     printed = call("fit", tmp_path / "table.csv", "--output", tmp_path / "run", code=2)
     assert "numpy.save" in printed
     assert "no such" not in printed
+
+
+def test_fractions_for_a_model_of_levels_are_told_their_unit():
+    scale = Scale(Preparation((1, 4, 4), total_count=255, limits=(0, 255)))
+    x = torch.rand(3, 1, 4, 4)
+    for noisy in (x, x + torch.randn(x.shape)):
+        with pytest.raises(ValueError, match=r"a\.npy holds fractions.*multiply them by 255"):
+            gallery._check_unit(noisy / 255, scale, "a.npy")
+    gallery._check_unit(torch.full_like(x, 3) / 255, scale, "dark.npy")  # whole numbers, dark
+    gallery._check_unit(x, scale, "right.npy")
+    gallery._check_unit(x, Scale(Preparation((1, 4, 4))), "unit.npy")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from command_line import call
 
 import pyrovae as pv
@@ -95,3 +96,20 @@ def test_vectors_have_no_pose(tmp_path):
         "fit", tmp_path / "x.npy", "--pose", "rotation", "-o", tmp_path / "run", *OPTIONS, code=2
     )
     assert "--pose rotation needs images" in " ".join(printed.split())
+
+
+def test_counts_of_16_bits_train_with_a_rotation(tmp_path):
+    """The encoder of the pose sees them standardized: it drew angles of 1e10, and diverged."""
+    bars = np.zeros((80, 1, 20, 20), np.float32)
+    bars[:, 0, 8:11, 2:17] = 2000
+    turned = pv.datasets.posed(bars, rotation=math.inf, seed=0).x
+    noise = np.random.default_rng(0).normal(100, 30, bars.shape)
+    np.save(tmp_path / "counts.npy", (turned + noise).clip(0).astype(np.uint16))
+    arguments = ["--pose", "rotation", "--likelihood", "negative-binomial", "--samples", 0]
+    size = ["--epochs", 8, "--hidden", 200, "--latents", 2, "--no-report"]
+    printed = call("fit", tmp_path / "counts.npy", "-o", tmp_path / "run", *arguments, *size)
+    assert "all epochs ran" in printed
+    encoder = pv.load(tmp_path / "run" / "model").encoder.net
+    x = torch.from_numpy(turned + noise).float()
+    assert encoder.shift == pytest.approx(x.mean().item(), rel=0.1)
+    assert encoder.scale == pytest.approx(x.std().item(), rel=0.1)

@@ -1,6 +1,7 @@
 """`pyrovae denoise`, `impute`, `super-resolve` on small runs: what they write, scores, errors."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae import datasets
-from pyrovae.command.images import gallery
+from pyrovae.command.images import cost, gallery, restoration
+from pyrovae.command.images.rows import Rows
 from pyrovae.command.writing import write
 
 LATENTS = 10
@@ -390,3 +392,36 @@ def test_without_the_training_data_no_baseline_needs_them(tmp_path):
 
 def test_the_names_are_public():
     assert pv.Restored is pv.tasks.Restored
+
+
+# ------------------------------------------------------------------------ the report's own section
+def test_a_report_restores_as_many_images_as_a_minute_takes(monkeypatch):
+    rows, model = Rows((torch.zeros(30, 1, 8, 8),), None, ()), SimpleNamespace(graph=None)
+    monkeypatch.setattr(restoration, "ROWS", 24)  # tests take fewer
+    for per_row, most in ((8e3, 24), (1.6e7, 22), (1.08e8, 3), (9e8, 0)):
+        monkeypatch.setattr(restoration, "multiplications", lambda *_, n=per_row: n)
+        assert restoration._affordable(model, rows) == most
+    one = Rows((torch.zeros(1, 1, 8, 8),), None, ())
+    assert restoration._affordable(model, one) == 24
+
+
+def test_multiplications_of_one_row_are_counted(monkeypatch):
+    monkeypatch.setattr(cost, "_PER_VALUE", 0)
+    x = torch.rand(3, 8)
+    q = pv.posteriors.DiagonalNormal(torch.nn.Linear(8, 4))
+    lines = torch.nn.Sequential(
+        torch.nn.Unflatten(-1, (2, 1)),
+        torch.nn.ConvTranspose1d(2, 3, 6),  # 2 * 3 * 6 at one place
+        torch.nn.Conv1d(3, 1, 3, padding=1),  # 3 * 3 at each of 6 places
+        torch.nn.Flatten(-2),
+        torch.nn.Linear(6, 8),
+    )
+    for prior in (pv.priors.StandardNormal(2), pv.priors.Vamp(q, x)):
+        vae = pv.VAE(prior, q, pv.likelihoods.Bernoulli(lines))
+        assert cost.multiplications(vae, (x,)) == 8 * 4 + 36 + 54 + 6 * 8
+
+
+def test_a_report_of_images_with_one_row_of_pixels_hides_no_half():
+    flat, square = torch.zeros(2, 1, 1, 8), torch.zeros(2, 1, 8, 8)
+    assert not any("lower" in title for title in restoration._degradations(flat, 1))
+    assert any("lower" in title for title in restoration._degradations(square, 1))

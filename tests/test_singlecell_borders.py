@@ -187,6 +187,19 @@ def test_lost_strings_of_a_file_are_refused_before_they_are_read(tmp_path, monke
         read(file)
 
 
+def test_lost_strings_of_a_file_are_refused_when_it_is_opened(tmp_path, monkeypatch):
+    file = tmp_path / "cells.h5ad"
+    simulate(60, 12).to_anndata().write_h5ad(file)
+    assert len(open_shards(file).obs) == 60
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 512 : heap + 2048] = bytes(1536)
+    file.write_bytes(content)
+    monkeypatch.setattr(anndata.io, "read_elem", lambda part: pytest.fail("was read"))
+    with pytest.raises(ValueError, match=rf"cells\.h5ad: trunc.*strings at byte {heap} are overw"):
+        open_shards(file)
+
+
 def test_a_column_is_named_once_among_batch_and_covariates():
     cells = simulate(20, 5).to_anndata()
     cells.obs["day"] = np.arange(20.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae.data import check_indices
+from pyrovae.singlecell.heaps import check_strings
 from pyrovae.singlecell.setup import MINIFIED
 from pyrovae.singlecell.shard_tables import (
     check_chunks,
@@ -207,6 +208,9 @@ def _opened(file: Path) -> Any:
             group = h5py.File(file, "r")
         if "var" not in group or "obs" not in group:
             raise ValueError("it has no obs or no var")
+        if file.suffix.lower() != ".zarr":
+            check_strings(group["obs"], file)
+            check_strings(group["var"], file)
         minified = "uns" in group and MINIFIED in group["uns"]
     except ImportError:
         raise

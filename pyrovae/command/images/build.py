@@ -67,11 +67,17 @@ def build_graph(settings: ImageSettings, preparation: Preparation, x: Tensor) ->
         prior = build_prior(settings, posterior, rows, *_bounds(settings, preparation))
         if settings.pose:
             parts = (prior, posterior, likelihood)
-            return build_pose_graph(settings, networks.shape, networks.encoder, parts, len(x))
+            shape, encoder = networks.shape, _seen_by(networks.encoder, seen)
+            return build_pose_graph(settings, shape, encoder, parts, len(x))
     vae = VAE(prior, posterior, likelihood)
     if not settings.denoise:
         return vae
     return Denoising(vae, GaussianNoise(settings.denoise * x.std().item()))
+
+
+def _seen_by(encoder: Callable[[int], nn.Module], seen: Line) -> Callable[[int], nn.Module]:
+    """Return the maker of encoders that see x standardized, as the posterior does."""
+    return encoder if seen == Line() else lambda features: Standardized(encoder(features), *seen)
 
 
 def _bounds(settings: ImageSettings, preparation: Preparation) -> tuple[float | None, float | None]:

@@ -23,6 +23,8 @@ __all__ = ["Gallery", "Scale", "read_gallery"]
 
 _LEVELS = 255.0  # of an image file
 _FAR = 10.0  # times white; noise has a standard deviation of 1 and less
+_MOST_OF_FRACTIONS = 5.0  # of images in [0, 1], with noise as large as that
+_ROUNDED = 1e-3  # off a whole number, by single precision
 
 
 @final
@@ -185,13 +187,21 @@ def read_gallery(
 
 
 def _check_unit(unit: Tensor, scale: Scale, data: str) -> None:
-    """Refuse images in another unit than the model's: no noise is as large as that."""
+    """Refuse images in another unit than the model's: above any noise, or fractions of white."""
     low, high = scale.preparation.limits
     largest = unit.nan_to_num(0).abs().max().item()
     if low == 0 and high in (1, _LEVELS) and largest > _FAR:
         raise ValueError(
             f"{data} holds values up to {largest * high:.6g}, while the model was fitted on values "
             f"from black 0 to white {high:g}; bring them to that unit"
+        )
+    stored = unit.nan_to_num(0) * high
+    whole = (stored - stored.round()).abs().max() < _ROUNDED
+    if low == 0 and high == _LEVELS and largest * high <= _MOST_OF_FRACTIONS and not whole:
+        raise ValueError(
+            f"{data} holds fractions up to {largest * high:.6g}, while the model was fitted on "
+            f"values from black 0 to white {high:g}, of which these are nearly black; multiply "
+            f"them by {high:g}"
         )
 
 

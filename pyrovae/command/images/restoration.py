@@ -8,6 +8,7 @@ from torch import Tensor
 from pyrovae import programs
 from pyrovae.command.choices import NoiseKind
 from pyrovae.command.images import masks
+from pyrovae.command.images.cost import multiplications
 from pyrovae.command.images.degradations import (
     Corruption,
     Degradation,
@@ -31,7 +32,11 @@ ROWS_OF_LEVELS = 6  # of images of several levels, whose sums over squares are c
 EFFORT = {"samples": 64, "steps": 30, "components": 1}  # for time; the commands take more
 DRAWS = 19  # the fewest for intervals of 90 %
 NOISE = 0.3  # standard deviation, as a fraction of the range from black to white
-LARGEST = 4096  # values of an image, for time
+LARGEST = 4096  # values of an image, for the memory of the baselines
+# Multiplications of one run on all restored images: each is run some 2500 times, which took 20 to
+# 40 seconds of a core for each picture with this many. Small networks take all ROWS in a second.
+AFFORDABLE = 3.6e8
+FEWEST = 2  # images, of which scores have a standard error
 MOST_LEVELS = 16_384  # of all values of an image, over which the noise is summed
 
 
@@ -45,17 +50,21 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
         seed: Of the degradation and of the draws.
 
     Returns:
-        A picture with a table for each task that fits the shape of the data.
+        A picture with a table for each task that fits the shape of the data; none for a network
+        that takes minutes for a few images.
     """
     shape, scale = model.preparation.shape, Scale(model.preparation)
     if len(shape) != 3 or prod(shape) > LARGEST:
         return []
+    most = _affordable(model, rows)
+    if most < FEWEST:
+        return []
     fitted = scale.from_model(train[spread(len(train), TRAINING)])
     pictures = []
-    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), _levels(scale)
+    all_clean, levels = scale.from_model(rows.some(most)[0]), _levels(scale)
     for title, degradation in _degradations(all_clean, levels).items():
         slow = isinstance(degradation, Pooling) and levels > 1
-        x, *c = rows.some(ROWS_OF_LEVELS if slow else ROWS)
+        x, *c = rows.some(min(most, ROWS_OF_LEVELS) if slow else most)
         clean = scale.from_model(x)
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
@@ -66,11 +75,23 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
         figures = score(degradation, given, found, clean, fitted, seed)
         figure, caption = sheet(degradation, given, found, clean)
         caption = (
-            f"{caption} Below, PSNR and SSIM of {len(clean)} test images, restored with little "
-            f"effort; `pyrovae {degradation.TASK}` takes any number, with more."
+            f"{caption} Below, PSNR and SSIM of {len(clean)} test images{_why(most)}, restored "
+            f"with little effort; `pyrovae {degradation.TASK}` takes any number, with more."
         )
         pictures.append(Picture(title, figure, caption, table(figures)))
     return pictures
+
+
+def _affordable(model: ImageModel, rows: Rows) -> int:
+    """Return how many images can be restored in about a minute."""
+    batch = rows.some(FEWEST + 1)
+    if len(batch[0]) < FEWEST:
+        return ROWS  # that one image
+    return int(min(ROWS, AFFORDABLE / max(1.0, multiplications(model.graph, batch))))
+
+
+def _why(most: int) -> str:
+    return ", so few since a run of this network takes long" if most < ROWS else ""
 
 
 def _levels(scale: Scale) -> float:
@@ -84,8 +105,9 @@ def _degradations(x: Tensor, levels: float) -> dict[str, Degradation]:
     if x[0].numel() * levels <= MOST_LEVELS:
         corruption = Corruption(NoiseKind.GAUSSIAN, NOISE)
         found[f"Restored: Gaussian noise of {NOISE:g}"] = Noise(corruption)
-    lower = masks.read("lower-half", x)
-    found["Restored: the lower half hidden"] = HiddenPixels(lower)
+    if x.shape[-2] > 1:  # of a single row, nothing would be left
+        lower = masks.read("lower-half", x)
+        found["Restored: the lower half hidden"] = HiddenPixels(lower)
     if not any(side % 2 for side in x.shape[-2:]) and min(x.shape[-2:]) >= 4:
         found["Restored: a quarter of the pixels"] = Pooling(2)
     return found

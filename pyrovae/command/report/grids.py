@@ -1,6 +1,7 @@
 """Grids of data in one axis: images as a mosaic, vectors as small line plots.
 
-Data have shape (N, C, H, W), (N, H, W) for grey images, or (N, D).
+Data have shape (N, C, H, W), (N, H, W) for grey images, or (N, D). A grey image of one row of
+pixels is a curve, and drawn as a vector: as an image it would be too flat to be seen.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def draw_grid(
 
 
 def _with_channels(x: np.ndarray) -> np.ndarray:
-    """Return images as (N, C, H, W), vectors as they are."""
+    """Return images as (N, C, H, W), vectors and images of one row as (N, D)."""
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise ValueError(
             f"plots: x has shape {x.shape}, expected (N, C, H, W) for images, (N, H, W) for grey "
             "ones, or (N, D) for vectors; one alone is x[None]"
         )
-    return x[:, None] if x.ndim == 3 else x
+    x = x[:, None] if x.ndim == 3 else x
+    return x[:, 0, 0] if x.shape[1:-1] == (1, 1) else x
 
 
 def _name_rows(axis: Axes, names: Sequence[str]) -> None:
