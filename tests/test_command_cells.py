@@ -962,12 +962,15 @@ def test_mixing_of_batches_that_are_mixed():
     assert mixed["ilisi_shuffled"] == pytest.approx(2 / (1 + 1 / 50), abs=0.05)
     assert mixed["asw_batch"] > 0.95
     assert [row.name for row in mixing.rows(found)] == ["batches in labels", "iLISI"]
+    assert "lie apart" not in mixing.rows(found)[1].note
 
 
 def test_mixing_of_batches_that_are_apart():
     z, batches, labels = mixed_cells(shift=50)
-    apart = mixing.scores({"latents": z}, batches, labels, seed=0)["latents"]
+    found = mixing.scores({"latents": z}, batches, labels, seed=0)
+    apart = found["latents"]
     assert (apart["ilisi"], apart["ilisi_scaled"]) == (1.0, 0.0)
+    assert "the batches lie apart" in mixing.rows(found)[1].note
     assert apart["asw_batch"] < 0.1
     assert apart["ilisi_shuffled"] > 1.9
 

@@ -21,6 +21,7 @@ from pyrovae.data import spread
 __all__ = ["inverse_simpson", "rows", "scores", "within_labels"]
 
 _NEIGHBOURS = 50
+_APART = 0.1  # of the way from one batch to perfect mixing: below it they are said to be apart
 _LABEL_CELLS = 5_000  # of one label; the work of a silhouette grows with their square
 
 
@@ -111,6 +112,11 @@ def rows(found: dict[str, Any] | None) -> list[Row]:
         f"{found['cells']:,} cells, from 1 (one batch) to {most} (equally many of each); "
         f"scaled to [0, 1] {z['ilisi_scaled']:.2f}; {z['ilisi_shuffled']:.2f} with shuffled batches"
     )
+    if z["ilisi"] - 1 < _APART * (z["ilisi_shuffled"] - 1):
+        ilisi += (
+            "; the batches lie apart: either their cells are of other types, or the fit has not "
+            "taken the effect of the batch out"
+        )
     asw = (
         "1 - |silhouette of batches| within each label, mean over labels: 1 if cells are as near "
         "to another batch as to their own, towards 0 the farther batches are apart"
