@@ -33,6 +33,7 @@ from pyrovae.programs.posterior import (
     means,
     posterior,
 )
+from pyrovae.programs.shapes import check_shapes
 from pyrovae.programs.simulation import (
     Simulated,
     check_forwards,
@@ -70,6 +71,7 @@ from pyrovae.programs.traces import (
     support_of,
     total,
 )
+from pyrovae.programs.unimplemented import named_error
 
 __all__ = [
     "PART_OF_ROW",
@@ -88,6 +90,7 @@ __all__ = [
     "check_density",
     "check_forwards",
     "check_measures",
+    "check_shapes",
     "check_sites",
     "check_whole_rows",
     "common_scale",
@@ -117,6 +120,7 @@ __all__ = [
     "means",
     "modes_restored",
     "name_rows",
+    "named_error",
     "not_finite",
     "not_resolved",
     "observed",

@@ -19,12 +19,12 @@ from pyrovae.data import (
     Array,
     Inputs,
     as_sources,
-    batches_in_order,
     device_and_dtype,
     inputs_of,
     slices,
     take,
 )
+from pyrovae.evaluation import checked_batches
 from pyrovae.tasks.embedding import expectation, points_of_latents
 from pyrovae.tasks.given import (
     Given,
@@ -220,7 +220,7 @@ def reconstruct(
         latents = latents_of(graph.model, lambda n: take(data, torch.zeros(n).long(), *like))
         kept = fixed_values(latents, fixed, (len(data[0]),), "reconstruct")
         rows = slices(len(data[0]), _ROWS)
-        for part, batch in zip(rows, batches_in_order(graph, data), strict=True):
+        for part, batch in zip(rows, checked_batches(graph, data), strict=True):
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
             given = {name: _placed(latents, name, z) for name, z in given.items()}

@@ -179,7 +179,10 @@ class Target:
 
     def _by_row(self, trace: Trace, measurement: Measurement, of_values: OfValues) -> Tensor:
         site, layout = trace[self.site], trace.layout
-        values = of_values(_values_of(site["fn"]), _Place(layout, site))
+        try:
+            values = of_values(_values_of(site["fn"]), _Place(layout, site))
+        except NotImplementedError as error:
+            raise programs.named_error(error) from error
         return values if measurement.rows_first else layout.by_row(values, site)
 
 

@@ -25,7 +25,12 @@ from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
 from pyrovae.training.agreement import check_arguments, check_loops
 from pyrovae.training.arguments import Arguments
-from pyrovae.training.checking import check_data, check_data_size, warn_of_shared_latents
+from pyrovae.training.checking import (
+    check_data,
+    check_data_size,
+    first_minibatch_named,
+    warn_of_shared_latents,
+)
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.events import Hook
@@ -224,9 +229,10 @@ def _fit(
     history = History(bound_name=objective.bound_name, seed=seed, data=training.fingerprint)
     with programs.random_stream(seed, programs.cuda_devices(graph)):
         example = arguments.transformed(*training.first())
-        check_data(graph, training, held_out, arguments, example)
         hooks = arguments.listeners()
-        svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
+        with first_minibatch_named(training, example):
+            check_data(graph, training, held_out, arguments, example)
+            svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
         claim_parameters(graph, svi.programs.stored_names())
         warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduler(svi.optimizer) if arguments.scheduler else None
