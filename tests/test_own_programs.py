@@ -1,5 +1,9 @@
 """Programs, data feeds and number types of a user's own, against exact values and in words."""
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -231,3 +235,64 @@ def test_a_plate_that_draws_rows_by_itself_is_named(task):
     """Of seven rows asked for, `generate` gave five."""
     with pytest.raises(ValueError, match='plate "pixels" draws 5 rows by itself'):
         task(Subsampled(), torch.rand(20, 6).round())
+
+
+# --------------------------------------------------------------------------- threads and devices
+def linear_vae():
+    q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+    return pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Bernoulli(nn.Linear(2, 6)))
+
+
+def in_thread(task):
+    """Return what a task returns or raises in another thread."""
+    found = []
+
+    def run():
+        try:
+            found.append(task())
+        except RuntimeError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(timeout=60)
+    return found[0]
+
+
+@pytest.mark.parametrize("task", ["fit", "embed"])
+def test_programs_of_another_thread_are_refused_during_a_fit(task):
+    """They shared Pyro's handlers: the weights of both fits were others than alone."""
+    graph, other, x = linear_vae(), linear_vae(), torch.rand(40, 6).round()
+    alone, found = copy.deepcopy(graph), []
+    tasks = {
+        "fit": lambda: pv.fit(other, x, epochs=1, progress=False),
+        "embed": lambda: pv.embed(other, x),
+    }
+    pv.fit(alone, x, epochs=2, progress=False, seed=0)
+
+    def callback(_):
+        found.append(in_thread(tasks[task]))
+
+    pv.fit(graph, x, epochs=2, progress=False, seed=0, callback=callback)
+    assert all("a fit runs in another thread" in str(error) for error in found)
+    torch.testing.assert_close(graph.state_dict(), alone.state_dict(), rtol=0, atol=0)
+    assert in_thread(tasks["embed"]).shape == (40, 2)
+
+
+def test_evaluations_in_threads_are_those_of_one_thread():
+    graphs, x = [linear_vae() for _ in range(3)], torch.rand(60, 6).round()
+    expected = [pv.elbo(graph, x, samples=200).elbo for graph in graphs]
+    with ThreadPoolExecutor(3) as pool:
+        found = pool.map(lambda graph: pv.elbo(graph, x, samples=200).elbo, graphs)
+        for log_p, exact in zip(found, expected, strict=True):
+            assert torch.equal(log_p, exact)
+
+
+def test_a_graph_that_cannot_be_trained_says_why():
+    frozen = linear_vae().requires_grad_(False)
+    with pytest.raises(ValueError, match="all have requires_grad=False"):
+        pv.fit(frozen, torch.rand(8, 6).round(), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="on the device meta, where parameters have no values"):
+        pv.embed(linear_vae().to("meta"), torch.rand(8, 6).round())
+    with pytest.raises(TypeError, match=r"SGVB_B: beta is None at t = 1, expected a number"):
+        objectives.SGVB_B(beta=lambda t: None)

@@ -21,6 +21,7 @@ from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import Graph, Programs, check_data
+from pyrovae.programs.one_thread import one_fit
 from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
@@ -124,6 +125,7 @@ __all__ = [
     "not_finite",
     "not_resolved",
     "observed",
+    "one_fit",
     "parameters_held",
     "plain_pyro",
     "posterior",

@@ -169,6 +169,7 @@ def fit(
         OSError: if the checkpoint cannot be written; before the first step, if that is seen then.
         FileError: if `resume` is damaged, or of another fit; a ValueError, and nothing has changed.
         TypeError: if the graph lacks a program, or objective or optimizer is none.
+        RuntimeError: if a fit runs in another thread of the process.
         TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
             weights are put back.
 
@@ -204,7 +205,7 @@ def fit(
     estimator = as_objective(objective)
     freeze = [freeze] if isinstance(freeze, str) else freeze or ()
     how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema, compile)
-    with processes() as group, store_kept_on_refusal():
+    with programs.one_fit(), processes() as group, store_kept_on_refusal():
         return _fit(graph, data, validation, estimator, how, arguments, group)
 
 
