@@ -95,6 +95,19 @@ def test_a_loss_in_half_precision_sums_rows_beyond_its_range(dtype, objective):
     assert vae.likelihood.net.bias.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_chains_and_restorations_of_a_graph_in_half_precision_agree_with_single(dtype):
+    graph, x = linear_vae(), torch.rand(6, 6).round()
+    half, hidden = copy.deepcopy(graph).to(dtype), torch.arange(6) > 3
+    exact = pv.annealed_log_evidence(graph, x)
+    found = pv.annealed_log_evidence(half, x)
+    torch.testing.assert_close(found.log_p, exact.log_p, atol=0.3, rtol=0)
+    exact = pv.impute(graph, x, hidden=hidden, steps=20, seed=0)
+    found = pv.impute(half, x, hidden=hidden, steps=20, seed=0)
+    assert found.mean.dtype == dtype
+    torch.testing.assert_close(found.mean.float(), exact.mean, atol=0.1, rtol=0)
+
+
 # ------------------------------------------------------- likelihoods that lack a mean or a draw
 class WithoutDraws(dist.Normal):
     """A density alone."""
@@ -296,3 +309,35 @@ def test_a_graph_that_cannot_be_trained_says_why():
         pv.embed(linear_vae().to("meta"), torch.rand(8, 6).round())
     with pytest.raises(TypeError, match=r"SGVB_B: beta is None at t = 1, expected a number"):
         objectives.SGVB_B(beta=lambda t: None)
+
+
+class Censored(nn.Module):
+    """Exponential times with a random effect, of which some are known to be longer only."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.slope = nn.Linear(2, 2), nn.Parameter(torch.tensor(0.5))
+
+    def model(self, x, event):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", user_graphs.unit_normal(len(x), 1))
+            rate = (self.slope * z)[..., 0].exp()
+            pyro.factor("x", event[:, 0] * rate.log() - rate * x[:, 0])
+
+    def guide(self, x, event):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", user_graphs.normal(self.encoder(torch.cat([x, event], -1))))
+
+
+def test_a_censored_likelihood_by_factor_has_the_evidence_of_quadrature():
+    graph, x, event = Censored(), 2 * torch.rand(40, 1), (torch.rand(40, 1) > 0.3).float()
+    for layer in graph.encoder.parameters():
+        nn.init.zeros_(layer)  # q is the prior, whose weights have light tails
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    log_rate = graph.slope.detach() * z
+    log_p = event[:, 0] * log_rate - log_rate.exp() * x[:, 0] + dist.Normal(0.0, 1.0).log_prob(z)
+    exact = log_p.double().logsumexp(0) + torch.log(torch.tensor(16 / 4000))
+    found = pv.log_evidence(graph, x, event, samples=4000)
+    assert ((found.log_p - exact).abs() < 5 * found.standard_error).all()
+    with pytest.raises(ValueError, match="the model observes no value that a distribution gives"):
+        pv.reconstruct(graph, x, event)

@@ -148,7 +148,7 @@ def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         raise NotImplementedError from None
     if q["fn"].event_shape != p["fn"].event_shape or a.batch_shape != _whole_shape(q["fn"]):
         raise NotImplementedError
-    return kl_divergence(a, b)
+    return widened(kl_divergence(a, b))
 
 
 def _whole_shape(fn: Any) -> torch.Size:

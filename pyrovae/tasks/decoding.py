@@ -293,5 +293,15 @@ def _joined(pieces: list[Values]) -> Values:
 
 
 def _alone(values: Values) -> Any:
-    """Return the tensor of the only site, or the dict of several."""
+    """Return the tensor of the only site, or the dict of several.
+
+    Raises:
+        ValueError: if there is none, as of a model that observes by `pyro.factor` alone.
+    """
+    if not values:
+        raise ValueError(
+            "the model observes no value that a distribution gives, only factors or the context, "
+            "so there is none to return. Observe x by pyro.sample(..., obs=x) of a distribution "
+            "with that density"
+        )
     return next(iter(values.values())) if len(values) == 1 else values

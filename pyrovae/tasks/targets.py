@@ -106,7 +106,7 @@ class Target:
             w = w.reshape(*w.shape, *[1] * (x.dim() - 2))
             pieces.append(torch.where(w > 0, w * (x - self.batch[0]), 0.0).sum(0))
             done += len(x)
-        return total(pieces)
+        return total(pieces).to(pieces[0].dtype)
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
