@@ -149,10 +149,19 @@ def fingerprint(data: Sequence[Array]) -> str:
 
 
 def device_and_dtype(graph: object, data: Sources) -> tuple[torch.device, torch.dtype]:
-    """Return device and type of the graph's parameters; x's device and torch's type without any."""
+    """Return device and type of the graph's parameters; x's device and torch's type without any.
+
+    Raises:
+        ValueError: if the graph is on the device meta.
+    """
     first = next(iter(graph.parameters()), None) if isinstance(graph, nn.Module) else None
     if first is None:
         return data[0].device, torch.get_default_dtype()
+    if first.device.type == "meta":
+        raise ValueError(
+            f"{type(graph).__name__} is on the device meta, where parameters have no values: build "
+            'it outside torch.device("meta"), or call graph.to_empty(device="cpu") and load weights'
+        )
     return first.device, first.dtype
 
 

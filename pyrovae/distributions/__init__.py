@@ -58,6 +58,7 @@ from pyrovae.distributions.parameters import (
 )
 from pyrovae.distributions.pathwise_mixture import PathwiseMixture
 from pyrovae.distributions.stacked import Stacked
+from pyrovae.distributions.sums import summed, widened
 
 __all__ = [
     "CIRCLE",
@@ -99,5 +100,7 @@ __all__ = [
     "numbers_per_value",
     "split_parameters",
     "step_orders",
+    "summed",
+    "widened",
     "wrap",
 ]

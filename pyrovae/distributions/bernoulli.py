@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
+from pyrovae.distributions.sums import summed
+
 __all__ = ["ContinuousBernoulli", "IndependentBernoulli"]
 
 _ONE = Size()  # sample_shape of one draw
@@ -43,7 +45,7 @@ class IndependentBernoulli(dist.Independent):
         cross_entropy = F.binary_cross_entropy_with_logits(
             logits, value.to(logits.dtype), reduction="none"
         )
-        return -(cross_entropy.sum(event) if event else cross_entropy)
+        return -summed(cross_entropy, event)
 
 
 class ContinuousBernoulli(TorchDistribution):

@@ -37,6 +37,7 @@ from torch.distributions import kl_divergence as registered
 
 from pyrovae.distributions.matrix_normal import Factor, MatrixMaps, MatrixNormal
 from pyrovae.distributions.normal import UnitNormal
+from pyrovae.distributions.sums import summed
 
 __all__ = ["kl_divergence"]
 
@@ -114,7 +115,7 @@ def _independent(q: Independent, p: Independent) -> Tensor:
         Independent(q.base_dist, n - shared) if n > shared else q.base_dist,
         Independent(p.base_dist, m - shared) if m > shared else p.base_dist,
     )
-    return kl.sum(tuple(range(-shared, 0))) if shared else kl
+    return summed(kl, tuple(range(-shared, 0)))
 
 
 def _masked(q: MaskedDistribution, p: MaskedDistribution) -> Tensor:

@@ -122,18 +122,22 @@ def levels(p: Any) -> Points | None:
     bounds = _bounds(p)
     if bounds is None or bounds[1] - bounds[0] >= _MOST:
         return None
-    like = p.mean  # of its type and device; NaN for classes
+    like = _like(p)
     values = torch.arange(bounds[0], bounds[1] + 1, dtype=like.dtype, device=like.device)
     return Points(p, values, torch.zeros_like(values))
 
 
 def points(p: Any) -> Points | None:
-    """Return the levels of a discrete distribution, the nodes of a density on [0, 1], or None."""
+    """Return the levels of a discrete distribution, the nodes of a density on [0, 1], or None.
+
+    A density without a mean by formula has none, for it may be too steep at the ends for them, as a
+    relaxed Bernoulli is.
+    """
     found = levels(p)
-    if found is not None or not _is_unit_interval(_support(p)):
+    if found is not None or not _is_unit_interval(_support(p)) or not _has_mean(p):
         return found
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(_NODES))
-    like = p.mean
+    like = _like(p)
     values = ((nodes + 1) / 2).to(like.device, like.dtype)
     return Points(p, values, (weights / 2).log().to(like.device, like.dtype))
 
@@ -185,6 +189,21 @@ def moments(p: Any) -> tuple[Tensor, Tensor]:
     if found is None:
         raise NotImplementedError
     return found.moments()
+
+
+def _has_mean(p: Any) -> bool:
+    try:
+        return isinstance(p.mean, Tensor)
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def _like(p: Any) -> Tensor:
+    """Return a tensor of the type and device of the values of p."""
+    if _has_mean(p):
+        return p.mean  # NaN for classes
+    parts = (part for part in vars(p).values() if isinstance(part, Tensor))
+    return next((part for part in parts if part.is_floating_point()), torch.empty(0))
 
 
 def _bounds(p: Any) -> tuple[int, int] | None:

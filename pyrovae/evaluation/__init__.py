@@ -2,7 +2,7 @@
 
 from pyrovae.evaluation import baselines, realism, scores
 from pyrovae.evaluation.annealing import Bounds, annealed_log_evidence, bidirectional_bounds
-from pyrovae.evaluation.checking import check_densities
+from pyrovae.evaluation.checking import check_densities, checked_batches
 from pyrovae.evaluation.evidence import Evidence, EvidenceWarning
 from pyrovae.evaluation.importance import Terms, elbo, log_evidence, naive_log_evidence
 from pyrovae.evaluation.latents import (
@@ -25,6 +25,7 @@ __all__ = [
     "baselines",
     "bidirectional_bounds",
     "check_densities",
+    "checked_batches",
     "elbo",
     "kl_per_dimension",
     "latent_summary",

@@ -1,15 +1,22 @@
 """What every evaluation checks first: the support of the data, and the programs on one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, Sources, as_sources
+from pyrovae.data import Array, Sources, as_sources, batches_in_order
 from pyrovae.programs import Trace
 
-__all__ = ["check_densities", "check_pair", "check_programs", "check_rows", "checked_sources"]
+__all__ = [
+    "check_densities",
+    "check_pair",
+    "check_programs",
+    "check_rows",
+    "checked_batches",
+    "checked_sources",
+]
 
 Check = Callable[[Trace, Trace], None]
 
@@ -23,6 +30,20 @@ def checked_sources(graph: Any, x: Array, *c: Array) -> Sources:
     data = as_sources((x, *c))
     programs.check_data(graph, *data)
     return data
+
+
+def checked_batches(graph: Any, data: Sources) -> Iterator[tuple[Tensor, ...]]:
+    """Yield minibatches in order, of which the first shows whether x holds rows.
+
+    To be read within `programs.evaluation`.
+
+    Raises:
+        ValueError: if the model observes x in another shape.
+    """
+    for i, batch in enumerate(batches_in_order(graph, data)):
+        if i == 0:
+            programs.check_shapes(graph, *batch)
+        yield batch
 
 
 def check_programs(graph: Any, batch: tuple[Tensor, ...], check: Check) -> None:

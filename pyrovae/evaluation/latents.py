@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, Sources, as_source, batches_in_order, device_and_dtype, take
-from pyrovae.evaluation.checking import checked_sources
+from pyrovae.data import Array, Sources, as_source, device_and_dtype, take
+from pyrovae.evaluation.checking import checked_batches, checked_sources
 from pyrovae.evaluation.information import (
     from_densities,
     from_draws,
@@ -66,7 +66,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     pieces = []
     data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, data):
+        for batch in checked_batches(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
             programs.name_rows(graph, batch, p, q)
             programs.check_all_rows(p, q)
@@ -110,7 +110,7 @@ def active_units(
     """
     data = checked_sources(graph, x, *c)
     with programs.evaluation(graph):
-        batches = batches_in_order(graph, data)
+        batches = checked_batches(graph, data)
         means = [programs.means(graph, batch, site) for batch in batches]
     return _variance(torch.cat(means, 1)) > threshold
 
@@ -159,7 +159,7 @@ def mutual_information(
 
 
 def _information_by_draws(graph: Any, data: Sources, site: str) -> float:
-    batches = batches_in_order(graph, _sample(data, _ROWS_FOR_INFORMATION))
+    batches = checked_batches(graph, _sample(data, _ROWS_FOR_INFORMATION))
     draws = [programs.draws_given_latents(graph, batch, site, _DRAWS_OF_A_ROW) for batch in batches]
     return from_draws(torch.cat(draws, 1))
 

@@ -1,5 +1,6 @@
 """What the likelihoods p(x | z, c) share: the shape of an event, and the check of data."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -80,6 +81,9 @@ class Likelihood(Conditional):
             remedy = (
                 f"of one row alone give {name}[None], of a list of rows torch.stack(rows)"
                 if one_row
+                else "give channels that come last as x.movedim(-1, 1), or build the network for "
+                "that shape"
+                if _channels_last(source.shape[1:], self.event_shape)
                 else "reshape the data, or build the network for that shape"
             )
             raise ValueError(
@@ -110,3 +114,8 @@ class Likelihood(Conditional):
         if self.support is supports.BINARY and fitting[0].name == "ContinuousBernoulli":
             text += "; or make them binary by pyrovae.batches.binarize"
         return text
+
+
+def _channels_last(shape: Sequence[int], event: Sequence[int]) -> bool:
+    """Return whether images of a shape (H, W, C) would be (C, H, W), the shape of the event."""
+    return len(shape) == 3 and tuple(event) == (shape[2], *shape[:2])

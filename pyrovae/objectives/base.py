@@ -97,7 +97,7 @@ class Objective(ELBO, ABC):
     @property
     def target(self) -> float:
         """The weight of the KL at the end of training."""
-        return float(self.beta(1.0) if callable(self.beta) else self.beta)
+        return self._beta_at(1.0)
 
     def at(self, t: float) -> float:
         """Set and return the KL's weight for the fraction t of the planned steps, 0 to 1.
@@ -105,8 +105,18 @@ class Objective(ELBO, ABC):
         `pyrovae.fit` calls it before each step; a loop of one's own does the same (see
         `differentiable_loss`). A number as beta stays as it is.
         """
-        self.current_beta = float(self.beta(t)) if callable(self.beta) else float(self.beta)
+        self.current_beta = self._beta_at(t)
         return self.current_beta
+
+    def _beta_at(self, t: float) -> float:
+        beta = self.beta(t) if callable(self.beta) else self.beta
+        try:
+            return float(beta)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__}: beta is {beta!r} at t = {t:g}, expected a number, or a "
+                "schedule that returns one, such as objectives.warm_up(0.25)"
+            ) from None
 
     def anneals(self, site: str) -> bool:
         """Whether beta weighs the KL of a latent site."""

@@ -21,6 +21,7 @@ from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import Graph, Programs, check_data
+from pyrovae.programs.one_thread import one_fit
 from pyrovae.programs.param_store import parameters_held, register
 from pyrovae.programs.plain import is_plain, plain_pyro
 from pyrovae.programs.plates import data_plate
@@ -33,6 +34,7 @@ from pyrovae.programs.posterior import (
     means,
     posterior,
 )
+from pyrovae.programs.shapes import check_shapes
 from pyrovae.programs.simulation import (
     Simulated,
     check_forwards,
@@ -70,6 +72,7 @@ from pyrovae.programs.traces import (
     support_of,
     total,
 )
+from pyrovae.programs.unimplemented import named_error
 
 __all__ = [
     "PART_OF_ROW",
@@ -88,6 +91,7 @@ __all__ = [
     "check_density",
     "check_forwards",
     "check_measures",
+    "check_shapes",
     "check_sites",
     "check_whole_rows",
     "common_scale",
@@ -117,9 +121,11 @@ __all__ = [
     "means",
     "modes_restored",
     "name_rows",
+    "named_error",
     "not_finite",
     "not_resolved",
     "observed",
+    "one_fit",
     "parameters_held",
     "plain_pyro",
     "posterior",

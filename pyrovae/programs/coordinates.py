@@ -13,7 +13,7 @@ from pyro.distributions import constraints
 from pyro.distributions.transforms import Transform, biject_to
 from torch import Tensor
 
-from pyrovae.distributions import CIRCLE, is_circle, wrap
+from pyrovae.distributions import CIRCLE, is_circle, widened, wrap
 
 __all__ = ["Coordinates", "same_support", "transform_to_support"]
 
@@ -57,6 +57,7 @@ class Coordinates:
             name: _Wrapped() if name in self._round else transform_to_support(support, name)
             for name, support in every.items()
         }
+        self.types = {name: value.dtype for name, value in values.items()}
         self.shapes = {
             name: self.transforms[name].inv(value).shape[lead:] for name, value in values.items()
         }
@@ -68,13 +69,15 @@ class Coordinates:
         return torch.tensor([is_angle for is_angle, count in counts for _ in range(count)])
 
     def vector(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return u, with shape (*, D)."""
+        """Return u, with shape (*, D), in single precision at least."""
         free = [transform.inv(values[name]) for name, transform in self.transforms.items()]
-        return torch.cat([part.reshape(*part.shape[: self.lead], -1) for part in free], -1)
+        parts = [widened(part).reshape(*part.shape[: self.lead], -1) for part in free]
+        return torch.cat(parts, -1)
 
     def sites(self, u: Tensor) -> dict[str, Tensor]:
         """Return the sites' values at u."""
-        return {name: self.transforms[name](part) for name, part in self._free(u).items()}
+        free = self._free(u).items()
+        return {name: self.transforms[name](part).to(self.types[name]) for name, part in free}
 
     def log_det(self, u: Tensor) -> Tensor:
         """Return log |det dz/du|, with shape (*)."""

@@ -9,13 +9,14 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.programs.plates import check_callable
-from pyrovae.programs.unimplemented import named, without_inverse
+from pyrovae.programs.plates import check_callable, check_subsample
+from pyrovae.programs.unimplemented import named_error, without_inverse
 
 __all__ = ["explained"]
 
 _EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
 _REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=, but|$)", re.M)
+_CONVOLUTION = re.compile(r"unbatched\) or|to have \d+ channels, but got")
 _NO_CONTEXT = re.compile(r"forward\(\) takes .*positional arguments? but \d+ (was|were) given")
 
 
@@ -24,6 +25,7 @@ class _RefuseOthers(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         check_callable(msg)
+        check_subsample(msg)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         expected = tuple(getattr(msg["fn"], "event_shape", ()))
@@ -54,7 +56,7 @@ def explained(batch: tuple[Tensor, ...]) -> Iterator[None]:
         except Exception as error:
             error.args = tuple(map(_without_empty_trace, error.args))
             if isinstance(error, NotImplementedError) or without_inverse(error):
-                raise named(error) from error
+                raise named_error(error) from error
             if c and isinstance(error, TypeError) and _NO_CONTEXT.search(str(error)):
                 raise TypeError(
                     "the second item of the data, such as the labels of pairs (x, y), is read as "
@@ -66,7 +68,15 @@ def explained(batch: tuple[Tensor, ...]) -> Iterator[None]:
                 raise ValueError(
                     "a network takes another number of features than it gets; x has shape "
                     f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
-                    f"were made for; nn.Linear takes images as x.flatten(1) (torch: {error})"
+                    "were made for; nn.Linear takes images as x.flatten(1), and one image alone is "
+                    f"x[None] (torch: {error})"
+                ) from error
+            if _CONVOLUTION.search(str(error)):
+                raise ValueError(
+                    "a convolution takes images of another shape than it gets; x has shape "
+                    f"{tuple(x.shape)}, expected (rows, channels, height, width). Give channels "
+                    "that come last as x.movedim(-1, 1), images without channels as x[:, None], "
+                    f"one image as x[None] (torch: {error})"
                 ) from error
             refused = _REFUSED.search(str(error))
             if refused and isinstance(error, ValueError):

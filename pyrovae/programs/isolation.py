@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyrovae.programs.first_use import prepare_process
+from pyrovae.programs.one_thread import one_evaluation
 from pyrovae.programs.param_store import parameters_held
 
 __all__ = ["cuda_devices", "evaluation", "looking", "modes_restored", "random_stream"]
@@ -20,16 +21,22 @@ __all__ = ["cuda_devices", "evaluation", "looking", "modes_restored", "random_st
 def evaluation(graph: object, seed: int | None = 0) -> Iterator[None]:
     """Context in which a graph is evaluated: eval() mode, no gradients, its own random stream.
 
+    One thread of the process is in it at a time.
+
     Pyro's store is not asked and its validation is off. On leaving, every module is back in its own
     mode and the global random state is what it was.
 
     Args:
         graph: an `nn.Module`, or any object whose programs call modules.
         seed: of the stream used inside; None continues the global stream.
+
+    Raises:
+        RuntimeError: if a fit runs in another thread.
     """
     prepare_process()
     devices = cuda_devices(graph)
     with (
+        one_evaluation(),
         _eval_mode(graph),
         torch.no_grad(),
         parameters_held(graph),

@@ -5,11 +5,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.hmm import HiddenMarkovModel
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
@@ -18,7 +16,8 @@ from pyrovae.programs.explained import explained
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.networks import buffers_of, networks_called
-from pyrovae.programs.traces import Site, Trace, mark_not_mean_field, observed, run
+from pyrovae.programs.shapes import check_shape
+from pyrovae.programs.traces import Trace, mark_not_mean_field, observed, run
 
 __all__ = ["Graph", "Programs"]
 
@@ -103,7 +102,7 @@ class Programs(nn.Module):
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
             mark_not_mean_field(p, q)
             for site in observed(p):
-                _check_shape(site, batch[0])
+                check_shape(site, batch[0])
             check(p, q)
             any_nesting: Any = math.inf  # of plates; Pyro's annotation says int
             check_model_guide_match(model, guide, any_nesting)
@@ -186,32 +185,6 @@ def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:
             ) from error
         except ValueError:  # a program without a signature
             continue
-
-
-def _check_shape(site: Site, x: Tensor) -> None:
-    """Raise a ValueError if a value and its distribution only fit each other by broadcasting.
-
-    Each row would be judged by the values of others, or one output by several values. A hidden
-    Markov model of Pyro's is left out: one step of its event shape may stand for any number.
-    """
-    fn, value = site["fn"], torch.as_tensor(site["value"])
-    if isinstance(fn, HiddenMarkovModel):
-        return
-    own, events = fn.batch_shape + fn.event_shape, len(fn.event_shape)
-    event = value.shape[max(0, value.dim() - events) :]
-    try:
-        grows = np.broadcast_shapes(own, value.shape) != own
-    except ValueError:
-        grows = True
-    is_x = value.data_ptr() == x.data_ptr() and bool(site["cond_indep_stack"])
-    no_rows = is_x and 0 < value.dim() <= events
-    if grows or no_rows or (value.dim() >= events and event != fn.event_shape):
-        raise ValueError(
-            f'site "{site["name"]}": x has shape {tuple(value.shape)}, but the distribution has '
-            f"batch shape {tuple(fn.batch_shape)} and event shape {tuple(fn.event_shape)}. Give x "
-            "the shape (rows, *event): x[:, None] for one value a row, a batch of one row as "
-            "x[None], and as many outputs of the likelihood's network as x has features"
-        )
 
 
 def _sample_sites(trace: Any, rows: int) -> Trace:

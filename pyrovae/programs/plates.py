@@ -4,11 +4,12 @@ from typing import Any
 
 import pyro
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.programs.plain import is_plain
 
-__all__ = ["DRAWS", "check_callable", "data_plate", "draws_plate"]
+__all__ = ["DRAWS", "check_callable", "check_subsample", "data_plate", "draws_plate"]
 
 DRAWS = "_pyrovae_draws"  # the name of the plate over draws, which no program uses
 
@@ -74,3 +75,20 @@ class _WholePlate(pyro.plate):
             msg["cond_indep_stack"] = (frame,)
         else:
             super()._process_message(msg)
+
+
+def check_subsample(msg: Any) -> None:
+    """Refuse a plate that draws more rows by itself than there are.
+
+    Raises:
+        ValueError: names the plate.
+    """
+    if not site_is_subsample(msg):
+        return
+    size, drawn = msg["fn"].size, msg["fn"].subsample_size or 0
+    if drawn > size:
+        raise ValueError(
+            f'the plate "{msg["name"]}" draws {drawn} rows by itself, as by subsample_size='
+            f"{drawn}, of as many as are given, and here {size} are. Write "
+            f'pyro.plate("{msg["name"]}", len(x)) and let fit draw the minibatches (batch_size=)'
+        )

@@ -9,8 +9,10 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.programs.checks import check_all_rows
 from pyrovae.programs.isolation import looking, random_stream
 from pyrovae.programs.layout import Layout
+from pyrovae.programs.plates import check_subsample
 from pyrovae.programs.terms import log_prob
 from pyrovae.programs.traces import Program, Site, Trace, is_deterministic, latent, leaf, record
 
@@ -60,6 +62,7 @@ class _Improper(Messenger):
         self.like = like
 
     def _pyro_sample(self, msg: Site) -> None:
+        check_subsample(msg)
         if msg["is_observed"] or msg["done"]:
             return
         try:
@@ -85,10 +88,12 @@ def simulated(
             context itself, such as the label of a semi-supervised model, which stays as given.
 
     Raises:
-        ValueError: if the model has no latent, or observes no site, of a given name.
+        ValueError: if the model has no latent, or observes no site, of a given name, or draws some
+            of the rows by itself.
     """
     values = Trace({name: {"value": value} for name, value in (given or {}).items()})
     trace = _run_forwards(model, batch, values, observed)
+    check_all_rows(trace)
     sites = {site["name"]: site for site in latent(trace) if not is_deterministic(site)}
     drawn = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     latents = {name: site for name, site in sites.items() if name not in drawn}

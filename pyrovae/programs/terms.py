@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import Independent
 
-from pyrovae.distributions import kl_divergence
+from pyrovae.distributions import kl_divergence, summed, widened
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.param_store import parameters_held
 from pyrovae.programs.traces import Site, Trace, latent, observed, run
@@ -29,8 +30,18 @@ __all__ = [
 
 
 def log_prob(site: Site) -> Tensor:
-    """Return log p of a site's value, scaled and masked by its plates, shape (*batch)."""
-    return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+    """Return log p of a site's value, scaled and masked by its plates, shape (*batch).
+
+    It is in single precision at least: terms in half precision are summed without rounding to it.
+    """
+    return scale_and_mask(_log_density(site["fn"], site["value"]), site["scale"], site["mask"])
+
+
+def _log_density(fn: Any, value: Tensor) -> Tensor:
+    if isinstance(fn, Independent) and type(fn).log_prob is Independent.log_prob:
+        events = fn.reinterpreted_batch_ndims
+        return summed(_log_density(fn.base_dist, value), tuple(range(-events, 0)))
+    return widened(fn.log_prob(value))
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
@@ -112,7 +123,8 @@ def analytic_kl(q: Site, p: Site | None) -> Tensor:
     if p is None or q.get("not_mean_field"):
         return sampled_kl(q, p)
     try:
-        return scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
+        kl = widened(kl_divergence(q["fn"], p["fn"]))
+        return scale_and_mask(kl, q["scale"], q["mask"])
     except NotImplementedError:
         return sampled_kl(q, p)
 
@@ -136,7 +148,7 @@ def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:
         raise NotImplementedError from None
     if q["fn"].event_shape != p["fn"].event_shape or a.batch_shape != _whole_shape(q["fn"]):
         raise NotImplementedError
-    return kl_divergence(a, b)
+    return widened(kl_divergence(a, b))
 
 
 def _whole_shape(fn: Any) -> torch.Size:

@@ -23,7 +23,7 @@ from pyrovae.distributions import CIRCLE
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.plain import is_plain
 from pyrovae.programs.plates import check_callable
-from pyrovae.programs.unimplemented import named
+from pyrovae.programs.unimplemented import named_error
 
 __all__ = [
     "Program",
@@ -111,7 +111,7 @@ def record(
                 program(*batch)
             trace = recorder.trace
     except NotImplementedError as error:
-        raise named(error) from error
+        raise named_error(error) from error
     trace.layout = layout
     return trace
 

@@ -8,14 +8,14 @@ import re
 from types import FrameType
 from typing import Any
 
-__all__ = ["named", "without_inverse"]
+__all__ = ["named_error", "without_inverse"]
 
 _TRACE = re.compile(r"\s*Trace Shapes:.*$", re.DOTALL)  # that Pyro adds
 _METHODS = "expand", "expand_by", "rsample", "sample", "log_prob"
 _NO_INVERSE = "intermediates cache"  # of a transform in Pyro that keeps what it made last
 
 
-def named(error: Exception) -> NotImplementedError:
+def named_error(error: Exception) -> NotImplementedError:
     """Return an error that names the site, its distribution, and the method that it lacks.
 
     Args:

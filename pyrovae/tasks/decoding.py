@@ -19,12 +19,12 @@ from pyrovae.data import (
     Array,
     Inputs,
     as_sources,
-    batches_in_order,
     device_and_dtype,
     inputs_of,
     slices,
     take,
 )
+from pyrovae.evaluation import checked_batches
 from pyrovae.tasks.embedding import expectation, points_of_latents
 from pyrovae.tasks.given import (
     Given,
@@ -220,7 +220,7 @@ def reconstruct(
         latents = latents_of(graph.model, lambda n: take(data, torch.zeros(n).long(), *like))
         kept = fixed_values(latents, fixed, (len(data[0]),), "reconstruct")
         rows = slices(len(data[0]), _ROWS)
-        for part, batch in zip(rows, batches_in_order(graph, data), strict=True):
+        for part, batch in zip(rows, checked_batches(graph, data), strict=True):
             points = points_of_latents(graph, batch, site)
             given = {name: z for name, z in points.items() if site or name in latents}
             given = {name: _placed(latents, name, z) for name, z in given.items()}
@@ -293,5 +293,15 @@ def _joined(pieces: list[Values]) -> Values:
 
 
 def _alone(values: Values) -> Any:
-    """Return the tensor of the only site, or the dict of several."""
+    """Return the tensor of the only site, or the dict of several.
+
+    Raises:
+        ValueError: if there is none, as of a model that observes by `pyro.factor` alone.
+    """
+    if not values:
+        raise ValueError(
+            "the model observes no value that a distribution gives, only factors or the context, "
+            "so there is none to return. Observe x by pyro.sample(..., obs=x) of a distribution "
+            "with that density"
+        )
     return next(iter(values.values())) if len(values) == 1 else values

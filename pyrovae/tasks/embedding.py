@@ -14,7 +14,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, Sources, as_sources, batches_in_order
+from pyrovae.data import Array, Sources, as_sources
+from pyrovae.evaluation import checked_batches
 from pyrovae.programs import Trace
 
 __all__ = ["embed", "expectation", "points_of_latents"]
@@ -74,8 +75,8 @@ def embed(
     if draws is not None:
         return _draws_of_rows(graph, data, site, draws, seed)
     with programs.evaluation(graph):
-        batches = batches_in_order(graph, data)
-        return torch.cat([_embedding(graph, batch, site) for batch in batches])
+        pieces = [_embedding(graph, batch, site) for batch in checked_batches(graph, data)]
+        return torch.cat(pieces)
 
 
 def _of_sites(
@@ -85,7 +86,7 @@ def _of_sites(
         raise ValueError("embed: draws are of one site: name one by site=, or leave draws out")
     pieces = []
     with programs.evaluation(graph):
-        for batch in batches_in_order(graph, data):
+        for batch in checked_batches(graph, data):
             points = points_of_latents(graph, batch)
             unknown = [name for name in names if name not in points]
             if unknown:
@@ -103,7 +104,7 @@ def _draws_of_rows(
         raise ValueError(f"embed: draws is {draws}, expected at least 1, or None for the means")
     pieces = []
     with programs.evaluation(graph, seed):
-        for batch in batches_in_order(graph, data):
+        for batch in checked_batches(graph, data):
             name = _site_of(programs.record(graph.guide, *batch), site)
             pieces.append(programs.draws_given_latents(graph, batch, name, draws)[:draws])
     return torch.cat(pieces, 1)

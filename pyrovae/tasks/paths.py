@@ -18,6 +18,8 @@ from pyrovae.tasks.given import latent_site, latents_of
 
 __all__ = ["interpolate", "linear", "manifold", "spherical"]
 
+_MISFITS = "Shape mismatch", "x has shape"  # in messages about data of another shape
+
 Curve = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -92,7 +94,7 @@ def interpolate(
             drawn_once=True,
         )
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, ValueError) and "Shape mismatch" not in str(error):
+        if isinstance(error, ValueError) and not any(words in str(error) for words in _MISFITS):
             raise
         raise ValueError(
             f"interpolate: a and b of shape {tuple(ends.shape[1:])} do not fit the graph; each is "

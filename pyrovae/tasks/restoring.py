@@ -164,6 +164,7 @@ def posteriors_of_rows(
             measurement = measure(part)
             batch = (measurement.start(), *take(sources, part, device, dtype)[1:])
             if layout is None:
+                programs.check_shapes(graph, *batch)
                 both = graph.model, graph.guide
                 layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
             target = Target(graph, batch, measurement, layout, options.observed, options.task)

@@ -106,7 +106,7 @@ class Target:
             w = w.reshape(*w.shape, *[1] * (x.dim() - 2))
             pieces.append(torch.where(w > 0, w * (x - self.batch[0]), 0.0).sum(0))
             done += len(x)
-        return total(pieces)
+        return total(pieces).to(pieces[0].dtype)
 
     def draw(self, z: Latents) -> Tensor:
         """Return x ~ p(x | z, y), with shape (K, B, *event)."""
@@ -179,7 +179,10 @@ class Target:
 
     def _by_row(self, trace: Trace, measurement: Measurement, of_values: OfValues) -> Tensor:
         site, layout = trace[self.site], trace.layout
-        values = of_values(_values_of(site["fn"]), _Place(layout, site))
+        try:
+            values = of_values(_values_of(site["fn"]), _Place(layout, site))
+        except NotImplementedError as error:
+            raise programs.named_error(error) from error
         return values if measurement.rows_first else layout.by_row(values, site)
 
 

@@ -1,7 +1,8 @@
 """The checks of a fit's data, before anything is trained."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,25 @@ from pyrovae.objectives import Objective
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.distributed import Processes
 
-__all__ = ["check_data", "check_data_size", "warn_of_shared_latents"]
+__all__ = ["check_data", "check_data_size", "first_minibatch_named", "warn_of_shared_latents"]
+
+
+@contextmanager
+def first_minibatch_named(training: Minibatches, example: tuple[Tensor, ...]) -> Iterator[None]:
+    """Context in which errors say that the first minibatch of a loader or data set is meant.
+
+    Those about arrays stay as they are: the user sees their shapes.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(training, ArrayMinibatches) or not error.args:
+            raise
+        shapes = ", ".join(str(tuple(part.shape)) for part in example[1:])
+        context = f", its context {shapes}" if shapes else ""
+        place = f"in the first minibatch, whose x has shape {tuple(example[0].shape)}{context}: "
+        error.args = (place + str(error.args[0]), *error.args[1:])
+        raise
 
 
 def check_data_size(

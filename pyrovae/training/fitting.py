@@ -25,7 +25,12 @@ from pyrovae.objectives import Objective, as_objective
 from pyrovae.training.adam import adam
 from pyrovae.training.agreement import check_arguments, check_loops
 from pyrovae.training.arguments import Arguments
-from pyrovae.training.checking import check_data, check_data_size, warn_of_shared_latents
+from pyrovae.training.checking import (
+    check_data,
+    check_data_size,
+    first_minibatch_named,
+    warn_of_shared_latents,
+)
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.distributed import Processes, processes
 from pyrovae.training.events import Hook
@@ -164,6 +169,7 @@ def fit(
         OSError: if the checkpoint cannot be written; before the first step, if that is seen then.
         FileError: if `resume` is damaged, or of another fit; a ValueError, and nothing has changed.
         TypeError: if the graph lacks a program, or objective or optimizer is none.
+        RuntimeError: if a fit runs in another thread of the process.
         TrainingError: if the loss becomes NaN or infinite; names step, site and rows. The last good
             weights are put back.
 
@@ -199,7 +205,7 @@ def fit(
     estimator = as_objective(objective)
     freeze = [freeze] if isinstance(freeze, str) else freeze or ()
     how = Optimization(optimizer, learning_rate, freeze, clip_norm, precision, ema, compile)
-    with processes() as group, store_kept_on_refusal():
+    with programs.one_fit(), processes() as group, store_kept_on_refusal():
         return _fit(graph, data, validation, estimator, how, arguments, group)
 
 
@@ -224,9 +230,10 @@ def _fit(
     history = History(bound_name=objective.bound_name, seed=seed, data=training.fingerprint)
     with programs.random_stream(seed, programs.cuda_devices(graph)):
         example = arguments.transformed(*training.first())
-        check_data(graph, training, held_out, arguments, example)
         hooks = arguments.listeners()
-        svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
+        with first_minibatch_named(training, example):
+            check_data(graph, training, held_out, arguments, example)
+            svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
         claim_parameters(graph, svi.programs.stored_names())
         warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduler(svi.optimizer) if arguments.scheduler else None

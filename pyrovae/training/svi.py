@@ -267,10 +267,13 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
     programs = Programs(graph)
     programs.validate(lambda p, q: objective.check(p, q, objective.needs_rsample), *batch)
     if not programs.trainable():
-        raise ValueError(
-            f"{type(graph).__name__} has no parameters to train: make the graph an nn.Module that "
-            "holds its networks"
+        held = isinstance(graph, torch.nn.Module) and any(True for _ in graph.parameters())
+        remedy = (
+            "all have requires_grad=False. Set it by graph.requires_grad_(True)"
+            if held
+            else "make the graph an nn.Module that holds its networks"
         )
+        raise ValueError(f"{type(graph).__name__} has no parameters to train: {remedy}")
     return programs
 
 

@@ -1,0 +1,52 @@
+"""One thread of a process runs programs at a time.
+
+Pyro's stack of handlers and torch's random stream belong to the process: programs that run in two
+threads at once see each other's plates and draws, mostly without an error.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["one_evaluation", "one_fit"]
+
+_WAIT = 0.05  # seconds, between two looks at whether a fit has begun
+
+_lock = threading.RLock()
+_fitting: list[int] = []  # the thread of the fit that runs, once for each fit inside another
+
+
+@contextmanager
+def one_fit() -> Iterator[None]:
+    """Context of a fit, in which other threads may not run programs.
+
+    Raises:
+        RuntimeError: if another thread fits; an evaluation there is waited for.
+    """
+    with one_evaluation():
+        _fitting.append(threading.get_ident())
+        try:
+            yield
+        finally:
+            _fitting.pop()
+
+
+@contextmanager
+def one_evaluation() -> Iterator[None]:
+    """Context of an evaluation: those of other threads wait for it.
+
+    Raises:
+        RuntimeError: if another thread fits, which may take long and may itself wait for this one.
+    """
+    while not _lock.acquire(timeout=_WAIT):
+        if _fitting:  # by another thread: this one would have the lock
+            raise RuntimeError(
+                "a fit runs in another thread of this process, and Pyro's handlers and torch's "
+                "random stream are of the process: both results would be wrong. Wait for it "
+                "(thread.join()), or use a process for each fit, as by multiprocessing with the "
+                'start method "spawn"'
+            )
+    try:
+        yield
+    finally:
+        _lock.release()
