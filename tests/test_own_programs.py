@@ -1,6 +1,8 @@
 """Programs, data feeds and number types of a user's own, against exact values and in words."""
 
 import copy
+import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae import objectives
+from pyrovae.programs import evaluation
 
 HALF = [torch.bfloat16, torch.float16]
 
@@ -299,6 +302,29 @@ def test_evaluations_in_threads_are_those_of_one_thread():
         found = pool.map(lambda graph: pv.elbo(graph, x, samples=200).elbo, graphs)
         for log_p, exact in zip(found, expected, strict=True):
             assert torch.equal(log_p, exact)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of Python 3.12, at a fork
+def test_a_child_does_not_wait_for_a_thread_that_it_has_not():
+    graph, x, begun, done = linear_vae(), torch.rand(8, 6), threading.Event(), threading.Event()
+
+    def evaluating():
+        with evaluation(graph):
+            begun.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=evaluating)
+    thread.start()
+    begun.wait(60)
+    child = multiprocessing.get_context("fork").Process(target=pv.embed, args=(graph, x))
+    child.start()
+    child.join(60)
+    code = child.exitcode
+    child.kill()
+    done.set()
+    thread.join()
+    assert code == 0
 
 
 def test_a_graph_that_cannot_be_trained_says_why():

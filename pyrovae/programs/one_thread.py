@@ -4,6 +4,7 @@ Pyro's stack of handlers and torch's random stream belong to the process: progra
 threads at once see each other's plates and draws, mostly without an error.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,3 +51,17 @@ def one_evaluation() -> Iterator[None]:
         yield
     finally:
         _lock.release()
+
+
+def _after_fork() -> None:
+    """Take a new lock where a thread that is not in the child held the parent's."""
+    global _lock
+    if _lock.acquire(blocking=False):
+        _lock.release()
+    else:
+        _lock = threading.RLock()
+        _fitting.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import (
-    Array,
-    Inputs,
-    as_sources,
-    device_and_dtype,
-    inputs_of,
-    slices,
-    take,
-)
+from pyrovae.data import Array, Inputs, as_sources, device_and_dtype, inputs_of, slices, take
 from pyrovae.evaluation import checked_batches
 from pyrovae.tasks.embedding import expectation, points_of_latents
 from pyrovae.tasks.given import (
