@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 anndata = pytest.importorskip("anndata")
 import pandas as pd  # noqa: E402
@@ -137,12 +136,6 @@ def test_names_of_cells_may_be_nullable(tmp_path):
     files = open_shards(tmp_path)
     assert files.shape == adata.shape
     assert list(files.obs_names) == list(adata.obs_names)
-
-
-def test_some_of_the_files_cells_are_no_anndata(tmp_path):
-    cells().write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(TypeError, match=r"rows of shards.*cells.to_memory\(rows\)"):
-        SingleCellVAE.setup_anndata(open_shards(tmp_path).select(torch.arange(5)))
 
 
 def test_a_classifier_predicts_after_training(model):
