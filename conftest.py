@@ -20,7 +20,6 @@ def _few_restorations():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(restoration, "ROWS", 4)
-        patch.setattr(restoration, "ROWS_OF_LEVELS", 2)
         patch.setattr(restoration, "EFFORT", {"samples": 20, "steps": 3, "components": 1})
         yield
 

@@ -12,6 +12,7 @@ from PIL import Image
 import pyrovae as pv
 from pyrovae import datasets
 from pyrovae.command.images import cost, gallery, restoration
+from pyrovae.command.images.degradations import HiddenPixels, Pooling
 from pyrovae.command.images.rows import Rows
 from pyrovae.command.writing import write
 
@@ -396,13 +397,31 @@ def test_the_names_are_public():
 
 # ------------------------------------------------------------------------ the report's own section
 def test_a_report_restores_as_many_images_as_a_minute_takes(monkeypatch):
-    rows, model = Rows((torch.zeros(30, 1, 8, 8),), None, ()), SimpleNamespace(graph=None)
     monkeypatch.setattr(restoration, "ROWS", 24)  # tests take fewer
-    for per_row, most in ((8e3, 24), (1.6e7, 22), (1.08e8, 3), (9e8, 0)):
-        monkeypatch.setattr(restoration, "multiplications", lambda *_, n=per_row: n)
-        assert restoration._affordable(model, rows) == most
+    for of_one, most in ((1.0, 24), (1.6e7, 22), (1.08e8, 3), (2e8, 2), (3.5e8, 2), (9e8, 0)):
+        assert restoration._affordable(of_one) == most
     one = Rows((torch.zeros(1, 1, 8, 8),), None, ())
-    assert restoration._affordable(model, one) == 24
+    assert restoration._cost(SimpleNamespace(graph=None), one) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels", "most"),
+    [
+        ((1, 28, 28), 1, 24),  # binary: no sums over levels
+        ((1, 8, 8), 16, 24),
+        ((1, 28, 28), 255, 2),
+        ((2, 28, 28), 255, 2),
+        ((3, 32, 32), 255, 0),
+    ],
+)
+def test_sums_over_many_levels_count_as_layers_do(shape, levels, most, monkeypatch):
+    monkeypatch.setattr(restoration, "ROWS", 24)
+    of_sums = [
+        restoration._cost_of_sums(degradation, levels, shape)
+        for degradation in (Pooling(2), HiddenPixels(torch.zeros(28, 28, dtype=torch.bool)))
+    ]
+    assert restoration._affordable(1e6 + of_sums[0]) == most
+    assert of_sums[1] == 0
 
 
 def test_multiplications_of_one_row_are_counted(monkeypatch):

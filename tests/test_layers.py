@@ -38,7 +38,9 @@ MAY = {
 MORE = {
     "graphs/scvi.py": PARTS | {"nets"},
     "command/cli.py": set(),
+    "distributions/families.py": {"data"},  # the number of threads
     "tasks/refining.py": {"training"},  # its Adam, which does not import torch's compiler
+    "tasks/restoring.py": {"training"},  # as many threads as a run is worth
 }
 ALONE = {("likelihoods", "nets"): {"likelihoods/expression.py"}}
 # The library's idea: what is done with a pair of programs knows no part, no network, no graph.

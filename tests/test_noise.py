@@ -5,6 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Multinomial
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +21,9 @@ from pyrovae.distributions import (
     SaltAndPepperNoise,
     families,
     levels,
+    tilted_sums,
 )
+from pyrovae.distributions.block_sums import blocks
 
 Y = torch.tensor([-0.4, 0.0, 0.2, 0.7, 1.0, 1.3])
 
@@ -147,6 +150,121 @@ def test_sums_of_levels_by_enumeration(p, n):
         check_draws(draws, mean, given.softmax(0) @ (x - mean).square())
     assert sums.log_prob(torch.tensor([[0.5]])) == -torch.inf
     assert sums.log_prob(torch.tensor([[-1.0]])) == -torch.inf
+
+
+# ------------------------------------------------------------ sums of values on more than 64 levels
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.double)
+
+
+MANY = {
+    "DiscretizedLogistic": lambda: DiscretizedLogistic(randn(9, 4, 4) / 2, randn(9, 4, 4) - 3, 80),
+    "Binomial": lambda: dist.Binomial(79, logits=randn(9, 4, 4)),
+    "Categorical": lambda: dist.Categorical(logits=randn(9, 4, 4, 80)),
+    "a family of its own": lambda: Levels(logits=randn(9, 4, 4, 80)),
+}
+
+
+class Levels(dist.Categorical):
+    """A distribution on levels that pyrovae does not know."""
+
+
+def masses(p):
+    """Return the log masses of the values of each square, with shape (n, 4, 80)."""
+    k = torch.arange(80.0, dtype=torch.double).reshape(-1, 1, 1, 1)
+    log_mass = p.log_prob(k.expand(80, *p.batch_shape))
+    return torch.stack([blocks(part, 2) for part in log_mass], -1).flatten(0, -3)
+
+
+def exact(p, s):
+    """Return log p(S) and E[x | S] of each square by convolution."""
+
+    def log_prob(log_mass):
+        sums = log_mass[:, 0]
+        for a in log_mass[:, 1:].unbind(1):
+            pairs = sums.unsqueeze(-1) + a.unsqueeze(-2)
+            lines = [pairs[:, :, k] for k in range(80)]
+            shifted = [F.pad(line, (k, 79 - k), value=-torch.inf) for k, line in enumerate(lines)]
+            sums = torch.stack(shifted).logsumexp(0)
+        return sums.gather(-1, s.flatten().long()[:, None])[:, 0]
+
+    t = torch.zeros(s.numel(), 4, 1, dtype=torch.double, requires_grad=True)
+    log_p = log_prob(masses(p) + t * torch.arange(80))
+    (mean,) = torch.autograd.grad(log_p.sum(), t)
+    return log_p.detach().reshape(s.shape), mean.reshape(*s.shape, 4)
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_sums_of_many_levels_by_convolution(kind):
+    """Of sums as drawn, and of sums far out in the tails."""
+    p = MANY[kind]()
+    sums, drawn = BlockSums(p, 2), blocks(p.sample().double(), 2).sum(-1)
+    far = torch.randint(1, 4 * 79, drawn.shape).double()
+    for s, tolerance in ((drawn, 0.1), (far, 0.02)):
+        log_p, mean = exact(p, s)
+        assert (sums.log_prob(s) - log_p).abs().mean() < 0.1 + tolerance * log_p.abs().mean()
+        assert (blocks(sums.mean(s), 2) - mean).abs().mean() < 1.5
+        torch.testing.assert_close(blocks(sums.mean(s), 2).sum(-1), s)
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_draws_of_many_levels_have_the_sum_and_spread_as_the_values_do(kind):
+    p = MANY[kind]()
+    s = blocks(p.sample().double(), 2).sum(-1)
+    draws = BlockSums(p.expand((500, 9, 4, 4)), 2).draw(s)
+    assert draws.min() >= 0
+    assert draws.max() <= 79
+    torch.testing.assert_close(blocks(draws, 2).sum(-1), s.expand(500, 9, 2, 2))
+    mean, at_once = exact(p, s)[1], blocks(draws, 2)
+    assert (at_once.mean(0) - mean).abs().mean() < 1.5
+    spread = blocks(p.sample((500,)).double(), 2).std(0)
+    assert 0.4 < at_once.std(0).mean() / spread.mean() < 1.05  # less, as their sum is known
+
+
+def test_the_ends_of_many_levels_are_exact():
+    p = MANY["DiscretizedLogistic"]()
+    sums, zero = BlockSums(p, 2), torch.zeros(9, 2, 2, dtype=torch.double)
+    for s, k in ((zero, 0), (zero + 4 * 79, -1)):
+        torch.testing.assert_close(sums.log_prob(s), masses(p)[..., k].sum(-1).reshape(9, 2, 2))
+        torch.testing.assert_close(sums.mean(s), torch.full((9, 4, 4), [0.0, 79.0][k]).double())
+    assert (sums.log_prob(zero - 1) == -torch.inf).all()
+    assert (sums.log_prob(zero + 4 * 79 + 1) == -torch.inf).all()
+
+
+def test_a_square_that_is_certain_has_probability_one():
+    """Where a normal density of the same moments has 57 nats, or infinitely few."""
+    p = DiscretizedLogistic(torch.full((2, 2), -1.3), torch.full((2, 2), -7.0))
+    log_p = [BlockSums(p, 2).log_prob(torch.full((1, 1), s)) for s in (0.0, 1.0, 40.0)]
+    assert log_p[0] == 0
+    assert -5000 < log_p[2] < log_p[1] < -10
+    bright = DiscretizedLogistic(torch.tensor([[0.2, -0.41], [0.9, 0.7]]), torch.full((2, 2), -12.0))
+    assert BlockSums(bright, 2).log_prob(bright.sample().sum().reshape(1, 1)) > -1e-3
+
+
+@pytest.mark.parametrize("kind", ["DiscretizedLogistic", "Categorical"])
+def test_gradients_of_sums_of_many_levels(kind, monkeypatch):
+    monkeypatch.setattr(tilted_sums, "_CLOSE", 1e-9)
+    if kind == "Categorical":
+        parts, make = (randn(2, 2, 70),), lambda a: dist.Categorical(logits=a)
+    else:
+        parts = randn(2, 2) / 2, randn(2, 2) - 3
+        make = lambda a, b: DiscretizedLogistic(a, b, 70)  # noqa: E731
+    parts = [part.requires_grad_() for part in parts]
+    s = torch.tensor([[97.0]], dtype=torch.double)
+    assert torch.autograd.gradcheck(lambda *given: BlockSums(make(*given), 2).log_prob(s), parts)
+
+
+def test_moments_of_bins_keep_their_digits():
+    """In single precision, from nearly certain levels to uniform ones, against double precision."""
+    loc = torch.linspace(-1.3, 1.3, 401)
+    for log_scale in (-6.0, -4.0, -1.0, 2.0):
+        p = DiscretizedLogistic(loc, torch.full_like(loc, log_scale))
+        twice = DiscretizedLogistic(loc.double(), torch.full_like(loc, log_scale).double())
+        mass, k = twice.log_masses().exp(), torch.arange(256.0, dtype=torch.double)[:, None]
+        mean = (mass * k).sum(0)
+        variance = (mass * (k - mean).square()).sum(0)
+        for got, wanted in zip(levels.moments(p), (mean, variance), strict=True):
+            torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_sums_of_poisson_counts():

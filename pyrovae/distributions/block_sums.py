@@ -4,6 +4,7 @@ normal     S ~ N(sum mu_i, sum s_i^2);   x_i | S = x_i + s_i^2 / sum s^2 (S - su
 Poisson    S ~ Poisson(sum r_i);         x | S ~ Multinomial(S, r / sum r)
 levels     p(S) by convolution;          E[x_i | S] = d log p_t(S) / dt_i at t = 0, where
            p_t has the weights p_i(k) e^(t_i k);   x_1 | S, then x_2 | S - x_1, ...
+           of more than 64 levels by the saddlepoint approximation
 others     as the normal of the same mean and variance
 """
 
@@ -19,6 +20,7 @@ from torch.distributions import Normal, Poisson
 
 from pyrovae.distributions.discrete import LogPoisson
 from pyrovae.distributions.levels import levels, moments
+from pyrovae.distributions.tilted_sums import TiltedSums
 
 __all__ = ["BlockSums", "blocks", "unblocked"]
 
@@ -64,7 +66,12 @@ class BlockSums:
     ) -> None:
         self.factor, self.kind = factor, _kind(p, factor)
         shape = p.batch_shape if shape is None else shape
-        if self.kind == "levels":
+        if self.kind == "many levels":
+            self.tilted = TiltedSums(
+                levels(p),  # type: ignore[arg-type]
+                lambda part: blocks(arrange(part).reshape(shape), factor),
+            )
+        elif self.kind == "levels":
             log_mass = levels(p).log_mass.log_softmax(0)  # type: ignore[union-attr]
             arranged = torch.stack([arrange(part).reshape(shape) for part in log_mass])
             self.log_mass = blocks(arranged, factor).movedim(0, -1)
@@ -77,6 +84,8 @@ class BlockSums:
     @property
     def numbers_per_value(self) -> int:
         """The numbers that are held for each value: masses of itself, and of sums of 1 to f * f."""
+        if self.kind == "many levels":
+            return self.tilted.numbers_per_value
         if self.kind != "levels":
             return 1
         values, k = self.log_mass.shape[-2:]
@@ -84,6 +93,8 @@ class BlockSums:
 
     def log_prob(self, s: Tensor) -> Tensor:
         """Return log p(S) of each square, shape (*, H / f, W / f)."""
+        if self.kind == "many levels":
+            return self.tilted.log_prob(s)
         if self.kind == "levels":
             return _log_prob_of_levels(self.log_mass, s)
         if self.kind == "Poisson":
@@ -93,6 +104,8 @@ class BlockSums:
 
     def mean(self, s: Tensor) -> Tensor:
         """Return E[x | S], shape (*, H, W)."""
+        if self.kind == "many levels":
+            return unblocked(self.tilted.mean(s), self.factor)
         if self.kind == "levels":
             return unblocked(_mean_of_levels(self.log_mass, s), self.factor)
         if self.kind == "Poisson":
@@ -102,6 +115,8 @@ class BlockSums:
 
     def draw(self, s: Tensor) -> Tensor:
         """Return x ~ p(x | S), shape (*, H, W)."""
+        if self.kind == "many levels":
+            return unblocked(self.tilted.draw(s), self.factor)
         if self.kind == "levels":
             return unblocked(_draw_of_levels(self.log_mass, s), self.factor)
         if self.kind == "Poisson":
@@ -118,10 +133,9 @@ def _kind(p: Any, factor: int) -> str:
     if isinstance(p, Poisson | LogPoisson):
         return "Poisson"
     found = levels(p)
-    small = found is not None and max(len(found.values), factor**2) <= _MOST
-    if small and not found.values.flatten()[0]:  # type: ignore[union-attr]
-        return "levels"
-    return "moments"
+    if found is None or found.values[0]:
+        return "moments"
+    return "levels" if max(len(found.values), factor**2) <= _MOST else "many levels"
 
 
 def _moments(p: Any) -> tuple[Tensor, Tensor]:

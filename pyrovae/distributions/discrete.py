@@ -6,6 +6,7 @@ p(x | m, s) = sigmoid(b) - sigmoid(a)       x in {0, ..., L - 1}     Discretized
 """
 
 import math
+from collections.abc import Iterator
 
 import pyro.distributions as dist
 import torch
@@ -177,14 +178,37 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[x] = sum_(k > 0) P(x >= k), in levels; about a million terms at a time."""
+        """E[x] = sum_(k > 0) P(x >= k), in levels."""
         loc, precision = self.loc[..., None], self._precision()[..., None]
         total = torch.zeros_like(self.loc)
-        k = torch.arange(1, self.levels, dtype=loc.dtype, device=loc.device)
-        for chunk in k.split(max(1, 2**20 // max(1, loc.numel()))):
-            edges = (2 * chunk - 1) / (self.levels - 1) - 1  # lower edges of the bins
+        for _, edges in self._lower_edges():
             total = total + torch.sigmoid((loc - edges) * precision).sum(-1)
         return total
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x] = E[(x - c)^2] - (E[x] - c)^2, where c is the level nearest to m.
+
+        They are sums over the tails, P(x >= k) for k > c and P(x < k) for k <= c, which lose no
+        digits however small the variance is.
+        """
+        loc, precision = self.loc[..., None], self._precision()[..., None]
+        top = self.levels - 1
+        center = ((loc.detach() + 1) * (top / 2)).round().clamp(0, top)
+        first, second = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+        for k, edges in self._lower_edges():
+            twice = 2 * (k - center) - 1  # (k - c)^2 - (k - 1 - c)^2
+            side = twice.sign()
+            tail = torch.sigmoid((loc - edges) * precision * side)
+            first = first + (side * tail).sum(-1)
+            second = second + (twice.abs() * tail).sum(-1)
+        return second - first.square()
+
+    def _lower_edges(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield levels k > 0 and the lower edges of their bins: about a million terms at a time."""
+        k = torch.arange(1, self.levels, dtype=self.loc.dtype, device=self.loc.device)
+        for chunk in k.split(max(1, 2**20 // max(1, self.loc.numel()))):
+            yield chunk, (2 * chunk - 1) / (self.levels - 1) - 1
 
     def _precision(self) -> Tensor:
         """Return 1 / s. Above log s = 60 only the tails have mass: there 2 h / s stays normal."""

@@ -7,6 +7,7 @@ block, and the gradient is computed with the sum: df / dtheta has the shape of t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Binomial, Categorical
 
+from pyrovae.data import torch_threads
 from pyrovae.distributions.bernoulli import ContinuousBernoulli
 from pyrovae.distributions.discrete import DiscretizedLogistic, OrdinalCategorical
 
@@ -69,16 +71,20 @@ def _log_mass_of_bins(levels: int) -> LogMass:
 def in_blocks(f: Callable[..., Tensor], parts: Sequence[Tensor], width: int) -> Tensor:
     """Return f(*parts) with shape (N,), and its gradient, in blocks of the N.
 
+    On a processor one thread computes them: operations on a block are so short that waiting for a
+    second one takes longer where other programs run as well.
+
     Args:
         f: from tensors with shapes (n, ...), its own result with shape (n,), element by element.
         parts: tensors with shapes (N, ...).
         width: numbers that f holds for each of the N.
     """
-    most = _BLOCK if parts[0].device.type == "cpu" else _BLOCK_ON_DEVICE
-    size = max(1, most // width)
-    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
-        return _InBlocks.apply(f, size, *parts)
-    return _joined(f(*block) for block in _blocks(parts, size))
+    on_cpu = parts[0].device.type == "cpu"
+    size = max(1, (_BLOCK if on_cpu else _BLOCK_ON_DEVICE) // width)
+    with torch_threads(1) if on_cpu else nullcontext():
+        if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+            return _InBlocks.apply(f, size, *parts)
+        return _joined(f(*block) for block in _blocks(parts, size))
 
 
 class _InBlocks(torch.autograd.Function):

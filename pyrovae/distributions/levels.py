@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyrovae.distributions.discrete import DiscretizedLogistic
 from pyrovae.distributions.families import family, in_blocks
 
 __all__ = ["Points", "expected", "levels", "moments", "numbers_per_value", "points"]
@@ -179,6 +180,8 @@ def moments(p: Any) -> tuple[Tensor, Tensor]:
     Raises:
         NotImplementedError: if neither has a formula, nor can be summed.
     """
+    if type(p) is DiscretizedLogistic:
+        return _moments_of_bins(p)
     try:
         mean, variance = p.mean, p.variance
         if not (mean.isnan().any() or variance.isnan().any()):
@@ -189,6 +192,19 @@ def moments(p: Any) -> tuple[Tensor, Tensor]:
     if found is None:
         raise NotImplementedError
     return found.moments()
+
+
+def _moments_of_bins(p: DiscretizedLogistic) -> tuple[Tensor, Tensor]:
+    """Return both as sums over the levels, of some of the values at a time."""
+
+    def of_some(name: str) -> Tensor:
+        def f(loc: Tensor, log_scale: Tensor) -> Tensor:
+            return getattr(DiscretizedLogistic(loc, log_scale, p.levels, False), name)
+
+        parts = p.loc.flatten(), p.log_scale.flatten()
+        return in_blocks(f, parts, p.levels).reshape(p.batch_shape)
+
+    return of_some("mean"), of_some("variance")
 
 
 def _has_mean(p: Any) -> bool:

@@ -20,6 +20,7 @@ from pyrovae.evaluation import check_densities, scores
 from pyrovae.tasks.measurements import Measurement
 from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
+from pyrovae.training import Products, threads_for
 
 __all__ = ["Options", "RestorationWarning", "Restored", "posteriors_of_rows", "restore"]
 
@@ -167,10 +168,12 @@ def posteriors_of_rows(
                 programs.check_shapes(graph, *batch)
                 both = graph.model, graph.guide
                 layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
-            target = Target(graph, batch, measurement, layout, options.observed, options.task)
+            with Products() as counted:
+                target = Target(graph, batch, measurement, layout, options.observed, options.task)
             if part.start == 0:
                 _check(target, options)
-            found = METHODS[options.method](target, options.effort)
+            with threads_for(counted.total):
+                found = METHODS[options.method](target, options.effort)
             _check_possible(found.impossible, part.start, options.task)
             yield found
             bar.update(len(batch[0]))

@@ -9,6 +9,7 @@ from pyrovae.training.events import Hook
 from pyrovae.training.fitting import fit
 from pyrovae.training.optimization import MakeOptimizer
 from pyrovae.training.svi import FusedSVI, Optimization, check_programs
+from pyrovae.training.threads import Products, threads_for
 
 __all__ = [
     "Adam",
@@ -19,10 +20,12 @@ __all__ = [
     "MakeOptimizer",
     "Optimization",
     "Processes",
+    "Products",
     "TrainingError",
     "adam",
     "check_programs",
     "fit",
     "hooks",
     "processes",
+    "threads_for",
 ]

@@ -28,7 +28,6 @@ from pyrovae.tasks import RestorationWarning
 __all__ = ["draw"]
 
 ROWS = 24  # test images that are restored, for time
-ROWS_OF_LEVELS = 6  # of images of several levels, whose sums over squares are convolutions
 EFFORT = {"samples": 64, "steps": 30, "components": 1}  # for time; the commands take more
 DRAWS = 19  # the fewest for intervals of 90 %
 NOISE = 0.3  # standard deviation, as a fraction of the range from black to white
@@ -36,6 +35,7 @@ LARGEST = 4096  # values of an image, for the memory of the baselines
 # Multiplications of one run on all restored images: each is run some 2500 times, which took 20 to
 # 40 seconds of a core for each picture with this many. Small networks take all ROWS in a second.
 AFFORDABLE = 3.6e8
+PER_LEVEL = 800  # of them that take as long as one level of one value, in sums over squares
 FEWEST = 2  # images, of which scores have a standard error
 MOST_LEVELS = 16_384  # of all values of an image, over which the noise is summed
 
@@ -50,21 +50,21 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
         seed: Of the degradation and of the draws.
 
     Returns:
-        A picture with a table for each task that fits the shape of the data; none for a network
-        that takes minutes for a few images.
+        A picture with a table for each task that fits the shape of the data, and that does not
+        take minutes for a few images.
     """
     shape, scale = model.preparation.shape, Scale(model.preparation)
     if len(shape) != 3 or prod(shape) > LARGEST:
         return []
-    most = _affordable(model, rows)
-    if most < FEWEST:
-        return []
+    cost = _cost(model, rows)
     fitted = scale.from_model(train[spread(len(train), TRAINING)])
     pictures = []
-    all_clean, levels = scale.from_model(rows.some(most)[0]), _levels(scale)
+    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), _levels(scale)
     for title, degradation in _degradations(all_clean, levels).items():
-        slow = isinstance(degradation, Pooling) and levels > 1
-        x, *c = rows.some(min(most, ROWS_OF_LEVELS) if slow else most)
+        most = _affordable(cost + _cost_of_sums(degradation, levels, shape))
+        if not most:
+            continue
+        x, *c = rows.some(most)
         clean = scale.from_model(x)
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
@@ -82,16 +82,27 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     return pictures
 
 
-def _affordable(model: ImageModel, rows: Rows) -> int:
-    """Return how many images can be restored in about a minute."""
-    batch = rows.some(FEWEST + 1)
-    if len(batch[0]) < FEWEST:
-        return ROWS  # that one image
-    return int(min(ROWS, AFFORDABLE / max(1.0, multiplications(model.graph, batch))))
+def _cost(model: ImageModel, rows: Rows) -> float:
+    """Return the multiplications of a run on one image, at least 1; 1 if there is only one row."""
+    batch = rows.some(FEWEST)
+    return max(1.0, multiplications(model.graph, batch)) if len(batch[0]) == FEWEST else 1.0
+
+
+def _cost_of_sums(degradation: Degradation, levels: float, shape: tuple[int, ...]) -> float:
+    """Return the multiplications that take as long as the densities of the sums over squares."""
+    if not isinstance(degradation, Pooling) or levels == 1:
+        return 0.0
+    return PER_LEVEL * (levels + 1) * prod(shape)
+
+
+def _affordable(cost: float) -> int:
+    """Return how many images can be restored in about a minute, 0 if not one."""
+    share = AFFORDABLE / cost
+    return 0 if share < 1 else max(FEWEST, int(min(ROWS, share)))
 
 
 def _why(most: int) -> str:
-    return ", so few since a run of this network takes long" if most < ROWS else ""
+    return ", so few since each takes long" if most < ROWS else ""
 
 
 def _levels(scale: Scale) -> float:
