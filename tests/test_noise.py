@@ -237,7 +237,8 @@ def test_a_square_that_is_certain_has_probability_one():
     log_p = [BlockSums(p, 2).log_prob(torch.full((1, 1), s)) for s in (0.0, 1.0, 40.0)]
     assert log_p[0] == 0
     assert -5000 < log_p[2] < log_p[1] < -10
-    bright = DiscretizedLogistic(torch.tensor([[0.2, -0.41], [0.9, 0.7]]), torch.full((2, 2), -12.0))
+    loc = torch.tensor([[0.2, -0.41], [0.9, 0.7]])
+    bright = DiscretizedLogistic(loc, torch.full((2, 2), -12.0))
     assert BlockSums(bright, 2).log_prob(bright.sample().sum().reshape(1, 1)) > -1e-3
 
 
