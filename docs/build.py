@@ -5,6 +5,7 @@ again. Every warning is an error.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -26,17 +27,29 @@ def sphinx(language: str) -> subprocess.Popen:
 
 
 def main() -> None:
-    """Assemble the sources and build each language, beside each other."""
+    """Assemble the sources and build each language, beside each other and the run of the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--language", choices=LANGUAGES, action="append")
-    options = parser.parse_args()
+    languages = parser.parse_args().language or list(LANGUAGES)
     start = time.perf_counter()
+    report = site_pages.report()
     site_pages.assemble()
     print(f"sources: {time.perf_counter() - start:.0f} s")
-    runs = [sphinx(language) for language in options.language or LANGUAGES]
+    runs = [sphinx(language) for language in languages]
     failed = [run.wait() for run in runs]
+    add_report(report, languages)
     print(f"site: {time.perf_counter() - start:.0f} s, {SITE / 'index.html'}")
     sys.exit(max(failed))
+
+
+def add_report(report: subprocess.Popen | None, languages: list[str]) -> None:
+    """Put the report into the site of each language, once its run has ended."""
+    if report is not None:
+        if report.wait():
+            sys.exit("the run of the report on the digits has failed")
+        site_pages.keep_report()
+    for language in languages:
+        shutil.copy(site_pages.REPORT, SITE / LANGUAGES[language])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 html_static_path = [str(Path(__file__).parent / "_static"), str(site_pages.MATHJAX)]
 html_css_files = ["site.css"]
-html_extra_path = [str(site_pages.EXTRA)]
 templates_path = [str(Path(__file__).parent / "_templates")]
 html_sidebars = {
     "**": [

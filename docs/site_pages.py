@@ -20,7 +20,9 @@ from nbformat import NotebookNode
 ROOT = course.ROOT
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "build" / "source"
-EXTRA = ROOT / "build" / "extra"  # files that the site serves as they are
+RUN = ROOT / "build" / "runs" / "digits"
+REPORT = ROOT / "build" / "run_on_digits.html"  # the report of this run, served as it is
+REPORT_KEY = REPORT.with_name("report.key")  # of the library that wrote it
 
 _MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
 MATHJAX = ROOT / "build" / "mathjax"
@@ -67,7 +69,6 @@ def assemble(outputs: bool = True) -> None:
             path.unlink()
     if outputs:
         mathjax()
-        report()
 
 
 def put(path: Path, content: bytes) -> None:
@@ -247,15 +248,16 @@ def mathjax() -> None:
         shutil.copy(_MATHJAX / "tex-chtml.js", MATHJAX / "mathjax" / "tex-chtml.js")
 
 
-def report() -> None:
-    """Write the report of a short run on the digits, unless the library has not changed."""
-    path, made = EXTRA / "run_on_digits.html", EXTRA.with_name("report.key")
-    if path.exists() and made.exists() and made.read_text() == course.library():
-        return
-    run = ROOT / "build" / "runs" / "digits"
+def report() -> subprocess.Popen | None:
+    """Start a short run on the digits, whose report the site shows, unless nothing has changed."""
+    if REPORT.exists() and REPORT_KEY.exists() and REPORT_KEY.read_text() == course.library():
+        return None
     call = "from pyrovae.command.cli import main; main()"
-    options = ["--output", str(run), "--epochs", "10", "--overwrite", "--quiet"]
-    subprocess.run([sys.executable, "-c", call, "fit", "digits", *options], check=True, cwd=ROOT)
-    EXTRA.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "report.html", path)
-    made.write_text(course.library())
+    options = ["--output", str(RUN), "--epochs", "10", "--overwrite", "--quiet"]
+    return subprocess.Popen([sys.executable, "-c", call, "fit", "digits", *options], cwd=ROOT)
+
+
+def keep_report() -> None:
+    """Keep the report of the run that has ended."""
+    put(REPORT, (RUN / "report.html").read_bytes())
+    put(REPORT_KEY, course.library().encode())
