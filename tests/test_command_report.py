@@ -3,6 +3,7 @@
 import os
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -324,8 +325,18 @@ def test_names_of_rows_lie_within_the_figure(count, name):
     assert max(edge.x1 for edge in edges) <= figure.axes[0].get_window_extent().x0
 
 
-@pytest.mark.parametrize("warning", [None, "posterior collapse: 0 of 2 units are active"])
-def test_a_collapse_stands_beside_the_active_units(warning):
+@pytest.mark.parametrize(
+    ("warning", "given", "advice"),
+    [
+        (None, {"warm_up": 0.0}, ""),
+        ("collapse", {"warm_up": 0.0}, "; posterior collapse: try --warm-up 0.25"),
+        ("collapse", {"warm_up": 0.25}, "; posterior collapse: try a longer --warm-up"),
+        ("collapse", {"warm_up": 0.0, "pose": "scale"}, "; posterior collapse: try more --epochs"),
+    ],
+)
+def test_a_collapse_has_an_advice_that_the_run_takes(warning, given, advice):
     latents = {"active": 0, "units": 2, "rows": 9, "mutual_information": 0.0, "warning": warning}
-    row = latent_rows({"latents": latents})[0]
-    assert ("posterior collapse: try --warm-up" in row.line()) == (warning is not None)
+    row = latent_rows({"latents": latents}, SimpleNamespace(**given))[0]
+    assert ("collapse" in row.line()) == bool(advice)
+    assert advice in row.line()
+    assert ("warm-up" in row.line()) == (bool(advice) and "pose" not in given)

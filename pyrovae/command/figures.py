@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae import evaluation
 from pyrovae.command.report.page import Row
+from pyrovae.command.settings import Settings
 from pyrovae.files import History
 
 __all__ = [
@@ -30,6 +31,7 @@ Figures = dict[str, Any]
 
 ELBO_ROWS = 10_000
 LATENT_ROWS = 2_000
+WARM_UP = 0.25  # of training, advised against a collapse
 FEW_SAMPLES = 10  # with fewer effective samples their own estimate of the error is unreliable
 
 
@@ -182,18 +184,27 @@ def evidence_rows(figures: Figures, what: str) -> list[Row]:
     return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
 
 
-def latent_rows(figures: Figures) -> list[Row]:
+def latent_rows(figures: Figures, settings: Settings) -> list[Row]:
     """Return the rows of the latents, if they were measured."""
     if "latents" not in figures:
         return []
     latents = figures["latents"]
     active = f"{latents['active']} of {latents['units']}"
     bound = f"I(x; z) under q, at most log {latents['rows']} = {np.log(latents['rows']):.2f}"
-    collapsed = "; posterior collapse: try --warm-up 0.25" if latents.get("warning") else ""
+    collapsed = f"; posterior collapse: {_remedy(settings)}" if latents.get("warning") else ""
     return [
         Row("active units", active, f"variance of the posterior mean above 0.01{collapsed}"),
         Row("mutual information", f"{latents['mutual_information']:.2f} nats", bound),
     ]
+
+
+def _remedy(settings: Settings) -> str:
+    """Return what to try against a collapse, of the options that such a run takes."""
+    if getattr(settings, "pose", ""):  # whose KL has its full weight from the first step on
+        return "try more --epochs or fewer --latents"
+    if settings.warm_up < WARM_UP:
+        return f"try --warm-up {WARM_UP}"
+    return "try a longer --warm-up or fewer --latents"
 
 
 def training_rows(figures: Figures) -> list[Row]:

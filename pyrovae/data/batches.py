@@ -114,6 +114,11 @@ def as_source(x: Array, label: str = "x") -> Source:
         raise ValueError(
             f"{label} has shape {tuple(x.shape)}, expected at least one row: (N, *event)"
         )
+    if isinstance(x, Tensor) and x.is_meta:
+        raise ValueError(
+            f"{label} is on the device meta, where it has no values: leave the "
+            '"with torch.device("meta")" block, and make the data outside of it'
+        )
     if is_sparse(x):
         return SparseRows.of(x)
     return TensorRows(x) if isinstance(x, Tensor) else array_rows(x)
