@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyrovae.command import exports, writing
-from pyrovae.command.figures import latent_rows, training_figures
+from pyrovae.command.figures import collapse, latent_rows, training_figures
 from pyrovae.command.images import baselines
 from pyrovae.command.report import page as pages
 from pyrovae.command.report import plots
@@ -336,7 +336,11 @@ def test_names_of_rows_lie_within_the_figure(count, name):
 )
 def test_a_collapse_has_an_advice_that_the_run_takes(warning, given, advice):
     latents = {"active": 0, "units": 2, "rows": 9, "mutual_information": 0.0, "warning": warning}
-    row = latent_rows({"latents": latents}, SimpleNamespace(**given))[0]
+    figures, settings = {"latents": latents}, SimpleNamespace(**given)
+    row = latent_rows(figures, settings)[0]
+    told = collapse(figures, settings) or ""
+    assert advice.removeprefix("; posterior collapse: ") in told
+    assert ("warm-up" in told) == ("warm-up" in advice)
     assert ("collapse" in row.line()) == bool(advice)
     assert advice in row.line()
     assert ("warm-up" in row.line()) == (bool(advice) and "pose" not in given)

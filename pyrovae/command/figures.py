@@ -18,6 +18,7 @@ from pyrovae.files import History
 
 __all__ = [
     "ELBO_ROWS",
+    "collapse",
     "elbo_row",
     "evidence_rows",
     "latent_rows",
@@ -196,6 +197,18 @@ def latent_rows(figures: Figures, settings: Settings) -> list[Row]:
         Row("active units", active, f"variance of the posterior mean above 0.01{collapsed}"),
         Row("mutual information", f"{latents['mutual_information']:.2f} nats", bound),
     ]
+
+
+def collapse(figures: Figures, settings: Settings) -> str | None:
+    """Return the warning that the posterior has collapsed, if it has, with what to try."""
+    latents = figures.get("latents", {})
+    if not latents.get("warning"):
+        return None
+    return (
+        f"Posterior collapse: {latents['active']} of {latents['units']} units are active, and the "
+        f"mutual information of x and z is {latents['mutual_information']:.2f} nats; "
+        f"{_remedy(settings)}."
+    )
 
 
 def _remedy(settings: Settings) -> str:

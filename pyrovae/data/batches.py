@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,11 @@ def as_source(x: Array, label: str = "x") -> Source:
         raise TypeError(
             f"{label} is a {type(x).__name__}, expected an array: only fit takes data sets and "
             "loaders. Stack the rows, for example torch.stack([x for x, *_ in dataset])"
+        )
+    if isinstance(x, str | PathLike):
+        raise TypeError(
+            f"{label} is the path {str(x)!r}, expected an array: read the file first, as by "
+            "numpy.load; `pyrovae fit` reads files itself"
         )
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
