@@ -297,6 +297,16 @@ def test_more_draws_come_closer_from_below():
     assert one < many < one + 1
 
 
+@pytest.mark.parametrize("kl", [[2.1, 2.0], [3.0] * 16, [2.0, 0.001]])
+def test_the_legend_of_the_units_lies_above_their_bars(kl):
+    figure = plots.kl_per_unit(np.array(kl))
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    legend = axis.get_legend().get_window_extent()
+    assert all(bar.get_window_extent().y1 < legend.y0 for bar in axis.patches)
+    assert legend.x0 >= axis.get_window_extent().x0
+
+
 # ------------------------------------------------------------------------------------------ exports
 def test_embeddings_in_each_format(tmp_path):
     z, labels = np.array([[0.5, -1.0], [2.0, 3.0]], dtype=np.float32), np.array(["b", "a"])
