@@ -1,5 +1,7 @@
 """Minibatches: every row once, any array of real numbers taken, binarization of the right law."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,12 +47,17 @@ def test_every_real_type_is_taken(kind):
         np.ones((2, 2), complex),
         np.array([object()]),
         torch.ones(2, 2, dtype=torch.cfloat),
-        "text",
     ],
 )
 def test_what_is_no_array_of_real_numbers_is_refused(bad):
     with pytest.raises(TypeError, match="expected real numbers"):
         batches.as_sources(bad)
+
+
+@pytest.mark.parametrize("path", ["rows.npy", Path("rows.npy")])
+def test_a_path_in_place_of_data_is_told_how_to_be_read(path):
+    with pytest.raises(TypeError, match=r"is the path 'rows.npy', .* by numpy\.load"):
+        batches.as_sources(path)
 
 
 @pytest.mark.parametrize("bad", [(), torch.zeros(0, 3), torch.zeros(3, 0), 5.0])

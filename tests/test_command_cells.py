@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -1015,7 +1016,7 @@ def test_figures_without_scores_have_rows(fitted):
     found = strict(fitted[0] / "metrics.json")
     found["library"]["correlation"] = found["predictive"]["variance_ratio"] = None
     found["mixing"]["latents"]["asw_batch"] = None
-    names = [row.name for row in figures.table(found)]
+    names = [row.name for row in figures.table(found, SimpleNamespace(warm_up=0.25))]
     assert "library size" not in names
     assert names[0] == "test ELBO"
     assert names[-1] == "training"

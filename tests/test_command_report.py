@@ -3,13 +3,14 @@
 import os
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
 from pyrovae.command import exports, writing
-from pyrovae.command.figures import latent_rows, training_figures
+from pyrovae.command.figures import collapse, latent_rows, training_figures
 from pyrovae.command.images import baselines
 from pyrovae.command.report import page as pages
 from pyrovae.command.report import plots
@@ -296,6 +297,16 @@ def test_more_draws_come_closer_from_below():
     assert one < many < one + 1
 
 
+@pytest.mark.parametrize("kl", [[2.1, 2.0], [3.0] * 16, [2.0, 0.001]])
+def test_the_legend_of_the_units_lies_above_their_bars(kl):
+    figure = plots.kl_per_unit(np.array(kl))
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    legend = axis.get_legend().get_window_extent()
+    assert all(bar.get_window_extent().y1 < legend.y0 for bar in axis.patches)
+    assert legend.x0 >= axis.get_window_extent().x0
+
+
 # ------------------------------------------------------------------------------------------ exports
 def test_embeddings_in_each_format(tmp_path):
     z, labels = np.array([[0.5, -1.0], [2.0, 3.0]], dtype=np.float32), np.array(["b", "a"])
@@ -324,8 +335,22 @@ def test_names_of_rows_lie_within_the_figure(count, name):
     assert max(edge.x1 for edge in edges) <= figure.axes[0].get_window_extent().x0
 
 
-@pytest.mark.parametrize("warning", [None, "posterior collapse: 0 of 2 units are active"])
-def test_a_collapse_stands_beside_the_active_units(warning):
+@pytest.mark.parametrize(
+    ("warning", "given", "advice"),
+    [
+        (None, {"warm_up": 0.0}, ""),
+        ("collapse", {"warm_up": 0.0}, "; posterior collapse: try --warm-up 0.25"),
+        ("collapse", {"warm_up": 0.25}, "; posterior collapse: try a longer --warm-up"),
+        ("collapse", {"warm_up": 0.0, "pose": "scale"}, "; posterior collapse: try more --epochs"),
+    ],
+)
+def test_a_collapse_has_an_advice_that_the_run_takes(warning, given, advice):
     latents = {"active": 0, "units": 2, "rows": 9, "mutual_information": 0.0, "warning": warning}
-    row = latent_rows({"latents": latents})[0]
-    assert ("posterior collapse: try --warm-up" in row.line()) == (warning is not None)
+    figures, settings = {"latents": latents}, SimpleNamespace(**given)
+    row = latent_rows(figures, settings)[0]
+    told = collapse(figures, settings) or ""
+    assert advice.removeprefix("; posterior collapse: ") in told
+    assert ("warm-up" in told) == ("warm-up" in advice)
+    assert ("collapse" in row.line()) == bool(advice)
+    assert advice in row.line()
+    assert ("warm-up" in row.line()) == (bool(advice) and "pose" not in given)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from pyrovae import evaluation
 from pyrovae.command.report.page import Row
+from pyrovae.command.settings import Settings
 from pyrovae.files import History
 
 __all__ = [
     "ELBO_ROWS",
+    "collapse",
     "elbo_row",
     "evidence_rows",
     "latent_rows",
@@ -30,6 +32,7 @@ Figures = dict[str, Any]
 
 ELBO_ROWS = 10_000
 LATENT_ROWS = 2_000
+WARM_UP = 0.25  # of training, advised against a collapse
 FEW_SAMPLES = 10  # with fewer effective samples their own estimate of the error is unreliable
 
 
@@ -182,18 +185,39 @@ def evidence_rows(figures: Figures, what: str) -> list[Row]:
     return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
 
 
-def latent_rows(figures: Figures) -> list[Row]:
+def latent_rows(figures: Figures, settings: Settings) -> list[Row]:
     """Return the rows of the latents, if they were measured."""
     if "latents" not in figures:
         return []
     latents = figures["latents"]
     active = f"{latents['active']} of {latents['units']}"
     bound = f"I(x; z) under q, at most log {latents['rows']} = {np.log(latents['rows']):.2f}"
-    collapsed = "; posterior collapse: try --warm-up 0.25" if latents.get("warning") else ""
+    collapsed = f"; posterior collapse: {_remedy(settings)}" if latents.get("warning") else ""
     return [
         Row("active units", active, f"variance of the posterior mean above 0.01{collapsed}"),
         Row("mutual information", f"{latents['mutual_information']:.2f} nats", bound),
     ]
+
+
+def collapse(figures: Figures, settings: Settings) -> str | None:
+    """Return the warning that the posterior has collapsed, if it has, with what to try."""
+    latents = figures.get("latents", {})
+    if not latents.get("warning"):
+        return None
+    return (
+        f"Posterior collapse: {latents['active']} of {latents['units']} units are active, and the "
+        f"mutual information of x and z is {latents['mutual_information']:.2f} nats; "
+        f"{_remedy(settings)}."
+    )
+
+
+def _remedy(settings: Settings) -> str:
+    """Return what to try against a collapse, of the options that such a run takes."""
+    if getattr(settings, "pose", ""):  # whose KL has its full weight from the first step on
+        return "try more --epochs or fewer --latents"
+    if settings.warm_up < WARM_UP:
+        return f"try --warm-up {WARM_UP}"
+    return "try a longer --warm-up or fewer --latents"
 
 
 def training_rows(figures: Figures) -> list[Row]:

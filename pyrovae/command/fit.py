@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ import torch
 from pyrovae.command.compatibility import refuse_contradictions, refuse_inapplicable
 from pyrovae.command.contexts import notes, threads
 from pyrovae.command.experiment import Experiment, experiment_of
-from pyrovae.command.figures import training_figures
+from pyrovae.command.figures import collapse, training_figures
 from pyrovae.command.inspection import as_call, parts_of
+from pyrovae.command.locking import alone_in
 from pyrovae.command.options import Options, settings_of
 from pyrovae.command.report.page import Report, render
 from pyrovae.command.runs import Run, claim, resumed
@@ -62,12 +64,17 @@ def fit_and_report(options: Options, say: Say) -> Outcome:
         ImportError, OSError, ValueError: Options, data and output folder do not fit each other;
             nothing has been written then.
     """
+    with ExitStack() as held:
+        return _fit_and_report(options, say, held)
+
+
+def _fit_and_report(options: Options, say: Say, held: ExitStack) -> Outcome:
     started = time.time()
     refuse_inapplicable(options)
     refuse_contradictions(options)
     kind = experiment_of(settings_of(options.data))
     with processes() as job:
-        folder, options = job.from_writer(lambda: place(options))
+        folder, options = job.from_writer(lambda: place(options, held))
     say = say if job.is_writer else _nothing
     with notes(say) as warned:
         data = kind.load(options)
@@ -92,9 +99,13 @@ def _nothing(line: str) -> None:
     """Print nothing."""
 
 
-def place(options: Options) -> tuple[Path, Options]:
-    """Return the folder of a run, and its options: those of the run that it continues, if any."""
+def place(options: Options, held: ExitStack) -> tuple[Path, Options]:
+    """Return the folder of a run, and its options: those of the run that it continues, if any.
+
+    No other run may write to the folder until `held` is left.
+    """
     folder = claim(options)
+    held.enter_context(alone_in(folder))
     return folder, resumed(folder, options) if options.resume else options
 
 
@@ -165,7 +176,8 @@ def report(
 ) -> Report:
     """Return the content of report.html."""
     run, history = experiment.run, trained.history
-    warned_of = [figures.get(part, {}).get("warning") for part in ("training", "latents")]
+    rising = figures.get("training", {}).get("warning")
+    warned_of = [rising, collapse(figures, run.settings)]
     warnings = [trained.failure, *warned, *warned_of]
     if history.stopped in _STATUS:
         warnings.append(f"Training was {history.stopped}: these are the weights at that point.")

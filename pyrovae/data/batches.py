@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,11 @@ def as_source(x: Array, label: str = "x") -> Source:
             f"{label} is a {type(x).__name__}, expected an array: only fit takes data sets and "
             "loaders. Stack the rows, for example torch.stack([x for x, *_ in dataset])"
         )
+    if isinstance(x, str | PathLike):
+        raise TypeError(
+            f"{label} is the path {str(x)!r}, expected an array: read the file first, as by "
+            "numpy.load; `pyrovae fit` reads files itself"
+        )
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
             f"{label} is a masked array, whose mask would be lost. Give x with the masked values "
@@ -113,6 +119,11 @@ def as_source(x: Array, label: str = "x") -> Source:
     if len(x.shape) == 0 or 0 in x.shape:
         raise ValueError(
             f"{label} has shape {tuple(x.shape)}, expected at least one row: (N, *event)"
+        )
+    if isinstance(x, Tensor) and x.is_meta:
+        raise ValueError(
+            f"{label} is on the device meta, where it has no values: leave the "
+            '"with torch.device("meta")" block, and make the data outside of it'
         )
     if is_sparse(x):
         return SparseRows.of(x)

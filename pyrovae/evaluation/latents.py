@@ -211,6 +211,5 @@ def _warning(active: Tensor, information: float) -> str | None:
     return (
         f"posterior collapse: {int(active.sum())} of {active.numel()} units are active, and the "
         f"mutual information of x and z is {information:.2f} nats. Warm up the KL by "
-        "beta=objectives.warm_up(0.25), or --warm-up 0.25 of the command line; lower beta; or "
-        "weaken the likelihood's network"
+        "beta=objectives.warm_up(0.25); lower beta; or weaken the likelihood's network"
     )

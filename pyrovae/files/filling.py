@@ -55,6 +55,12 @@ def compared(described: Any, into: nn.Module) -> nn.Module:
 def fill(graph: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put the weights into a graph; if they do not fit, it is left as it was."""
     state = graph.state_dict()
+    lazy = next(filter(lambda name: nn.parameter.is_lazy(state[name]), state), None)
+    if lazy is not None:
+        raise ValueError(
+            f"{lazy} of `into` has no shape yet, as its lazy module has not run: run `into` once "
+            "with some rows, as by pyrovae.elbo(into, x), then load into it"
+        )
     names = {plain_name(name): name for name in state}
     before = {name: tensor.clone() for name, tensor in state.items()}
     given = {names.get(plain_name(name), name): tensor for name, tensor in tensors.items()}

@@ -71,6 +71,8 @@ def save(
         TypeError: if `graph` is no `nn.Module`, a part's tensor is neither parameter nor persistent
             buffer, a network of the programs is no part of the graph, or `metrics` hold something
             that JSON cannot.
+        ValueError: if a parameter has no values yet: on the device meta, or of a lazy module that
+            has not run.
     """
     return save_with(graph, folder, lambda weights: None, history=history, metrics=metrics)
 

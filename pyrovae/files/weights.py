@@ -32,16 +32,38 @@ def packed(graph: nn.Module, further: Mapping[str, Tensor]) -> bytes:
     What parts share is written once, its other names as metadata. A view of another tensor is
     written as one of its own; safetensors' own `save_model` drops it, and refuses a batch
     normalization that is shared.
+
+    Raises:
+        ValueError: if a tensor has no values yet.
     """
     first: dict[int, str] = {}
     tensors, other_names = {}, {"format": "pt"}
     state = {plain_name(name): value for name, value in graph.state_dict(keep_vars=True).items()}
     for name, tensor in {**state, **further}.items():
+        _check_values(name, tensor)
         if first.setdefault(id(tensor), name) == name:
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
             other_names[name] = first[id(tensor)]
     return safetensors.save(tensors, other_names)
+
+
+def _check_values(name: str, tensor: Tensor) -> None:
+    """Refuse a parameter or buffer that has no values yet.
+
+    Raises:
+        ValueError: names it, and what gives it values.
+    """
+    if nn.parameter.is_lazy(tensor):
+        raise ValueError(
+            f"save: {name} has no shape yet, as its lazy module has not run: fit the graph first, "
+            "or run it once, as by pyrovae.elbo(graph, x)"
+        )
+    if tensor.is_meta:
+        raise ValueError(
+            f"save: {name} is on the device meta, where it has no values: build the graph outside "
+            'of "with torch.device("meta")", or call graph.to_empty(device="cpu") and load weights'
+        )
 
 
 def unpacked(path: Path, weights: bytes) -> dict[str, Tensor]:

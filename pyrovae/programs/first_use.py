@@ -10,8 +10,23 @@ __all__ = ["prepare_process"]
 _LARGEST_KEPT = (32 << 20) - 8192  # bytes: what glibc keeps at most, less what it adds to a block
 
 
-@cache
 def prepare_process() -> None:
+    """Refuse to compute on the device meta; the first time, prepare what makes others fast.
+
+    Raises:
+        RuntimeError: within `torch.device("meta")`, where new tensors have no values.
+    """
+    if torch.get_default_device().type == "meta":
+        raise RuntimeError(
+            'new tensors are made on the device meta, where they have no values: leave the "with '
+            'torch.device("meta")" block, or call torch.set_default_device("cpu"), before fits '
+            "and evaluations"
+        )
+    _prepare_once()
+
+
+@cache
+def _prepare_once() -> None:
     """Let freed memory be kept for the next step, and touch the constants of log(1 + x).
 
     glibc gives blocks back to the system that are larger than the largest one which was freed

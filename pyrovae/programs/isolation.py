@@ -1,6 +1,7 @@
 """Evaluate a graph without changing it: modes, random streams and Pyro's store are restored."""
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -100,7 +101,10 @@ def _called_modules_in_eval_mode() -> Iterator[None]:
 
     hook = register_module_forward_pre_hook(switch)
     try:
-        yield
+        with warnings.catch_warnings():  # of networks that torch.compile wrapped
+            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global")
+            warnings.filterwarnings("ignore", "Dynamo does not know how to trace the builtin `_th")
+            yield
     finally:
         hook.remove()
         for module in training:

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions.hmm import HiddenMarkovModel
 from torch import Tensor
 
+from pyrovae.programs.checks import check_all_rows
 from pyrovae.programs.explained import explained
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.traces import Site, observed, record
@@ -25,15 +26,18 @@ def check_shapes(graph: Any, *batch: Tensor) -> None:
         batch: (x, *c), B rows each.
 
     Raises:
-        ValueError: if x only fits by broadcasting, or a network refuses it.
+        ValueError: if x only fits by broadcasting, a network refuses it, or a plate draws some of
+            its rows by itself.
     """
     with random_stream(0, cuda_devices(graph)):
         with explained(batch):
             guide = record(graph.guide, *batch)
+        check_all_rows(guide)
         try:
             model = record(graph.model, *batch, given=guide)
         except Exception:  # a user's model may want more than its guide does; none is asked here
             return
+    check_all_rows(model)
     for site in observed(model):
         check_shape(site, batch[0])
 

@@ -42,6 +42,7 @@ class _Uncondition(Messenger):
         self.names, self.batch = names, batch
 
     def _pyro_sample(self, msg: Site) -> None:
+        check_subsample(msg)
         if isinstance(leaf(msg["fn"]), dist.Unit):  # a factor, which draws nothing
             return
         if msg["is_observed"] and not is_deterministic(msg) and self._drawn(msg):
@@ -62,7 +63,6 @@ class _Improper(Messenger):
         self.like = like
 
     def _pyro_sample(self, msg: Site) -> None:
-        check_subsample(msg)
         if msg["is_observed"] or msg["done"]:
             return
         try:

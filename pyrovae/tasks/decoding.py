@@ -21,6 +21,7 @@ from pyrovae.tasks.embedding import expectation, points_of_latents
 from pyrovae.tasks.given import (
     Given,
     SameNoise,
+    check_inferred,
     check_shared,
     fixed_values,
     given_values,
@@ -201,8 +202,8 @@ def reconstruct(
         A tensor with the shape of x, or a dict of them, as from `generate`.
 
     Raises:
-        ValueError: if there is no such site; or a latent that all rows share is neither set nor
-            fixed, since another is named.
+        ValueError: if there is no such site; or a latent is neither set nor fixed that all rows
+            share, or that the guide does not draw and no `site` is named.
     """
     pieces: list[Values] = []
     data = as_sources((x, *c))
@@ -217,7 +218,7 @@ def reconstruct(
             given = {name: z for name, z in points.items() if site or name in latents}
             given = {name: _placed(latents, name, z) for name, z in given.items()}
             given |= kept.at(part)
-            check_shared(latents, given, "reconstruct")
+            check_inferred(latents, given, site, "reconstruct")
             sites = programs.simulated(graph.model, *batch, given=given, observed=observed).observed
             pieces.append(_expected(sites, latents.layout._replace(rows=len(batch[0]))))
     return _alone(_joined(pieces))

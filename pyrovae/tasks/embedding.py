@@ -207,6 +207,12 @@ def _site_of(trace: Trace, site: str | None) -> str:
             f'site "{site}" is shared by all rows, so no row has an embedding there. Name one of '
             f"{per_row} by site="
         )
+    if not latents:
+        raise ValueError(
+            "embed: the guide draws no latent, so there is no q(z | x). Those that TraceEnum_ELBO "
+            "sums out of a model have their probabilities by its compute_marginals(graph.model, "
+            "graph.guide, x); or sample them in the guide too"
+        )
     words = "none is named" if site is None else f'has no latent site "{site}"'
     raise ValueError(f"embed: the guide has the latents {per_row}, {words}; name one by site=")
 

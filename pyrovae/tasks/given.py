@@ -19,6 +19,7 @@ from pyrovae.programs import Trace
 __all__ = [
     "Given",
     "SameNoise",
+    "check_inferred",
     "check_shared",
     "fixed_values",
     "given_values",
@@ -108,6 +109,30 @@ def check_shared(latents: Trace, given: Collection[str], task: str) -> None:
             "from its prior would be an untrained model's. Give the value, as by "
             f'fixed={{"{shared[0]}": value}}; or take a graph with a draw from its posterior, such '
             "as graph.draw() of a BayesianVAE"
+        )
+
+
+def check_inferred(latents: Trace, given: Collection[str], site: str | None, task: str) -> None:
+    """Refuse what `check_shared` does, and latents of the model that the guide does not draw.
+
+    Their value would come from the prior, and say nothing of x.
+
+    Args:
+        latents: of the model, from `latents_of`.
+        given: names of those that have a value.
+        site: the only latent that is asked for, beside which others are drawn from the model.
+        task: what errors call it.
+
+    Raises:
+        ValueError: if one has no value.
+    """
+    check_shared(latents, given, task)
+    missing = [name for name in latents if name not in given]
+    if site is None and missing:
+        raise ValueError(
+            f'{task}: the guide does not draw the latent "{missing[0]}" of the model, such as one '
+            "that TraceEnum_ELBO sums out, so its value would come from its prior. Sample it in "
+            "the guide too, give fixed=, or name by site= the latent that is inferred"
         )
 
 

@@ -194,4 +194,5 @@ def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | Non
 
 def _repeated(c: tuple[Array, ...], n: int) -> list[Tensor]:
     """Return each context, with shape (C,), as n equal rows."""
-    return [torch.as_tensor(part).expand(n, *part.shape) for part in c]
+    parts = [torch.as_tensor(part) for part in c]
+    return [part.expand(n, *part.shape) for part in parts]

@@ -1,6 +1,6 @@
 """The arguments of `pyrovae.fit` that its loop follows, and their checks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -79,11 +79,7 @@ class Arguments:
             )
         for hook in self.listeners():
             if not isinstance(hook, Hook):
-                raise TypeError(
-                    f"fit: hooks has {hook!r}, expected objects of pyrovae.hooks.Hook, a class "
-                    "whose on_step or on_epoch you override; a function of the history goes to "
-                    "callback="
-                )
+                raise _no_hook(hook)
 
     def check_checkpoint(self) -> None:
         """Check that the checkpoint can be written, before the first epoch is trained for it.
@@ -101,7 +97,11 @@ class Arguments:
 
     def listeners(self) -> list[Hook]:
         """Return the hooks as a list."""
-        return [self.hooks] if isinstance(self.hooks, Hook) else list(self.hooks)
+        if isinstance(self.hooks, Hook):
+            return [self.hooks]
+        if not isinstance(self.hooks, Iterable) or isinstance(self.hooks, type):
+            raise _no_hook(self.hooks)
+        return list(self.hooks)
 
     def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
         """Return a minibatch of training data, transformed."""
@@ -119,3 +119,14 @@ class Arguments:
                 f"fit: batch_transform returned a {type(batch).__name__}, expected x or (x, *c)"
             )
         return (batch,) if isinstance(batch, Tensor) else tuple(batch)
+
+
+def _no_hook(given: object) -> TypeError:
+    """Return the error of what is no hook, such as a class of hooks."""
+    if isinstance(given, type) and issubclass(given, Hook):
+        name = given.__name__
+        return TypeError(f"fit: hooks has the class {name}, expected an object of it: {name}(...)")
+    return TypeError(
+        f"fit: hooks has {given!r}, expected objects of pyrovae.hooks.Hook, a class whose on_step "
+        "or on_epoch you override; a function of the history goes to callback="
+    )

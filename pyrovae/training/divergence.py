@@ -1,8 +1,9 @@
 """Diagnosis of a fit that diverges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae import programs
@@ -14,6 +15,15 @@ from pyrovae.training.synchronized import alone
 __all__ = ["TrainingError", "diagnose", "diagnose_step", "diverged"]
 
 _NOTHING_FOUND = "every site's density is finite"
+_REMEDY = (
+    'Try a smaller learning rate, clip_norm="auto", data of about unit size '
+    "(conditional.Standardized), or a bounded scale in the likelihood or posterior"
+)
+_REMEDY_OF_HALF = (
+    "Its weights are float16, in which Adam's eps of 1e-8 is 0 and the square of a gradient below "
+    "2e-4 too, so that a step is 0 / 0; and values above 65504 are infinite. Train in float32, as "
+    'by graph.float(), with precision="bf16" if it shall be fast'
+)
 _LISTED = 5  # rows that an error lists
 
 
@@ -31,14 +41,20 @@ class TrainingError(RuntimeError):
         self.history = history
 
 
-def diverged(what: str, step: int, history: History) -> TrainingError:
-    """Return the error of a fit that diverged in a step of the epoch after those of its history."""
+def diverged(what: str, step: int, history: History, tensors: Iterable[Tensor]) -> TrainingError:
+    """Return the error of a fit that diverged in a step of the epoch after those of its history.
+
+    Args:
+        what: is not finite.
+        step: number of the step in its epoch.
+        history: of the fit.
+        tensors: that were trained.
+    """
     kept = history.best_epoch or len(history.loss)
     return TrainingError(
         f"step {step} of epoch {len(history.loss) + 1}: {what}. The graph holds the weights "
-        f"{f'of epoch {kept}' if kept else 'that it began with'}. Try a smaller learning rate, "
-        'clip_norm="auto", data of about unit size (conditional.Standardized), or a bounded scale '
-        "in the likelihood or posterior",
+        f"{f'of epoch {kept}' if kept else 'that it began with'}. "
+        + (_REMEDY_OF_HALF if any(t.dtype is torch.float16 for t in tensors) else _REMEDY),
         history,
     )
 

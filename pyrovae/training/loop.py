@@ -296,4 +296,5 @@ class Loop:
             TrainingError: always.
         """
         self.programs.put(self.best or self.good)
-        raise diverged(what, position or self.position, self.history)
+        tensors = self.programs.named_tensors().values()
+        raise diverged(what, position or self.position, self.history, tensors)

@@ -150,7 +150,7 @@ class CellExperiment(Experiment):
 
     def table(self, figures: dict[str, Any]) -> list[Row]:
         """Return figures as rows of a table."""
-        return cell_figures.table(figures)
+        return cell_figures.table(figures, self.run.settings)
 
     def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:
         """Draw training, latent space, library sizes and the posterior predictive."""

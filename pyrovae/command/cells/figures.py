@@ -11,6 +11,7 @@ from pyrovae import evaluation
 from pyrovae.command import figures as common
 from pyrovae.command.cells import clusters, mixing
 from pyrovae.command.cells.evaluated import EvaluatedCells
+from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.report.cell_plots import UNLABELLED
 from pyrovae.command.report.page import Row
 
@@ -126,7 +127,7 @@ def _clusters(
 
 
 # --------------------------------------------------------------------------------- as table rows
-def table(figures: Figures) -> list[Row]:
+def table(figures: Figures, settings: CellSettings) -> list[Row]:
     """Return figures as rows of a table, best read top to bottom."""
     if "why_not" in figures:
         rows = [Row("figures", "left out", figures["why_not"])]
@@ -135,7 +136,7 @@ def table(figures: Figures) -> list[Row]:
         common.elbo_row(figures, "test cells"),
         *_kl_rows(figures["test"]),
         *common.evidence_rows(figures, "test cells"),
-        *common.latent_rows(figures),
+        *common.latent_rows(figures, settings),
         *_library_rows(figures["library"]),
         *_predictive_rows(figures["predictive"]),
         *_truth_rows(figures.get("truth")),

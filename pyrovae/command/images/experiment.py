@@ -247,7 +247,7 @@ class ImageExperiment(Experiment):
     def table(self, figures: dict[str, Any]) -> list[Row]:
         """Return figures as rows of a table."""
         if "reconstruction" not in figures:
-            return table(figures)
+            return table(figures, self.run.settings)
         return [*reconstruction.table(figures, self.run.settings), *training_rows(figures)]
 
     def pictures(self, history: History, figures: dict[str, Any]) -> list[Picture]:

@@ -108,13 +108,13 @@ def _log_unit_normal(test: np.ndarray, train: np.ndarray, constant: np.ndarray) 
     return (-0.5 * np.square(off) - 0.5 * np.log(2 * np.pi)).sum(1)
 
 
-def table(figures: Figures) -> list[Row]:
+def table(figures: Figures, settings: ImageSettings) -> list[Row]:
     """Return figures as rows of a table, best read top to bottom."""
     return [
         common.elbo_row(figures, "test rows"),
         *common.evidence_rows(figures, "test rows"),
         *_baseline_rows(figures.get("baselines"), figures.get("training", {})),
-        *common.latent_rows(figures),
+        *common.latent_rows(figures, settings),
         *common.training_rows(figures),
     ]
 

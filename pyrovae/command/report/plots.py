@@ -224,8 +224,9 @@ def kl_per_unit(kl: np.ndarray, threshold: float = 0.01) -> Figure:
     if len(kl) <= 40:
         axis.set_xticks(np.arange(len(kl)), order)
     axis.set(xlabel="latent unit, sorted", ylabel="nats per observation", xmargin=0.02)
+    axis.margins(y=0.18)  # room for the legend above the bars
     axis.set_title("KL per latent unit")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper right", ncols=3, fontsize="small", columnspacing=1)
     return figure
 
 
