@@ -608,3 +608,8 @@ def test_rows_of_one_effective_draw_are_told():
     refined = pv.impute(graph, x, **options)  # no warning
     assert (refined.effective_sample_size < 2).sum() <= 2
     pv.impute(graph, x, method="hmc", draws=1, steps=2, **options)  # equal weights: no warning
+    with pytest.warns(pv.RestorationWarning, match="hidden_log_prob: .* log_p is likely") as w:
+        few = pv.hidden_log_prob(graph, x, method="importance", **options)
+    assert w[0].filename == __file__
+    many = pv.hidden_log_prob(graph, x, **{**options, "samples": 1000})  # no warning
+    assert few.log_p.mean() < many.log_p.mean()

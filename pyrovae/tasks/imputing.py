@@ -17,11 +17,18 @@ from pyrovae.data import Array, as_source, device_and_dtype, slices
 from pyrovae.evaluation import Evidence
 from pyrovae.tasks.measurements import Hidden
 from pyrovae.tasks.proposals import Effort
-from pyrovae.tasks.restoring import Options, Restored, posteriors_of_rows, restore
+from pyrovae.tasks.restoring import (
+    Options,
+    Restored,
+    posteriors_of_rows,
+    restore,
+    warn_if_few,
+)
 
 __all__ = ["hidden_log_prob", "impute"]
 
 _ROWS = 4096  # that are checked at once
+_LEAST_SIZE = 10  # effective draws, below which an error estimated from them means little
 
 
 def impute(
@@ -141,6 +148,10 @@ def hidden_log_prob(
 
     Raises:
         ValueError: as `impute`, and if x is NaN anywhere.
+
+    Warns:
+        RestorationWarning: if more than a tenth of the rows have an effective sample size below 10
+            (one in eight with fewer than 80 samples).
     """
     data = _Holes("hidden_log_prob", graph, x, hidden, fill)
     data.check(c, whole=True)
@@ -154,7 +165,10 @@ def hidden_log_prob(
         for part, posterior in zip(slices(len(data), batch_size), found, strict=True):
             log_p = posterior.target.log_measured(posterior.z, data.measurement(part, others=True))
             pieces.append((*_mean(log_p, posterior.weights), posterior.effective_sample_size))
-    return Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
+    found = Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
+    so = "log_p is likely too low there, and its standard_error too small"
+    warn_if_few(found.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=3)
+    return found
 
 
 def _mean(log_p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,14 @@ from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
 from pyrovae.training import Products, threads_for
 
-__all__ = ["Options", "RestorationWarning", "Restored", "posteriors_of_rows", "restore"]
+__all__ = [
+    "Options",
+    "RestorationWarning",
+    "Restored",
+    "posteriors_of_rows",
+    "restore",
+    "warn_if_few",
+]
 
 OfRows = Callable[[slice], Measurement]
 
@@ -129,23 +136,31 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
             pieces.append((mean, x, found.effective_sample_size))
     means, draws, sizes = zip(*pieces, strict=True)
     restored = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
-    if options.method != "hmc":  # whose draws have equal weights
-        _warn_if_single(restored.effective_sample_size, options)
+    so = "the mean, the draws and their intervals come from one draw there"
+    warn_if_few(restored.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=4)
     return restored
 
 
-def _warn_if_single(sizes: Tensor, options: Options) -> None:
-    least = min(_LEAST_SIZE, options.effort.samples / 8)
+def warn_if_few(sizes: Tensor, options: Options, least: float, so: str, stacklevel: int) -> None:
+    """Warn with a `RestorationWarning` if more than a tenth of the rows have few effective draws.
+
+    Args:
+        sizes: effective sample size of each row.
+        options: how they were found. The draws of "hmc" have equal weights: it does not warn.
+        least: effective draws that a row needs; of fewer than eight times as many, one in eight.
+        so: what follows, for the message.
+        stacklevel: of the warning: 3 for the caller of this one's.
+    """
+    least = min(least, options.effort.samples / 8)
     bad = int((sizes < least).sum())
-    if bad <= _MANY * len(sizes):
+    if options.method == "hmc" or bad <= _MANY * len(sizes):
         return
     warnings.warn(
         f"{options.task}: in {bad} of {len(sizes)} rows fewer than {least:g} of samples="
-        f"{options.effort.samples} weighted draws of the latents are effective, so the mean, the "
-        "draws and their intervals come from one draw there: take more samples or steps, or use "
-        'method="refine" or "hmc"',
+        f"{options.effort.samples} weighted draws of the latents are effective, so {so}: take more "
+        'samples or steps, or use method="refine" or "hmc"',
         RestorationWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
