@@ -165,10 +165,10 @@ def hidden_log_prob(
         for part, posterior in zip(slices(len(data), batch_size), found, strict=True):
             log_p = posterior.target.log_measured(posterior.z, data.measurement(part, others=True))
             pieces.append((*_mean(log_p, posterior.weights), posterior.effective_sample_size))
-    found = Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
+    evidence = Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
     so = "log_p is likely too low there, and its standard_error too small"
-    warn_if_few(found.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=3)
-    return found
+    warn_if_few(evidence.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=3)
+    return evidence
 
 
 def _mean(log_p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
