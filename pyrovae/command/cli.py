@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from pyrovae.command.choices import Part
 from pyrovae.command.images import commands
+from pyrovae.command.interrupts import effective_interrupts
 from pyrovae.command.memory import keep_freed_memory
 from pyrovae.command.options import Options, with_options
 from pyrovae.command.settings import DATA_HELP, DataDir, TestRows
@@ -81,7 +82,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 def main() -> None:
     """Run the command line."""
     keep_freed_memory()
-    app(prog_name="pyrovae")
+    with effective_interrupts():
+        app(prog_name="pyrovae")
 
 
 def _nothing(text: str) -> None:
