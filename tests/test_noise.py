@@ -214,7 +214,8 @@ def test_draws_of_many_levels_have_the_sum_and_spread_as_the_values_do(kind):
     draws = BlockSums(p.expand((500, 9, 4, 4)), 2).draw(s)
     assert draws.min() >= 0
     assert draws.max() <= 79
-    torch.testing.assert_close(blocks(draws, 2).sum(-1), s.expand(500, 9, 2, 2))
+    assert (draws == draws.round()).all()
+    assert torch.equal(blocks(draws, 2).sum(-1), s.expand(500, 9, 2, 2))
     mean, at_once = exact(p, s)[1], blocks(draws, 2)
     assert (at_once.mean(0) - mean).abs().mean() < 1.5
     spread = blocks(p.sample((500,)).double(), 2).std(0)
@@ -229,6 +230,55 @@ def test_the_ends_of_many_levels_are_exact():
         torch.testing.assert_close(sums.mean(s), torch.full((9, 4, 4), [0.0, 79.0][k]).double())
     assert (sums.log_prob(zero - 1) == -torch.inf).all()
     assert (sums.log_prob(zero + 4 * 79 + 1) == -torch.inf).all()
+
+
+@pytest.mark.parametrize("factor", [2, 3, 8])
+def test_sums_off_whole_numbers_by_rounding_count_as_whole(factor):
+    """At the ends too, where a sum that is larger by rounding alone is not impossible."""
+    p = DiscretizedLogistic(torch.zeros(factor, factor), torch.zeros(factor, factor))
+    sums, most = BlockSums(p, factor), torch.full((1, 1), 255.0 * factor**2)
+    for s in (most, 0 * most, most // 2):
+        off = torch.stack([torch.nextafter(s, s + 1), torch.nextafter(s, s - 1)])
+        torch.testing.assert_close(sums.log_prob(off), sums.log_prob(s.expand_as(off)))
+        assert torch.equal(blocks(sums.draw(off), factor).sum(-1), s.expand_as(off))
+    assert (sums.log_prob(torch.stack([most + 0.1, 0 * most - 0.1])) == -torch.inf).all()
+    assert sums.log_prob(most / 2 + 0.5).isfinite()
+    x = sums.draw(most / 2 + 0.25)
+    assert x.sum() == most / 2 + 0.25
+    assert (x != x.round()).sum() <= 1
+
+
+def test_sums_of_levels_without_mass_are_impossible():
+    """Where Newton's method has no root to go to, and log p(S) was some -1e18."""
+    logits = torch.full((2, 2, 80), -torch.inf)
+    logits[..., 10:30] = torch.randn(2, 2, 20)
+    logits.requires_grad_()
+    p = dist.Categorical(logits=logits)
+    s = torch.tensor([1.0, 39.0, 40.0, 77.0, 116.0, 117.0, 315.0]).reshape(-1, 1, 1)
+    log_p = BlockSums(p, 2).log_prob(s.expand(7, 1, 1)).flatten()
+    assert torch.equal(log_p.isneginf(), torch.tensor([1, 1, 0, 0, 0, 1, 1]).bool())
+    for at, k in ((2, 10), (4, 29)):
+        torch.testing.assert_close(log_p[at], p.logits[..., k].sum(), rtol=1e-4, atol=1e-3)
+    (gradient,) = torch.autograd.grad(log_p.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.double])
+def test_sums_of_many_levels_in_any_precision(dtype):
+    """Where cubes of levels are above 65504, the largest number, and sums are of another type."""
+    loc, log_scale = torch.tensor([[-0.5, 0.25], [0.0, 0.75]]), torch.full((2, 2), -2.0)
+    wanted = BlockSums(DiscretizedLogistic(loc, log_scale), 2)
+    sums = BlockSums(DiscretizedLogistic(loc.to(dtype), log_scale.to(dtype)), 2)
+    for s in (torch.tensor([[500.0]]), torch.tensor([[500.0]], dtype=dtype), torch.tensor([[500]])):
+        got = sums.log_prob(s).float()
+        torch.testing.assert_close(got, wanted.log_prob(s), rtol=1e-3, atol=1e-3)
+        assert sums.mean(s).dtype == sums.draw(s).dtype == dtype
+        assert sums.draw(s).float().sum() == 500
+
+
+def test_sums_of_no_values():
+    p = dist.Binomial(255, logits=torch.zeros(0, 4, 4))
+    assert BlockSums(p, 2).log_prob(torch.zeros(0, 2, 2)).shape == (0, 2, 2)
 
 
 def test_a_square_that_is_certain_has_probability_one():

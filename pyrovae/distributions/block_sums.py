@@ -4,7 +4,7 @@ normal     S ~ N(sum mu_i, sum s_i^2);   x_i | S = x_i + s_i^2 / sum s^2 (S - su
 Poisson    S ~ Poisson(sum r_i);         x | S ~ Multinomial(S, r / sum r)
 levels     p(S) by convolution;          E[x_i | S] = d log p_t(S) / dt_i at t = 0, where
            p_t has the weights p_i(k) e^(t_i k);   x_1 | S, then x_2 | S - x_1, ...
-           of more than 64 levels by the saddlepoint approximation
+           by the saddlepoint approximation of more than 64 levels, or of 64 values in a square
 others     as the normal of the same mean and variance
 """
 

@@ -228,6 +228,8 @@ def _bounds(p: Any) -> tuple[int, int] | None:
         return 0, 1
     if isinstance(support, torch.distributions.constraints.integer_interval):
         low, high = (torch.as_tensor(edge) for edge in (support.lower_bound, support.upper_bound))
+        if not high.numel():
+            return None  # no values, each with bounds of its own
         return int(low.min()), int(high.max())
     return None
 

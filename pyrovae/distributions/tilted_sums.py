@@ -27,6 +27,7 @@ _ITERATIONS = 60  # at most, of Newton's method, which takes 3 to 7
 _CLOSE = 1e-3  # how near K'(t) comes to S, in standard deviations: within 5e-7 nats
 _LEAST_DEVIATION = 0.1  # in levels, where a sum is all but certain: what float32 resolves
 _RESOLVED = 1e-6  # relative to t: bounds as near to each other as float32 tells
+_ROUNDING = 5e-7  # of the largest sum: so far off a whole number are means times f^2 in float32
 
 
 class TiltedSums:
@@ -38,19 +39,21 @@ class TiltedSums:
     """
 
     def __init__(self, points: Points, lay_out: Callable[[Tensor], Tensor]) -> None:
-        p, self._k = points.p, points.values
+        p, levels, self._type = points.p, points.values, points.values.dtype
+        self._k = levels.to(torch.promote_types(self._type, torch.float32))
         parameters, self._log_mass = family(p)
         if not parameters:
             parameters = (points.log_mass.movedim(0, -1),)
             self._log_mass = lambda k, table: table.movedim(-1, 0)
 
         def laid_out(part: Tensor) -> Tensor:
+            part = part.to(self._k.dtype)
             if part.dim() == len(p.batch_shape):
                 return lay_out(part)
             return torch.stack([lay_out(piece) for piece in part.unbind(-1)], -1)
 
         self._parameters = [laid_out(part) for part in parameters]
-        of_ends = [lay_out(p.log_prob(k.expand(p.batch_shape))) for k in self._k[[0, -1]]]
+        of_ends = [laid_out(p.log_prob(k.expand(p.batch_shape))) for k in levels[[0, -1]]]
         self._log_least, self._log_most = (log_p.sum(-1) for log_p in of_ends)
         self._m = of_ends[0].shape[-1]
         self._most = self._m * float(self._k[-1])
@@ -62,7 +65,10 @@ class TiltedSums:
         return max(part.shape[dims:].numel() for part in self._parameters)
 
     def log_prob(self, s: Tensor) -> Tensor:
-        """Return log p(S), with shape (*'); -inf of what is no sum of levels."""
+        """Return log p(S), with shape (*'); -inf below the least and above the largest sum.
+
+        Between whole numbers, such as a mean that was rounded gives, it is as beside them.
+        """
         s = self._expanded(s)
         found = torch.where(s == 0, self._log_least, -math.inf)
         found = torch.where(s == self._most, self._log_most, found)
@@ -74,19 +80,25 @@ class TiltedSums:
     @torch.no_grad()
     def mean(self, s: Tensor) -> Tensor:
         """Return E[x | S], with shape (*', m); they add up to S."""
-        return self._of_values(s, lambda mean, variance, tilted: mean)
+        top = float(self._k[-1])
+        return self._of_values(s, lambda s, m, variance, _: _onto_sum(m, variance, s, top))
 
     @torch.no_grad()
     def draw(self, s: Tensor) -> Tensor:
-        """Return x with shape (*', m), drawn under the tilting, then moved to where they add up."""
+        """Return x with shape (*', m), drawn under the tilting, then moved to where they add up.
 
-        def drawn(mean: Tensor, variance: Tensor, tilted: Tensor) -> Tensor:
+        They are levels where S is a whole number.
+        """
+
+        def drawn(s: Tensor, mean: Tensor, variance: Tensor, tilted: Tensor) -> Tensor:
             gumbel = -torch.empty_like(tilted).exponential_().log()
-            return (tilted + gumbel).argmax(0).to(mean.dtype)
+            x = (tilted + gumbel).argmax(0).to(mean.dtype)
+            return _rounded(_onto_sum(x, variance, s, float(self._k[-1])), s)
 
         return self._of_values(s, drawn)
 
-    def _of_values(self, s: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def _of_values(self, s: Tensor, values: Callable[..., Tensor]) -> Tensor:
+        """Return values(S, mean, variance, log p_t) of each sum, with shape (*', m)."""
         s = self._expanded(s)
         inside, given = self._inside(s)
         ends = (s > 0).to(s.dtype) * float(self._k[-1])
@@ -95,15 +107,16 @@ class TiltedSums:
         def of_some(s: Tensor, *parameters: Tensor) -> Tensor:
             log_mass = self._log_mass(self._k[:, None, None], *parameters)
             tilted, mean, variance = _tilted(log_mass, self._k, _tilting(log_mass, self._k, s))
-            return _onto_sum(value(mean, variance, tilted), variance, s, float(self._k[-1]))
+            return values(s, mean, variance, tilted)
 
         if given[0].numel():
             found[inside] = self._in_blocks(of_some, given)
-        return found
+        return found.to(self._type)
 
     def _log_prob_of_some(self, s: Tensor, *parameters: Tensor) -> Tensor:
         log_mass = self._log_mass(self._k[:, None, None], *parameters)  # (L, n, m)
-        t = _tilting(log_mass.detach(), self._k, s)
+        possible = _possible(log_mass.detach(), self._k, s)
+        t = _tilting(log_mass.detach(), self._k, possible)
         tilted = log_mass + t[:, None] * self._k[:, None, None]
         log_m = tilted.logsumexp(0)
         p, k = (tilted - log_m).exp(), self._k[:, None, None]
@@ -115,10 +128,14 @@ class TiltedSums:
         # t moves with the parameters: dt = -dK'(t) / K''(t), and log p depends on it by the width.
         slope = (math.pi * third / (width * second.clamp(min=1e-30))).detach()
         first = mean.sum(-1)
-        log_p = log_m.sum(-1) - t * s - width.log() / 2
-        return log_p + slope * (first - first.detach())
+        log_p = log_m.sum(-1) - t * possible - width.log() / 2
+        log_p = log_p + slope * (first - first.detach())
+        return torch.where(s == possible, log_p, -math.inf)
 
     def _expanded(self, s: Tensor) -> Tensor:
+        """Return S with shape (*'), and whole where it is so but for rounding."""
+        s = s.to(self._k.dtype)
+        s = torch.where((s - s.round()).abs() <= _ROUNDING * self._most, s.round(), s)
         return s.expand(np.broadcast_shapes(s.shape, self._log_least.shape))
 
     def _inside(self, s: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -147,6 +164,15 @@ def _tilted(log_mass: Tensor, k: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Ten
     mean = first / total
     variance = (second / total - mean.square()).clamp(min=0)
     return tilted.view_as(log_mass), middle + mean, variance
+
+
+def _possible(log_mass: Tensor, k: Tensor, s: Tensor) -> Tensor:
+    """Return S, or the sum next to it where levels have no mass and none is as small or large."""
+    impossible, k = log_mass.isneginf(), k[:, None, None]
+    if not impossible.any():
+        return s
+    least = torch.where(impossible, math.inf, k).amin(0).sum(-1)
+    return s.clamp(least, torch.where(impossible, 0.0, k).amax(0).sum(-1))
 
 
 def _tilting(log_mass: Tensor, k: Tensor, s: Tensor) -> Tensor:
@@ -185,3 +211,10 @@ def _onto_sum(x: Tensor, variance: Tensor, s: Tensor, top: float) -> Tensor:
     missing = (s - x.sum(-1)).unsqueeze(-1)
     room = torch.where(missing > 0, top - x, x)
     return x + missing * room / room.sum(-1, keepdim=True).clamp(min=1e-30)
+
+
+def _rounded(x: Tensor, s: Tensor) -> Tensor:
+    """Return x rounded so that it adds up to S: up where the fractions are largest."""
+    below = x.floor()
+    rank = (below - x).argsort(-1).argsort(-1)
+    return below + ((s - below.sum(-1)).unsqueeze(-1) - rank).clamp(0, 1)

@@ -35,9 +35,9 @@ def super_resolve(
 ) -> Restored:
     """Return images given their means over squares of factor x factor pixels.
 
-    p(S | z) is exact for normal, Poisson and binary pixels and for those of at most 64 levels, in
-    squares of at most 64 pixels. For more levels it is the saddlepoint approximation; other pixels
-    count as normal ones of the same mean and variance.
+    p(S | z) is exact for normal and Poisson pixels, and for pixels of at most 64 levels, such as
+    binary ones, in squares of at most 64. For more of either it is the saddlepoint approximation;
+    other pixels count as normal ones of the same mean and variance.
 
     Args:
         graph: any graph of images, also flattened ones, whose likelihood is independent over the
