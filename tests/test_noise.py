@@ -397,21 +397,29 @@ def test_blocks_of_levels_give_what_all_levels_give_at_once(kind, block, monkeyp
     torch.testing.assert_close(*of_both)
 
 
-def test_memory_of_many_levels_does_not_grow_with_their_number():
+class Largest(TorchDispatchMode):
+    """The most values of a tensor that operations returned."""
+
+    most = 0
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        self.most = max(self.most, out.numel() if isinstance(out, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("kind", ["noise on a Binomial", "sums of a DiscretizedLogistic"])
+def test_memory_of_many_levels_does_not_grow_with_their_number(kind):
     """The forward and the backward pass hold no tensor of all levels of all values."""
-    sizes = []
-
-    class Largest(TorchDispatchMode):
-        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
-            out = f(*args, **(kwargs or {}))
-            sizes.append(out.numel() if isinstance(out, torch.Tensor) else 0)
-            return out
-
-    logits = torch.randn(20_000, requires_grad=True)
-    with Largest():
-        p = dist.Binomial(255, logits=logits)
-        GaussianNoise(20.0).log_prob(torch.full((20_000,), 100.0), p).sum().backward()
-    assert max(sizes) <= families._BLOCK
+    logits = torch.randn(1250, 4, 4, requires_grad=True)
+    with Largest() as largest:
+        if kind == "noise on a Binomial":
+            p = dist.Binomial(255, logits=logits)
+            GaussianNoise(20.0).log_prob(torch.full((4,), 100.0), p).sum().backward()
+        else:
+            p = DiscretizedLogistic(logits, logits - 3)
+            BlockSums(p, 2).log_prob(torch.full((2, 2), 500.0)).sum().backward()
+    assert largest.most <= families._BLOCK
 
 
 @pytest.mark.parametrize(

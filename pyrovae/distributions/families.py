@@ -6,7 +6,7 @@ takes K N numbers at once, and several times as many for its gradient. In blocks
 block, and the gradient is computed with the sum: df / dtheta has the shape of theta.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -84,7 +84,7 @@ def in_blocks(f: Callable[..., Tensor], parts: Sequence[Tensor], width: int) -> 
     with torch_threads(1) if on_cpu else nullcontext():
         if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
             return _InBlocks.apply(f, size, *parts)
-        return _joined(f(*block) for block in _blocks(parts, size))
+        return _joined(len(parts[0]), ((f(*block),) for block in _blocks(parts, size)))[0]
 
 
 class _InBlocks(torch.autograd.Function):
@@ -93,16 +93,18 @@ class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Callable[..., Tensor], size: int, *parts: Tensor) -> Tensor:
         needed = ctx.needs_input_grad[2:]
-        found, gradients = [], []
-        for block in _blocks(parts, size):
+
+        def with_gradients(block: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 leaves = [b.detach().requires_grad_(n) for b, n in zip(block, needed, strict=True)]
                 value = f(*leaves)
                 wanted = [leaf for leaf in leaves if leaf.requires_grad]
-                gradients.append(torch.autograd.grad(value.sum(), wanted))
-            found.append(value.detach())
-        ctx.save_for_backward(*(torch.cat(pieces) for pieces in zip(*gradients, strict=True)))
-        return torch.cat(found)
+                return value.detach(), *torch.autograd.grad(value.sum(), wanted)
+
+        pieces = (with_gradients(block) for block in _blocks(parts, size))
+        found, *gradients = _joined(len(parts[0]), pieces)
+        ctx.save_for_backward(*gradients)
+        return found
 
     @staticmethod
     @once_differentiable
@@ -120,5 +122,18 @@ def _blocks(parts: Sequence[Tensor], size: int) -> Sequence[tuple[Tensor, ...]]:
     return list(zip(*(part.split(size) for part in parts), strict=True))
 
 
-def _joined(pieces: Any) -> Tensor:
-    return torch.cat(list(pieces))
+def _joined(n: int, pieces: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return tensors with n rows, from those of each block.
+
+    Each piece is freed before the next one is computed: small ones that stayed would lie where its
+    tables were, so that the next tables would not fit there, and memory would grow by a table for
+    each block.
+    """
+    whole, start = list[Tensor](), 0
+    for piece in pieces:
+        whole = whole or [part.new_empty(n, *part.shape[1:]) for part in piece]
+        stop = start + len(piece[0])
+        for each, part in zip(whole, piece, strict=True):
+            each[start:stop] = part
+        start = stop
+    return whole

@@ -215,11 +215,12 @@ def _has_mean(p: Any) -> bool:
 
 
 def _like(p: Any) -> Tensor:
-    """Return a tensor of the type and device of the values of p."""
-    if _has_mean(p):
-        return p.mean  # NaN for classes
+    """Return a tensor of the type and device of the values of p: a parameter, or its mean."""
     parts = (part for part in vars(p).values() if isinstance(part, Tensor))
-    return next((part for part in parts if part.is_floating_point()), torch.empty(0))
+    found = next((part for part in parts if part.is_floating_point()), None)
+    if found is not None:
+        return found
+    return p.mean if _has_mean(p) else torch.empty(0)
 
 
 def _bounds(p: Any) -> tuple[int, int] | None:
