@@ -57,6 +57,9 @@ def test_a_folder_that_is_left_empty_is_removed(tmp_path):
     with alone_in(tmp_path / "empty"):
         assert (tmp_path / "empty").is_dir()
     assert not (tmp_path / "empty").exists()
+    with alone_in(tmp_path / "above" / "empty"):
+        pass
+    assert not (tmp_path / "above").exists()
     with alone_in(tmp_path / "full"):
         (tmp_path / "full" / "file").touch()
     assert os.listdir(tmp_path / "full") == ["file"]

@@ -15,14 +15,15 @@ __all__ = ["alone_in"]
 def alone_in(folder: Path) -> Iterator[None]:
     """Context in which no other process may be in this context of the same folder.
 
-    The folder is made, and removed where it is left empty. It is locked by itself (man 2 flock): no
-    file stays, and the system lets go of it however the process ends. Where that cannot be done,
-    as on Windows or some network disks, nothing is locked.
+    The folder is made, with those above it, and what was made is removed where it is left empty.
+    It is locked by itself (man 2 flock): no file stays, and the system lets go of it however the
+    process ends. Where that cannot be done, as on Windows or some network disks, nothing is locked.
 
     Raises:
         ValueError: if another process is in it.
         OSError: if there can be no such folder.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # of the same class, by its number
@@ -33,8 +34,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
+        with suppress(OSError):  # one holds something
+            for each in made or [folder]:
+                each.rmdir()
         if handle is not None:
             os.close(handle)
 
