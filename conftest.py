@@ -13,11 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # so do the processes that they s
 SHARED_DATA = Path(os.environ.get("PYROVAE_DATA", Path(__file__).parents[1] / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items):
-    """The scripts of the course come first: at the end, one of them would leave a core idle."""
-    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _few_restorations():
     """The section on restoration of each report that a test writes: few images, little effort."""
