@@ -335,9 +335,27 @@ def test_sums_of_other_values_by_their_moments():
     mu, theta = torch.full((4, 4), 30.0), torch.full((4, 4), 8.0)
     p = NegativeBinomial(mu, theta)
     s = torch.full((2, 2), 130.0)
-    wanted = dist.Normal(120.0, (4 * (30 + 900 / 8)) ** 0.5).log_prob(s)
+    variance = 4 * (30 + 900 / 8) + 1 / (2 * math.pi)
+    wanted = dist.Normal(120.0, variance**0.5).log_prob(s)
     torch.testing.assert_close(BlockSums(p, 2).log_prob(s), wanted)
     torch.testing.assert_close(BlockSums(p, 2).mean(s), torch.full((4, 4), 32.5))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        NegativeBinomial(torch.full((2, 2), 1e-20), torch.ones(2, 2)),
+        DiscretizedLogistic(torch.full((2, 2), -1.3), torch.full((2, 2), -7.0), 65_536),
+        dist.Binomial(65_535, logits=torch.full((2, 2), -60.0)),
+    ],
+)
+def test_counts_that_are_certain_have_probability_one(p):
+    sums = BlockSums(p, 2)
+    zero, some = torch.zeros(1, 1), torch.full((1, 1), 3.0)
+    assert sums.kind == "moments"
+    assert sums.log_prob(zero).abs() < 1e-5
+    assert -torch.inf < sums.log_prob(some) < -10
+    torch.testing.assert_close(sums.mean(some), torch.full((2, 2), 0.75))
 
 
 def test_squares_of_an_image_lie_where_pooling_has_them():

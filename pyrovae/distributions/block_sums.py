@@ -5,7 +5,8 @@ Poisson    S ~ Poisson(sum r_i);         x | S ~ Multinomial(S, r / sum r)
 levels     p(S) by convolution;          E[x_i | S] = d log p_t(S) / dt_i at t = 0, where
            p_t has the weights p_i(k) e^(t_i k);   x_1 | S, then x_2 | S - x_1, ...
            by the saddlepoint approximation of more than 64 levels, or of 64 values in a square
-others     as the normal of the same mean and variance
+others     as the normal of the same mean and variance; of counts its variance is 1 / (2 pi) larger,
+           so that a count that is certain has the probability 1
 """
 
 import math
@@ -37,6 +38,9 @@ def unblocked(x: Tensor, factor: int) -> Tensor:
     """Return the images (*, H, W) of which `blocks` made x."""
     x = x.unflatten(-1, (factor, factor)).transpose(-3, -2)
     return x.flatten(-2).flatten(-3, -2)
+
+
+_CELL = 1 / (2 * math.pi)  # the variance of a normal density whose largest value is 1
 
 
 class BlockSums:
@@ -80,6 +84,7 @@ class BlockSums:
         else:
             both = (arrange(part).reshape(shape) for part in _moments(p))
             self.loc, self.variance = (blocks(part, factor) for part in both)
+            self.cell = _CELL if p.support.is_discrete else 0.0
 
     @property
     def numbers_per_value(self) -> int:
@@ -99,7 +104,7 @@ class BlockSums:
             return _log_prob_of_levels(self.log_mass, s)
         if self.kind == "Poisson":
             return Poisson(self.rate.sum(-1), validate_args=False).log_prob(s)
-        scale = self.variance.sum(-1).sqrt()
+        scale = (self.variance.sum(-1) + self.cell).sqrt()
         return Normal(self.loc.sum(-1), scale, validate_args=False).log_prob(s)
 
     def mean(self, s: Tensor) -> Tensor:
@@ -125,7 +130,8 @@ class BlockSums:
         return unblocked(self._moved(x, s), self.factor)
 
     def _moved(self, x: Tensor, s: Tensor) -> Tensor:
-        share = self.variance / self.variance.sum(-1, keepdim=True)
+        variance = self.variance + torch.finfo(self.variance.dtype).tiny  # of certain values too
+        share = variance / variance.sum(-1, keepdim=True)
         return x + share * (s - x.sum(-1)).unsqueeze(-1)
 
 

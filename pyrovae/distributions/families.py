@@ -125,9 +125,8 @@ def _blocks(parts: Sequence[Tensor], size: int) -> Sequence[tuple[Tensor, ...]]:
 def _joined(n: int, pieces: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
     """Return tensors with n rows, from those of each block.
 
-    Each piece is freed before the next one is computed: small ones that stayed would lie where its
-    tables were, so that the next tables would not fit there, and memory would grow by a table for
-    each block.
+    No piece is kept. Small ones that stayed would lie where tables of their block were, so that
+    those of the next would not fit there, and memory would grow by a table for each block.
     """
     whole, start = list[Tensor](), 0
     for piece in pieces:

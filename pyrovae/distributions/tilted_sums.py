@@ -196,8 +196,8 @@ def _tilting(log_mass: Tensor, k: Tensor, s: Tensor) -> Tensor:
         step = ((goal - (first / (most - first)).log()) / rate).nan_to_num(0.0)
         reach = 1 + t.abs()
         found = t + step.clamp(-reach, reach)
-        between = torch.where(low.isinf(), high - reach, torch.where(high.isinf(), low + reach, 0))
-        between = torch.where(low.isfinite() & high.isfinite(), (low + high) / 2, between)
+        between = torch.where(high.isinf(), low + reach, (low + high) / 2)
+        between = torch.where(low.isinf(), high - reach, between)
         found = torch.where((found > low) & (found < high), found, between)
         t = torch.where(close, t, found)
     return t
