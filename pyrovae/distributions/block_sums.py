@@ -11,7 +11,7 @@ others     as the normal of the same mean and variance; of counts its variance i
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -68,80 +68,53 @@ class BlockSums:
         shape: tuple[int, ...] | None = None,
         arrange: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        self.factor, self.kind = factor, _kind(p, factor)
         shape = p.batch_shape if shape is None else shape
-        if self.kind == "many levels":
-            self.tilted = TiltedSums(
-                levels(p),  # type: ignore[arg-type]
-                lambda part: blocks(arrange(part).reshape(shape), factor),
-            )
-        elif self.kind == "levels":
-            log_mass = levels(p).log_mass.log_softmax(0)  # type: ignore[union-attr]
-            arranged = torch.stack([arrange(part).reshape(shape) for part in log_mass])
-            self.log_mass = blocks(arranged, factor).movedim(0, -1)
-        elif self.kind == "Poisson":
-            self.rate = blocks(arrange(p.mean).reshape(shape), factor)
-        else:
-            both = (arrange(part).reshape(shape) for part in _moments(p))
-            self.loc, self.variance = (blocks(part, factor) for part in both)
-            self.cell = _CELL if p.support.is_discrete else 0.0
+        self.factor = factor
+        self.sums = _sums(p, factor, lambda part: blocks(arrange(part).reshape(shape), factor))
 
     @property
     def numbers_per_value(self) -> int:
-        """The numbers that are held for each value: masses of itself, and of sums of 1 to f * f."""
-        if self.kind == "many levels":
-            return self.tilted.numbers_per_value
-        if self.kind != "levels":
-            return 1
-        values, k = self.log_mass.shape[-2:]
-        return k + (k - 1) * (values + 1) // 2
+        """The numbers that are held for each value."""
+        return self.sums.numbers_per_value
 
     def log_prob(self, s: Tensor) -> Tensor:
         """Return log p(S) of each square, shape (*, H / f, W / f)."""
-        if self.kind == "many levels":
-            return self.tilted.log_prob(s)
-        if self.kind == "levels":
-            return _log_prob_of_levels(self.log_mass, s)
-        if self.kind == "Poisson":
-            return Poisson(self.rate.sum(-1), validate_args=False).log_prob(s)
-        scale = (self.variance.sum(-1) + self.cell).sqrt()
-        return Normal(self.loc.sum(-1), scale, validate_args=False).log_prob(s)
+        return self.sums.log_prob(s)
 
     def mean(self, s: Tensor) -> Tensor:
         """Return E[x | S], shape (*, H, W)."""
-        if self.kind == "many levels":
-            return unblocked(self.tilted.mean(s), self.factor)
-        if self.kind == "levels":
-            return unblocked(_mean_of_levels(self.log_mass, s), self.factor)
-        if self.kind == "Poisson":
-            share = self.rate / self.rate.sum(-1, keepdim=True)
-            return unblocked(share * s.unsqueeze(-1), self.factor)
-        return unblocked(self._moved(self.loc, s), self.factor)
+        return unblocked(self.sums.mean(s), self.factor)
 
     def draw(self, s: Tensor) -> Tensor:
         """Return x ~ p(x | S), shape (*, H, W)."""
-        if self.kind == "many levels":
-            return unblocked(self.tilted.draw(s), self.factor)
-        if self.kind == "levels":
-            return unblocked(_draw_of_levels(self.log_mass, s), self.factor)
-        if self.kind == "Poisson":
-            return unblocked(_multinomial(self.rate, s), self.factor)
-        x = Normal(self.loc, self.variance.sqrt(), validate_args=False).sample()
-        return unblocked(self._moved(x, s), self.factor)
-
-    def _moved(self, x: Tensor, s: Tensor) -> Tensor:
-        variance = self.variance + torch.finfo(self.variance.dtype).tiny  # of certain values too
-        share = variance / variance.sum(-1, keepdim=True)
-        return x + share * (s - x.sum(-1)).unsqueeze(-1)
+        return unblocked(self.sums.draw(s), self.factor)
 
 
-def _kind(p: Any, factor: int) -> str:
+class _Sums(Protocol):
+    """Sums with shape (*) of values with shape (*, m)."""
+
+    @property
+    def numbers_per_value(self) -> int: ...
+
+    def log_prob(self, s: Tensor) -> Tensor: ...
+
+    def mean(self, s: Tensor) -> Tensor: ...
+
+    def draw(self, s: Tensor) -> Tensor: ...
+
+
+def _sums(p: Any, factor: int, lay_out: Callable[[Tensor], Tensor]) -> _Sums:
+    """Return the sums of values of p, which `lay_out` brings into rows of f * f."""
     if isinstance(p, Poisson | LogPoisson):
-        return "Poisson"
+        return _PoissonSums(lay_out(p.mean))
     found = levels(p)
     if found is None or found.values[0]:
-        return "moments"
-    return "levels" if max(len(found.values), factor**2) <= _MOST else "many levels"
+        loc, variance = (lay_out(part) for part in _moments(p))
+        return _NormalSums(loc, variance, p.support.is_discrete)
+    if max(len(found.values), factor**2) > _MOST:
+        return TiltedSums(found, lay_out)
+    log_mass = found.log_mass.log_softmax(0)
+    return _LevelSums(torch.stack([lay_out(part) for part in log_mass], -1))
 
 
 def _moments(p: Any) -> tuple[Tensor, Tensor]:
@@ -152,6 +125,71 @@ def _moments(p: Any) -> tuple[Tensor, Tensor]:
             f"BlockSums: {type(p).__name__} has no known variance, so the probability of a sum of "
             "its values is not known. Use a likelihood with a variance"
         ) from None
+
+
+class _PoissonSums:
+    """Of Poisson counts with rates (*, m)."""
+
+    numbers_per_value = 1
+
+    def __init__(self, rate: Tensor) -> None:
+        self.rate = rate
+
+    def log_prob(self, s: Tensor) -> Tensor:
+        return Poisson(self.rate.sum(-1), validate_args=False).log_prob(s)
+
+    def mean(self, s: Tensor) -> Tensor:
+        return self.rate / self.rate.sum(-1, keepdim=True) * s.unsqueeze(-1)
+
+    def draw(self, s: Tensor) -> Tensor:
+        return _multinomial(self.rate, s)
+
+
+class _NormalSums:
+    """Of values with means and variances (*, m), as if they were normal."""
+
+    numbers_per_value = 1
+
+    def __init__(self, loc: Tensor, variance: Tensor, are_counts: bool) -> None:
+        self.loc, self.variance = loc, variance
+        self.cell = _CELL if are_counts else 0.0
+
+    def log_prob(self, s: Tensor) -> Tensor:
+        scale = (self.variance.sum(-1) + self.cell).sqrt()
+        return Normal(self.loc.sum(-1), scale, validate_args=False).log_prob(s)
+
+    def mean(self, s: Tensor) -> Tensor:
+        return self._moved(self.loc, s)
+
+    def draw(self, s: Tensor) -> Tensor:
+        return self._moved(Normal(self.loc, self.variance.sqrt(), validate_args=False).sample(), s)
+
+    def _moved(self, x: Tensor, s: Tensor) -> Tensor:
+        variance = self.variance + torch.finfo(self.variance.dtype).tiny  # of certain values too
+        share = variance / variance.sum(-1, keepdim=True)
+        return x + share * (s - x.sum(-1)).unsqueeze(-1)
+
+
+class _LevelSums:
+    """Of values on few levels with log masses (*, m, K)."""
+
+    def __init__(self, log_mass: Tensor) -> None:
+        self.log_mass = log_mass
+
+    @property
+    def numbers_per_value(self) -> int:
+        """The masses of a value, and of sums of 1 to m."""
+        values, k = self.log_mass.shape[-2:]
+        return k + (k - 1) * (values + 1) // 2
+
+    def log_prob(self, s: Tensor) -> Tensor:
+        return _log_prob_of_levels(self.log_mass, s)
+
+    def mean(self, s: Tensor) -> Tensor:
+        return _mean_of_levels(self.log_mass, s)
+
+    def draw(self, s: Tensor) -> Tensor:
+        return _draw_of_levels(self.log_mass, s)
 
 
 # ---------------------------------------------------- values of few levels, log masses (*, n, K)
