@@ -48,52 +48,60 @@ def explained(batch: tuple[Tensor, ...]) -> Iterator[None]:
     Args:
         batch: the minibatch (x, *c), for messages about it.
     """
-    x, *c = batch
     with warnings.catch_warnings(), _RefuseOthers():
         warnings.filterwarnings("ignore", "Found plate statements in guide but not model")
         try:
             yield
         except Exception as error:
             error.args = tuple(map(_without_empty_trace, error.args))
-            if isinstance(error, NotImplementedError) or without_inverse(error):
-                raise named_error(error) from error
-            if c and isinstance(error, TypeError) and _NO_CONTEXT.search(str(error)):
-                raise TypeError(
-                    "the second item of the data, such as the labels of pairs (x, y), is read as "
-                    f"the context c, and a network of the graph takes none ({error}). Pass x "
-                    "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
-                    "does by context=; one that shall ignore c goes into nets.WithoutContext"
-                ) from error
-            if "shapes cannot be multiplied" in str(error):
-                raise ValueError(
-                    "a network takes another number of features than it gets; x has shape "
-                    f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
-                    "were made for; nn.Linear takes images as x.flatten(1), and one image alone is "
-                    f"x[None] (torch: {error})"
-                ) from error
-            if _CONVOLUTION.search(str(error)):
-                raise ValueError(
-                    "a convolution takes images of another shape than it gets; x has shape "
-                    f"{tuple(x.shape)}, expected (rows, channels, height, width). Give channels "
-                    "that come last as x.movedim(-1, 1), images without channels as x[:, None], "
-                    f"one image as x[None] (torch: {error})"
-                ) from error
-            refused = _REFUSED.search(str(error))
-            if refused and isinstance(error, ValueError):
-                raise ValueError(
-                    "at the first weights a distribution refuses what it was given. Map what is "
-                    "positive, as a scale, by softplus; and give data of about unit size, for "
-                    f"larger ones overflow (here |x| goes up to {x.float().abs().max():.3g}). "
-                    f"Torch: {refused[0]}"
-                ) from error
-            if "Shape mismatch inside plate" not in str(error):
+            told = _told(error, *batch)
+            if told is None:
                 raise
-            raise ValueError(
-                "a site's batch shape holds dimensions that are no plate. Declare those of one "
-                "row as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a "
-                "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
-                f"Bernoulli(net, event_dim=3). Pyro: {error}"
-            ) from error
+            raise told from error
+
+
+def _told(error: Exception, x: Tensor, *c: Tensor) -> Exception | None:
+    """Return the error that says what to do instead; None if this one is not known."""
+    text = str(error)
+    if isinstance(error, NotImplementedError) or without_inverse(error):
+        return named_error(error)
+    if c and isinstance(error, TypeError) and _NO_CONTEXT.search(text):
+        return TypeError(
+            "the second item of the data, such as the labels of pairs (x, y), is read as "
+            f"the context c, and a network of the graph takes none ({error}). Pass x "
+            "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
+            "does by context=; one that shall ignore c goes into nets.WithoutContext"
+        )
+    if "shapes cannot be multiplied" in text:
+        return ValueError(
+            "a network takes another number of features than it gets; x has shape "
+            f"{tuple(x.shape)}. Give x, and each latent, the features that the networks "
+            "were made for; nn.Linear takes images as x.flatten(1), and one image alone is "
+            f"x[None] (torch: {error})"
+        )
+    if _CONVOLUTION.search(text):
+        return ValueError(
+            "a convolution takes images of another shape than it gets; x has shape "
+            f"{tuple(x.shape)}, expected (rows, channels, height, width). Give channels "
+            "that come last as x.movedim(-1, 1), images without channels as x[:, None], "
+            f"one image as x[None] (torch: {error})"
+        )
+    refused = _REFUSED.search(text)
+    if refused and isinstance(error, ValueError):
+        return ValueError(
+            "at the first weights a distribution refuses what it was given. Map what is "
+            "positive, as a scale, by softplus; and give data of about unit size, for "
+            f"larger ones overflow (here |x| goes up to {x.float().abs().max():.3g}). "
+            f"Torch: {refused[0]}"
+        )
+    if "Shape mismatch inside plate" in text:
+        return ValueError(
+            "a site's batch shape holds dimensions that are no plate. Declare those of one "
+            "row as its event by .to_event(1), as in Normal(mu, sigma).to_event(1); of a "
+            "likelihood of pyrovae, whose network returns images, by event_dim=3, as in "
+            f"Bernoulli(net, event_dim=3). Pyro: {error}"
+        )
+    return None
 
 
 def _without_empty_trace(text: Any) -> Any:
