@@ -254,8 +254,10 @@ PAIRS = TensorDataset(binary(20), torch.arange(20) % 3)
         (PAIRS, "read as the context c, and a network .* takes none .*Pass x alone; or build a"),
         (DataLoader(PAIRS, batch_size=5), "read as the context c, and a network"),
         (list(PAIRS), r"data: x is a tuple that is no array .*stack the rows of pairs"),
+        (list(binary(20)), r"20 items, which is read as x and 19 contexts .*torch.stack\(items\)"),
+        (binary(20).tolist(), r"read as x and 19 contexts .*numpy.array\(items\) of numbers"),
     ],
-    ids=["data set", "loader", "list"],
+    ids=["data set", "loader", "list", "list of rows", "nested list"],
 )
 def test_labels_beside_x_are_named_where_no_network_takes_a_context(data, words):
     vae = pv.VAE(

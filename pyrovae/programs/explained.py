@@ -66,12 +66,7 @@ def _told(error: Exception, x: Tensor, *c: Tensor) -> Exception | None:
     if isinstance(error, NotImplementedError) or without_inverse(error):
         return named_error(error)
     if c and isinstance(error, TypeError) and _NO_CONTEXT.search(text):
-        return TypeError(
-            "the second item of the data, such as the labels of pairs (x, y), is read as "
-            f"the context c, and a network of the graph takes none ({error}). Pass x "
-            "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
-            "does by context=; one that shall ignore c goes into nets.WithoutContext"
-        )
+        return TypeError(_without_context(len(c), error))
     if "shapes cannot be multiplied" in text:
         return ValueError(
             "a network takes another number of features than it gets; x has shape "
@@ -102,6 +97,22 @@ def _told(error: Exception, x: Tensor, *c: Tensor) -> Exception | None:
             f"Bernoulli(net, event_dim=3). Pyro: {error}"
         )
     return None
+
+
+def _without_context(members: int, error: TypeError) -> str:
+    if members > 1:
+        return (
+            f"the data are a list or tuple of {1 + members} items, which is read as x and "
+            f"{members} contexts c, and a network of the graph takes none ({error}). Items that "
+            "are the rows go into one array: torch.stack(items) of tensors, "
+            "numpy.array(items) of numbers"
+        )
+    return (
+        "the second item of the data, such as the labels of pairs (x, y), is read as "
+        f"the context c, and a network of the graph takes none ({error}). Pass x "
+        "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
+        "does by context=; one that shall ignore c goes into nets.WithoutContext"
+    )
 
 
 def _without_empty_trace(text: Any) -> Any:
