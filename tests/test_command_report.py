@@ -8,9 +8,19 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.stats
+import torch
+from torch import nn
 
+import pyrovae as pv
 from pyrovae.command import exports, writing
-from pyrovae.command.figures import collapse, latent_rows, training_figures
+from pyrovae.command.figures import (
+    collapse,
+    evidence_rows,
+    latent_rows,
+    measure,
+    training_figures,
+)
 from pyrovae.command.images import baselines
 from pyrovae.command.report import page as pages
 from pyrovae.command.report import plots
@@ -199,6 +209,23 @@ def test_a_bound_that_still_rises_is_warned_of():
 )
 def test_a_bound_that_does_not_rise_is_not_warned_of(run):
     assert training_figures(run)["warning"] is None
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_standard_error_of_log_p_is_that_of_the_mean_of_the_rows(rows):
+    x = torch.randn(rows, 3).sign().relu()
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(nn.Linear(3, 4)),
+        pv.likelihoods.Bernoulli(nn.Linear(2, 3)),
+    )
+    found = measure(vae, lambda n: (x[:n],), samples=50, evidence_rows=10, keep_values=True)
+    (row,) = evidence_rows(found, "test rows")
+    if rows == 1:
+        assert row.value == f"{found['log_p']['mean']:.2f} nats"
+    else:
+        error = scipy.stats.sem(found["log_p"]["values"])
+        assert row.value == f"{found['log_p']['mean']:.2f} ± {error:.2f} nats"
 
 
 def test_nothing_global_moves():

@@ -104,13 +104,12 @@ def _evidence(graph: nn.Module, batch: Batch, samples: int, keep_values: bool) -
     with warnings.catch_warnings():  # the report says it in words, by the sample size
         warnings.simplefilter("ignore", evaluation.EvidenceWarning)
         evidence = evaluation.log_evidence(graph, *batch, samples=samples)
-    log_p = evidence.log_p
-    values = {"values": log_p.tolist()} if keep_values else {}
+    values = {"values": evidence.log_p.tolist()} if keep_values else {}
     return values | {
-        "rows": len(log_p),
+        "rows": len(evidence.log_p),
         "samples": samples,
         "mean": evidence.mean,
-        "standard_error": log_p.std(correction=0).item() / math.sqrt(len(log_p)),
+        "standard_error": evidence.mean_standard_error,
         "importance_sampling_error": evidence.mean_monte_carlo_error,
         "effective_sample_size": evidence.effective_sample_size.median().item(),
     }
@@ -182,7 +181,12 @@ def evidence_rows(figures: Figures, what: str) -> list[Row]:
         size += " (few samples dominate: read it as a lower bound)"
     error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
     how = f"{log_p['rows']} {what}; {log_p['samples']} importance samples, {error}, {size}"
-    return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
+    return [Row("log p(x)", f"{log_p['mean']:.2f}{plus_minus(log_p['standard_error'])} nats", how)]
+
+
+def plus_minus(error: float | None, digits: int = 2) -> str:
+    """Return a standard error in words; nothing if there is none, as of one row."""
+    return "" if error is None or math.isnan(error) else f" ± {error:.{digits}f}"
 
 
 def latent_rows(figures: Figures, settings: Settings) -> list[Row]:

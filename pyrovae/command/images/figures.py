@@ -152,8 +152,7 @@ def _verdict_rows(baselines: Figures, training: Figures) -> list[Row]:
         "matches": "no clear difference from probabilistic PCA with as many components",
         "worse": "worse than probabilistic PCA with as many components.",
     }
-    error = found["standard_error"]
-    spread = "" if error is None or error != error else f" ± {error:.2f}"
+    spread = common.plus_minus(found["standard_error"])
     note = f"{words[found['verdict']]} {found['what_to_try']}".strip()
     best, epochs = training.get("best_epoch"), training.get("epochs", 0)
     if found["verdict"] == "worse" and best and best > 0.9 * epochs:

@@ -1,10 +1,10 @@
 """The table of scores of restored images, beside those of simple baselines."""
 
-import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyrovae.command.figures import plus_minus
 from pyrovae.command.report.page import Row
 from pyrovae.evaluation import scores
 
@@ -113,7 +113,7 @@ def _summary(score: scores.Score) -> dict[str, Any]:
 def _decibels(score: dict[str, Any]) -> str:
     if score["mean"] is None:
         return "exact" if score["exact"] else "no pixel to score"
-    return f"{score['mean']:.2f}{_error(score, 2)} dB"
+    return f"{score['mean']:.2f}{plus_minus(score['standard_error'])} dB"
 
 
 def _note(figures: dict[str, Any]) -> str:
@@ -122,17 +122,13 @@ def _note(figures: dict[str, Any]) -> str:
     if psnr["mean"] is not None and psnr["exact"]:
         parts.append(f"{psnr['exact']} images exact, the others counted")
     if "ssim" in figures:
-        parts.append(f"SSIM {figures['ssim']['mean']:.3f}{_error(figures['ssim'], 3)}")
+        ssim = figures["ssim"]
+        parts.append(f"SSIM {ssim['mean']:.3f}{plus_minus(ssim['standard_error'], 3)}")
     coverage, log_p = figures.get("coverage"), figures.get("log_p")
     if coverage and coverage["mean"] is not None:
         share = f"{100 * coverage['mean']:.1f} %"
         parts.append(f"{100 * coverage['level']:.0f} % intervals hold {share} of the true values")
     if log_p and log_p["mean"] is not None:
-        value = f"{log_p['mean']:.3f}{_error(log_p, 3)}"
+        value = f"{log_p['mean']:.3f}{plus_minus(log_p['standard_error'], 3)}"
         parts.append(f"log p of the hidden values given the others {value} nats a value")
     return "; ".join(parts)
-
-
-def _error(score: dict[str, Any], digits: int) -> str:
-    error = score["standard_error"]
-    return "" if error is None or math.isnan(error) else f" ± {error:.{digits}f}"
