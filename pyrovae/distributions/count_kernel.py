@@ -281,8 +281,8 @@ def _rows(first, end, x, a, g, t, theta, table, slope, of_16, large, log_p, da, 
         else:
             above = _find_large(x_i, places)
             log_p[i] = _ZERO
-            if dt_i is not None:
-                dt_i[:] = _ZERO
+            if dt is not None:
+                dt[i] = _ZERO
         _fill_small(x_i, a_i, g_i, t_i, theta_i, log_p[i], da_i, dt_i, dg_i)
         n = above
         if large or table is None:
