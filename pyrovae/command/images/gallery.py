@@ -4,6 +4,7 @@ Between reading and writing an image is in [0, 1], black to white, whatever its 
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class Gallery:
         context: The labels as the model takes them, () for a model without context.
         suffix: .png for a folder of images, .tif for one of more than 8 bits, .npz with labels,
             else .npy.
-        names: Of the files of a folder, without their endings.
+        names: Of the files of a folder, without their endings unless two differ by these alone.
         labels: Name of the class of each, where known.
     """
 
@@ -177,13 +178,21 @@ def read_gallery(
     _check_unit(unit, scale, data)
     names: tuple[str, ...] = ()
     if is_folder:
-        files = datasets.image_files(Path(data))
-        names = tuple(str(files[i].relative_to(data).with_suffix("")) for i in kept)
+        every = _names(datasets.image_files(Path(data)), Path(data))
+        names = tuple(every[i] for i in kept)
     named = None if labels is None else np.array(dataset.label_names)[labels]
     context = scale.preparation.context(labels, dataset.label_names)
     of_files = ".png" if levels else ".tif"
     suffix = of_files if is_folder else ".npz" if data.lower().endswith(".npz") else ".npy"
     return Gallery(unit, context, suffix, names, named)
+
+
+def _names(files: list[Path], folder: Path) -> list[str]:
+    """Return the names of files in a folder, with endings where two differ by these alone."""
+    names = [file.relative_to(folder) for file in files]
+    short = [name.with_suffix("") for name in names]
+    files_of = Counter(short)
+    return [str(a if files_of[a] == 1 else b) for a, b in zip(short, names, strict=True)]
 
 
 def _check_unit(unit: Tensor, scale: Scale, data: str) -> None:
