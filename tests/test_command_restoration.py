@@ -127,6 +127,13 @@ def test_images_whose_names_differ_by_the_ending_alone_are_all_written(run, tmp_
         assert abs(restored[0, -1] - grey) <= 1  # an observed pixel of the very image
 
 
+def test_a_data_set_is_meant_where_a_folder_has_its_name(run, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    call("impute", run, "digits", "-o", "out", "--hidden", 0.5, "--corrupt", "--rows", 2, *QUICK)
+    assert np.load("out/restored.npy").shape == (2, 1, 8, 8)
+
+
 def test_clean_images_beside_noisy_ones_are_scored(run, pictures, tmp_path):
     clean = datasets.image_folder(pictures)
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.command.images.preparation import Preparation
+from pyrovae.command.images.resolve import EMBEDDED
 from pyrovae.command.images.rows import fingerprint, has_levels, read_for
 from pyrovae.command.runs import Run
 from pyrovae.command.writing import write
@@ -50,6 +51,11 @@ class Scale:
         """The modelled value of white minus that of black."""
         return self.span / self.preparation.scale[0]
 
+    @property
+    def levels(self) -> int:
+        """The largest count of a pixel as modelled, 1 for pixels that are no counts."""
+        return 1 if self.preparation.is_scaled else self.preparation.total_count or 1
+
     def to_unit(self, stored: np.ndarray) -> Tensor:
         """Return stored values with black as 0 and white as 1."""
         low, _ = self.preparation.limits
@@ -72,8 +78,7 @@ class Scale:
         if valid:
             whole = self.preparation.total_count is not None
             return self.preparation.for_evaluation(stored.round() if whole else stored)
-        shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
-        return torch.from_numpy(((stored - shift) / scale).astype(np.float32))
+        return torch.from_numpy(self.preparation.scaled(stored).astype(np.float32))
 
     def sums(self, means: Tensor, n: int) -> Tensor:
         """Return sums of n values as modelled, given their means with black as 0 and white as 1.
@@ -83,8 +88,7 @@ class Scale:
         stored = self.to_stored(means)
         if self.preparation.total_count is not None:
             stored = (stored * n).round() / n
-        shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
-        sums = (stored - shift) / scale * n
+        sums = self.preparation.scaled(stored) * n
         return torch.from_numpy((sums.round() if self.preparation.binarize else sums).astype("f4"))
 
     def from_model(self, x: Tensor) -> Tensor:
@@ -137,11 +141,11 @@ class Gallery:
     def write_draws(self, path: Path, unit: Tensor, stored: np.ndarray) -> None:
         """Write K draws for each image, with shape (K, N, *event): a folder of files for each."""
         if not self.names:
-            return self.write(path, unit, stored)
+            self.write(path, unit, stored)
+            return
         width = len(str(len(unit)))
         for k, draw in enumerate(unit):
             self.write(path / f"{k + 1:0{width}}", draw, stored[k])
-        return None
 
 
 def read_gallery(
@@ -169,7 +173,8 @@ def read_gallery(
         ImportError, FileNotFoundError, ValueError: They cannot be read, or lack labels.
     """
     dataset = read_for(scale.preparation, data, data_dir, missing)
-    is_folder, levels = Path(data).is_dir(), has_levels(data, dataset)
+    is_folder = data not in EMBEDDED and Path(data).is_dir()
+    levels = has_levels(data, dataset)
     x, labels, kept = _rows(dataset, run)
     chosen = spread(len(x), at_most or len(x)).numpy()
     kept, x, labels = kept[chosen], x[chosen], None if labels is None else labels[chosen]
