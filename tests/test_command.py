@@ -737,6 +737,16 @@ def test_an_elbo_that_is_not_finite_is_no_success(tmp_path):
     assert "the ELBO is not finite" in output
 
 
+@pytest.mark.parametrize("data", [".", "../images", "images/../images"])
+def test_the_output_is_named_after_the_data_however_its_folder_is_written(
+    data, tmp_path, monkeypatch
+):
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path / "images")
+    chosen = options.Options(data=data, output=None, overwrite=False, resume=False)
+    assert runs.claim(chosen) == Path("runs/images")
+
+
 def test_endings_in_capitals_are_known(stored, tmp_path):
     shutil.copy(stored / "binary.npy", tmp_path / "G.NPY")
     call("fit", tmp_path / "G.NPY", "--output", tmp_path / "run", *TERSE)

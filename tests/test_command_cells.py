@@ -2,7 +2,9 @@
 
 import html
 import json
+import math
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -116,6 +118,19 @@ def fitted(stored, tmp_path_factory):
 
 
 # -------------------------------------------------------------------------------------- a whole run
+def test_a_model_whose_latents_are_not_finite_is_no_success(fitted, stored, tmp_path):
+    run = shutil.copytree(fitted[0], tmp_path / "run")
+    model = SingleCellVAE.load(run / "model")
+    with torch.no_grad():
+        for weight in model.graph.posterior.parameters():
+            weight.fill_(math.nan)
+    model.save(run / "model", overwrite=True)
+    figures = tmp_path / "figures.json"
+    output = call("evaluate", run, stored / "cells.h5ad", "-o", figures, code=2)
+    assert "the model's z are not finite" in output
+    assert "test" not in strict(figures)
+
+
 def test_a_run_leaves_model_figures_and_report(fitted):
     folder, output = fitted
     assert {file.name for file in folder.iterdir()} == {

@@ -65,6 +65,12 @@ def test_a_folder_that_is_left_empty_is_removed(tmp_path):
     assert os.listdir(tmp_path / "full") == ["file"]
 
 
+def test_an_empty_folder_that_was_there_before_stays(tmp_path):
+    with alone_in(tmp_path):
+        pass
+    assert tmp_path.is_dir()
+
+
 def test_an_output_that_is_a_broken_link_is_named(data, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     words = call("fit", data, "-o", tmp_path / "link", "--epochs", 1, code=2)

@@ -1,6 +1,7 @@
 """`pyrovae denoise`, `impute`, `super-resolve` on small runs: what they write, scores, errors."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,25 @@ def test_a_folder_comes_back_as_a_folder(run, pictures, tmp_path):
         assert np.abs(after - before)[:, 4:].max() <= 1  # observed pixels are kept
     assert scores_of(out)[0]["scores"] == []
     assert not (out / "degraded").exists()
+
+
+def test_images_whose_names_differ_by_the_ending_alone_are_all_written(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, grey in (("a.png", 0), ("a.bmp", 255), ("b.bmp", 100)):
+        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / "images" / name)
+    out = tmp_path / "out"
+    call("impute", run, tmp_path / "images", "-o", out, "--mask", "left-half", *QUICK)
+    assert sorted(os.listdir(out / "restored")) == ["a.bmp.png", "a.png.png", "b.png"]
+    for name, grey in (("a.bmp.png", 255), ("a.png.png", 0), ("b.png", 100)):
+        restored = np.asarray(Image.open(out / "restored" / name), float)
+        assert abs(restored[0, -1] - grey) <= 1  # an observed pixel of the very image
+
+
+def test_a_data_set_is_meant_where_a_folder_has_its_name(run, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    call("impute", run, "digits", "-o", "out", "--hidden", 0.5, "--corrupt", "--rows", 2, *QUICK)
+    assert np.load("out/restored.npy").shape == (2, 1, 8, 8)
 
 
 def test_clean_images_beside_noisy_ones_are_scored(run, pictures, tmp_path):
@@ -347,6 +367,9 @@ def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
             ["impute", "{run}", "digits", "--hidden", "0.5", "--clean", "{data}/eight.npy"],
             "give the same images",
         ),
+        (["impute", "{run}", "digits", "--mask", "{data}/empty.npy"], "empty.npy cannot be read"),
+        (["impute", "{run}", "digits", "--mask", "{data}/zip.npy"], "zip.npy cannot be read"),
+        (["impute", "{run}", "digits", "--mask", "{data}/cut.png"], "cut.png cannot be read"),
         (["super-resolve", "{run}", "digits", "--factor", "3"], "does not divide"),
         (["super-resolve", "{run}", "digits"], "expected (1, 4, 4)"),
         (["super-resolve", "{run}", "{data}/wide3.npy", "--corrupt"], "expected (1, 8, 8)"),
@@ -359,6 +382,10 @@ def test_errors_are_one_line_and_leave_nothing(arguments, message, run, tmp_path
     np.save(data / "grey.npy", np.full((8, 8), 0.5))
     np.save(data / "wide3.npy", np.zeros((3, 9, 9), int))
     np.save(data / "eight.npy", datasets.digits().x_test[:8])
+    (data / "empty.npy").touch()
+    (data / "zip.npy").write_bytes(b"PK\x03\x04")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(data / "cut.png")
+    (data / "cut.png").write_bytes((data / "cut.png").read_bytes()[:50])
     monkeypatch.chdir(tmp_path)
     named = [part.format(data=data, run=run) for part in arguments]
     output = call(*named, "--output", tmp_path / "out", code=2)

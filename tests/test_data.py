@@ -277,6 +277,13 @@ def test_a_new_kind_of_source_is_one_class():
         pv.fit(graph, Disk(x * 0 + 2), epochs=1)
 
 
+def test_members_that_are_read_in_blocks_are_called_as_others_are():
+    x, c = Disk(ones_and_zeros()), Disk(ones_and_zeros(d=2)[:49])
+    x.block = 4
+    with pytest.raises(ValueError, match="context 1 has 49 rows, x has 50"):
+        pv.fit(small_vae(), (x, c), epochs=1)
+
+
 def peak(f):
     tracemalloc.start()  # NumPy's arrays are counted
     try:

@@ -147,3 +147,9 @@ def test_the_judge_takes_a_torch_network_and_needs_no_gradient():
     assert not found.confidence.values.requires_grad
     assert found.distance.values.shape == (1_500,)
     assert found.distance.mean == 0
+
+
+def test_scores_are_plain_numbers_on_the_cpu_whatever_the_classifier_returns():
+    """As those of distances are: `passing` compares both."""
+    logits = torch.zeros(2, 3, requires_grad=True)
+    assert not realism.confidence(logits).values.requires_grad

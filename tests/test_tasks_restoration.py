@@ -498,6 +498,7 @@ def test_what_does_not_fit_is_refused():
         ({}, "no value is hidden"),
         ({"hidden": some, "method": "guess"}, 'method is "guess".*refine'),
         ({"hidden": some, "draws": 0}, "draws is 0"),
+        ({"hidden": some, "components": 129}, "components is 129, expected at most 128"),
         ({"hidden": some, "observed": "y"}, 'none is "y".*observed='),
     ]:
         with pytest.raises(ValueError, match=words):

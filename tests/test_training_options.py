@@ -137,6 +137,12 @@ def test_a_map_style_data_set_is_read_row_by_row_in_the_order_of_arrays():
     assert sorted(rows.read[-20:]) == list(range(20))
 
 
+def test_a_loader_leaves_the_random_stream_of_its_user_alone():
+    before = torch.get_rng_state()
+    quiet(small_vae(), DataLoader(binary(20), batch_size=8, shuffle=True), epochs=1, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_loader_resumes_bit_for_bit(tmp_path, shuffle):
     def loader():

@@ -1,4 +1,4 @@
-"""Priors, posteriors and objectives from the words of the command line, for any kind of data."""
+"""Priors and posteriors from the words of the command line, for any kind of data."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,15 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyrovae import objectives, posteriors, priors
-from pyrovae.command.choices import Objective, Posterior, Precision, Prior
-from pyrovae.command.images.settings import ImageSettings
+from pyrovae import posteriors, priors
+from pyrovae.command.choices import Posterior, Precision, Prior
 from pyrovae.command.settings import Settings
 
 __all__ = [
     "MAP_SIZE",
     "PRECISIONS",
-    "build_objective",
     "build_posterior",
     "build_prior",
     "random_rows",
@@ -32,14 +30,6 @@ _LEAST_VARIANCE = 1e-8  # of a latent: for a row far off, e^(2 log sigma) may be
 _COMPONENTS = {Prior.MIXTURE: 50, Prior.VAMP: 500}
 _IAF_CONTEXT = 40  # features of x that every step of an inverse autoregressive flow sees
 _IAF_WIDTH = 320  # of its hidden layer
-_OBJECTIVES: dict[
-    Objective, type[objectives.SGVB_A | objectives.SGVB_B | objectives.IWAE | objectives.DReG]
-] = {
-    Objective.SGVB_A: objectives.SGVB_A,
-    Objective.SGVB_B: objectives.SGVB_B,
-    Objective.IWAE: objectives.IWAE,
-    Objective.DREG: objectives.DReG,
-}
 
 
 def build_posterior(settings: Settings, encoder: Callable[[int], nn.Module]) -> nn.Module:
@@ -95,13 +85,6 @@ def build_prior(
         Prior.FLAT: lambda: priors.Flat(d),
     }
     return makers[settings.prior]()
-
-
-def build_objective(settings: ImageSettings) -> objectives.Objective:
-    """Build the estimator of the bound."""
-    warm_up, beta = settings.warm_up, settings.beta
-    schedule = objectives.warm_up(warm_up, beta) if warm_up else beta
-    return _OBJECTIVES[settings.objective](samples=settings.draws, beta=schedule)
 
 
 def random_rows(x: Tensor, k: int) -> Tensor:

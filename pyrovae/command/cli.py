@@ -3,7 +3,6 @@
 What is heavy is imported once a command runs.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -173,10 +172,10 @@ def evaluate(
         typer.echo(row.line())
     if output:
         write_json(figures, output)
-    if not math.isfinite(figures["test"]["elbo"]):
+    if "why_not" in figures:
         raise ValueError(
-            f"{data}: the ELBO is not finite under this model; look for values far outside the "
-            "range of the data that it was fitted on"
+            f"{data}: {figures['why_not']}; look for values far outside the range of the data that "
+            "it was fitted on, or fit the model again"
         )
 
 

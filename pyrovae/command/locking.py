@@ -35,7 +35,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # one holds something
-            for each in made or [folder]:
+            for each in made:
                 each.rmdir()
         if handle is not None:
             os.close(handle)

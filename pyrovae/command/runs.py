@@ -8,6 +8,7 @@ checkpoint.safetensors      only while training, and after Ctrl-C or SIGTERM
 events/                     for TensorBoard, with --tensorboard
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def claim(options: Options) -> Path:
     Raises:
         ValueError: It is a file, or holds a run or something else.
     """
-    folder = options.output or Path("runs") / Path(options.data).stem
+    folder = options.output or Path("runs") / Path(os.path.abspath(options.data)).stem
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another folder with --output")
     if options.overwrite or options.resume or not folder.is_dir() or not any(folder.iterdir()):

@@ -30,6 +30,7 @@ __all__ = [
     "split",
     "spread",
     "take",
+    "unread_sources",
 ]
 
 Array = Any  # a NumPy array, a torch tensor, a sparse matrix of SciPy's or torch's, or a Source
@@ -59,23 +60,33 @@ def as_sources(data: Data, name: str = "data", digest: bool = False) -> tuple[So
         ValueError: if it is empty, numbers of rows differ, or a value is NaN or infinite; the
             message names the place.
     """
+    sources = unread_sources(data, name)
+    if digest:
+        fingerprint(list(sources.values()))
+    for label, source in sources.items():
+        _check_finite(source, label)
+    return tuple(sources.values())
+
+
+def unread_sources(data: Data, name: str) -> dict[str, Source]:
+    """Return `x` or `(x, *c)` as sources with N rows each, by what errors call them.
+
+    Arguments and errors are those of `as_sources`, but no value is read.
+    """
     if isinstance(data, TensorDataset):
         data = data.tensors
     members = list(data) if isinstance(data, list | tuple) else [data]
     if not members:
         raise ValueError(f"{name}: got an empty tuple, expected x or (x, *c)")
     labels = [f"{name}: x", *(f"{name}: context {i}" for i in range(1, len(members)))]
-    sources = tuple(map(as_source, members, labels))
-    for source, label in zip(sources[1:], labels[1:], strict=True):
-        if len(source) != len(sources[0]):
+    sources = {label: as_source(x, label) for label, x in zip(labels, members, strict=True)}
+    rows = len(sources[labels[0]])
+    for label, source in sources.items():
+        if len(source) != rows:
             raise ValueError(
-                f"{label} has {len(source)} rows, x has {len(sources[0])}: "
+                f"{label} has {len(source)} rows, x has {rows}: "
                 "expected one row of context per row of x"
             )
-    if digest:
-        fingerprint(sources)
-    for source, label in zip(sources, labels, strict=True):
-        _check_finite(source, label)
     return sources
 
 

@@ -59,6 +59,7 @@ class BlockMinibatches(Minibatches):
         block: rows of a block: as many as are quick to read together, or fewer.
     """
 
+    rows: int
     common = False
 
     def __init__(
@@ -89,7 +90,7 @@ class BlockMinibatches(Minibatches):
 
     def planned(self) -> int:
         """Return the number of minibatches in one process."""
-        return -(-(self.rows or 0) // self.batch_size)
+        return -(-self.rows // self.batch_size)
 
     def first(self) -> tuple[Tensor, ...]:
         """Return the first rows."""
@@ -97,9 +98,9 @@ class BlockMinibatches(Minibatches):
 
     def in_order(self) -> Iterator[Minibatch]:
         """Yield the rows of this share in order."""
-        n, (number, parts) = self.rows or 0, self.share
-        for part in slices((number + 1) * n // parts - number * n // parts, _IN_ORDER):
-            start = number * n // parts
+        number, parts = self.share
+        start, end = (share * self.rows // parts for share in (number, number + 1))
+        for part in slices(end - start, _IN_ORDER):
             rows = torch.arange(start + part.start, start + part.stop)
             yield Minibatch(take(self._loaded(rows), slice(None), *self.placement), rows)
 
@@ -148,7 +149,7 @@ class BlockMinibatches(Minibatches):
 
         Its whole blocks are as many in each epoch, and a shorter last block is always in one share.
         """
-        whole = (self.rows or 0) // self.block
+        whole = self.rows // self.block
         own = self.share.of_minibatch(torch.randperm(whole, generator=generator))
         if not self._has_rest():
             return own
@@ -156,16 +157,15 @@ class BlockMinibatches(Minibatches):
         return torch.cat([own[:place], torch.tensor([whole]), own[place:]])
 
     def _has_rest(self) -> bool:
-        whole, rest = divmod(self.rows or 0, self.block)
+        whole, rest = divmod(self.rows, self.block)
         return rest > 0 and whole % self.share.parts == self.share.number
 
     def _buffers(self, seed: int) -> Iterator[Tensor]:
         """Yield the row numbers of each buffer of an epoch, shuffled."""
         generator = torch.Generator().manual_seed(seed)
-        n = self.rows or 0
         for numbers in self._own(generator).split(self.blocks):
             starts = (numbers * self.block).tolist()
-            rows = [torch.arange(start, min(n, start + self.block)) for start in starts]
+            rows = [torch.arange(start, min(self.rows, start + self.block)) for start in starts]
             some = torch.cat(rows)
             yield some[torch.randperm(len(some), generator=generator)]
 
@@ -173,7 +173,7 @@ class BlockMinibatches(Minibatches):
         """Return the sizes of the minibatches of an epoch in this share."""
         number, parts = self.share
         size = self.batch_size // parts + (number < self.batch_size % parts)
-        whole, rest = divmod(self.rows or 0, self.block)
+        whole, rest = divmod(self.rows, self.block)
         rows = len(range(number, whole, parts)) * self.block + rest * self._has_rest()
         sizes, remaining = [size] * (rows // size), rows % size
         if remaining == 1 and sizes and parts == 1:  # which batch normalization cannot take

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyrovae.data.batches import as_source, as_sources
+from pyrovae.data.batches import as_sources, unread_sources
 from pyrovae.data.blocks import BlockMinibatches, block_of
 from pyrovae.data.minibatches import WHOLE, ArrayMinibatches, Minibatches, Share
 from pyrovae.data.source import Source
@@ -68,7 +68,8 @@ def as_minibatches(
     if isinstance(data, Dataset) and not isinstance(data, TensorDataset):
         result = DatasetMinibatches(data, graph, batch_size, drop_last, name, share)
     elif any(map(block_of, data if isinstance(data, list | tuple) else [data])):
-        result = BlockMinibatches(_members(data, name), graph, batch_size, drop_last, name, share)
+        unread = tuple(unread_sources(data, name).values())
+        result = BlockMinibatches(unread, graph, batch_size, drop_last, name, share)
     else:
         sources = as_sources(data, name, digest)
         result = ArrayMinibatches(sources, graph, batch_size, drop_last, digest, share)
@@ -80,18 +81,6 @@ def as_minibatches(
             "drop_last=True: lower batch_size"
         )
     return result
-
-
-def _members(data: Any, name: str) -> tuple[Source, ...]:
-    """Return (x, *c) as sources whose values are checked when they are read."""
-    members = list(data) if isinstance(data, list | tuple) else [data]
-    sources = tuple(as_source(part, f"{name}: member {i}") for i, part in enumerate(members))
-    if len({len(source) for source in sources}) > 1:
-        raise ValueError(
-            f"{name}: the members have {[len(source) for source in sources]} rows, expected one "
-            "row of context per row of x"
-        )
-    return sources
 
 
 def _is_iterable(data: Any) -> bool:

@@ -141,7 +141,8 @@ class IterableMinibatches(Minibatches):
             self.rows = _rows_of(iterable)
         self.divided = self.common = False
         self.loader = _in_words(iterable) if isinstance(iterable, DataLoader) else None
-        self.repeatable = iter(iterable) is not iterable
+        # Only an iterator is asked for one: a loader would start its workers, and draw their seed.
+        self.repeatable = not (isinstance(iterable, Iterator) and iter(iterable) is iterable)
         self._first: tuple[Tensor, ...] | None = None
         self._rest: Iterator[Any] | None = None
 

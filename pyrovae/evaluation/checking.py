@@ -1,4 +1,4 @@
-"""What every evaluation checks first: the support of the data, and the programs on one batch."""
+"""What every evaluation checks first: the support of the data, and what the programs draw."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,6 @@ from pyrovae.programs import Trace
 __all__ = [
     "check_densities",
     "check_pair",
-    "check_programs",
     "check_rows",
     "checked_batches",
     "checked_sources",
@@ -44,16 +43,6 @@ def checked_batches(graph: Any, data: Sources) -> Iterator[tuple[Tensor, ...]]:
         if i == 0:
             programs.check_shapes(graph, *batch)
         yield batch
-
-
-def check_programs(graph: Any, batch: tuple[Tensor, ...], check: Check) -> None:
-    """Run both programs once under Pyro's validation, and call `check` with their traces.
-
-    Raises:
-        ValueError: if a value is outside a support, or shapes need a plate or `to_event`.
-        TypeError: if the graph lacks a program, or a site has no distribution of Pyro's.
-    """
-    programs.Programs(graph).validate(check, *batch)
 
 
 def check_pair(p: Trace, q: Trace) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Sources, device_and_dtype, take
-from pyrovae.evaluation.checking import Check, check_programs
+from pyrovae.evaluation.checking import Check
 from pyrovae.programs import Layout
 
 __all__ = ["chunks_of"]
@@ -37,18 +37,19 @@ def chunks_of(
         copies: how often a run holds a site's values, e.g. 4 where gradients are taken.
 
     Raises:
-        ValueError: if K is below 1, or from `check_programs`.
+        ValueError: if K is below 1, from `check`, or for what Pyro's validation refuses.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}, expected at least one draw per observation")
-    check_programs(graph, take(data, slice(0, _ROWS), *device_and_dtype(graph, data)), check)
-    width = copies * _width(graph, take(data, slice(0, 1), *device_and_dtype(graph, data)))
+    placement = device_and_dtype(graph, data)
+    programs.Programs(graph).validate(check, *take(data, slice(0, _ROWS), *placement))
+    width = copies * _width(graph, take(data, slice(0, 1), *placement))
     rows = max(1, min(_ROWS, len(data[0]), _AT_ONCE // width))
     draws = max(1, _AT_ONCE // (width * rows))
     sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
     layout = None
     for start in range(0, len(data[0]), rows):
-        batch = take(data, slice(start, start + rows), *device_and_dtype(graph, data))
+        batch = take(data, slice(start, start + rows), *placement)
         if layout is None:
             both = graph.model, graph.guide
             layout = programs.find_layout(*both, *batch, draws=max(2, *sizes), scaled=False)

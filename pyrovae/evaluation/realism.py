@@ -128,7 +128,7 @@ def confidence(logits: Array) -> Score:
         >>> round(confidence(torch.tensor([[0.6, 0.3, 0.1]]).log()).mean, 4)
         0.6
     """
-    return Score(torch.as_tensor(logits).double().softmax(-1).amax(-1))
+    return Score(torch.as_tensor(logits).detach().cpu().double().softmax(-1).amax(-1))
 
 
 def nearest(x: Array, train: Array) -> Score:

@@ -21,6 +21,7 @@ __all__ = [
     "number",
     "obj",
     "optional",
+    "shown",
     "tensor",
     "text",
     "typed",
@@ -136,18 +137,19 @@ def check(content: Any, table: Mapping[str, Kind], place: str = "", further: boo
     """
     prefix = f"{place}." if place else ""
     if not isinstance(content, dict):
-        raise ValueError(f"{place or 'content'} is {_shown(content)}, expected an object")
+        raise ValueError(f"{place or 'content'} is {shown(content)}, expected an object")
     for key, kind in table.items():
         if key not in content:
             raise ValueError(f"{prefix}{key} is not there")
         if not kind.holds(content[key]):
-            raise ValueError(f"{prefix}{key} is {_shown(content[key])}, expected {kind.words}")
+            raise ValueError(f"{prefix}{key} is {shown(content[key])}, expected {kind.words}")
     unknown = [key for key in content if key not in table]
     if unknown and not further:
         raise ValueError(f"{prefix}{unknown[0]} is unknown, expected {', '.join(table)}")
 
 
-def _shown(value: Any) -> str:
-    """Return a value as text, cut where it is long."""
-    shown = f"a {type(value).__name__}" if isinstance(value, Tensor | dict) else repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def shown(value: Any) -> str:
+    """Return a value for an error: plain values cut where they are long, of others the type."""
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple)
+    text = repr(value) if plain else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."

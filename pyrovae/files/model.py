@@ -186,9 +186,9 @@ def description(folder: str | Path) -> dict[str, Any]:
             f"{folder}: no model here, "
             "expected a folder with a model.json as pyrovae.save writes it"
         )
-    whole = read_json(path, "a model of this library", _AGAIN)
+    sealed = read_json(path, "a model of this library", _AGAIN)
     try:
-        given, content, checksum = whole["format"], whole["content"], whole["sha256"]
+        given, content, checksum = sealed["format"], sealed["content"], sealed["sha256"]
     except KeyError as error:
         raise FileError(
             f"{path}: truncated or not a model of this library ({error} is not there). {_AGAIN}"
@@ -230,13 +230,13 @@ def _write(
     path = folder / f"weights-{checksum[:16]}.safetensors"
     entry = {"file": path.name, "sha256": checksum}
     content = {**content, "weights": entry}
-    whole = {"format": FORMAT, "sha256": digest_of(content), "content": content}
+    sealed = {"format": FORMAT, "sha256": digest_of(content), "content": content}
     write_atomically(path, lambda file: file.write_bytes(weights))
     superseded: Path | None = path
     try:
         write_before(entry)
         write_atomically(
-            folder / "model.json", lambda file: file.write_text(json.dumps(whole, indent=1))
+            folder / "model.json", lambda file: file.write_text(json.dumps(sealed, indent=1))
         )
         superseded = before
     finally:

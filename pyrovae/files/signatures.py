@@ -2,7 +2,7 @@
 
 from typing import Any, get_type_hints
 
-from pyrovae.files.kinds import typed
+from pyrovae.files.kinds import shown, typed
 
 __all__ = ["check_arguments"]
 
@@ -27,7 +27,7 @@ def check_arguments(cls: Any, arguments: dict[str, Any], path: str, numbers: int
         kind = typed(hints.get(name))
         if name in hints and not kind.holds(value):
             raise ValueError(
-                f"{path}.{name} is {_shown(value)}, expected {kind.words}. The model was altered"
+                f"{path}.{name} is {shown(value)}, expected {kind.words}. The model was altered"
             )
         sizes = value if isinstance(value, tuple) else (value,)
         largest = max((size for size in sizes if isinstance(size, int)), default=0)
@@ -36,9 +36,3 @@ def check_arguments(cls: Any, arguments: dict[str, Any], path: str, numbers: int
                 f"{path}.{name} is {largest}, but the weights hold {numbers} numbers. The model "
                 "was altered"
             )
-
-
-def _shown(value: Any) -> str:
-    plain = value is None or isinstance(value, bool | int | float | str | tuple)
-    shown = repr(value) if plain else f"a {type(value).__name__}"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

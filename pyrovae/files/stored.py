@@ -55,15 +55,15 @@ def parameters_of(graph: nn.Module, foreign: bool) -> dict[str, tuple[Tensor, An
     names = _claimed.get(graph)
     if names is None:
         names = tuple(name for name in free if "$$$" not in name) if foreign else ()
-    for name in set(names).intersection(free):
+    used = sorted(set(names).intersection(free))
+    for name in used:
         if "$$$" in name:  # as pyro.module names the parameters of a network
             raise TypeError(
                 f"save: the programs use a network that pyro.module calls {name.split('$$$')[0]!r} "
                 "and that is no part of the graph. Make it an attribute of the graph"
             )
     return {
-        name: (state["params"][name], _described(name, state["constraints"][name]))
-        for name in sorted(set(names).intersection(free))
+        name: (state["params"][name], _described(name, state["constraints"][name])) for name in used
     }
 
 

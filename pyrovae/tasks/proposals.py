@@ -20,11 +20,12 @@ from pyrovae.programs import Program, hmc
 from pyrovae.tasks.refining import refined
 from pyrovae.tasks.targets import Latents, Target
 
-__all__ = ["METHODS", "Effort", "Weighted", "resampled"]
+__all__ = ["METHODS", "MOST_COMPONENTS", "Effort", "Weighted", "resampled"]
 
 _ROUNDS = 24  # of filling in: what a model reads of x~, such as its sum, must converge
 _PER_ROUND = 16  # draws of the guide and of the prior each
 _FIRST = 64  # draws of the guide and of the prior each, from which a refinement starts
+MOST_COMPONENTS = 2 * _FIRST  # each starts from a draw of its own
 _LEAPFROG = 10
 _STEP_SIZE = 0.1
 

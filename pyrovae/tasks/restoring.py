@@ -5,7 +5,6 @@ p(x | y) = E_p(z | y)[ p(x | z, y) ]
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from pyrovae import programs
 from pyrovae.data import Array, as_sources, device_and_dtype, slices, take
 from pyrovae.evaluation import check_densities, scores
 from pyrovae.tasks.measurements import Measurement
-from pyrovae.tasks.proposals import METHODS, Effort, Weighted, resampled
+from pyrovae.tasks.proposals import METHODS, MOST_COMPONENTS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
 from pyrovae.training import Products, threads_for
 
@@ -97,7 +96,7 @@ class Options(NamedTuple):
     seed: int | None
 
     def check(self) -> None:
-        """Raise a ValueError for an unknown method, or a number below 1."""
+        """Raise a ValueError for an unknown method, or a number out of range."""
         if self.method not in METHODS:
             raise ValueError(
                 f'{self.task}: method is "{self.method}", expected one of {list(METHODS)}'
@@ -108,6 +107,11 @@ class Options(NamedTuple):
                 raise ValueError(
                     f"{self.task}: {name} is {value}, expected a whole number of at least 1"
                 )
+        if self.method == "refine" and self.effort.components > MOST_COMPONENTS:
+            raise ValueError(
+                f"{self.task}: components is {self.effort.components}, expected at most "
+                f"{MOST_COMPONENTS}: take fewer, and more samples"
+            )
 
 
 def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Options) -> Restored:
@@ -175,7 +179,7 @@ def posteriors_of_rows(
     sources = as_sources((rows, *c), options.task)
     device, dtype = device_and_dtype(graph, (rows,))
     layout = None
-    with _bar(n, options) as bar:
+    with tqdm(total=n, desc=options.task, unit="row", disable=not options.progress) as bar:
         for part in slices(n, options.batch_size):
             measurement = measure(part)
             batch = (measurement.start(), *take(sources, part, device, dtype)[1:])
@@ -192,12 +196,6 @@ def posteriors_of_rows(
             _check_possible(found.impossible, part.start, options.task)
             yield found
             bar.update(len(batch[0]))
-
-
-@contextmanager
-def _bar(n: int, options: Options) -> Iterator[Any]:
-    with tqdm(total=n, desc=options.task, unit="row", disable=not options.progress) as bar:
-        yield bar
 
 
 def _check(target: Target, options: Options) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from pyrovae.command.report.page import Row
 from pyrovae.data import spread
 
-__all__ = ["components", "rows", "scores"]
+__all__ = ["compared", "components", "rows", "scores"]
 
 _SILHOUETTE_CELLS = 5_000  # its work grows with their square
 _COUNTS_PER_CELL = 1e4  # to which each cell is scaled before the logarithm
@@ -85,6 +85,16 @@ def rows(found: dict[str, Any]) -> list[Row]:
         "nmi": ("clusters, NMI", "the same clusters"),
         "silhouette": ("silhouette of labels", "1: far apart; 0: they overlap"),
     }
+    return compared(found, names)
+
+
+def compared(found: dict[str, Any], names: Mapping[str, tuple[str, str]]) -> list[Row]:
+    """Return scores of z as rows of a table, those of principal components in their notes.
+
+    Args:
+        found: scores by key, of z and perhaps of principal components.
+        names: name and note of each row, by key.
+    """
     z, pca = found["latents"], found.get("pca", {})
     table = []
     for key, (name, note) in names.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae.command.cells.clusters import compared
 from pyrovae.command.report.page import Row
 from pyrovae.data import spread
 
@@ -105,7 +106,7 @@ def rows(found: dict[str, Any] | None) -> list[Row]:
     """Return the scores as rows of a table; none without several batches."""
     if not found or "latents" not in found:
         return []
-    z, pca = found["latents"], found.get("pca", {})
+    z = found["latents"]
     most = min(found["batches"], found["neighbours"])
     ilisi = (
         f"inverse Simpson index of batches among {found['neighbours']} neighbours, median over "
@@ -121,10 +122,4 @@ def rows(found: dict[str, Any] | None) -> list[Row]:
         "1 - |silhouette of batches| within each label, mean over labels: 1 if cells are as near "
         "to another batch as to their own, towards 0 the farther batches are apart"
     )
-    table = []
-    for key, name, note in (("asw_batch", "batches in labels", asw), ("ilisi", "iLISI", ilisi)):
-        if pca.get(key) is not None:
-            note += f"; {pca[key]:.3f} on principal components of log counts"
-        if z[key] is not None:
-            table.append(Row(name, f"{z[key]:.3f}", note))
-    return table
+    return compared(found, {"asw_batch": ("batches in labels", asw), "ilisi": ("iLISI", ilisi)})

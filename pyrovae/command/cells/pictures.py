@@ -61,7 +61,7 @@ def _latent_space(cells: EvaluatedCells, figures: dict[str, Any]) -> Picture:
 def _of_training(history: History, library: bool) -> str:
     """Say what the curves are."""
     words = ["Training: mean over each epoch, while the weights change."]
-    if any(value is not None for value in history.validation_elbo):
+    if history.validation_elbo:
         words.append("Validation: after each epoch, with every KL at weight 1.")
     if any(beta != 1 for beta in history.beta):
         other = "; that of l is 1 throughout" if library else ""

@@ -234,9 +234,9 @@ def bounds_in_words(graph: Graph) -> list[str]:
         return []
     if isinstance(likelihood, likelihoods.Gaussian) and not likelihood.learned:
         return []
-    floors = floor if isinstance(floor, tuple) else (floor,)
-    most = f" to {max(floors):.3g}" if len(set(floors)) > 1 else ""
+    least = floor if isinstance(floor, tuple) else (floor,)
+    most = f" to {max(least):.3g}" if len(set(least)) > 1 else ""
     return [
-        f"each sigma is at least {min(floors):.3g}{most} of the standard deviation: the precision "
+        f"each sigma is at least {min(least):.3g}{most} of the standard deviation: the precision "
         "of values that recur, else a thousandth; that of constant columns is one"
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrovae import evaluation, files, programs
 from pyrovae.command import exports, figures
-from pyrovae.command.build import PRECISIONS, build_objective, usable_device
+from pyrovae.command.build import PRECISIONS, usable_device
 from pyrovae.command.choices import Network, Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.figures import training_rows
@@ -34,6 +34,7 @@ from pyrovae.command.images.rows import (
     select,
 )
 from pyrovae.command.images.schedule import (
+    build_objective,
     build_optimizer,
     build_scheduler,
     clip_norm,

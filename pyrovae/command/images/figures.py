@@ -135,18 +135,12 @@ def _baseline_rows(baselines: Figures | None, training: Figures) -> Sequence[Row
         for key, name in names.items()
         if key in baselines
     ]
-    return [
-        *rows,
-        *_verdict_rows(baselines, training),
-        Row("  how these compare", "", baselines["how"]),
-    ]
+    verdict = _verdict_row(baselines["verdict"], training)
+    return [*rows, verdict, Row("  how these compare", "", baselines["how"])]
 
 
-def _verdict_rows(baselines: Figures, training: Figures) -> list[Row]:
-    """Return the row of the verdict; metrics.json of before this version has none."""
-    if "verdict" not in baselines:
-        return []
-    found = baselines["verdict"]
+def _verdict_row(found: Figures, training: Figures) -> Row:
+    """Return the row of the verdict."""
     words = {
         "better": "better than probabilistic PCA with as many components",
         "matches": "no clear difference from probabilistic PCA with as many components",
@@ -157,4 +151,4 @@ def _verdict_rows(baselines: Figures, training: Figures) -> list[Row]:
     best, epochs = training.get("best_epoch"), training.get("epochs", 0)
     if found["verdict"] == "worse" and best and best > 0.9 * epochs:
         note += " The validation ELBO still rose when training ended: give more --epochs."
-    return [Row("  model - PCA", f"{found['difference']:+.2f}{spread} nats", note)]
+    return Row("  model - PCA", f"{found['difference']:+.2f}{spread} nats", note)

@@ -4,6 +4,7 @@ Between reading and writing an image is in [0, 1], black to white, whatever its 
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.command.images.preparation import Preparation
+from pyrovae.command.images.resolve import EMBEDDED
 from pyrovae.command.images.rows import fingerprint, has_levels, read_for
 from pyrovae.command.runs import Run
 from pyrovae.command.writing import write
@@ -49,6 +51,11 @@ class Scale:
         """The modelled value of white minus that of black."""
         return self.span / self.preparation.scale[0]
 
+    @property
+    def levels(self) -> int:
+        """The largest count of a pixel as modelled, 1 for pixels that are no counts."""
+        return 1 if self.preparation.is_scaled else self.preparation.total_count or 1
+
     def to_unit(self, stored: np.ndarray) -> Tensor:
         """Return stored values with black as 0 and white as 1."""
         low, _ = self.preparation.limits
@@ -71,8 +78,7 @@ class Scale:
         if valid:
             whole = self.preparation.total_count is not None
             return self.preparation.for_evaluation(stored.round() if whole else stored)
-        shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
-        return torch.from_numpy(((stored - shift) / scale).astype(np.float32))
+        return torch.from_numpy(self.preparation.scaled(stored).astype(np.float32))
 
     def sums(self, means: Tensor, n: int) -> Tensor:
         """Return sums of n values as modelled, given their means with black as 0 and white as 1.
@@ -82,8 +88,7 @@ class Scale:
         stored = self.to_stored(means)
         if self.preparation.total_count is not None:
             stored = (stored * n).round() / n
-        shift, scale = np.array(self.preparation.shift), np.array(self.preparation.scale)
-        sums = (stored - shift) / scale * n
+        sums = self.preparation.scaled(stored) * n
         return torch.from_numpy((sums.round() if self.preparation.binarize else sums).astype("f4"))
 
     def from_model(self, x: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ class Gallery:
         context: The labels as the model takes them, () for a model without context.
         suffix: .png for a folder of images, .tif for one of more than 8 bits, .npz with labels,
             else .npy.
-        names: Of the files of a folder, without their endings.
+        names: Of the files of a folder, without their endings unless two differ by these alone.
         labels: Name of the class of each, where known.
     """
 
@@ -136,11 +141,11 @@ class Gallery:
     def write_draws(self, path: Path, unit: Tensor, stored: np.ndarray) -> None:
         """Write K draws for each image, with shape (K, N, *event): a folder of files for each."""
         if not self.names:
-            return self.write(path, unit, stored)
+            self.write(path, unit, stored)
+            return
         width = len(str(len(unit)))
         for k, draw in enumerate(unit):
             self.write(path / f"{k + 1:0{width}}", draw, stored[k])
-        return None
 
 
 def read_gallery(
@@ -168,7 +173,8 @@ def read_gallery(
         ImportError, FileNotFoundError, ValueError: They cannot be read, or lack labels.
     """
     dataset = read_for(scale.preparation, data, data_dir, missing)
-    is_folder, levels = Path(data).is_dir(), has_levels(data, dataset)
+    is_folder = data not in EMBEDDED and Path(data).is_dir()
+    levels = has_levels(data, dataset)
     x, labels, kept = _rows(dataset, run)
     chosen = spread(len(x), at_most or len(x)).numpy()
     kept, x, labels = kept[chosen], x[chosen], None if labels is None else labels[chosen]
@@ -177,13 +183,21 @@ def read_gallery(
     _check_unit(unit, scale, data)
     names: tuple[str, ...] = ()
     if is_folder:
-        files = datasets.image_files(Path(data))
-        names = tuple(str(files[i].relative_to(data).with_suffix("")) for i in kept)
+        every = _names(datasets.image_files(Path(data)), Path(data))
+        names = tuple(every[i] for i in kept)
     named = None if labels is None else np.array(dataset.label_names)[labels]
     context = scale.preparation.context(labels, dataset.label_names)
     of_files = ".png" if levels else ".tif"
     suffix = of_files if is_folder else ".npz" if data.lower().endswith(".npz") else ".npy"
     return Gallery(unit, context, suffix, names, named)
+
+
+def _names(files: list[Path], folder: Path) -> list[str]:
+    """Return the names of files in a folder, with endings where two differ by these alone."""
+    names = [file.relative_to(folder) for file in files]
+    short = [name.with_suffix("") for name in names]
+    files_of = Counter(short)
+    return [str(a if files_of[a] == 1 else b) for a, b in zip(short, names, strict=True)]
 
 
 def _check_unit(unit: Tensor, scale: Scale, data: str) -> None:

@@ -71,18 +71,20 @@ def _half(word: str, x: Tensor) -> Tensor:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        try:
             mask = np.load(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"--mask {path} cannot be read as numbers ({error})") from error
+        except Exception as error:  # NumPy and zipfile raise many kinds for damaged bytes
+            raise ValueError(
+                f"--mask {path} cannot be read as numbers ({error}); write it again by numpy.save"
+            ) from error
     if not np.isin(mask, (0, 1)).all():
         raise ValueError(f"--mask {path}: expected true and false, or 1 and 0, and nothing else")
     return mask.astype(bool)
 
 
 def _picture(path: Path) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     if not path.is_file():
         raise FileNotFoundError(
@@ -91,8 +93,10 @@ def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("L")) >= _WHITE
-    except UnidentifiedImageError as error:
-        raise ValueError(f"--mask {path} cannot be read as an image ({error})") from error
+    except Exception as error:  # Pillow raises many kinds for damaged bytes, and for huge images
+        raise ValueError(
+            f"--mask {path} cannot be read as an image ({error}); write it again, as a PNG file"
+        ) from error
 
 
 def _fitted(name: str, mask: np.ndarray, x: Tensor) -> Tensor:

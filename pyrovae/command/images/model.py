@@ -134,12 +134,9 @@ class ImageModel:
         return self._content(batch).cpu().numpy()
 
     def manifold(self, steps: int) -> np.ndarray:
-        """Return what two latents decode to, with shape (steps, steps, *event)."""
-        if self._zero_pose:
-            side = torch.special.ndtri(torch.linspace(0.01, 0.99, steps))
-            z = torch.cartesian_prod(-side, side).flip(-1)
-            return self._decoded(z).reshape(steps, steps, *self.preparation.shape)
-        return self.preparation.undo(tasks.manifold(self.graph, steps=steps))
+        """Return what two latents decode to at zero pose, with shape (steps, steps, *event)."""
+        x = tasks.manifold(self.graph, steps=steps, fixed=self._zero_pose)
+        return self.preparation.undo(x)
 
     def plane(self, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
         """Return what an even grid over two latents decodes to, as `manifold` does.
@@ -162,5 +159,4 @@ class ImageModel:
 
     def _decoded(self, z: Tensor, *c: Tensor) -> np.ndarray:
         """Return the mean of p(x | z), at zero pose."""
-        pose = {site: zero.expand(len(z), -1) for site, zero in self._zero_pose.items()}
-        return self.preparation.undo(tasks.decode(self.graph, {"z": z, **pose} if pose else z, *c))
+        return self.preparation.undo(tasks.decode(self.graph, z, *c, fixed=self._zero_pose))

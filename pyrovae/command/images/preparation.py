@@ -72,11 +72,10 @@ class Preparation:
             )
         if not any(self.shift) and not self.is_scaled:
             return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
-        shift, scale = self._shift_and_scale()
         rows = np.empty(x.shape, np.float32)
         with np.errstate(over="ignore"):  # the check of the data refuses infinite values by name
             for i in range(0, len(x), _AT_ONCE):
-                rows[i : i + _AT_ONCE] = (x[i : i + _AT_ONCE] - shift) / scale
+                rows[i : i + _AT_ONCE] = self.scaled(x[i : i + _AT_ONCE])
         return torch.from_numpy(rows)
 
     def for_evaluation(self, x: np.ndarray) -> Tensor:
@@ -92,13 +91,12 @@ class Preparation:
         rows = x.cpu().numpy()
         if not any(self.shift) and not self.is_scaled:
             return rows
-        shift, scale = self._shift_and_scale()
-        stored = rows * scale + shift
+        stored = rows * np.array(self.scale) + np.array(self.shift)
         return stored if any(self.shift) else stored.astype(np.float32)
 
-    def _shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return shift and scale in double precision: a value may be small beside its column's."""
-        return np.array(self.shift), np.array(self.scale)
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Return (x - shift) / scale, in double precision: x may vary little beside its mean."""
+        return (x - np.array(self.shift)) / np.array(self.scale)
 
     def context(self, labels: np.ndarray | None, names: tuple[str, ...]) -> Batch:
         """Return labels as one-hot context (c,), with shape (N, classes), or () without context."""

@@ -16,7 +16,7 @@ from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import SIMULATED, Options, given, settings_of
 from pyrovae.data import Dataset, datasets
 
-__all__ = ["TEST_FRACTION", "TIFFS", "read_data", "reasons", "resolve_settings"]
+__all__ = ["EMBEDDED", "TEST_FRACTION", "TIFFS", "read_data", "reasons", "resolve_settings"]
 
 EMBEDDED: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": lambda root: datasets.digits(),

@@ -59,7 +59,7 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
     cost = _cost(model, rows)
     fitted = scale.from_model(train[spread(len(train), TRAINING)])
     pictures = []
-    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), _levels(scale)
+    all_clean, levels = scale.from_model(rows.some(ROWS)[0]), scale.levels
     for title, degradation in _degradations(all_clean, levels).items():
         most = _affordable(cost + _cost_of_sums(degradation, levels, shape))
         if not most:
@@ -88,7 +88,7 @@ def _cost(model: ImageModel, rows: Rows) -> float:
     return max(1.0, multiplications(model.graph, batch)) if len(batch[0]) == FEWEST else 1.0
 
 
-def _cost_of_sums(degradation: Degradation, levels: float, shape: tuple[int, ...]) -> float:
+def _cost_of_sums(degradation: Degradation, levels: int, shape: tuple[int, ...]) -> float:
     """Return the multiplications that take as long as the densities of the sums over squares."""
     if not isinstance(degradation, Pooling) or levels == 1:
         return 0.0
@@ -105,12 +105,7 @@ def _why(most: int) -> str:
     return ", so few since each takes long" if most < ROWS else ""
 
 
-def _levels(scale: Scale) -> float:
-    """Return the largest count of a pixel as modelled, 1 for pixels that are no counts."""
-    return 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
-
-
-def _degradations(x: Tensor, levels: float) -> dict[str, Degradation]:
+def _degradations(x: Tensor, levels: int) -> dict[str, Degradation]:
     """Return what the section shows, by the headings of its parts."""
     found: dict[str, Degradation] = {}
     if x[0].numel() * levels <= MOST_LEVELS:

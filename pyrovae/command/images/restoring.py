@@ -26,6 +26,7 @@ from pyrovae.command.contexts import notes
 from pyrovae.command.images.degradations import Degradation
 from pyrovae.command.images.gallery import Gallery, Scale, read_gallery
 from pyrovae.command.images.model import ImageModel
+from pyrovae.command.images.resolve import EMBEDDED
 from pyrovae.command.images.results import (
     WHITE_DEVIATION,
     Result,
@@ -104,7 +105,7 @@ def restore_images(order: Order, make: Make, say: Callable[[str], None]) -> None
     run = Run.open_images(order.model, order.task)
     model = ImageModel.of(run)
     scale = Scale(model.preparation)
-    rows = order.rows if order.rows or Path(order.images).exists() else BY_NAME
+    rows = order.rows or (BY_NAME if order.images in EMBEDDED else None)
     imputes = order.task == "impute"
     with notes(say) as warned:
         gallery = read_gallery(order.images, run, scale, order.data_dir, rows, missing=imputes)
@@ -199,8 +200,7 @@ def _options(order: Order, run: Run[Any], scale: Scale) -> dict[str, Any]:
     default = Method.ENCODER if run.settings.is_autoencoder else None
     method = order.method or default
     named = {} if method is None else {"method": str(method)}
-    levels = 1 if scale.preparation.is_scaled else scale.preparation.total_count or 1
-    batch_size = AT_ONCE // (32 * (levels + 1) * prod(scale.preparation.shape))
+    batch_size = AT_ONCE // (32 * (scale.levels + 1) * prod(scale.preparation.shape))
     return {
         "draws": order.draws,
         "seed": order.seed,

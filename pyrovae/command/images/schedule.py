@@ -1,4 +1,4 @@
-"""Images and arrays: where training starts, its optimizer, learning rates and gradient bound."""
+"""Images and arrays: objective, optimizer, learning rates and gradient bound of training."""
 
 import functools
 from collections.abc import Callable
@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyrovae.command.choices import Likelihood, Optimizer, Posterior
+from pyrovae import objectives
+from pyrovae.command.choices import Likelihood, Objective, Optimizer, Posterior
 from pyrovae.command.images.preparation import REAL_LIKELIHOODS
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.training import Adam, AdamW
 
 __all__ = [
+    "build_objective",
     "build_optimizer",
     "build_scheduler",
     "clip_norm",
@@ -30,8 +32,23 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.RMSPROP: torch.optim.RMSprop,
     Optimizer.SGD: functools.partial(torch.optim.SGD, fused=True),
 }
+_OBJECTIVES: dict[
+    Objective, type[objectives.SGVB_A | objectives.SGVB_B | objectives.IWAE | objectives.DReG]
+] = {
+    Objective.SGVB_A: objectives.SGVB_A,
+    Objective.SGVB_B: objectives.SGVB_B,
+    Objective.IWAE: objectives.IWAE,
+    Objective.DREG: objectives.DReG,
+}
 _INPUTS = 1000  # of a layer, above which its learning rate is lower
 _INPUTS_OF_LINE = 100  # of a linear part, whose start is good already
+
+
+def build_objective(settings: ImageSettings) -> objectives.Objective:
+    """Build the estimator of the bound."""
+    warm_up, beta = settings.warm_up, settings.beta
+    schedule = objectives.warm_up(warm_up, beta) if warm_up else beta
+    return _OBJECTIVES[settings.objective](samples=settings.draws, beta=schedule)
 
 
 def build_optimizer(settings: ImageSettings) -> Callable[..., torch.optim.Optimizer]:

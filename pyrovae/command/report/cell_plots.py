@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyrovae.command.report import plots
-from pyrovae.command.report.groups import SHOWN, SIZE, UNLABELLED, Groups, looks_of, scatter
+from pyrovae.command.report.groups import LAYERS, SHOWN, SIZE, UNLABELLED, Groups, looks_of, scatter
 from pyrovae.command.report.names import legend_columns, write_names
 from pyrovae.command.report.planes import Plane
 from pyrovae.command.report.style import BLUE, ORANGE, hide_frame, new_figure
@@ -36,7 +36,6 @@ __all__ = [
     "predictive",
 ]
 
-_LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
 _WIDE = 5  # ratios that span more have a logarithmic axis
 COLLAPSED = 0.01  # nats per cell, below which a unit of z carries next to nothing
 
@@ -75,7 +74,7 @@ def curves(history: History, library: bool) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in figure.axes[3:]:
         axis.set_ylabel("weight of the KL of z (dashed)")
-        for legend in filter(None, [axis.get_legend()]):
+        if legend := axis.get_legend():
             legend.remove()  # it would lie on the curves
     return figure
 
@@ -181,10 +180,10 @@ def predictive(data: Moments, drawn: Moments) -> Figure:
 
 def _draw_variances(axis: Axes, data: Moments, drawn: Moments) -> None:
     """Draw the variance of each gene against its mean, in layers: neither hides the other."""
-    for layer in range(_LAYERS):
+    for layer in range(LAYERS):
         for found, colour, label in ((data, BLUE, "data"), (drawn, ORANGE, "drawn")):
             kept = (found.mean > 0) & (found.variance > 0)
-            mean, variance = (part[kept][layer::_LAYERS] for part in (found.mean, found.variance))
+            mean, variance = (part[kept][layer::LAYERS] for part in (found.mean, found.variance))
             name = None if layer else label
             axis.scatter(mean, variance, s=6, c=colour, alpha=0.45, lw=0, label=name)
     _make_logarithmic(axis, "x", "y")

@@ -12,11 +12,11 @@ from pyrovae.command.report.style import BATCHES, GREY, MARKERS, TYPES, hide_fra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SHOWN", "SIZE", "UNLABELLED", "Groups", "looks_of", "scatter"]
+__all__ = ["LAYERS", "SHOWN", "SIZE", "UNLABELLED", "Groups", "looks_of", "scatter"]
 
 SHOWN = len(TYPES)  # groups in a legend; the smaller ones are grey together
 SIZE = 8  # of a cell's mark, in square points
-_LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
+LAYERS = 6  # each group is drawn in as many layers, interleaved, so that none hides another
 UNLABELLED = "unlabelled"
 
 
@@ -53,10 +53,10 @@ def scatter(axis: Axes, points: np.ndarray, groups: Groups, *, legend: bool = Tr
     """Draw each group in its own colour and marker, in interleaved layers."""
     names, looks = groups.names, looks_of(groups)
     others = ~np.isin(names, list(looks))
-    layers = np.arange(len(points)) * 7919 % _LAYERS  # neighbours in the file in different layers
+    layers = np.arange(len(points)) * 7919 % LAYERS  # neighbours in the file in different layers
     x, y = points.T
     axis.scatter(x[others], y[others], s=SIZE, c=GREY, alpha=0.4, lw=0)
-    for layer in range(_LAYERS):
+    for layer in range(LAYERS):
         for name, look in looks.items():
             mask = (names == name) & (layers == layer)
             axis.scatter(x[mask], y[mask], s=SIZE, alpha=0.75, lw=0, **look)
