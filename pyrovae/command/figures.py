@@ -3,7 +3,6 @@
 ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z))  <=  log p(x)        in nats, at beta = 1
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -110,7 +109,7 @@ def _evidence(graph: nn.Module, batch: Batch, samples: int, keep_values: bool) -
         "rows": len(log_p),
         "samples": samples,
         "mean": evidence.mean,
-        "standard_error": log_p.std(correction=0).item() / math.sqrt(len(log_p)),
+        "standard_error": evidence.mean_standard_error if len(log_p) > 1 else None,
         "importance_sampling_error": evidence.mean_monte_carlo_error,
         "effective_sample_size": evidence.effective_sample_size.median().item(),
     }
@@ -182,7 +181,9 @@ def evidence_rows(figures: Figures, what: str) -> list[Row]:
         size += " (few samples dominate: read it as a lower bound)"
     error = f"± {log_p['importance_sampling_error']:.2f} by sampling"
     how = f"{log_p['rows']} {what}; {log_p['samples']} importance samples, {error}, {size}"
-    return [Row("log p(x)", f"{log_p['mean']:.2f} ± {log_p['standard_error']:.2f} nats", how)]
+    spread = log_p["standard_error"]
+    over_rows = "" if spread is None else f" ± {spread:.2f}"
+    return [Row("log p(x)", f"{log_p['mean']:.2f}{over_rows} nats", how)]
 
 
 def latent_rows(figures: Figures, settings: Settings) -> list[Row]:
