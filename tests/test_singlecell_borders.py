@@ -238,6 +238,19 @@ def test_counts_at_the_limit_of_their_integers_are_warned_of(kind, form):
     assert model.cells.data[0][torch.arange(20)][3, 2] == largest
 
 
+def test_counts_that_half_precision_rounded_are_warned_of(recwarn):
+    cells = simulate(20, 5).to_anndata()
+    x = np.minimum(cells.X.toarray(), 2047).astype(np.float16)
+    for largest in (2047, 2049):
+        x[3, 2] = largest
+        cells.X = x.copy()
+        SingleCellVAE.setup_anndata(cells)
+        model = SingleCellVAE(cells)
+        assert model.cells.data[0][3, 2] == (2047 if largest == 2047 else 2048)
+        said = [str(one.message) for one in recwarn if "float16 and reach 2048" in str(one.message)]
+        assert len(said) == (largest > 2048)
+
+
 def test_counts_that_became_negative_are_told_so():
     cells = simulate(20, 5).to_anndata()
     x = np.minimum(cells.X.toarray(), 100).astype(np.int64)
