@@ -103,7 +103,10 @@ def stored(tmp_path_factory):
     adata = table()
     adata[:, :20].copy().write_h5ad(folder / "few_genes.h5ad")
     adata[:0].copy().write_h5ad(folder / "no_cells.h5ad")
+    adata.layers["counts"], adata.X = adata.X, None
+    adata.write_h5ad(folder / "no_x.h5ad")
     (folder / "empty.h5ad").write_bytes(b"")
+    (folder / "cells.h5").write_bytes(b"")
     (folder / "text.h5ad").write_text("years of work")
     whole = (folder / "cells.h5ad").read_bytes()
     (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
@@ -261,6 +264,17 @@ def test_evaluate_repeats_the_run(fitted, stored, tmp_path):
     assert "108 test cells" in call(
         "evaluate", folder, stored / "cells.h5ad", "--samples", 0, "--part", "train"
     )
+
+
+def test_one_test_cell_has_no_standard_error(fitted, stored):
+    arguments = ["evaluate", fitted[0], stored / "cells.h5ad", "--samples", 5, "--test-rows"]
+    errors = []
+    for rows in (1, 2):
+        lines = call(*arguments, rows).splitlines()
+        line = next(line for line in lines if line.startswith("log p(x)"))
+        errors.append(re.search(r"[\d.]+(?: ± ([\d.]+))? nats", line)[1])
+    assert errors[0] is None
+    assert float(errors[1]) > 0
 
 
 def test_cells_that_no_disk_holds_are_refused_before_they_are_written(
@@ -570,6 +584,8 @@ def test_divergence_keeps_the_last_good_model_and_says_so(stored, tmp_path):
             ["in cell 'cell 0', gene 'gene", "log-normalised", "--layer counts"],
         ),
         (["{data}/layered.h5ad"], ["log-normalised", "adata.layers has 'counts'"]),
+        (["{data}/no_x.h5ad"], ["adata.X is empty", "--layer, one of 'counts'"]),
+        (["{data}/cells.h5"], ["an .npy, .npz", "scanpy.read_10x_h5 and read_10x_mtx"]),
         (["{data}/hole.h5ad", "--batch-key", "batch"], ["missing in 1 cells: 'cell 5'"]),
         (
             ["{data}/cells.h5ad", "--batch-key", "donor"],
@@ -737,6 +753,7 @@ def test_a_run_of_version_0_1_is_evaluated_and_encoded(tmp_path):
         "evaluate", old, tmp_path / "cells.h5ad", "--samples", 10, "-o", tmp_path / "again.json"
     )
     again, first = strict(tmp_path / "again.json"), strict(old / "metrics.json")
+    first["log_p"]["standard_error"] *= (6 / 5) ** 0.5  # it divided by 6 cells, and not by 5
     for key in ("test", "log_p", "library"):
         assert again[key] == pytest.approx(first[key], rel=1e-3), key
     assert "6 test cells" in output

@@ -54,6 +54,12 @@ def test_evidence_agrees_with_get_marginal_ll(models):
     assert table.loc["zinb", "standard_error"] == pytest.approx(error, rel=1e-4)
 
 
+def test_one_cell_has_no_standard_error(models):
+    table = compare({"zinb": models["zinb"]}, indices=[0], n_samples=5)
+    assert np.isfinite(table.loc["zinb", "log_p"])
+    assert table[["standard_error", "difference_standard_error"]].isna().all(axis=None)
+
+
 def test_latent_and_observed_libraries_are_compared_by_thinning_only(models):
     with pytest.raises(ValueError, match="measure='thinned'"):
         compare(models)

@@ -339,6 +339,9 @@ def test_folders_without_a_plan_are_refused(tmp_path):
         datasets.image_folder(tmp_path / "absent")
     with pytest.raises(ValueError, match="holds no image"):
         datasets.image_folder(tmp_path)
+    (tmp_path / "matrix.mtx.gz").touch()
+    with pytest.raises(ValueError, match=r"holds no image.*read_10x_mtx\(folder\).write_h5ad"):
+        datasets.image_folder(tmp_path)
     write_images(tmp_path, n=1)
     write_images(tmp_path / "class", n=1)
     with pytest.raises(ValueError, match=r"0.png lies beside the sub-folders"):

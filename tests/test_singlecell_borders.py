@@ -238,6 +238,19 @@ def test_counts_at_the_limit_of_their_integers_are_warned_of(kind, form):
     assert model.cells.data[0][torch.arange(20)][3, 2] == largest
 
 
+def test_counts_that_half_precision_rounded_are_warned_of(recwarn):
+    cells = simulate(20, 5).to_anndata()
+    x = np.minimum(cells.X.toarray(), 2047).astype(np.float16)
+    for largest in (2047, 2049):
+        x[3, 2] = largest
+        cells.X = x.copy()
+        SingleCellVAE.setup_anndata(cells)
+        model = SingleCellVAE(cells)
+        assert model.cells.data[0][3, 2] == (2047 if largest == 2047 else 2048)
+        said = [str(one.message) for one in recwarn if "float16 and reach 2048" in str(one.message)]
+        assert len(said) == (largest > 2048)
+
+
 def test_counts_that_became_negative_are_told_so():
     cells = simulate(20, 5).to_anndata()
     x = np.minimum(cells.X.toarray(), 100).astype(np.int64)
@@ -313,3 +326,33 @@ def test_a_continuous_column_holds_no_samples():
     with pytest.raises(ValueError, match=r"sample_key: .* 60 different numbers.*astype\(str\)"):
         model.differential_abundance("depth")
     assert list(model.differential_abundance("donor")) == ["0", "1", "2"]
+
+
+def test_a_mask_that_names_the_cells_or_genes_in_another_order_is_refused():
+    cells = simulate(40, 6).to_anndata()
+    model = trained(cells)
+    mask = pd.Series(np.arange(40) < 10, index=cells.obs_names)
+    genes = pd.Series(np.arange(6) < 2, index=cells.var_names)
+    calls = {
+        "indices": lambda mask: model.get_latent_representation(indices=mask),
+        "idx1": lambda mask: model.differential_expression(idx1=mask, n_samples=5).lfc_mean,
+        "idx2": lambda mask: (
+            model.differential_expression(idx1=range(10, 40), idx2=mask, n_samples=5).lfc_mean
+        ),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name}.*cell 39.*reindex"):
+            call(mask[::-1])
+        for alike in (mask[::-1].reindex(cells.obs_names), mask.reset_index(drop=True)):
+            np.testing.assert_array_equal(call(alike), call(mask.to_numpy()))
+    with pytest.raises(ValueError, match=r"gene_list.*gene 5.*mask.index\[mask\]"):
+        model.get_normalized_expression(gene_list=genes[::-1])
+    backwards = cells[:, ::-1].copy()  # and in the order of the model's genes
+    of_others = backwards.var_names.isin(["gene 0", "gene 1"])
+    assert list(model.get_normalized_expression(backwards, gene_list=genes)) == list(
+        genes.index[:2]
+    )
+    with pytest.raises(ValueError, match="gene_list"):
+        model.get_normalized_expression(
+            backwards, gene_list=pd.Series(of_others, index=backwards.var_names)
+        )

@@ -4,12 +4,13 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 
 anndata = pytest.importorskip("anndata")
 from scipy.sparse import csr_matrix  # noqa: E402
 
 from pyrovae.singlecell import SingleCellVAE  # noqa: E402
-from pyrovae.singlecell.change import estimated_pseudocount  # noqa: E402
+from pyrovae.singlecell.change import Rule, compared, estimated_pseudocount  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:5 genes have no counts")  # on purpose
 
@@ -139,3 +140,16 @@ def test_whole_numbers_name_their_group_however_they_are_stored(with_marker):
     assert with_marker.differential_expression("number", [1], "2", **by).equals(expected)
     with pytest.raises(ValueError, match=r"'1\.5' is no group"):
         with_marker.differential_expression("number", 1.5, **by)
+
+
+@pytest.mark.parametrize(
+    ("rule", "p"),
+    [(Rule("vanilla"), 0.5), (Rule(delta=0.0), 0.0), (Rule(delta=0.0, test_mode="two"), 0.0)],
+    ids=str,
+)
+def test_a_gene_that_does_not_differ_in_any_pair_is_not_called(rule, p):
+    rho = torch.tensor([[0.2, 0.2, 0.3, 0.2], [0.2, 0.3, 0.3, 0.2]])
+    found = compared(rho, torch.full((2, 4), 0.2), rule, 1e-6)
+    half, sure = (0.75, 1.0) if rule.mode == "vanilla" else (0.5, 1.0)
+    assert found.proba_de.tolist() == [p, half, sure, p]
+    assert torch.isfinite(found.bayes_factor).all()

@@ -91,11 +91,9 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
     )
     beside = [file for file in files if file.parent == path]
     if not files:
-        cells = any(file.suffix in (".h5ad", ".zarr") for file in path.iterdir())
-        instead = "; cells in many files are read by singlecell.open_shards"
         raise ValueError(
             f"{path} holds no image; expected files that end in {', '.join(sorted(_SUFFIXES))}"
-            f"{instead if cells else ''}"
+            f"{_instead(path)}"
         )
     if len(beside) == len(files):
         return files, []
@@ -105,6 +103,19 @@ def _image_files(path: Path) -> tuple[list[Path], list[str]]:
             "move it into one of them"
         )
     return files, [file.relative_to(path).parts[0] for file in files]
+
+
+def _instead(folder: Path) -> str:
+    """Return how to read the cells that a folder holds; nothing for other files."""
+    names = [file.name for file in folder.iterdir()]
+    if any(name.endswith((".h5ad", ".zarr")) for name in names):
+        return "; cells in many files are read by singlecell.open_shards"
+    if any(name.endswith((".mtx", ".mtx.gz")) for name in names):
+        return (
+            "; counts in a .mtx file become an .h5ad file by "
+            "scanpy.read_10x_mtx(folder).write_h5ad(path)"
+        )
+    return ""
 
 
 # ----------------------------------------------------------------------------------- many as one

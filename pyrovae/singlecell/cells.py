@@ -11,11 +11,11 @@ from pyrovae.data import Rows
 from pyrovae.singlecell.counts import counts
 from pyrovae.singlecell.encoding import Encoding
 from pyrovae.singlecell.library import LibrarySizes, library_sizes
-from pyrovae.singlecell.messages import of_names
+from pyrovae.singlecell.masks import checked_rows
 from pyrovae.singlecell.setup import check_anndata
 from pyrovae.singlecell.shards import Shards
 
-__all__ = ["Cells", "Selection", "checked_rows", "rows_in", "some_cells"]
+__all__ = ["Cells", "Selection", "rows_in", "some_cells"]
 
 Data = tuple[Any, ...]  # x, or (x, c)
 Read = Callable[[Any, str | None, Any], Any]
@@ -93,7 +93,7 @@ class Cells:
         """
         given = self.own() if adata is None else adata
         check_anndata(given)
-        rows = checked_rows(given.n_obs, indices)
+        rows = checked_rows(given, indices)
         if rows is None:
             return Selection(self.data if adata is None else self._encoded(given), given.obs_names)
         if adata is None:
@@ -176,33 +176,3 @@ def some_cells(adata: Any, rows: np.ndarray, layer: str | None = None) -> Any:
             "adata.to_memory() first, or pass the whole AnnData with indices="
         )
     return adata[rows]
-
-
-def checked_rows(n: int, indices: Any) -> Tensor | None:
-    """Return row numbers from row numbers or a mask; None for all.
-
-    Raises:
-        ValueError: if a row number is out of range, or a mask has another length.
-    """
-    if indices is None:
-        return None
-    rows = np.asarray(indices)
-    if rows.dtype == bool and len(rows) == n and rows.any():
-        return torch.from_numpy(rows.nonzero()[0])
-    numbers = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
-    if not numbers or rows.min() < -n or rows.max() >= n:
-        raise ValueError(
-            f"indices: expected row numbers below {n} or a mask of {n} with a cell, "
-            f"got {_described(rows)}"
-        )
-    return torch.from_numpy(rows.astype(np.int64) % n)
-
-
-def _described(rows: np.ndarray) -> str:
-    """Return what is wrong with rows, in words."""
-    if rows.size == 0 or (rows.dtype == bool and not rows.any()):
-        return (
-            "no cell. A model has no test_indices if train_size and validation_size leave no cell: "
-            "lower them"
-        )
-    return f"{rows.dtype} with shape {rows.shape}{of_names(rows)}"

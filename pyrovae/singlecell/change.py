@@ -4,8 +4,10 @@ lfc_g = log2( rho_g(z_a) + eps ) - log2( rho_g(z_b) + eps )     the log2 fold ch
 
 change, "three"    p_g = max( P(lfc_g >= delta), P(lfc_g <= -delta) )
 change, "two"      p_g = P(|lfc_g| >= delta)
-vanilla            p_g = max( P(lfc_g > 0), P(lfc_g <= 0) )
+vanilla            p_g = max( P(lfc_g > 0), P(lfc_g < 0) ) + P(lfc_g = 0) / 2
 bayes factor       log p_g / (1 - p_g)
+
+A pair without any difference, lfc_g = 0, is no change, also where delta is 0.
 
 Against a group of mixed cells, |lfc| exceeds delta in nearly every pair, now in one direction and
 now in the other: only "three" asks whether a gene is higher, or lower, in most of them.
@@ -131,13 +133,12 @@ def _compared(rho1: Tensor, rho2: Tensor, rule: Rule, pseudocount: float) -> Cha
 
 
 def _probability(lfc: Tensor, rule: Rule) -> Tensor:
-    if rule.mode == "vanilla":
-        up = (lfc > 0).mean(0, dtype=torch.double)
-        return torch.maximum(up, 1 - up)
+    delta = 0.0 if rule.mode == "vanilla" or rule.delta is None else rule.delta
     up, down = (
-        (sign * lfc >= rule.delta).mean(0, dtype=torch.double)  # type: ignore[operator]
-        for sign in (1, -1)
+        ((sign * lfc >= delta) & (lfc != 0)).mean(0, dtype=torch.double) for sign in (1, -1)
     )
+    if rule.mode == "vanilla":
+        return torch.maximum(up, down) + (1 - up - down) / 2
     return up + down if rule.test_mode == "two" else torch.maximum(up, down)
 
 

@@ -51,7 +51,8 @@ def compare(
 
     Returns:
         A DataFrame by model, the best first: log_p, its standard error over the cells, difference
-        to the best, paired standard error of the difference, and the number of cells.
+        to the best, paired standard error of the difference, and the number of cells. The
+        standard errors of one cell are NaN.
 
     Raises:
         ValueError: if there are no such cells, the models are of other genes, layers or (without
@@ -82,18 +83,22 @@ def compare(
         for name, model in models.items()
     }
     best = max(values, key=lambda name: values[name].mean())
-    n = len(values[best])
     rows = {
         name: {
             "log_p": value.mean(),
-            "standard_error": value.std(ddof=1) / np.sqrt(n),
+            "standard_error": _standard_error(value),
             "difference": (value - values[best]).mean(),
-            "difference_standard_error": (value - values[best]).std(ddof=1) / np.sqrt(n),
-            "cells": n,
+            "difference_standard_error": _standard_error(value - values[best]),
+            "cells": len(value),
         }
         for name, value in values.items()
     }
     return pd.DataFrame(rows).T.astype({"cells": int}).sort_values("log_p", ascending=False)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    n = len(values)
+    return values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
 
 
 def _check_same(name: str, values: list[Any]) -> None:

@@ -26,6 +26,7 @@ Counts = Tensor | SparseRows | Shards
 
 _READ_AT_ONCE = 4096  # rows of a file
 _TOO_LARGE = 1 << 24  # single precision holds every whole number below it
+_HALF_PRECISION = 1 << 11  # it holds every whole number up to this one
 _LOG_MAXIMUM = 30.0  # log(1 + x) of any count is smaller: no cell has e^30 transcripts
 
 
@@ -202,7 +203,7 @@ def _single(x: np.ndarray) -> np.ndarray:
         TypeError: if they are not real numbers.
 
     Warns:
-        UserWarning: if they reach the limit of their integers.
+        UserWarning: if they reach the limit of 8 or 16 bits.
     """
     if x.dtype.kind not in "biuf":
         raise TypeError(
@@ -215,16 +216,22 @@ def _single(x: np.ndarray) -> np.ndarray:
 
 
 def _warn_of_the_limit(x: np.ndarray) -> None:
-    """Issue a warning if integers of 8 or 16 bits are as large as they can be."""
-    if x.dtype.kind not in "iu" or x.dtype.itemsize > 2 or not x.size:
+    """Issue a warning if counts of 8 or 16 bits are larger than these hold, or as large."""
+    if x.dtype.kind == "b" or x.dtype.itemsize > 2 or not x.size:
         return
-    largest = np.iinfo(x.dtype).max
-    if x.max() == largest:
-        warn_user(
-            f"the counts are stored as {x.dtype} and reach {largest}, the largest number that it "
-            "holds: larger ones were cut off, or begin at zero again. Read them from their source "
-            "as int32 or float32"
-        )
+    largest, half = x.max(), x.dtype.kind == "f"
+    limit = _HALF_PRECISION if half else np.iinfo(x.dtype).max
+    if largest < limit or not np.isfinite(largest):  # what is not finite is refused by name
+        return
+    what = (
+        f"; above {limit} it holds even numbers alone, to which odd ones were rounded"
+        if half
+        else ", the largest number that it holds: larger ones were cut off, or begin at zero again"
+    )
+    warn_user(
+        f"the counts are stored as {x.dtype} and reach {largest:.0f}{what}. Read them from their "
+        "source as int32 or float32"
+    )
 
 
 def _first_invalid(x: Counts) -> tuple[int, int, float] | None:

@@ -22,6 +22,7 @@ from pyrovae.singlecell.columns import (
     named_as,
     warn_of_outliers,
 )
+from pyrovae.singlecell.masks import check_order
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import Setup
 
@@ -187,14 +188,18 @@ class Encoding:
             names: a list, Index, array or Series of names, or a mask over the model's genes.
 
         Raises:
-            ValueError: if there is none, or the model does not know one.
+            ValueError: if there is none, the model does not know one, or a mask that is a Series
+                names them in another order.
         """
+        import pandas as pd
+
         if names is None:
             return torch.arange(len(self.genes))
         if isinstance(names, str):
             raise ValueError(f"gene_list is {names!r}, expected a list of genes: [{names!r}]")
         given = np.asarray(names)
         if given.dtype == bool and given.shape == (len(self.genes),) and given.any():
+            check_order(names, pd.Index(self.genes), "gene_list", "index[mask]")
             return torch.from_numpy(given.nonzero()[0])
         wanted = [str(name) for name in names]
         if not wanted or given.dtype == bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.singlecell.columns import check_column, named_as
+from pyrovae.singlecell.masks import check_order
 from pyrovae.singlecell.messages import listed, of_names
 
 __all__ = ["Pair", "groups_of", "pairs_by_column", "pairs_by_rows"]
@@ -142,6 +143,7 @@ def _mask(adata: Any, cells: Any, name: str) -> np.ndarray:
     n = adata.n_obs
     rows = _answers(adata, cells, name) if isinstance(cells, str) else np.asarray(cells)
     if rows.dtype == bool and rows.shape == (n,):
+        check_order(cells, adata.obs_names, name, "reindex(adata.obs_names)")
         mask = rows.copy()
     else:
         numbers = rows.ndim == 1 and rows.dtype.kind in "iu" and len(rows) > 0

@@ -28,9 +28,10 @@ from pyrovae.files import FileError, History
 from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
 from pyrovae.singlecell.calibration import fitted_temperature
-from pyrovae.singlecell.cells import checked_rows, rows_in, some_cells
+from pyrovae.singlecell.cells import rows_in, some_cells
 from pyrovae.singlecell.columns import known_labels
 from pyrovae.singlecell.counts import counts
+from pyrovae.singlecell.masks import checked_rows
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
 from pyrovae.singlecell.saved_labels import read_labels, write_labels
@@ -247,7 +248,7 @@ class CellLabels:
         if adata is None or self._encoder_sees_context():
             return cells.select(adata, indices)
         check_anndata(adata)
-        rows = checked_rows(adata.n_obs, indices)
+        rows = checked_rows(adata, indices)
         some = adata if rows is None else some_cells(adata, rows.numpy(), encoding.setup.layer)
         encoding.setup.check_layer(some)
         return (counts(some, encoding.setup.layer, encoding.genes),), some.obs_names

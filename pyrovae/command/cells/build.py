@@ -62,7 +62,7 @@ def naming(data: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        words = str(error).replace("layer='counts'", "--layer counts")
+        words = str(error).replace("layer='counts'", "--layer counts").replace("layer=", "--layer")
         raise ValueError(f"{data}: {words}") from error
 
 

@@ -83,7 +83,8 @@ def read_data(data: str, data_dir: Path | None = None, missing: bool = False) ->
     if path.is_file():
         raise ValueError(
             f"{expected}. Write the rows of a table by numpy.save(path, table.to_numpy()), and "
-            "counts of cells by anndata.AnnData(table).write_h5ad(path)"
+            "counts of cells by anndata.AnnData(table).write_h5ad(path); files of 10x Genomics are "
+            "read by scanpy.read_10x_h5 and read_10x_mtx"
         )
     raise FileNotFoundError(f"{expected}; there is no such file or folder")
 
