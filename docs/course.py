@@ -1,6 +1,7 @@
 """The scripts of tutorials/ as notebooks: converted, executed, and made into pages.
 
     python docs/course.py                    # run in quick mode what has no run yet
+    python docs/course.py --full SCRIPT...   # run on the full data, and keep it in docs/full
     python docs/course.py --keep FILE...     # trim notebooks of full runs into docs/full
 
 Each script is executed in a Jupyter kernel, in quick mode and with warnings as errors. A process
@@ -56,6 +57,7 @@ import os, warnings
 os.chdir({root!r})
 warnings.resetwarnings()  # the kernel itself warns when it shuts down
 """
+NO_WIDGETS = "ignore:IProgress not found"  # tqdm's, where ipywidgets is not installed
 _STARTS = 3  # of a kernel
 
 
@@ -326,6 +328,28 @@ def keep(path: Path) -> None:
     write(trimmed(notebook, mode="full", date=made), FULL / path.name)
 
 
+def run_in_full(script: Path) -> None:
+    """Run a script on its full data, which takes minutes, and keep the run in docs/full.
+
+    Raises:
+        CourseError: If a cell raises, and as `keep`.
+    """
+    run = convert(script)
+    quiet = ["--log-level=CRITICAL", "--InteractiveShell.colors=nocolor"]
+    inherited = {name: text for name, text in os.environ.items() if name != "MPLBACKEND"}
+    inherited.pop("PYROVAE_QUICK", None)
+    with TemporaryDirectory() as folder:
+        where = {"metadata": {"path": folder}}
+        client = NotebookClient(run, timeout=None, extra_arguments=quiet, resources=where)
+        try:
+            client.execute(env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": NO_WIDGETS})
+        except CellExecutionError as problem:
+            raise CourseError(f"{script}: {problem}") from None
+    path = RUNS.with_name("full") / f"{script.stem}.ipynb"  # stays, if it cannot be kept
+    write(run, path)
+    keep(path)
+
+
 def kept(path: Path) -> CourseError | None:
     """Keep a full run, and return why if it cannot be kept."""
     try:
@@ -338,11 +362,14 @@ def main() -> None:
     """Run the scripts that have no run, or keep full runs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", nargs="+", type=Path, default=[], metavar="FILE")
+    parser.add_argument("--full", nargs="+", type=Path, default=[], metavar="SCRIPT")
     options = parser.parse_args()
+    for script in options.full:
+        run_in_full(script.resolve())
     problems = [str(problem) for path in options.keep if (problem := kept(path))]
     if problems:
         sys.exit("\n".join(problems))
-    for script in [] if options.keep else scripts():
+    for script in [] if options.keep or options.full else scripts():
         if not is_old(script) and full_run(script) is None:
             quick_run(script)
             print(script.relative_to(ROOT))

@@ -90,14 +90,16 @@ def stored(tmp_path_factory):
             adata, [None if i == 5 else name for i, name in enumerate(adata.obs["batch"])]
         ),
     )
-    write(
-        "half",
-        lambda adata: setattr(
-            adata,
-            "obs",
-            adata.obs.assign(cell_type=adata.obs["cell_type"].where(adata.obs.index < "cell 5")),
-        ),
-    )
+
+    def half(name):
+        def change(adata):
+            types = adata.obs["cell_type"].astype(object)
+            adata.obs = adata.obs.assign(cell_type=types.where(adata.obs.index < "cell 5", name))
+
+        return change
+
+    write("half", half(None))
+    write("words", half("Unknown"))
     write("new_batch", lambda adata: batch(adata, "batch 9"), n=10)
     write("zeros", lambda adata: setattr(adata, "X", adata.X * 0))
     adata = table()
@@ -335,17 +337,19 @@ def test_inspect_shows_parts_and_figures(fitted):
         assert text in output, text
 
 
-def test_cells_without_a_label_are_grey_and_not_scored(stored, tmp_path):
+@pytest.mark.parametrize("name", ["half", "words"])
+def test_cells_without_a_label_are_grey_and_not_scored(stored, tmp_path, name):
     cells = anndata.read_h5ad(stored / "half.h5ad")
     labelled = int(cells.obs["cell_type"].notna().sum())
     assert 0 < labelled < cells.n_obs
-    call("fit", stored / "half.h5ad", *KEYS, "--output", tmp_path / "run", *QUICK)
+    output = call("fit", stored / f"{name}.h5ad", *KEYS, "--output", tmp_path / "run", *QUICK)
+    assert f"{cells.obs['cell_type'].nunique()} labels" in output
     figures = strict(tmp_path / "run" / "metrics.json")
     assert figures["clusters"]["cells"] == labelled
     assert figures["data"]["labels"]["unlabelled"] == cells.n_obs - labelled
     assert "Latent space" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "holds a run" in call(
-        "fit", stored / "half.h5ad", "--output", tmp_path / "run", *TERSE, code=2
+        "fit", stored / f"{name}.h5ad", "--output", tmp_path / "run", *TERSE, code=2
     )
 
 

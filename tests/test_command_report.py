@@ -61,6 +61,11 @@ def test_curves(epochs, validation):
         assert lines == ["training", *(["validation"] if validation else []), "best epoch"]
 
 
+def test_epochs_are_numbered_by_whole_numbers():
+    for axis in plots.curves(history(2, True, weight=0.5)).axes[:3]:
+        assert all(tick == round(tick) for tick in axis.get_xticks())
+
+
 def test_curves_of_an_objective_without_terms():
     run = history(3, validation=False)
     run.elbo = run.reconstruction = run.kl = [float("nan")] * 3

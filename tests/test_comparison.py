@@ -106,3 +106,8 @@ def test_the_picture_of_a_comparison_shows_the_table():
     assert points is not None
     (bars,) = axis.collections
     assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[0, 0], [-4, -2]]
+
+
+def test_models_without_names_are_refused(models):
+    with pytest.raises(TypeError, match=r"models is of type SingleCellVAE, .*compare\(\{"):
+        compare(models["zinb"])

@@ -443,3 +443,42 @@ def test_a_large_table_stays_sparse(monkeypatch):
     assert table.for_epochs() is table
     monkeypatch.setattr("pyrovae.data.sparse._LARGEST_COPY", 10 * 10 * 8)
     assert isinstance(table.for_epochs(), TensorRows)
+
+
+def rows_of_graph():
+    return pv.VAE(nn.Identity(), nn.Identity(), nn.Identity())
+
+
+class Table:
+    """What an AnnData is to NumPy, which would look into it for minutes."""
+
+    obs_names = ("a",)
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("read")
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (rows_of_graph(), r"is a graph, VAE, .*the graph comes first"),
+        (pv.datasets.digits(), r"is a data set, .*give its rows, such as digits\.x"),
+        (Table(), r"is of type Table, .*such as adata\.X"),
+        (0.1, r"is the number 0\.1, .*pyrovae\.batches\.split"),
+        (lambda: torch.ones(3, 2), r"is a function, function, .*call it"),
+    ],
+    ids=["graph", "data set", "AnnData", "number", "function"],
+)
+def test_what_is_no_array_is_refused_with_the_place_of_its_rows(x, words):
+    with pytest.raises(TypeError, match=f"data: x {words}"):
+        as_sources(x, "data")
+
+
+def test_a_list_of_minibatches_is_told_how_it_was_read():
+    with pytest.raises(ValueError, match=r"context 2 has 1 rows, .*pass minibatches as iter\("):
+        as_sources([torch.ones(2, 3), torch.ones(2, 3), torch.ones(1, 3)], "data")
+
+
+def test_a_data_set_is_shown_in_one_line():
+    words = "Dataset('digits': 1437 and 360 test rows of (1, 8, 8) of 10 classes, counts)"
+    assert repr(pv.datasets.digits()) == words

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import anndata
 import catalogues
 import concordance
 import course
@@ -24,6 +25,14 @@ from pyrovae.singlecell import simulate
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = ["index", "howto/images", "howto/cells", "howto/swap", "howto/follow", "limits"]
+SMALLER = {  # what the code of a page becomes here: fewer epochs, draws and rows
+    "epochs=300": "epochs=20",
+    "epochs=20": "epochs=2",
+    "samples=500": "samples=50",
+    "[:20]": "[:3]",
+    "rand(20, ": "rand(3, ",
+    "view(20, ": "view(3, ",
+}
 FEW = ["--epochs", "1", "--samples", "0", "--no-report"]  # what `pyrovae fit` gets here
 
 
@@ -50,6 +59,12 @@ def own_data(tmp_path, monkeypatch):
     new.write_h5ad("new_cells.h5ad")
 
 
+def run_python(block, names):
+    for words, fewer in SMALLER.items():
+        block = block.replace(words, fewer)
+    exec(compile(block, "page", "exec"), names)
+
+
 def run_shell(block):
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
@@ -68,7 +83,19 @@ def test_the_code_of_a_page_runs(page, own_data):
         if kind == "bash":
             run_shell(block)
         else:
-            exec(compile(block, page, "exec"), names)
+            run_python(block, names)
+
+
+@pytest.mark.filterwarnings("ignore::pyrovae.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::pyrovae.RestorationWarning")
+def test_the_code_of_the_readme_runs(own_data):
+    names = {
+        "adata": anndata.read_h5ad("cells.h5ad"),
+        "new_cells": anndata.read_h5ad("new_cells.h5ad"),
+    }
+    for kind, block in BLOCK.findall((DOCS.parent / "README.md").read_text()):
+        if kind == "python":
+            run_python(block, names)
 
 
 # ----------------------------------------------------------------------------- notes and scripts

@@ -217,3 +217,12 @@ print(pages[2] - pages[1], fastest(torch.log1p) / fastest(torch.exp))
     pages, ratio = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
     assert pages < 128 * 200 * 784 * 4 / 4096  # of the logits alone, were each of their pages new
     assert ratio < 4  # 1 where its constants lie in memory, 7 on a CPU with AVX-512 where not
+
+
+@pytest.mark.parametrize("task", [pv.anomaly_score, pv.log_evidence])
+def test_a_warning_names_the_line_of_the_user(task):
+    q = pv.posteriors.DiagonalNormal(torch.nn.Linear(6, 4))
+    p = pv.likelihoods.Gaussian(torch.nn.Linear(2, 6), 0.001)
+    with pytest.warns(pv.EvidenceWarning) as caught:
+        task(pv.VAE(pv.priors.StandardNormal(2), q, p), torch.randn(5, 6), samples=20)
+    assert caught[0].filename == __file__

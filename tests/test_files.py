@@ -740,3 +740,9 @@ def test_two_stored_tensors_do_not_fit_one_tied_parameter(tmp_path):
     assert torch.equal(
         pv.load(tmp_path / "one", into=make(tied=True)).likelihood.net[1].weight, before
     )
+
+
+def test_the_file_inside_is_answered_by_its_folder(tmp_path):
+    pv.save(pv.priors.StandardNormal(2), tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match=r"Give the folder, .*m$"):
+        pv.load(tmp_path / "m" / "model.json")

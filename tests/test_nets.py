@@ -265,3 +265,10 @@ def test_a_row_of_the_maps_reaches_rows_of_the_image(size, channels, reach):
 def test_a_context_needs_a_linear_layer(make):
     with pytest.raises(ValueError, match="3 context features need the linear layer"):
         make()
+
+
+@pytest.mark.parametrize("make", [ConvEncoder, lambda shape, d: ConvDecoder(d, shape)])
+@pytest.mark.parametrize("shape", [(8, 8), 28, (1, 0, 8), (1, 8.0, 8)])
+def test_a_shape_that_is_no_image_is_refused(make, shape):
+    with pytest.raises(ValueError, match=r"Conv(En|De)coder: .*expected \(C, H, W\)"):
+        make(shape, 4)

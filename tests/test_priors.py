@@ -583,3 +583,10 @@ def test_a_tensor_outside_the_weights_is_refused_by_save(tmp_path):
     with pytest.raises(TypeError, match=words):
         pv.save(graph, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_vamp_names_the_order_of_its_arguments():
+    q = pv.posteriors.DiagonalNormal(nn.Linear(6, 4))
+    for arguments in ((torch.rand(5, 6), q), (q, 50)):
+        with pytest.raises(TypeError, match=r"Vamp: got .* and .*, expected .*Vamp\(q, x\[:50"):
+            pv.priors.Vamp(*arguments)

@@ -58,3 +58,9 @@ def test_reconstruction_both_kl_and_the_latent_mean_agree(trained):
     for mine, other in zip(ours, (reconstruction, kl_z, kl_l), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pv.embed(graph, x, c), theirs["qz"].loc, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["prior", "posterior"])
+def test_a_word_is_no_part_of_a_count_vae(name):
+    with pytest.raises(TypeError, match=f"count_vae: {name} is 'vamp', expected a part"):
+        pv.graphs.count_vae(5, **{name: "vamp"})

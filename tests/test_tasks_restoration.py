@@ -503,6 +503,8 @@ def test_what_does_not_fit_is_refused():
     ]:
         with pytest.raises(ValueError, match=words):
             pv.impute(graph, x, **arguments)
+    with pytest.raises(ValueError, match="a mask is given by name, hidden=mask"):
+        pv.impute(graph, x, some)
     with pytest.raises(ValueError, match="row 2 that is not finite"):
         pv.impute(graph, x.masked_fill(torch.arange(4)[:, None] == 2, NAN), hidden=some)
     with pytest.raises(ValueError, match=r"\(6, 6\).*\(16,\)"):

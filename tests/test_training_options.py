@@ -4,6 +4,8 @@ import copy
 import csv
 import functools
 import math
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -356,7 +358,48 @@ def test_a_batch_transform_sees_x_and_context_together():
     assert all(torch.equal(batch, torch.tensor([1.0] * 6 + [2.0]).expand(10, 7)) for batch in seen)
 
 
+def test_a_scheduler_that_needs_more_than_the_optimizer_is_named():
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    with pytest.raises(TypeError, match=r"fit: scheduler .*max_lr.*functools\.partial"):
+        quiet(small_vae(), binary(20), epochs=1, scheduler=one_cycle)
+
+
+def test_a_plateau_is_not_judged_during_warm_up():
+    """At beta = 1 validation gets worse while z is learned: the rate would be spent by then."""
+    judged = []
+
+    class Recording(torch.optim.lr_scheduler.ReduceLROnPlateau):
+        def step(self, metrics, epoch=None):
+            judged.append(metrics)
+            super().step(metrics, epoch)
+
+    history = quiet(
+        small_vae(),
+        binary(20),
+        epochs=8,
+        validation=binary(20),
+        objective=SGVB_B(beta=pv.objectives.warm_up(0.5)),
+        scheduler=functools.partial(Recording, patience=0, factor=0.1, threshold=1e9),
+    )
+    warm = [beta < 1 for beta in history.beta]
+    assert sum(warm) == 4
+    assert judged == [-bound for bound in history.validation_elbo[4:]]
+    assert history.learning_rate[:5] == [1e-3] * 5
+    assert history.learning_rate[-1] < 1e-4
+
+
 # -------------------------------------------------------------------------------- hooks, loggers
+@pytest.mark.parametrize(("kernel", "shown"), [(object(), True), (None, False)])
+def test_the_progress_bar_is_shown_in_a_notebook_without_widgets(
+    monkeypatch, capsys, kernel, shown
+):
+    shell = types.SimpleNamespace(kernel=kernel)
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    pv.fit(small_vae(), binary(20), epochs=2)
+    assert ("ELBO" in capsys.readouterr().err) == shown
+
+
 def test_a_hook_sees_each_step_with_its_terms_and_gradient_norm():
     graph, x, recorder = small_vae(), binary(20), Recorder()
     twin = small_vae()

@@ -53,12 +53,12 @@ boxes = ["x", "encoder", r"$\mu,\ \sigma$", r"$z=\mu+\sigma\epsilon$", "decoder"
 places = {name: (i, 0.0) for i, name in enumerate(boxes)}
 places |= {r"$\epsilon\sim N(0,I)$": (2.0, -1.0), r"prior: $z\sim N(0,I)$": (4.0, -1.0)}
 arrows = [*pairwise(boxes), *zip([*places][6:], boxes[3:5], strict=True)]
-for a, b in arrows:
-    style = {"arrowstyle": "->", "shrinkA": 0, "shrinkB": 34}
-    axis.annotate("", places[b], places[a], arrowprops=style)
 frame = {"boxstyle": "round,pad=0.5", "facecolor": "white"}
+look = {"ha": "center", "va": "center", "size": 11, "bbox": frame}
+for a, b in arrows:  # drawn from the frame of b, where the head is
+    axis.annotate(b, places[a], places[b], arrowprops={"arrowstyle": "<-"}, **look)
 for name, at in places.items():
-    axis.text(*at, name, ha="center", va="center", size=11, bbox=frame, zorder=5)
+    axis.text(*at, name, zorder=5, **look)
 axis.set(xlim=(-0.5, 5.6), ylim=(-1.5, 0.6))
 axis.axis("off")
 plt.show()
@@ -208,7 +208,7 @@ assert abs(fitted - elbo) < (0.5 if QUICK else 2)
 assert fitted < log_p
 each = pv.kl_per_dimension(vae, test)
 axis = plt.figure(figsize=(6, 2.4), layout="constrained").gca()
-axis.bar(range(J), each.sort(descending=True).values.numpy())
+axis.bar([*map(str, range(J))], each.sort(descending=True).values.numpy())
 axis.set(title="KL of each latent dimension", xlabel="latent dimension, sorted", ylabel="nats")
 plt.show()
 

@@ -235,8 +235,8 @@ for (name, embedding), pair in zip(embeddings.items(), axes, strict=True):
     print("{}: adjusted Rand index {:.3f}, mixing {:.3f}".format(name, *table[name]))
     plane = PCA(2).fit_transform(embedding)
     for ax, groups, what in zip(pair, (types, batches), ("type", "batch"), strict=True):
-        ax.scatter(*plane.T, c=np.unique(groups, return_inverse=True)[1], s=3, cmap="tab10")
-        ax.set(title=f"{name}, coloured by {what}", xticks=[], yticks=[])
+        dots = ax.scatter(*plane.T, 3, np.unique(groups, return_inverse=True)[1], cmap="tab10")
+        ax.legend(dots.legend_elements()[0], sorted(set(groups)), title=f"{name}, by {what}")
 plt.show()
 assert table["z"][1] > max(0.8 if QUICK else 0.3, table["PCA of log counts"][1])
 assert table["z"][0] > (0.95 if QUICK else 0.5)

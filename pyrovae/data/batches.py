@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from pyrovae.data.dense import TensorRows, array_rows
 from pyrovae.data.placement import sent
+from pyrovae.data.refused import check_is_array, read_as_array
 from pyrovae.data.source import Source, slices
 from pyrovae.data.sparse import SparseRows, is_sparse
 
@@ -39,6 +39,7 @@ Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
+_OF_LIST = ". A list is read as the tuple (x, *c) is: pass minibatches as iter(batches)"
 _ROUNDING = 1e-6  # beyond [0, 1], as grey levels that were averaged or resized may lie
 _INDICES = (torch.int32, torch.int64)  # the types that torch's Embedding takes
 
@@ -85,7 +86,7 @@ def unread_sources(data: Data, name: str) -> dict[str, Source]:
         if len(source) != rows:
             raise ValueError(
                 f"{label} has {len(source)} rows, x has {rows}: "
-                "expected one row of context per row of x"
+                f"expected one row of context per row of x{_OF_LIST * isinstance(data, list)}"
             )
     return sources
 
@@ -104,24 +105,9 @@ def as_source(x: Array, label: str = "x") -> Source:
     """
     if isinstance(x, Source):
         return x
-    if isinstance(x, Dataset | DataLoader):
-        raise TypeError(
-            f"{label} is a {type(x).__name__}, expected an array: only fit takes data sets and "
-            "loaders. Stack the rows, for example torch.stack([x for x, *_ in dataset])"
-        )
-    if isinstance(x, str | PathLike):
-        raise TypeError(
-            f"{label} is the path {str(x)!r}, expected an array: read the file first, as by "
-            "numpy.load; `pyrovae fit` reads files itself"
-        )
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"{label} is a masked array, whose mask would be lost. Give x with the masked values "
-            "filled in, np.ma.filled(x, 0), and to leave them out, what is observed as context: "
-            "pyrovae.Missing"
-        )
     if not (isinstance(x, Tensor) or is_sparse(x)):
-        x = x if isinstance(x, np.ndarray) else _as_array(x, label)
+        check_is_array(x, label)
+        x = x if isinstance(x, np.ndarray) else read_as_array(x, label)
     if x.is_complex() if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
         raise TypeError(
             f"{label} has dtype {x.dtype}, expected real numbers in a NumPy array, "
@@ -139,18 +125,6 @@ def as_source(x: Array, label: str = "x") -> Source:
     if is_sparse(x):
         return SparseRows.of(x)
     return TensorRows(x) if isinstance(x, Tensor) else array_rows(x)
-
-
-def _as_array(x: Any, label: str) -> np.ndarray:
-    """Return a list of numbers, or another object that NumPy reads, as an array."""
-    try:
-        return np.asarray(x)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise TypeError(
-            f"{label} is a {type(x).__name__} that is no array ({error}). Data in a list or tuple "
-            "are (x, *c), arrays of N rows: stack the rows of pairs, as by torch.stack([x for x, _ "
-            "in pairs]), and pass minibatches as iter(batches)"
-        ) from error
 
 
 def _check_finite(source: Source, label: str) -> None:

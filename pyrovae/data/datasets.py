@@ -65,6 +65,11 @@ class Dataset:
     label_names: tuple[str, ...] = ()
     total_count: int | None = None
 
+    def __repr__(self) -> str:
+        test = f" and {self.test_rows} test rows" if self.test_rows else " rows"
+        of = f" of {len(self.label_names)} classes" if self.labels is not None else ""
+        return f"Dataset({self.name!r}: {len(self.x)}{test} of {self.shape}{of}, {self.kind.value})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row: (C, H, W) or (D,)."""

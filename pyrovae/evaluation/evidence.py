@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae import programs
 from pyrovae.evaluation import pareto
 
 __all__ = ["LEAST_SHARE", "Evidence", "EvidenceWarning", "Weights", "joined", "warn_if_unreliable"]
@@ -160,11 +161,7 @@ def joined(pieces: Sequence[Evidence]) -> Evidence:
 
 
 def warn_if_unreliable(
-    evidence: Evidence,
-    samples: int,
-    name: str,
-    stacklevel: int = 4,
-    least_share: float = LEAST_SHARE,
+    evidence: Evidence, samples: int, name: str, least_share: float = LEAST_SHARE
 ) -> None:
     """Warn with an `EvidenceWarning` if more than a tenth of the rows cannot be trusted.
 
@@ -185,5 +182,5 @@ def warn_if_unreliable(
         "guide further or with objectives.IWAE, or use annealed_log_evidence, with more "
         "temperatures",
         EvidenceWarning,
-        stacklevel=stacklevel,
+        stacklevel=programs.level_of_user(),
     )

@@ -77,7 +77,7 @@ def reciprocal_log_evidence(
             pieces.append(weights.evidence())
     inverse = joined(pieces)
     evidence = Evidence(-inverse.log_p, inverse[1], inverse[2], inverse.pareto_k)
-    warn_if_unreliable(evidence, samples, "reciprocal_log_evidence", stacklevel=3)
+    warn_if_unreliable(evidence, samples, "reciprocal_log_evidence")
     return evidence
 
 

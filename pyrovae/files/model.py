@@ -182,9 +182,11 @@ def description(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "model.json"
     if not path.is_file():
+        inside = Path(folder).name == path.name and Path(folder).is_file()
+        remedy = f". Give the folder, {Path(folder).parent}" if inside else ""
         raise FileNotFoundError(
             f"{folder}: no model here, "
-            "expected a folder with a model.json as pyrovae.save writes it"
+            f"expected a folder with a model.json as pyrovae.save writes it{remedy}"
         )
     sealed = read_json(path, "a model of this library", _AGAIN)
     try:

@@ -91,6 +91,12 @@ def count_vae(
     q_l: nn.Module | None = None
     if library is not None:
         q_l = _library_posterior(encoder(1, 2), library[0], library_factor)
+    for name, part in (("prior", prior), ("posterior", posterior)):
+        if part is not None and not callable(part):
+            raise TypeError(
+                f"count_vae: {name} is {part!r}, expected a part, such as priors.Mixture(10, 20) "
+                "or a posterior of your own, or a function that builds one"
+            )
     if posterior is None:
         posterior = posteriors.DiagonalNormal(encoder(layers, 2 * latents), _FLOOR)
     if prior is None:

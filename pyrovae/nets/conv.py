@@ -7,6 +7,8 @@ MapDecoder    N n m -> (C, H, W): the same from N maps of n x m numbers, without
 
 from collections.abc import Sequence
 from math import prod
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ class ConvEncoder(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.shape_in, self.features_out = tuple(shape_in), features_out
+        self.shape_in, self.features_out = _image(self, shape_in), features_out
         self.channels, self.activation, self.context = tuple(channels), activation, context
         self.code = (channels[-1], *_scales(self.shape_in, len(channels))[-1])
         layers: list[nn.Module] = []
@@ -109,7 +111,7 @@ class ConvDecoder(Network):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.features_in, self.shape_out = features_in, tuple(shape_out)
+        self.features_in, self.shape_out = features_in, _image(self, shape_out)
         self.channels, self.activation, self.context = tuple(channels), activation, context
         *sizes, smallest = _scales(self.shape_out, len(channels))
         self.code = (channels[-1], *smallest)
@@ -164,7 +166,7 @@ class MapDecoder(Network):
     ) -> None:
         super().__init__()
         n, m = (size, size) if isinstance(size, int) else size
-        self.maps, self.size, self.shape_out = maps, (n, m), tuple(shape_out)
+        self.maps, self.size, self.shape_out = maps, (n, m), _image(self, shape_out)
         self.channels, self.activation, self.context = tuple(channels), activation, context
         self.shape_in = (maps * n * m,)
         layers: list[nn.Module] = []
@@ -186,6 +188,21 @@ class MapDecoder(Network):
         constant = rest[..., None, None].expand(*rest.shape, *self.size)
         x = torch.cat([maps.unflatten(-1, (self.maps, *self.size)), constant], -3)
         return over_leading_axes(self.layers, x, event_dims=[3])
+
+
+def _image(net: Network, shape: Any) -> Shape:
+    """Return the shape of an image, three sizes.
+
+    Raises:
+        ValueError: for another one.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if len(sizes) != 3 or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+        raise ValueError(
+            f"{type(net).__name__}: the shape of an image is {shape!r}, expected (C, H, W), such "
+            "as (1, 28, 28) for one of grey values"
+        )
+    return sizes
 
 
 def _scales(shape: Shape, poolings: int) -> list[Shape]:

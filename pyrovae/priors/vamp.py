@@ -40,6 +40,7 @@ class Vamp(Conditional):
         learned_weights: learn w too; False keeps w_k = 1 / K, as in the paper.
 
     Raises:
+        TypeError: if `posterior` is no module, or `pseudo_inputs` no tensor.
         ValueError: if there are no pseudo-inputs, or `low` is not below `high`; when it is called,
             if the posterior is a point mass.
 
@@ -64,6 +65,12 @@ class Vamp(Conditional):
         learned_weights: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(posterior, nn.Module) or not isinstance(pseudo_inputs, Tensor):
+            given = f"{type(posterior).__name__} and {type(pseudo_inputs).__name__}"
+            raise TypeError(
+                f"Vamp: got {given}, expected the model's posterior and a tensor of pseudo-inputs, "
+                "as in Vamp(q, x[:50])"
+            )
         if pseudo_inputs.dim() < 2 or not len(pseudo_inputs):
             raise ValueError(
                 f"Vamp: pseudo_inputs has shape {tuple(pseudo_inputs.shape)}, expected (K, *event) "

@@ -6,6 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
+from pyrovae.programs.callers import level_of_user
 from pyrovae.programs.checks import (
     PART_OF_ROW,
     check_all_rows,
@@ -112,6 +113,7 @@ __all__ = [
     "latent",
     "latent_by_name",
     "leaf",
+    "level_of_user",
     "log_mean_exp",
     "log_prob",
     "log_prob_of_rows",

@@ -1,6 +1,7 @@
 """The count model for AnnData: `SingleCellVAE` under scverse's names, and simulated cells."""
 
 from pyrovae.singlecell.cells import rows_in, some_cells
+from pyrovae.singlecell.columns import reads_as_none
 from pyrovae.singlecell.comparison import compare
 from pyrovae.singlecell.counts import read
 from pyrovae.singlecell.labels import CellLabels
@@ -22,6 +23,7 @@ __all__ = [
     "listed",
     "open_shards",
     "read",
+    "reads_as_none",
     "rows_in",
     "saved_setup",
     "simulate",

@@ -23,6 +23,7 @@ __all__ = [
     "known_labels",
     "label_weights",
     "named_as",
+    "reads_as_none",
     "warn_of_outliers",
 ]
 
@@ -259,6 +260,16 @@ def check_column(adata: Any, key: str, name: str = "key") -> None:
         raise ValueError(f"adata.obs has several columns {key!r}: rename them, or drop all but one")
 
 
+def reads_as_none(label: object) -> bool:
+    """Return whether a label says that there is none.
+
+    Example:
+        >>> reads_as_none("Unknown"), reads_as_none("T cell")
+        (True, False)
+    """
+    return str(label).strip().lower() in _NO_LABEL
+
+
 def known_labels(adata: Any, key: str, unknown: object) -> tuple[list[str], Tensor]:
     """Return the known labels, sorted, and the number of each cell's; -1 for none.
 
@@ -289,7 +300,7 @@ def known_labels(adata: Any, key: str, unknown: object) -> tuple[list[str], Tens
             f"adata.obs[{key!r}] has the labels {names} beside {unknown!r}: a classifier needs at "
             "least two"
         )
-    none = [name for name in names if name.strip().lower() in _NO_LABEL]
+    none = [name for name in names if reads_as_none(name)]
     if none:
         warn_user(
             f"CellLabels: {listed(none)} in adata.obs[{key!r}] is learned and predicted as a cell "

@@ -55,6 +55,7 @@ def compare(
         standard errors of one cell are NaN.
 
     Raises:
+        TypeError: if `models` is no dictionary.
         ValueError: if there are no such cells, the models are of other genes, layers or (without
             `adata`) cells, or "evidence" is asked of models with a latent and with an observed
             library size.
@@ -62,6 +63,11 @@ def compare(
     import pandas as pd
 
     check_samples("compare", n_samples)
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"compare: models is of type {type(models).__name__}, expected models by name, as in "
+            'compare({"zinb": model, "nb": other})'
+        )
     if not models:
         raise ValueError("compare: no model is given")
     if measure not in ("evidence", "thinned"):

@@ -1,11 +1,12 @@
 """What users read: names in a message, what to install, and warnings that point at their line."""
 
 import importlib
-import inspect
 import warnings
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
+
+from pyrovae import programs
 
 __all__ = ["import_anndata", "listed", "of_names", "warn_user"]
 
@@ -36,10 +37,7 @@ def of_names(rows: Any) -> str:
 
 def warn_user(message: str) -> None:
     """Issue a UserWarning at the innermost line of code outside this library."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, UserWarning, stacklevel=programs.level_of_user())
 
 
 def import_anndata() -> ModuleType:

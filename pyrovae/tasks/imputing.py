@@ -27,6 +27,7 @@ from pyrovae.tasks.restoring import (
 
 __all__ = ["hidden_log_prob", "impute"]
 
+_BY_NAME = ". What follows x is context; a mask is given by name, hidden=mask"
 _ROWS = 4096  # that are checked at once
 _LEAST_SIZE = 10  # effective draws, below which an error estimated from them means little
 
@@ -167,7 +168,7 @@ def hidden_log_prob(
             pieces.append((*_mean(log_p, posterior.weights), posterior.effective_sample_size))
     evidence = Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
     so = "log_p is likely too low there, and its standard_error too small"
-    warn_if_few(evidence.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=3)
+    warn_if_few(evidence.effective_sample_size, options, _LEAST_SIZE, so)
     return evidence
 
 
@@ -221,7 +222,7 @@ class _Holes:
         if not some:
             raise ValueError(
                 f"{self.task}: no value is hidden, expected a True in hidden, or with hidden=None "
-                "a NaN in x"
+                f"a NaN in x{_BY_NAME if c else ''}"
             )
         self.inside = first[0] if first else self.fill
         self._check_support(c)

@@ -141,11 +141,11 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
     means, draws, sizes = zip(*pieces, strict=True)
     restored = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
     so = "the mean, the draws and their intervals come from one draw there"
-    warn_if_few(restored.effective_sample_size, options, _LEAST_SIZE, so, stacklevel=4)
+    warn_if_few(restored.effective_sample_size, options, _LEAST_SIZE, so)
     return restored
 
 
-def warn_if_few(sizes: Tensor, options: Options, least: float, so: str, stacklevel: int) -> None:
+def warn_if_few(sizes: Tensor, options: Options, least: float, so: str) -> None:
     """Warn with a `RestorationWarning` if more than a tenth of the rows have few effective draws.
 
     Args:
@@ -153,7 +153,6 @@ def warn_if_few(sizes: Tensor, options: Options, least: float, so: str, stacklev
         options: how they were found. The draws of "hmc" have equal weights: it does not warn.
         least: effective draws that a row needs; of fewer than eight times as many, one in eight.
         so: what follows, for the message.
-        stacklevel: of the warning: 3 for the caller of this one's.
     """
     least = min(least, options.effort.samples / 8)
     bad = int((sizes < least).sum())
@@ -164,7 +163,7 @@ def warn_if_few(sizes: Tensor, options: Options, least: float, so: str, stacklev
         f"{options.effort.samples} weighted draws of the latents are effective, so {so}: take more "
         'samples or steps, or use method="refine" or "hmc"',
         RestorationWarning,
-        stacklevel=stacklevel,
+        stacklevel=programs.level_of_user(),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.data import Transform
 from pyrovae.files import History, check_writable
 from pyrovae.training.events import Hook
-from pyrovae.training.optimization import MakeScheduler
+from pyrovae.training.optimization import MakeScheduler, Scheduler
 
 __all__ = ["Arguments"]
 
@@ -102,6 +102,20 @@ class Arguments:
         if not isinstance(self.hooks, Iterable) or isinstance(self.hooks, type):
             raise _no_hook(self.hooks)
         return list(self.hooks)
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> Scheduler | None:
+        """Return the learning-rate scheduler of an optimizer, if there is to be one.
+
+        Raises:
+            TypeError: if it needs more than the optimizer.
+        """
+        try:
+            return self.scheduler(optimizer) if self.scheduler is not None else None
+        except TypeError as error:
+            raise TypeError(
+                f"fit: scheduler cannot be called with the optimizer alone ({error}). Give its "
+                "other arguments first, as by functools.partial(StepLR, step_size=10)"
+            ) from error
 
     def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
         """Return a minibatch of training data, transformed."""

@@ -114,7 +114,7 @@ def fit(
         freeze: parts that are held constant: `["posterior"]`; None is none. Modules among them are
             in eval() mode, so that dropout is off and batch normalization keeps its statistics.
         scheduler: torch optimizer -> learning-rate scheduler (a `ReduceLROnPlateau` sees the
-            validation loss).
+            validation loss, never during warm-up).
         scheduler_interval: when the scheduler is stepped, after each "epoch" or optimizer "step".
             None is "step" for `OneCycleLR` and `CyclicLR`, whose schedules are over steps, and
             "epoch" for all others.
@@ -236,7 +236,7 @@ def _fit(
             svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
         claim_parameters(graph, svi.programs.stored_names())
         warn_of_shared_latents(graph, example, training, group)
-        schedule = arguments.scheduler(svi.optimizer) if arguments.scheduler else None
+        schedule = arguments.scheduled(svi.optimizer)
         hooks += [ProgressBar()] if arguments.progress else []
         heard = hooks if group.is_writer else []
         loop = Loop(arguments, svi, training, held_out, history, schedule, heard)

@@ -1,10 +1,10 @@
 """Loggers: hooks that write a fit to the terminal, to a CSV file, or for TensorBoard."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm as terminal_tqdm
 from tqdm.auto import tqdm
 
 from pyrovae.files import in_words
@@ -45,8 +45,7 @@ class ProgressBar(Hook):
     def on_start(self, start: Start) -> None:
         """Open the bar."""
         self._name = start.bound_name
-        in_terminal = tqdm is terminal_tqdm or not _in_notebook()
-        hidden = None if in_terminal else False  # None: shown if the output is a terminal
+        hidden = False if _with_widgets() or _in_kernel() else None  # None: if not on a terminal
         self._bar = tqdm(total=start.steps, initial=start.done, unit="step", disable=hidden)
 
     def on_step(self, step: Step) -> None:
@@ -59,9 +58,11 @@ class ProgressBar(Hook):
         self._kl += sum(step.kl.values()) * step.rows
         self._loss += step.loss * step.rows
         if self._bar.update():
-            sums = self._reconstruction, self._kl, self._loss
-            means = [total / self._rows for total in sums]
-            self._bar.set_postfix_str(in_words(self._name, *means) + self._validated, refresh=False)
+            self._show()
+
+    def _show(self) -> None:
+        means = [total / self._rows for total in (self._reconstruction, self._kl, self._loss)]
+        self._bar.set_postfix_str(in_words(self._name, *means) + self._validated, refresh=False)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Take note of the validation."""
@@ -69,8 +70,10 @@ class ProgressBar(Hook):
             self._validated = f", validation {epoch.history.validation_elbo[-1]:.2f}"
 
     def on_end(self) -> None:
-        """Close the bar."""
+        """Close the bar, with the numbers of the last epoch."""
         if self._bar is not None:
+            if self._rows:
+                self._show()
             self._bar.close()
 
 
@@ -176,9 +179,15 @@ class TensorBoard(Hook):
             self._writer.close()
 
 
-def _in_notebook() -> bool:
+def _with_widgets() -> bool:
     """Return whether `tqdm.auto` draws with a notebook's widgets."""
-    return "notebook" in tqdm.__module__ or any("notebook" in c.__module__ for c in tqdm.__mro__)
+    return any("notebook" in c.__module__ for c in tqdm.__mro__)
+
+
+def _in_kernel() -> bool:
+    """Return whether a notebook shows the output, also without widgets: it is no terminal."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def _steps_before(path: Path, done: int) -> list[list[str]]:

@@ -132,10 +132,15 @@ def scheduled_by_step(scheduler: Scheduler | None, interval: str | None) -> bool
     return interval == "step"
 
 
-def step_after_epoch(scheduler: Scheduler | None, loss: float) -> None:
-    """Step a learning-rate scheduler; one that waits for a plateau gets the loss."""
+def step_after_epoch(scheduler: Scheduler | None, loss: float, judged: bool = True) -> None:
+    """Step a learning-rate scheduler; one that waits for a plateau gets the losses that are judged.
+
+    During a warm-up the loss at beta = 1 is not what is trained: that it does not fall is no sign
+    of a plateau, and the rate would be spent before beta has reached its target.
+    """
     if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(loss)
+        if judged:
+            scheduler.step(loss)
     elif scheduler is not None:
         scheduler.step()
 

@@ -15,7 +15,7 @@ from pyrovae.command.choices import Part
 from pyrovae.command.report import cell_plots
 from pyrovae.command.report.cell_plots import UNLABELLED, Groups, Moments
 from pyrovae.data import as_source, batches, spread, to_scipy
-from pyrovae.singlecell import SingleCellVAE
+from pyrovae.singlecell import SingleCellVAE, reads_as_none
 
 __all__ = ["EvaluatedCells", "Libraries", "describe_data", "fingerprint", "select"]
 
@@ -59,7 +59,11 @@ def describe_data(model: SingleCellVAE) -> dict[str, Any]:
     x, adata, setup = as_source(model.cells.data[0]), model.cells.own(), model.cells.encoding.setup
     totals = x.sum(1)
     keys = {"batches": setup.batch_key, "labels": setup.labels_key}
-    groups = {name: _named(adata.obs[key]) for name, key in keys.items() if key in adata.obs}
+    groups = {
+        name: _named(adata.obs[key], name == "labels")
+        for name, key in keys.items()
+        if key in adata.obs
+    }
     return {
         "cells": adata.n_obs,
         "genes": len(model.cells.encoding.genes),
@@ -124,7 +128,7 @@ class EvaluatedCells:
         """Return batches and labels of the cells, those that there are."""
         setup, obs = self.model.cells.encoding.setup, self.adata.obs
         keys = (key for key in (setup.batch_key, setup.labels_key) if key is not None)
-        columns = {key: _named(obs[key]) for key in keys if key in obs}
+        columns = {key: _named(obs[key], key == setup.labels_key) for key in keys if key in obs}
         return [
             Groups(key, column.iloc[rows].to_numpy(), _ranked(column), key == setup.batch_key)
             for key, column in columns.items()
@@ -180,9 +184,12 @@ class EvaluatedCells:
                 return False
 
 
-def _named(column: Any) -> Any:
-    """Return a column of obs as words; what is missing is unlabelled."""
-    return column.astype(object).where(column.notna(), UNLABELLED).astype(str)
+def _named(column: Any, labels: bool) -> Any:
+    """Return a column of obs as words; what is missing, or a label that reads so, is unlabelled."""
+    known = column.notna()
+    if labels:
+        known &= ~column.astype(object).map(reads_as_none)
+    return column.astype(object).where(known, UNLABELLED).astype(str)
 
 
 def _ranked(names: Any) -> tuple[str, ...]:

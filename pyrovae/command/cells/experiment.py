@@ -19,6 +19,7 @@ from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.choices import Dispersion, Likelihood, Part
 from pyrovae.command.experiment import Experiment
 from pyrovae.command.options import SIMULATED, Options
+from pyrovae.command.report.cell_plots import UNLABELLED
 from pyrovae.command.report.page import Picture, Row
 from pyrovae.command.runs import CELLS, Run
 from pyrovae.command.writing import write_cells
@@ -101,7 +102,8 @@ class CellExperiment(Experiment):
         """Describe data, model and training in three lines."""
         s, about = self.run.settings, self.about
         sizes = [f"{about['cells']:,} cells", f"{about['genes']:,} genes"]
-        sizes += [f"{len(about[name])} {name}" for name in ("batches", "labels") if name in about]
+        groups = {name: set(about.get(name, ())) - {UNLABELLED} for name in ("batches", "labels")}
+        sizes += [f"{len(found)} {name}" for name, found in groups.items() if found]
         library = "observed" if s.observed_library else "latent"
         dispersion = f", dispersion by {(s.dispersion or Dispersion.GENE).value}"
         theta = "" if s.likelihood is Likelihood.POISSON else dispersion

@@ -66,11 +66,14 @@ def curve(history: History, title: str) -> Figure:
 
 def _draw_term(axis: Axes, history: History, name: str) -> None:
     """Draw a term on training and validation data."""
+    from matplotlib.ticker import MaxNLocator
+
     for prefix, label, colour in (("", "training", BLUE), ("validation_", "validation", ORANGE)):
         values = np.array(getattr(history, prefix + name), dtype=float)
         if np.isfinite(values).any():
             epochs, marker = history.epoch[: len(values)], "o" if len(values) == 1 else None
             axis.plot(epochs, values, color=colour, label=label, marker=marker)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     hide_frame(axis)
 

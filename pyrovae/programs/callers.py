@@ -1,0 +1,18 @@
+"""Where the user's code is, for warnings that name its line and not one of this library."""
+
+import inspect
+
+__all__ = ["level_of_user"]
+
+
+def level_of_user() -> int:
+    """Return the stacklevel for `warnings.warn`, called beside this, of the user's innermost line.
+
+    Example:
+        >>> level_of_user()
+        1
+    """
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
+        level, frame = level + 1, frame.f_back
+    return max(1, level)
