@@ -14,6 +14,7 @@ from pyrovae.programs.checks import (
     check_measures,
     check_sites,
     check_whole_rows,
+    holds_draw,
     is_delta,
 )
 from pyrovae.programs.draws import find_layout, name_rows
@@ -30,6 +31,7 @@ from pyrovae.programs.posterior import (
     draws_given_latents,
     is_categorical,
     is_class_number,
+    latent_of_rows,
     mean,
     means,
     posterior,
@@ -104,6 +106,7 @@ __all__ = [
     "factor_of_rows",
     "find_layout",
     "hmc",
+    "holds_draw",
     "is_categorical",
     "is_class_number",
     "is_delta",
@@ -111,6 +114,7 @@ __all__ = [
     "kl_of_dimensions",
     "latent",
     "latent_by_name",
+    "latent_of_rows",
     "leaf",
     "log_mean_exp",
     "log_prob",
