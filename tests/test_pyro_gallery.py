@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import pyrovae as pv
+from pyrovae import programs
 from pyrovae.objectives import IWAE, SGVB_B
 
 
@@ -81,7 +82,7 @@ def test_a_network_that_takes_its_tensors_from_the_store_trains_those():
     """`update_module_params=True` gives a second network the first one's tensors."""
     x = torch.randn(32, 6)
 
-    def programs():
+    def pair():
         encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
 
         def model(x):
@@ -97,9 +98,9 @@ def test_a_network_that_takes_its_tensors_from_the_store_trains_those():
 
         return types.SimpleNamespace(model=model, guide=guide), decoder
 
-    graph, first = programs()
+    graph, first = pair()
     pv.fit(graph, x, epochs=1, progress=False)
-    graph, second = programs()
+    graph, second = pair()
     before = first.weight.detach().clone()
     pv.fit(graph, x, epochs=1, progress=False)
     assert second.weight is first.weight
@@ -215,6 +216,45 @@ def test_the_tensors_of_an_earlier_autoguide_in_the_store_are_named(autoguide):
     pv.fit(Guided(autoguide), x, batch_size=30, epochs=1, progress=False)
     with pytest.raises(ValueError, match=r"of an earlier autoguide.*pyro\.clear_param_store"):
         pv.fit(Guided(autoguide), x[:12], batch_size=12, epochs=1, progress=False)
+
+
+def test_a_flow_without_an_inverse_is_trained_with_several_draws_in_one_run():
+    class Planar(Example):
+        def __init__(self):
+            super().__init__()
+            self.flow = dist.transforms.Planar(2)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                base = user_graphs.normal(self.encoder(x))
+                pyro.sample("z", dist.TransformedDistribution(base, [self.flow]))
+
+    torch.manual_seed(0)
+    graph, x = Planar(), torch.randn(20, 6)
+    pv.fit(graph, x, objective=IWAE(4), epochs=1, progress=False)
+    assert not programs.find_layout(graph.model, graph.guide, x, draws=4).separate
+    alone = [pv.log_evidence(graph, x, samples=1, seed=seed).log_p for seed in range(400)]
+    together = pv.elbo(graph, x, samples=400).elbo
+    weights = torch.stack(alone)
+    assert ((together - weights.mean(0)).abs() < 6 * weights.std(0) * (2 / 400) ** 0.5).all()
+    with pytest.raises(ValueError, match='site "z": a transform of the posterior has no inverse'):
+        pv.latent_summary(graph, x)
+
+
+def test_a_chain_of_classes_has_no_mean_to_reconstruct():
+    class Chain(Example):
+        def model(self, x):
+            chain, classes = torch.zeros(3, 3), dist.Categorical(logits=torch.randn(3, 4))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", user_graphs.unit_normal(len(x), 2))
+                start = torch.cat([z, -z[..., :1]], -1)
+                pyro.sample("x", dist.DiscreteHMM(start, chain, classes, duration=6), obs=x)
+
+        def guide(self, x):
+            super().guide(x.float())
+
+    with pytest.raises(ValueError, match=r"DiscreteHMM has no mean .*mean=False"):
+        pv.reconstruct(Chain(), torch.randint(4, (5, 6)))
 
 
 def test_measures_of_latents_take_the_only_site_of_the_guide():

@@ -159,7 +159,16 @@ def mutual_information(
             return _information_by_draws(graph, data, site)
         if takes_passes(fn) and len(data[0]) > _ROWS_OF_A_FLOW:
             fn = programs.posterior(graph, _whole(graph, _sample(data, _ROWS_OF_A_FLOW)), site)
-        return from_densities(fn)
+        try:
+            return from_densities(fn)
+        except KeyError as error:
+            if not programs.without_inverse(error):
+                raise
+            raise ValueError(
+                f'mutual_information: site "{site}": a transform of the posterior has no inverse, '
+                "by which a draw has a density given another row. Take a flow with an inverse, as "
+                "posteriors.IAF; kl_per_dimension and active_units may not need it"
+            ) from error
 
 
 def _information_by_draws(graph: Any, data: Sources, site: str) -> float:

@@ -74,7 +74,7 @@ from pyrovae.programs.traces import (
     support_of,
     total,
 )
-from pyrovae.programs.unimplemented import named_error
+from pyrovae.programs.unimplemented import named_error, without_inverse
 
 __all__ = [
     "PART_OF_ROW",
@@ -145,4 +145,5 @@ __all__ = [
     "total",
     "unscaled",
     "weights_of",
+    "without_inverse",
 ]

@@ -243,6 +243,11 @@ def _common_draws(fn: Any, n: int) -> Tensor:
     if shape[:rows] != fn.batch_shape:
         return fn(torch.Size([n]))
     like = base(torch.Size()) if callable(base) else base.sample()  # of Pyro, or of torch
+    if not like.is_floating_point():
+        raise ValueError(
+            f"{type(base).__name__} has no mean by formula, and its draws are integers, which may "
+            "be numbers of classes, without a mean. Take draws, as by generate(..., mean=False)"
+        )
     u = torch.rand(n, *[1] * rows, *shape[rows:], device=like.device, dtype=like.dtype)
     try:
         z = base.icdf(u.clamp(min=torch.finfo(u.dtype).tiny).expand(n, *shape))
