@@ -241,6 +241,17 @@ def test_a_flow_without_an_inverse_is_trained_with_several_draws_in_one_run():
         pv.latent_summary(graph, x)
 
 
+def test_a_factor_outside_the_plate_over_the_rows_is_named():
+    class Penalized(Example):
+        def model(self, x):
+            super().model(x)
+            pyro.factor("penalty", -self.decoder.weight.square().sum())
+
+    for task in (pv.elbo, pv.log_evidence):
+        with pytest.raises(ValueError, match=r'"penalty" is a factor outside the plate.*weight_de'):
+            task(Penalized(), torch.randn(20, 6))
+
+
 def test_a_chain_of_classes_has_no_mean_to_reconstruct():
     class Chain(Example):
         def model(self, x):
