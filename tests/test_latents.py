@@ -279,7 +279,7 @@ def test_a_site_that_is_not_there_is_named():
     )
     x = torch.rand(5, 6).round()
     for figure in (pv.kl_per_dimension, pv.latent_summary, pv.active_units):
-        with pytest.raises(ValueError, match=r"no latent site \"z\".*z1.*z2"):
+        with pytest.raises(ValueError, match=r"z1.*z2.*name one by site="):
             figure(graph, x)
 
 

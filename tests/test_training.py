@@ -111,10 +111,9 @@ def test_fit_is_bare_svi_at_equal_seed():
     quiet(
         a, x, epochs=1, batch_size=50, seed=5, optimizer=functools.partial(torch.optim.SGD, lr=0.5)
     )
-    rows = torch.randperm(50, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(5)
     svi = pyro.infer.SVI(b.model, b.guide, pyro.optim.SGD({"lr": 0.5 / 50}), TraceMeanField_ELBO())
-    svi.step(x[rows])
+    svi.step(x)
     for u, v in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(u, v, rtol=1e-4, atol=1e-6)
 

@@ -187,11 +187,12 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> lis
     """Return the row numbers of one epoch's minibatches, shuffled.
 
     A last minibatch of one row, which batch normalization cannot take, is joined to the one before.
+    One minibatch of all rows has them in order: a guide may have parameters for each, by its place.
     """
     batches = list(torch.randperm(n, generator=generator).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    return batches if len(batches) > 1 else [torch.arange(n)]
 
 
 def split(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 I_q(x; z) = E_x KL( q(z | x) || q(z) ),   q(z) = (1 / N) sum_n q(z | x_n)  (Hoffman & Johnson 2016)
 
 q(z | x) is that of the site given x alone: where the guide draws the site given other latents y it
-is the integral of q(z | y, x) q(y | x), which draws of y stand for.
+is the integral of q(z | y, x) q(y | x), which draws of y stand for. `site=` names the latent; by
+default it is the only one that the guide has for each row, or "z" among several.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class LatentSummary(NamedTuple):
     warning: str | None
 
 
-def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor:
+def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str | None = None) -> Tensor:
     """Return KL(q(z_d | x) || p(z_d)) averaged over the rows, with shape (D,), in nats.
 
     These are the site's terms of `elbo`, with its mask and without its scale: where q or p depends
@@ -65,6 +66,7 @@ def kl_per_dimension(graph: Any, x: Array, *c: Array, site: str = "z") -> Tensor
     """
     pieces = []
     data = checked_sources(graph, x, *c)
+    site = _named(graph, data, site, "kl_per_dimension")
     with programs.evaluation(graph):
         for batch in checked_batches(graph, data):
             p, q = programs.run(graph.model, graph.guide, *batch)
@@ -97,7 +99,7 @@ def _without_kl(q: programs.Site, p: programs.Site) -> str:
 
 
 def active_units(
-    graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str = "z"
+    graph: Any, x: Array, *c: Array, threshold: float = 0.01, site: str | None = None
 ) -> Tensor:
     """Return which units have Var_x( E_q[z_d | x] ) above the threshold, with shape (D,).
 
@@ -109,6 +111,7 @@ def active_units(
         ValueError: if x is outside the support of the likelihood, or there is no such site.
     """
     data = checked_sources(graph, x, *c)
+    site = _named(graph, data, site, "active_units")
     with programs.evaluation(graph):
         batches = checked_batches(graph, data)
         means = [programs.means(graph, batch, site) for batch in batches]
@@ -127,7 +130,7 @@ def _variance(means: Tensor) -> Tensor:
 
 
 def mutual_information(
-    graph: Any, x: Array, *c: Array, site: str = "z", seed: int | None = 0
+    graph: Any, x: Array, *c: Array, site: str | None = None, seed: int | None = 0
 ) -> float:
     """Estimate I_q(x; z) = E log q(z | x) - log q(z) in nats, by one draw per row.
 
@@ -145,6 +148,7 @@ def mutual_information(
         ValueError: if x is outside the support of the likelihood, or there is no such site.
     """
     data = checked_sources(graph, x, *c)
+    site = _named(graph, data, site, "mutual_information")
     with programs.evaluation(graph, seed):
         batch = _whole(graph, data)
         fn = programs.posterior(graph, batch, site)
@@ -155,7 +159,16 @@ def mutual_information(
             return _information_by_draws(graph, data, site)
         if takes_passes(fn) and len(data[0]) > _ROWS_OF_A_FLOW:
             fn = programs.posterior(graph, _whole(graph, _sample(data, _ROWS_OF_A_FLOW)), site)
-        return from_densities(fn)
+        try:
+            return from_densities(fn)
+        except KeyError as error:
+            if not programs.without_inverse(error):
+                raise
+            raise ValueError(
+                f'mutual_information: site "{site}": a transform of the posterior has no inverse, '
+                "by which a draw has a density given another row. Take a flow with an inverse, as "
+                "posteriors.IAF; kl_per_dimension and active_units may not need it"
+            ) from error
 
 
 def _information_by_draws(graph: Any, data: Sources, site: str) -> float:
@@ -171,6 +184,17 @@ def _check_continuous(fn: Any, site: str) -> None:
             "other latents, so q(z | x) is a sum over them that is not computed. Ask for one of "
             "the latents before it, or use a categorical latent"
         )
+
+
+def _named(graph: Any, data: Sources, site: str | None, task: str) -> str:
+    """Return the name of the latent site that is meant; the random stream stays where it was."""
+    if site is not None:
+        return site
+    with programs.evaluation(graph):
+        batch = next(checked_batches(graph, data))
+        q = programs.record(graph.guide, *batch)
+        programs.name_rows(graph, batch, q)
+        return programs.latent_of_rows(q, None, task)
 
 
 def _whole(graph: Any, data: Sources) -> tuple[Tensor, ...]:
@@ -189,13 +213,14 @@ def _sample(data: Sources, rows: int) -> Sources:
     return tuple(as_source(part).select(chosen) for part in data)
 
 
-def latent_summary(graph: Any, x: Array, *c: Array, site: str = "z") -> LatentSummary:
+def latent_summary(graph: Any, x: Array, *c: Array, site: str | None = None) -> LatentSummary:
     """Return all figures of this module, with a warning if the posterior has collapsed.
 
     Raises:
         ValueError: if x is outside the support of the likelihood, or there is no such site.
     """
     data = checked_sources(graph, x, *c)
+    site = _named(graph, data, site, "latent_summary")
     try:
         kl = kl_per_dimension(graph, *data, site=site)
     except ValueError:

@@ -15,6 +15,7 @@ from pyrovae.programs.checks import (
     check_measures,
     check_sites,
     check_whole_rows,
+    holds_draw,
     is_delta,
 )
 from pyrovae.programs.draws import find_layout, name_rows
@@ -31,6 +32,7 @@ from pyrovae.programs.posterior import (
     draws_given_latents,
     is_categorical,
     is_class_number,
+    latent_of_rows,
     mean,
     means,
     posterior,
@@ -73,7 +75,7 @@ from pyrovae.programs.traces import (
     support_of,
     total,
 )
-from pyrovae.programs.unimplemented import named_error
+from pyrovae.programs.unimplemented import named_error, without_inverse
 
 __all__ = [
     "PART_OF_ROW",
@@ -105,6 +107,7 @@ __all__ = [
     "factor_of_rows",
     "find_layout",
     "hmc",
+    "holds_draw",
     "is_categorical",
     "is_class_number",
     "is_delta",
@@ -112,6 +115,7 @@ __all__ = [
     "kl_of_dimensions",
     "latent",
     "latent_by_name",
+    "latent_of_rows",
     "leaf",
     "level_of_user",
     "log_mean_exp",
@@ -143,4 +147,5 @@ __all__ = [
     "total",
     "unscaled",
     "weights_of",
+    "without_inverse",
 ]

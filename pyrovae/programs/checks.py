@@ -9,6 +9,7 @@ from pyrovae.distributions import is_circle
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, observed, support_of
 
 __all__ = [
+    "OTHER_ROWS",
     "PART_OF_ROW",
     "check_all_rows",
     "check_auxiliary",
@@ -16,9 +17,15 @@ __all__ = [
     "check_measures",
     "check_sites",
     "check_whole_rows",
+    "holds_draw",
     "is_delta",
 ]
 
+OTHER_ROWS = (
+    "A guide with parameters for each row, such as an autoguide, is for the rows that it was made "
+    "for, all of them at once: give these, in their order, and for other or for many rows let a "
+    "network compute the guide from x"
+)
 PART_OF_ROW = "part_of_row"  # in `infer=` of a site that observes a random part of each row
 _ENUMERATED = (
     ", or sum it out, as the guide declares: objective=pyro.infer.TraceEnum_ELBO("
@@ -44,6 +51,12 @@ def check_density(site: Site) -> None:
         )
 
 
+def holds_draw(site: Site, trace: Trace) -> bool:
+    """Return whether a Delta holds a draw of the guide, as in an `AutoNormal` for each latent."""
+    base = trace.get(f"{site['name']}_unconstrained")
+    return base is not None and is_delta(site) and bool(base["infer"].get("is_auxiliary"))
+
+
 def is_delta(site: Site) -> bool:
     """Return whether a site's value is given, not drawn."""
     return isinstance(leaf(site["fn"]), dist.Delta)
@@ -61,6 +74,11 @@ def check_all_rows(*traces: Trace) -> None:
             drawn = [f for f in frames if f.full_size is not None and f.size != f.full_size]
             if drawn and not trace.layout.has_rows(site):
                 name, size = drawn[0].name, drawn[0].size
+                if size > trace.layout.rows:
+                    raise ValueError(
+                        f'site "{site["name"]}": its plate "{name}" has {size} rows, x has '
+                        f"{trace.layout.rows}. {OTHER_ROWS}"
+                    )
                 raise ValueError(
                     f'site "{site["name"]}": its plate "{name}" draws {size} rows by itself, as '
                     f"by subsample_size={size}, of the {trace.layout.rows} that are given, and the "

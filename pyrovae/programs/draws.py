@@ -162,6 +162,7 @@ def _broadcasts(model: Program, guide: Program, rows: Batch, depth: int) -> bool
             layout = Layout(len(rows[0]), _DRAWS, depth)
             with _Noise() as of_all:
                 together = run(model, guide, *rows, layout=layout)
+            terms = _terms(together)
             for k in range(_DRAWS):
                 values = {
                     site["name"]: site["value"][k].reshape(shapes[site["name"]]["value"].shape)
@@ -171,7 +172,8 @@ def _broadcasts(model: Program, guide: Program, rows: Batch, depth: int) -> bool
                     name: of_all.found[name][k].reshape(one.shape)
                     for name, one in of_one.found.items()
                 }
-                if not _same_as_draw(k, _run_at(values, noise, model, guide, rows), together):
+                alone = _run_at(values, noise, model, guide, rows)
+                if not _same_as_draw(k, alone, together, terms):
                     return False
     except Exception:  # whatever a user's network raises at dimensions that it does not take
         return False
@@ -186,11 +188,21 @@ def _run_at(values: Values, noise: Values, model: Program, guide: Program, rows:
     return record(model, *rows, given=q), q
 
 
-def _same_as_draw(k: int, alone: Both, together: Both) -> bool:
-    for one, several in zip(alone, together, strict=True):
+def _terms(both: Both) -> tuple[Values, Values]:
+    """Return the log densities of both traces by name.
+
+    They are taken before the programs run again: a flow without an inverse, such as Pyro's planar
+    one, has the density of its last draw alone.
+    """
+    p, q = ({site["name"]: log_prob(site) for site in _sites(trace)} for trace in both)
+    return p, q
+
+
+def _same_as_draw(k: int, alone: Both, together: Both, terms: tuple[Values, Values]) -> bool:
+    for one, several, found in zip(alone, together, terms, strict=True):
         for site in _sites(one):
             other, term = several[site["name"]], log_prob(site)
-            if not _close(term, log_prob(other)[k].reshape(term.shape)):
+            if not _close(term, found[site["name"]][k].reshape(term.shape)):
                 return False
             value, drawn = site["value"], not site["is_observed"]
             if drawn and not _close(value, other["value"][k].reshape(value.shape)):

@@ -1,6 +1,7 @@
 """The messages of Pyro and torch about a pair of programs, in words that say what to do."""
 
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.programs.checks import OTHER_ROWS
 from pyrovae.programs.plates import check_callable, check_subsample
 from pyrovae.programs.unimplemented import named_error, without_inverse
 
@@ -17,6 +19,8 @@ __all__ = ["explained"]
 _EMPTY_TRACE = re.compile(r"\s*Trace Shapes:\s*Param Sites:\s*Sample Sites:\s*$")
 _REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=, but|$)", re.M)
 _CONVOLUTION = re.compile(r"unbatched\) or|to have \d+ channels, but got")
+_SIZES = re.compile(r"Shape mismatch inside plate.* site (\S+) dim -\d+, (\d+) vs (\d+)")
+_STORED = re.compile(r"invalid shape of pyro\.param\((\S+?),.*?torch\.Size\((\[.*?\])\)")
 _NO_CONTEXT = re.compile(r"forward\(\) takes .*positional arguments? but \d+ (was|were) given")
 
 
@@ -81,6 +85,9 @@ def _told(error: Exception, x: Tensor, *c: Tensor) -> Exception | None:
             "that come last as x.movedim(-1, 1), images without channels as x[:, None], "
             f"one image as x[None] (torch: {error})"
         )
+    of_rows = _of_rows(error, len(x))
+    if of_rows is not None:
+        return ValueError(of_rows)
     refused = _REFUSED.search(text)
     if refused and isinstance(error, ValueError):
         return ValueError(
@@ -113,6 +120,29 @@ def _without_context(members: int, error: TypeError) -> str:
         "alone; or build a conditional VAE, whose networks take c, as pyrovae.nets.MLP "
         "does by context=; one that shall ignore c goes into nets.WithoutContext"
     )
+
+
+def _of_rows(error: Exception, rows: int) -> str | None:
+    """Return what to do about a guide of other rows than x has, None if that is not the error."""
+    stored, sizes = _STORED.search(str(error)), _SIZES.search(str(error))
+    if stored or (isinstance(error, AssertionError) and _is_of_autoguide(error)):
+        which = f'a parameter "{stored[1]}" of shape {stored[2]}' if stored else "parameters"
+        return (
+            f"Pyro's store has {which} of an earlier autoguide, which was for other rows; x has "
+            f"{rows}. Call pyro.clear_param_store() before a new autoguide is made"
+        )
+    if sizes and int(sizes[2]) > int(sizes[3]) == rows:
+        return (
+            f'site "{sizes[1]}": the distribution has {sizes[2]} rows, x has {rows}. {OTHER_ROWS}; '
+            "or declare what is no row as its event by .to_event(1)"
+        )
+    return None
+
+
+def _is_of_autoguide(error: Exception) -> bool:
+    """Return whether an error was raised in one of Pyro's autoguides."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "autoguide" in frames[-1].filename
 
 
 def _without_empty_trace(text: Any) -> Any:

@@ -121,6 +121,13 @@ class Layout(NamedTuple):
     def row_dimension(self, site: Any) -> int:
         """Return the place, counted from the right, of the rows among a site's batch dimensions."""
         frame = self._row_frame(site)
+        if frame is None and site["is_observed"] and site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f'site "{site["name"]}" is a factor outside the plate over the {self.rows} rows, '
+                "so it has no term per row. A factor of each row belongs inside `with "
+                'pyro.plate("data", len(x)):`; a penalty of the weights goes to the optimizer, as '
+                "weight_decay=, or is trained by SGVB_A or SGVB_B, which need no such terms"
+            )
         if frame is None and site["infer"].get("is_auxiliary"):
             raise ValueError(
                 f'site "{site["name"]}" is one draw of {_autoguide_of(site["name"])} for all '

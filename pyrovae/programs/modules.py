@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
@@ -16,6 +16,7 @@ from pyrovae.programs.explained import explained
 from pyrovae.programs.isolation import evaluation
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.networks import buffers_of, networks_called
+from pyrovae.programs.param_store import parameters_used
 from pyrovae.programs.shapes import check_shape
 from pyrovae.programs.traces import Trace, mark_not_mean_field, observed, run
 
@@ -98,7 +99,7 @@ class Programs(nn.Module):
                 model = poutine.trace(replayed).get_trace(*batch)
             own = set(self.modules())
             self._networks = tuple(network for network in called if network not in own)
-            self._find_stored(model, guide)
+            self._find_stored(model, guide, called)
             p, q = (_sample_sites(trace, len(batch[0])) for trace in (model, guide))
             mark_not_mean_field(p, q)
             for site in observed(p):
@@ -112,12 +113,30 @@ class Programs(nn.Module):
                     if site["type"] == "sample":
                         check_site_shape(site, any_nesting)
 
-    def _find_stored(self, *traces: Any) -> None:
+    def _find_stored(self, model: Any, guide: Any, called: Sequence[nn.Module]) -> None:
         own = {id(parameter) for parameter in self.parameters()}
-        for trace in traces:
-            for name, site in trace.nodes.items():
-                if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
-                    self._stored[name] = site["value"].unconstrained()
+        sites = {
+            name: site
+            for trace in (model, guide)
+            for name, site in trace.nodes.items()
+            if site["type"] == "param"
+        }
+        for name, parameter in parameters_used(sites, (self, *called)).items():
+            if id(parameter) not in own:
+                self._stored[name] = parameter
+
+    def untrained_network(self) -> str | None:
+        """Return the class of a network whose parameters `trainable` leaves out, None if none is.
+
+        Such a network is no part of the graph and in no slot of Pyro's store. It is known after
+        `validate`. One whose parameters need no gradient is meant to be constant.
+        """
+        known = {id(tensor) for tensor in (*self.parameters(), *self._stored.values())}
+        for network in self._networks:
+            for parameter in network.parameters():
+                if parameter.requires_grad and id(parameter) not in known:
+                    return type(network).__name__
+        return None
 
     def trainable(self) -> list[Tensor]:
         """Return the parameters that training moves: the graph's, and those in Pyro's store.

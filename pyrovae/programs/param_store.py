@@ -5,18 +5,22 @@ not train. Each instance therefore gets a name of its own, kept by a weak refere
 would be copied by `copy.deepcopy`, and two models would share the name again.
 """
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from itertools import count
+from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
 import pyro
-from torch import nn
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 from pyrovae.programs.plain import is_plain
 
-__all__ = ["parameters_held", "register"]
+__all__ = ["parameters_held", "parameters_used", "register"]
 
+_IN = "$$$"  # as pyro.module names parameters: "name$$$layer.weight"
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count()
 _held: ContextVar[frozenset[int]] = ContextVar("held", default=frozenset())
@@ -40,8 +44,8 @@ def register(graph: nn.Module) -> None:
 def _forget(name: str) -> None:
     """Drop the parameters of a graph that no longer exists from Pyro's store."""
     store = pyro.get_param_store()
-    of_module = [key for key in store.keys() if key.partition("$$$")[0] == name]  # noqa: SIM118
-    for key in of_module:  # as pyro.module names them: "name$$$layer.weight"
+    of_module = [key for key in store.keys() if key.partition(_IN)[0] == name]  # noqa: SIM118
+    for key in of_module:
         with suppress(KeyError):  # of a tensor that two graphs share the store knows one name only
             del store[key]
 
@@ -62,3 +66,32 @@ class parameters_held:  # noqa: N801 (a context manager, used like a function)
 
     def __exit__(self, *_: object) -> None:
         _held.reset(self._tokens.pop())
+
+
+def parameters_used(sites: Mapping[str, Any], networks: Iterable[nn.Module]) -> dict[str, Tensor]:
+    """Return the tensors, unconstrained, that programs compute with, by their names in the store.
+
+    A second network under the name of a first one leaves the first one's tensors in the store and
+    computes with its own: by `pyro.module`, unless that has `update_module_params=True`, and in a
+    `PyroModule`.
+
+    Args:
+        sites: the parameters in a trace, by name.
+        networks: of the graph, and those that the programs called.
+    """
+    modules = [module for network in networks for module in network.modules()]
+    within = {id(each) for module in modules for each in module.parameters(recurse=False)}
+    of_pyro = {
+        id(each)
+        for module in modules
+        if isinstance(module, PyroModule)
+        for each in module.parameters(recurse=False)
+    }
+    stored = {name: site["value"].unconstrained() for name, site in sites.items()}
+    updated = {name.partition(_IN)[0] for name, tensor in stored.items() if id(tensor) in within}
+    for name, site in sites.items():
+        module, separator, _ = name.partition(_IN)
+        given = site["args"][1] if len(site["args"]) > 1 else None
+        if (separator and module not in updated) or id(given) in of_pyro:
+            stored[name] = given
+    return stored

@@ -12,17 +12,18 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical
 
-from pyrovae.programs.checks import check_all_rows
+from pyrovae.programs.checks import OTHER_ROWS, check_all_rows
 from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.terms import log_prob, unscaled
-from pyrovae.programs.traces import Site, Trace, latent, leaf, record
+from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, record
 
 __all__ = [
     "depends_on_other_latents",
     "draws_given_latents",
     "is_categorical",
     "is_class_number",
+    "latent_of_rows",
     "mean",
     "means",
     "posterior",
@@ -69,6 +70,46 @@ def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
             "values that have a mean"
         )
     return fn.to_event(inner)
+
+
+def latent_of_rows(trace: Trace, site: str | None, task: str) -> str:
+    """Return the latent site of the guide that is meant, one with a value per row.
+
+    Args:
+        trace: of the guide.
+        site: its name; None is the only one, or "z" among several.
+        task: that asks, for errors.
+
+    Raises:
+        ValueError: if it is not known, or shared by all rows.
+    """
+    check_all_rows(trace)
+    latents = latent_by_name(trace)
+    per_row = [name for name, each in latents.items() if trace.layout.has_rows(each)]
+    if site is None and len(per_row) == 1:
+        return per_row[0]
+    site = "z" if site is None and "z" in per_row else site
+    if site in per_row:
+        return site
+    if site in latents:
+        raise ValueError(
+            f'site "{site}" is shared by all rows, so no row has a posterior of its own '
+            f"there. Name one of {per_row} by site="
+        )
+    if not latents:
+        raise ValueError(
+            f"{task}: the guide draws no latent, so there is no q(z | x). Those that "
+            "TraceEnum_ELBO sums out of a model have their probabilities by its "
+            "compute_marginals(graph.model, graph.guide, x); or sample them in the guide too"
+        )
+    if not per_row:
+        raise ValueError(
+            f"{task}: no latent of the guide, of {list(latents)}, is in a plate over the "
+            f'{trace.layout.rows} rows. Sample it inside `with pyro.plate("data", len(x)):`. '
+            f"{OTHER_ROWS}"
+        )
+    words = "none is named" if site is None else f'has no latent site "{site}"'
+    raise ValueError(f"{task}: the guide has the latents {per_row}, {words}; name one by site=")
 
 
 def means(graph: Any, batch: Batch, site: str) -> Tensor:
@@ -202,6 +243,11 @@ def _common_draws(fn: Any, n: int) -> Tensor:
     if shape[:rows] != fn.batch_shape:
         return fn(torch.Size([n]))
     like = base(torch.Size()) if callable(base) else base.sample()  # of Pyro, or of torch
+    if not like.is_floating_point():
+        raise ValueError(
+            f"{type(base).__name__} has no mean by formula, and its draws are integers, which may "
+            "be numbers of classes, without a mean. Take draws, as by generate(..., mean=False)"
+        )
     u = torch.rand(n, *[1] * rows, *shape[rows:], device=like.device, dtype=like.dtype)
     try:
         z = base.icdf(u.clamp(min=torch.finfo(u.dtype).tiny).expand(n, *shape))

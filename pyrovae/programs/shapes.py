@@ -7,7 +7,7 @@ import torch
 from pyro.distributions.hmm import HiddenMarkovModel
 from torch import Tensor
 
-from pyrovae.programs.checks import check_all_rows
+from pyrovae.programs.checks import OTHER_ROWS, check_all_rows
 from pyrovae.programs.explained import explained
 from pyrovae.programs.isolation import cuda_devices, random_stream
 from pyrovae.programs.traces import Site, observed, record
@@ -55,6 +55,7 @@ def check_shape(site: Site, x: Tensor) -> None:
     fn, value = site["fn"], torch.as_tensor(site["value"])
     if isinstance(fn, HiddenMarkovModel):
         return
+    _check_rows_of_guide(site, len(x))
     own, events = fn.batch_shape + fn.event_shape, len(fn.event_shape)
     event = value.shape[max(0, value.dim() - events) :]
     try:
@@ -70,6 +71,18 @@ def check_shape(site: Site, x: Tensor) -> None:
             "the shape (rows, *event): x[:, None] for one value a row, a batch of one row as "
             f"x[None], {_channels_first(x, fn.event_shape)}and as many outputs of the likelihood's "
             "network as x has features"
+        )
+
+
+def _check_rows_of_guide(site: Site, rows: int) -> None:
+    """Raise a ValueError if the distribution has other rows than its plate, by its parents."""
+    shape = site["fn"].batch_shape
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.size == rows]
+    sizes = {shape[frame.dim] for frame in frames if -frame.dim <= len(shape)} - {1, rows}
+    if sizes:
+        raise ValueError(
+            f'site "{site["name"]}": its distribution has {max(sizes)} rows, x has {rows}. '
+            f"{OTHER_ROWS}"
         )
 
 

@@ -105,7 +105,8 @@ def _draws_of_rows(
     pieces = []
     with programs.evaluation(graph, seed):
         for batch in checked_batches(graph, data):
-            name = _site_of(programs.record(graph.guide, *batch), site)
+            trace = programs.record(graph.guide, *batch)
+            name = programs.latent_of_rows(trace, site, "embed")
             pieces.append(programs.draws_given_latents(graph, batch, name, draws)[:draws])
     return torch.cat(pieces, 1)
 
@@ -176,7 +177,7 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
     """Return E_q[z | x, c] of a minibatch."""
     trace = programs.record(graph.guide, *batch)
     programs.name_rows(graph, batch, trace)
-    name = _site_of(trace, site)
+    name = programs.latent_of_rows(trace, site, "embed")
     value = _formula(trace[name]["fn"])
     if _is_root(graph, batch, trace, name, value):
         if value is not None and not value.isnan().any():
@@ -190,31 +191,6 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
         return programs.total(map(of_fn, posteriors)) / runs
 
     return _with_common_noise(mean, batch)
-
-
-def _site_of(trace: Trace, site: str | None) -> str:
-    """Return the latent site of the guide that is meant, one with a value per row."""
-    programs.check_all_rows(trace)
-    latents = programs.latent_by_name(trace)
-    per_row = [name for name, each in latents.items() if trace.layout.has_rows(each)]
-    if site is None and len(per_row) == 1:
-        return per_row[0]
-    site = "z" if site is None and "z" in per_row else site
-    if site in per_row:
-        return site
-    if site in latents:
-        raise ValueError(
-            f'site "{site}" is shared by all rows, so no row has an embedding there. Name one of '
-            f"{per_row} by site="
-        )
-    if not latents:
-        raise ValueError(
-            "embed: the guide draws no latent, so there is no q(z | x). Those that TraceEnum_ELBO "
-            "sums out of a model have their probabilities by its compute_marginals(graph.model, "
-            "graph.guide, x); or sample them in the guide too"
-        )
-    words = "none is named" if site is None else f'has no latent site "{site}"'
-    raise ValueError(f"embed: the guide has the latents {per_row}, {words}; name one by site=")
 
 
 def _formula(fn: Any) -> Any:

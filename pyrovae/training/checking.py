@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from pyrovae import programs
 from pyrovae.data import ArrayMinibatches, Minibatches, TransformedRows
 from pyrovae.objectives import Objective
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.distributed import Processes
+from pyrovae.training.row_parameters import parameter_of_rows
 
-__all__ = ["check_data", "check_data_size", "first_minibatch_named", "warn_of_shared_latents"]
+__all__ = [
+    "check_data",
+    "check_data_size",
+    "check_rows_of_parameters",
+    "first_minibatch_named",
+    "warn_of_shared_latents",
+    "warn_of_untrained_network",
+]
 
 
 @contextmanager
@@ -89,6 +97,50 @@ def warn_of_shared_latents(
             "BayesianVAE does, or train on all rows at once (batch_size=)",
             stacklevel=4,
         )
+
+
+def warn_of_untrained_network(found: programs.Programs) -> None:
+    """Warn of a network of the programs that is no part of the graph and not in Pyro's store."""
+    if network := found.untrained_network():
+        warnings.warn(
+            f"fit: the programs call a {network} whose parameters are not trained: it is no part "
+            f"of the graph, a {type(found.graph).__name__}, and not in Pyro's store. Make it an "
+            "attribute of the graph, an nn.Module (of several, an nn.ModuleList); or call "
+            'pyro.module("a name of its own", network) in the program. One that is meant to be '
+            "constant gets requires_grad_(False)",
+            stacklevel=4,
+        )
+
+
+def check_rows_of_parameters(
+    graph: Any,
+    parameters: dict[str, Tensor],
+    batch: tuple[Tensor, ...],
+    training: Minibatches,
+    group: Processes,
+) -> None:
+    """Check that no parameter belongs to rows by their place in minibatches of other rows.
+
+    Raises:
+        ValueError: if one does.
+    """
+    total = max(_numbers_of_rows(training, group), default=0)
+    if not (total > len(batch[0]) or _is_shuffled(training)):
+        return
+    name = parameter_of_rows(graph, parameters, batch)
+    if name is not None:
+        raise ValueError(
+            f'fit: the parameter "{name}" belongs to rows by their place in the minibatch, as '
+            "those of an autoguide do, and each step has other rows there: the rows would share "
+            f"it. Train on all {total} rows at once, by the arrays and batch_size={total} (build "
+            "an autoguide anew for that), or let a network compute the guide from x"
+        )
+
+
+def _is_shuffled(training: Minibatches) -> bool:
+    """Return whether a `DataLoader` gives its rows in an order of its own at each epoch."""
+    loader = getattr(training, "iterable", None)
+    return isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler)
 
 
 def _numbers_of_rows(training: Minibatches, group: Processes) -> list[int]:

@@ -28,8 +28,10 @@ from pyrovae.training.arguments import Arguments
 from pyrovae.training.checking import (
     check_data,
     check_data_size,
+    check_rows_of_parameters,
     first_minibatch_named,
     warn_of_shared_latents,
+    warn_of_untrained_network,
 )
 from pyrovae.training.clipping import ClipNorm
 from pyrovae.training.distributed import Processes, processes
@@ -231,10 +233,14 @@ def _fit(
     with programs.random_stream(seed, programs.cuda_devices(graph)):
         example = arguments.transformed(*training.first())
         hooks = arguments.listeners()
-        with first_minibatch_named(training, example):
-            check_data(graph, training, held_out, arguments, example)
-            svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
+        with store_kept_on_refusal(ValueError):
+            with first_minibatch_named(training, example):
+                check_data(graph, training, held_out, arguments, example)
+                svi = FusedSVI(graph, objective, how, example, bool(hooks), group)
+            found = svi.programs.named_trainable()
+            check_rows_of_parameters(graph, found, example, training, group)
         claim_parameters(graph, svi.programs.stored_names())
+        warn_of_untrained_network(svi.programs)
         warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduled(svi.optimizer)
         hooks += [ProgressBar()] if arguments.progress else []

@@ -105,16 +105,16 @@ def restore(loop: "Loop", saved: Checkpoint) -> None:
 
 
 @contextmanager
-def store_kept_on_refusal() -> Iterator[None]:
-    """Context after which, if a checkpoint was refused, Pyro's store holds no new parameters.
+def store_kept_on_refusal(refusal: type[ValueError] = FileError) -> Iterator[None]:
+    """Context after which, if it was refused, Pyro's store holds no new parameters.
 
-    Before a checkpoint can be compared, the programs have run once, and made theirs.
+    Before a checkpoint, or a graph, can be refused, the programs have run once, and made theirs.
     """
     store = pyro.get_param_store()
     before = set(store.keys())
     try:
         yield
-    except FileError:
+    except refusal:
         for name in set(store.keys()) - before:
             with suppress(KeyError):  # of a tensor with two names the store knows one
                 del store[name]
