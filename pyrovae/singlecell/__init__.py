@@ -1,9 +1,9 @@
 """The count model for AnnData: `SingleCellVAE` under scverse's names, and simulated cells."""
 
 from pyrovae.singlecell.cells import rows_in, some_cells
-from pyrovae.singlecell.columns import reads_as_none
 from pyrovae.singlecell.comparison import compare
 from pyrovae.singlecell.counts import read
+from pyrovae.singlecell.label_columns import reads_as_none
 from pyrovae.singlecell.labels import CellLabels
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.model import SingleCellVAE

@@ -18,10 +18,10 @@ from pyrovae.singlecell.columns import (
     category_names,
     category_numbers,
     continuous,
-    label_weights,
     named_as,
     warn_of_outliers,
 )
+from pyrovae.singlecell.label_columns import label_weights
 from pyrovae.singlecell.masks import check_order
 from pyrovae.singlecell.messages import listed
 from pyrovae.singlecell.setup import Setup
@@ -119,7 +119,7 @@ class Encoding:
     def context(self, adata: Any) -> Tensor | None:
         """Return c with shape (N, C), or None if no column is used.
 
-        A label may be missing or unknown: see `columns.label_weights`.
+        A label may be missing or unknown: see `label_columns.label_weights`.
 
         Raises:
             ValueError: if another column does not exist, is missing in a cell, or holds an unknown

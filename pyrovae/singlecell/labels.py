@@ -29,8 +29,8 @@ from pyrovae.graphs import LabelledCountVAE
 from pyrovae.nets import MLP
 from pyrovae.singlecell.calibration import fitted_temperature
 from pyrovae.singlecell.cells import rows_in, some_cells
-from pyrovae.singlecell.columns import known_labels
 from pyrovae.singlecell.counts import counts
+from pyrovae.singlecell.label_columns import known_labels
 from pyrovae.singlecell.masks import checked_rows
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.model import SingleCellVAE
