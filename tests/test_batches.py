@@ -54,13 +54,18 @@ def test_what_is_no_array_of_real_numbers_is_refused(bad):
         batches.as_sources(bad)
 
 
+def test_a_number_is_no_data():
+    with pytest.raises(TypeError, match=r"is the number 0\.2, expected rows.*split\(n, fraction\)"):
+        batches.as_sources(0.2)
+
+
 @pytest.mark.parametrize("path", ["rows.npy", Path("rows.npy")])
 def test_a_path_in_place_of_data_is_told_how_to_be_read(path):
     with pytest.raises(TypeError, match=r"is the path 'rows.npy', .* by numpy\.load"):
         batches.as_sources(path)
 
 
-@pytest.mark.parametrize("bad", [(), torch.zeros(0, 3), torch.zeros(3, 0), 5.0])
+@pytest.mark.parametrize("bad", [(), torch.zeros(0, 3), torch.zeros(3, 0)])
 def test_empty_data_are_refused(bad):
     with pytest.raises(ValueError, match="expected"):
         batches.as_sources(bad)

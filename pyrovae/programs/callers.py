@@ -6,12 +6,7 @@ __all__ = ["level_of_user"]
 
 
 def level_of_user() -> int:
-    """Return the stacklevel for `warnings.warn`, called beside this, of the user's innermost line.
-
-    Example:
-        >>> level_of_user()
-        1
-    """
+    """Return the stacklevel for `warnings.warn`, called beside this, of the user's innermost line."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
