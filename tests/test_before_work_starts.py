@@ -170,3 +170,73 @@ def test_a_reconstruction_takes_no_latent_from_the_prior_in_silence():
     with pytest.raises(ValueError, match='guide does not draw the latent "k" of the model'):
         pv.reconstruct(SummedOut(), X)
     assert pv.reconstruct(SummedOut(), X, fixed={"k": 1}).shape == X.shape
+
+
+NETWORKS = {
+    part: getattr(pv.posteriors, part)
+    for part in ("DiagonalNormal", "FullRankNormal", "Point", "Laplace", "LibraryNormal")
+} | {
+    "likelihoods.Bernoulli": pv.likelihoods.Bernoulli,
+    "ConditionalNormal": pv.priors.ConditionalNormal,
+    "LowRankNormal": lambda net: pv.posteriors.LowRankNormal(net, 2),
+    "Mixture": lambda net: pv.posteriors.Mixture(net, 2, 3),
+    "IAF": lambda net: pv.posteriors.IAF(net, 2),
+    "NeuralSplineFlow": lambda net: pv.posteriors.NeuralSplineFlow(net, 2),
+    "MatrixNormal": lambda net: pv.posteriors.MatrixNormal(net, 2, 3),
+}
+
+
+@pytest.mark.parametrize("part", NETWORKS)
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [(nn.Linear, "net is the class Linear, expected a network"), ("mlp", "net is 'mlp', expected")],
+    ids=["class", "string"],
+)
+def test_a_part_takes_a_network_and_nothing_else(part, net, words):
+    with pytest.raises(TypeError, match=f"{part}: {words}"):
+        NETWORKS[part](net)
+
+
+SIZES = [
+    pv.priors.StandardNormal,
+    lambda d: pv.priors.CentredNormal(d, 0.1),
+    pv.priors.Flat,
+    pv.priors.VonMises,
+    pv.priors.UniformAngle,
+]
+
+
+@pytest.mark.parametrize("prior", SIZES, ids=["standard", "centred", "flat", "mises", "uniform"])
+@pytest.mark.parametrize("d", [0, -1, 2.0, "2", None, (2, 3), True])
+def test_a_prior_has_a_whole_number_of_latents(prior, d):
+    with pytest.raises(ValueError, match=r"d is .*, expected a whole number of at least 1"):
+        prior(d)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(-1, [3], 2), ("3", [3], 2), (3, [2.5], 2), (3, [4], 2.0), (2.0, [4], 3)]
+)
+def test_a_network_has_whole_numbers_of_features(sizes):
+    with pytest.raises(ValueError, match=r"a network has .* features, expected a whole number"):
+        pv.nets.MLP(*sizes)
+
+
+def test_parts_in_another_order_are_named():
+    parts = vae()
+    swapped = pv.VAE(parts.posterior, parts.prior, parts.likelihood)
+    with pytest.raises(TypeError, match="in the order prior, posterior, likelihood"):
+        pv.fit(swapped, X, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"transform": 3}, "transform is a int, expected a function of x"),
+        ({"batch_transform": "binarize"}, r"batch_transform is a str, expected a function of \(x"),
+        ({"seed": "zero"}, "seed is 'zero', expected a whole number or None"),
+    ],
+    ids=["transform", "batch_transform", "seed"],
+)
+def test_arguments_of_a_fit_are_checked_first(argument, words):
+    with pytest.raises((TypeError, ValueError), match=f"fit: {words}"):
+        pv.fit(vae(), X, epochs=1, progress=False, **argument)

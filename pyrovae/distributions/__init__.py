@@ -51,7 +51,9 @@ from pyrovae.distributions.neural_spline import NeuralSplines
 from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
 from pyrovae.distributions.parameters import (
+    check_network,
     checked_output,
+    checked_size,
     cholesky_factor,
     chunk_parameters,
     split_parameters,
@@ -90,7 +92,9 @@ __all__ = [
     "UnitNormal",
     "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
+    "check_network",
     "checked_output",
+    "checked_size",
     "cholesky_factor",
     "chunk_parameters",
     "expected",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pyrovae.data import Array, Source, Support, as_source, suggest_likelihoods, supports
-from pyrovae.distributions import Conditional, checked_output
+from pyrovae.distributions import Conditional, check_network, checked_output
 
 __all__ = ["Likelihood", "suggest_likelihoods"]
 
@@ -36,6 +36,7 @@ class Likelihood(Conditional):
 
     def __init__(self, net: nn.Module, event_dim: int | None = None) -> None:
         super().__init__()
+        check_network(net, f"likelihoods.{type(self).__name__}")
         self.net, self.event_dim = net, event_dim
         shape = getattr(net, "shape_out", None)
         dims = 1 if shape is None else len(shape)

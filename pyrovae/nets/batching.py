@@ -4,8 +4,10 @@
 """
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,14 +118,25 @@ def concatenated(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([p.expand(*batch, -1) for p in parts], -1)
 
 
-def shape_of(features: Features) -> Shape:
-    """Return features as a shape: 784 -> (784,)."""
-    return (features,) if isinstance(features, int) else tuple(features)
+def shape_of(features: Any) -> Shape:
+    """Return features as a shape: 784 -> (784,).
+
+    Raises:
+        ValueError: if they are neither a whole number nor several, of at least 0.
+    """
+    several = isinstance(features, Iterable) and not isinstance(features, str)
+    shape: tuple[Any, ...] = tuple(features) if several else (features,)
+    if not all(isinstance(size, Integral) and int(size) >= 0 for size in shape):
+        raise ValueError(
+            f"a network has {features!r} features, expected a whole number, or a list or a shape "
+            "of whole numbers, as in MLP(784, [500, 200], (1, 28, 28))"
+        )
+    return tuple(map(int, shape))
 
 
 def int_or_tuple(features: Features) -> int | Shape:
     """Return features as an integer or a tuple: what a constructor keeps as its attribute."""
-    return features if isinstance(features, int) else tuple(features)
+    return int(features) if isinstance(features, Integral) else shape_of(features)
 
 
 def _broadcast(shapes: Sequence[torch.Size], inputs: Sequence[Tensor]) -> Shape:

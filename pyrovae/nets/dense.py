@@ -51,9 +51,9 @@ class MLP(Network):
                 "widths and a number or a shape, as in MLP(784, [500], 20)"
             )
         self.features_in, self.features_out = int_or_tuple(features_in), int_or_tuple(features_out)
-        self.hidden, self.activation, self.context = tuple(hidden), activation, context
+        self.hidden, self.activation, self.context = shape_of(hidden), activation, context
         self.shape_in, self.shape_out = shape_of(features_in), shape_of(features_out)
-        widths = [prod(self.shape_in) + context, *hidden, prod(self.shape_out)]
+        widths = [prod(self.shape_in) + context, *self.hidden, prod(self.shape_out)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]

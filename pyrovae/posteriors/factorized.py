@@ -16,7 +16,7 @@ import pyro.distributions as dist
 from pyro.distributions import Distribution, TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, chunk_parameters
+from pyrovae.distributions import Conditional, check_network, chunk_parameters
 
 __all__ = [
     "Cauchy",
@@ -58,6 +58,7 @@ class Factorized(Conditional):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        check_network(net, type(self).__name__)
         self.net = net
 
     @abstractmethod

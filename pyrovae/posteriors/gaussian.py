@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import (
     Conditional,
+    check_network,
     checked_output,
     cholesky_factor,
     split_parameters,
@@ -83,6 +84,7 @@ class FullRankNormal(Conditional):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        check_network(net, "FullRankNormal")
         self.net = net
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:
@@ -121,6 +123,7 @@ class LowRankNormal(Conditional):
 
     def __init__(self, net: nn.Module, d: int, rank: int = 1) -> None:
         super().__init__()
+        check_network(net, "LowRankNormal")
         if d < 1 or rank < 1:
             raise ValueError(
                 f"LowRankNormal: d is {d} and rank {rank}, expected at least 1 of each"
@@ -149,6 +152,7 @@ class Point(Conditional):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        check_network(net, "Point")
         self.net = net
 
     def forward(self, x: Tensor, *c: Tensor) -> Distribution:

@@ -19,6 +19,7 @@ from pyrovae.distributions import (
     AutoregressiveFlow,
     AutoregressiveNetworks,
     Conditional,
+    check_network,
     split_parameters,
     step_orders,
 )
@@ -67,6 +68,7 @@ class IAF(Conditional):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        check_network(net, "IAF")
         if d < 1 or steps < 1 or context < 1 or not hidden or min(hidden) < d:
             raise ValueError(
                 f"IAF: d is {d}, steps {steps}, hidden {tuple(hidden)}, context {context}; "

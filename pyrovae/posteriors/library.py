@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, checked_output
+from pyrovae.distributions import Conditional, check_network, checked_output
 
 __all__ = ["LibraryNormal"]
 
@@ -48,6 +48,7 @@ class LibraryNormal(Conditional):
 
     def __init__(self, net: nn.Module, empty: float = 0.0, factor: float = 2.0) -> None:
         super().__init__()
+        check_network(net, "posteriors.LibraryNormal")
         if not factor > 1:
             raise ValueError(f"posteriors.LibraryNormal: factor is {factor}, expected above 1")
         self.net, self.empty, self.factor = net, empty, factor

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import (
     Conditional,
     MatrixMaps,
+    check_network,
     cholesky_factor,
     split_parameters,
 )
@@ -68,6 +69,7 @@ class MatrixNormal(Conditional):
         dense: bool = False,
     ) -> None:
         super().__init__()
+        check_network(net, "MatrixNormal")
         _check(maps, size, rank)
         self.net, self.maps, self.size, self.rank, self.dense = net, maps, _pair(size), rank, dense
 

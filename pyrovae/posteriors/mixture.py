@@ -3,7 +3,7 @@
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, PathwiseMixture, split_parameters
+from pyrovae.distributions import Conditional, PathwiseMixture, check_network, split_parameters
 
 __all__ = ["Mixture"]
 
@@ -34,6 +34,7 @@ class Mixture(Conditional):
 
     def __init__(self, net: nn.Module, d: int, components: int) -> None:
         super().__init__()
+        check_network(net, "Mixture")
         if d < 1 or components < 1:
             raise ValueError(
                 f"Mixture: d is {d} and components {components}, expected at least 1 of each"

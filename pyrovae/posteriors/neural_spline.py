@@ -14,7 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.distributions import AffineTransform
 
-from pyrovae.distributions import Conditional, NeuralSplines, split_parameters
+from pyrovae.distributions import Conditional, NeuralSplines, check_network, split_parameters
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -62,6 +62,7 @@ class NeuralSplineFlow(Conditional):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        check_network(net, "NeuralSplineFlow")
         if context < 1:
             raise ValueError(
                 f"NeuralSplineFlow: context is {context}, expected at least 1 number that the "

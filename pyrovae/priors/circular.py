@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyrovae.distributions import CircularUniform, CircularVonMises, Conditional
+from pyrovae.distributions import CircularUniform, CircularVonMises, Conditional, checked_size
 
 __all__ = ["UniformAngle", "VonMises"]
 
@@ -37,11 +37,12 @@ class VonMises(Conditional):
 
     def __init__(self, d: int, concentration: float = 1.0, loc: float = 0.0) -> None:
         super().__init__()
-        if d < 1 or not concentration > 0:
+        if not concentration > 0:
             raise ValueError(
-                f"VonMises: d is {d} and concentration {concentration}, expected at least 1 angle "
-                "and a number above 0; for 0 use UniformAngle"
+                f"VonMises: concentration is {concentration}, expected a number above 0; for 0 use "
+                "UniformAngle"
             )
+        d = checked_size(d, "VonMises")
         self.d, self.concentration, self.loc = d, concentration, loc
         self.register_buffer("_loc", torch.full((d,), float(loc)), persistent=False)
         self.register_buffer(
@@ -72,10 +73,8 @@ class UniformAngle(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        if d < 1:
-            raise ValueError(f"UniformAngle: d is {d}, expected at least 1 angle")
-        self.d = d
-        self.register_buffer("_zero", torch.zeros(d), persistent=False)
+        self.d = checked_size(d, "UniformAngle")
+        self.register_buffer("_zero", torch.zeros(self.d), persistent=False)
 
     _zero: Tensor
 

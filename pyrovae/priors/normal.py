@@ -11,7 +11,14 @@ import torch
 from pyro.distributions import Distribution, constraints
 from torch import Tensor, nn
 
-from pyrovae.distributions import Conditional, ImproperUniform, UnitNormal, chunk_parameters
+from pyrovae.distributions import (
+    Conditional,
+    ImproperUniform,
+    UnitNormal,
+    check_network,
+    checked_size,
+    chunk_parameters,
+)
 
 __all__ = ["CentredNormal", "ConditionalNormal", "Flat", "StandardNormal"]
 
@@ -21,6 +28,9 @@ class StandardNormal(Conditional):
 
     Args:
         d: number of latents D.
+
+    Raises:
+        ValueError: if `d` is not a whole number of at least 1.
 
     Example:
         >>> StandardNormal(2)().event_shape
@@ -32,9 +42,9 @@ class StandardNormal(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.d = d
-        self.register_buffer("loc", torch.zeros(d), persistent=False)
-        self.register_buffer("scale", torch.ones(d), persistent=False)
+        self.d = checked_size(d, "StandardNormal")
+        self.register_buffer("loc", torch.zeros(self.d), persistent=False)
+        self.register_buffer("scale", torch.ones(self.d), persistent=False)
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return N(0, I), batch shape (), event shape (D,)."""
@@ -49,7 +59,7 @@ class CentredNormal(Conditional):
         sd: standard deviation s, above 0.
 
     Raises:
-        ValueError: if `sd` is not above 0.
+        ValueError: if `d` is not a whole number of at least 1, or `sd` not above 0.
 
     Example:
         >>> CentredNormal(2, sd=0.1)().stddev
@@ -63,9 +73,9 @@ class CentredNormal(Conditional):
         super().__init__()
         if not sd > 0:
             raise ValueError(f"CentredNormal: sd is {sd}, expected a number above 0")
-        self.d, self.sd = d, sd
-        self.register_buffer("loc", torch.zeros(d), persistent=False)
-        self.register_buffer("scale", torch.full((d,), float(sd)), persistent=False)
+        self.d, self.sd = checked_size(d, "CentredNormal"), sd
+        self.register_buffer("loc", torch.zeros(self.d), persistent=False)
+        self.register_buffer("scale", torch.full((self.d,), float(sd)), persistent=False)
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return N(0, s^2 I), batch shape (), event shape (D,)."""
@@ -81,6 +91,9 @@ class Flat(Conditional):
     Args:
         d: number of latents D.
 
+    Raises:
+        ValueError: if `d` is not a whole number of at least 1.
+
     Example:
         >>> Flat(2)().log_prob(torch.tensor([3.0, -1.0]))
         tensor(0.)
@@ -88,7 +101,7 @@ class Flat(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.d = d
+        self.d = checked_size(d, "Flat")
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return the improper uniform distribution over R^D, batch shape (), event shape (D,)."""
@@ -102,6 +115,7 @@ class ConditionalNormal(Conditional):
         net: maps the context c to 2 D numbers, mu and log sigma, with shape (*, 2 D).
 
     Raises:
+        TypeError: if `net` is no network.
         ValueError: when it is called without a context, or the network outputs an odd number.
 
     Example:
@@ -111,6 +125,7 @@ class ConditionalNormal(Conditional):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        check_network(net, "ConditionalNormal")
         self.net = net
 
     def forward(self, *c: Tensor) -> Distribution:

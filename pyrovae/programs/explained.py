@@ -21,6 +21,7 @@ _REFUSED = re.compile(r"Expected parameter .*? to satisfy the constraint .*?(?=,
 _CONVOLUTION = re.compile(r"unbatched\) or|to have \d+ channels, but got")
 _SIZES = re.compile(r"Shape mismatch inside plate.* site (\S+) dim -\d+, (\d+) vs (\d+)")
 _STORED = re.compile(r"invalid shape of pyro\.param\((\S+?),.*?torch\.Size\((\[.*?\])\)")
+_TOO_FEW = re.compile(r"forward\(\) missing \d+ required positional argument")
 _NO_CONTEXT = re.compile(r"forward\(\) takes .*positional arguments? but \d+ (was|were) given")
 
 
@@ -71,6 +72,12 @@ def _told(error: Exception, x: Tensor, *c: Tensor) -> Exception | None:
         return named_error(error)
     if c and isinstance(error, TypeError) and _NO_CONTEXT.search(text):
         return TypeError(_without_context(len(c), error))
+    if isinstance(error, TypeError) and _TOO_FEW.search(text):
+        return TypeError(
+            f"a part or a network takes more than it is given ({error}). The parts of a VAE are in "
+            "the order prior, posterior, likelihood: they are called with c, with x and c, and "
+            "with z and c, of the data (x, *c)"
+        )
     if "shapes cannot be multiplied" in text:
         return ValueError(
             "a network takes another number of features than it gets; x has shape "

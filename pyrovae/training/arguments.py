@@ -17,6 +17,7 @@ from pyrovae.training.optimization import MakeScheduler, Scheduler
 __all__ = ["Arguments"]
 
 _COUNTS = ("epochs", "batch_size", "accumulate")
+_FUNCTIONS = {"callback": "the history", "transform": "x", "batch_transform": "(x, *c)"}
 _OPTIONAL_COUNTS = ("steps_per_epoch", "patience", "checkpoint_every")
 
 
@@ -67,11 +68,13 @@ class Arguments:
                 f"fit: scheduler is a {type(self.scheduler).__name__}, expected a function of the "
                 "optimizer that makes one, such as lambda adam: ExponentialLR(adam, 0.99)"
             )
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(
-                f"fit: callback is a {type(self.callback).__name__}, expected a function of the "
-                "history"
-            )
+        for name, given in _FUNCTIONS.items():
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                kind = type(function).__name__
+                raise TypeError(f"fit: {name} is a {kind}, expected a function of {given}")
+        if self.seed is not None and not isinstance(self.seed, Integral):
+            raise ValueError(f"fit: seed is {self.seed!r}, expected a whole number or None")
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "fit: gradients are switched off; call it outside of torch.no_grad() and "
