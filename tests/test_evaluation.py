@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import linear_gaussian
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -247,9 +248,25 @@ def test_posterior_mean_without_a_formula_is_sampled():
 
 
 @pytest.mark.parametrize("function", [pv.log_evidence, pv.naive_log_evidence, pv.elbo])
-def test_no_samples_are_refused(function):
-    with pytest.raises(ValueError, match="at least one draw"):
-        function(linear_gaussian.exact(), linear_gaussian.data(3), samples=0)
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (0, "0, expected a whole number of at least 1$"),
+        (2.5, "2.5, expected a whole number of at least 1$"),
+        (1e3, r"1000.0, expected a whole number of at least 1: int\(1000.0\)"),
+        ("many", "'many', expected a whole number of at least 1$"),
+    ],
+)
+def test_samples_are_a_whole_number(function, samples, words):
+    with pytest.raises(ValueError, match=f"samples is {words}"):
+        function(linear_gaussian.exact(), linear_gaussian.data(3), samples=samples)
+
+
+@pytest.mark.parametrize("function", [pv.log_evidence, pv.elbo, pv.anomaly_score])
+def test_a_seed_is_a_whole_number(function):
+    with pytest.raises(ValueError, match="seed is 'zero', expected a whole number or None"):
+        function(linear_gaussian.exact(), linear_gaussian.data(3), seed="zero")
+    function(linear_gaussian.exact(), linear_gaussian.data(3), samples=4, seed=np.int64(3))
 
 
 class Scalar(nn.Module):

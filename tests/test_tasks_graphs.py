@@ -510,3 +510,13 @@ def test_a_plate_of_one_is_not_taken_for_the_rows():
     torch.testing.assert_close(found, torch.arange(5.0))
     with pytest.raises(ValueError, match='all rows share the latent "w"'):
         pv.decode(graph, torch.zeros(3), site="z", like=x)
+
+
+def test_values_of_latents_come_by_name():
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(nn.Linear(6, 4)),
+        pv.likelihoods.Bernoulli(nn.Linear(2, 6)),
+    )
+    with pytest.raises(TypeError, match=r"generate: fixed is a Tensor, .* by name"):
+        pv.generate(vae, 3, fixed=torch.zeros(2))

@@ -28,6 +28,7 @@ a neural spline flow, `kl_divergence` KL(q || p) in closed form; `Conditional` i
 a model are, and `from_torch` makes one of a distribution of torch's or zuko's.
 """
 
+from pyrovae.distributions.arguments import check_network, whole_number
 from pyrovae.distributions.autoregressive import AutoregressiveFlow
 from pyrovae.distributions.bernoulli import ContinuousBernoulli, IndependentBernoulli
 from pyrovae.distributions.block_sums import BlockSums
@@ -51,9 +52,7 @@ from pyrovae.distributions.neural_spline import NeuralSplines
 from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
 from pyrovae.distributions.parameters import (
-    check_network,
     checked_output,
-    checked_size,
     cholesky_factor,
     chunk_parameters,
     split_parameters,
@@ -94,7 +93,6 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "check_network",
     "checked_output",
-    "checked_size",
     "cholesky_factor",
     "chunk_parameters",
     "expected",
@@ -105,6 +103,7 @@ __all__ = [
     "split_parameters",
     "step_orders",
     "summed",
+    "whole_number",
     "widened",
     "wrap",
 ]

@@ -1,57 +1,11 @@
 """From the output of a network to the parameters of a distribution: split, check, assemble."""
 
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_network",
-    "checked_output",
-    "checked_size",
-    "cholesky_factor",
-    "chunk_parameters",
-    "split_parameters",
-]
-
-
-def check_network(net: Any, where: str) -> None:
-    """Check that a part is given a network, before it is called for the first time.
-
-    Args:
-        net: a module, or a function of tensors.
-        where: the class that needs it, for the error.
-
-    Raises:
-        TypeError: if it is a class, or cannot be called.
-    """
-    if isinstance(net, type):
-        raise TypeError(
-            f"{where}: net is the class {net.__name__}, expected a network, an object of such a "
-            "class, as nn.Linear(784, 20) is"
-        )
-    if not callable(net):
-        raise TypeError(
-            f"{where}: net is {net!r}, expected a network: an nn.Module, such as "
-            "pyrovae.nets.MLP(784, [400], 20)"
-        )
-
-
-def checked_size(size: Any, where: str, name: str = "d") -> int:
-    """Return a number of dimensions.
-
-    Args:
-        size: a whole number, of Python's or NumPy's.
-        where: the class that needs it, for the error.
-        name: of its argument, for the error.
-
-    Raises:
-        ValueError: if it is not a whole number of at least 1.
-    """
-    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"{where}: {name} is {size!r}, expected a whole number of at least 1")
-    return int(size)
+__all__ = ["checked_output", "cholesky_factor", "chunk_parameters", "split_parameters"]
 
 
 def checked_output(y: Any, where: str) -> Tensor:

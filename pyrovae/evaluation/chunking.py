@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Sources, device_and_dtype, take
+from pyrovae.distributions import whole_number
 from pyrovae.evaluation.checking import Check
 from pyrovae.programs import Layout
 
@@ -39,8 +40,7 @@ def chunks_of(
     Raises:
         ValueError: if K is below 1, from `check`, or for what Pyro's validation refuses.
     """
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, expected at least one draw per observation")
+    samples = whole_number(samples, "samples")
     placement = device_and_dtype(graph, data)
     programs.Programs(graph).validate(check, *take(data, slice(0, _ROWS), *placement))
     width = copies * _width(graph, take(data, slice(0, 1), *placement))

@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyrovae.distributions import CircularUniform, CircularVonMises, Conditional, checked_size
+from pyrovae.distributions import CircularUniform, CircularVonMises, Conditional, whole_number
 
 __all__ = ["UniformAngle", "VonMises"]
 
@@ -42,7 +42,7 @@ class VonMises(Conditional):
                 f"VonMises: concentration is {concentration}, expected a number above 0; for 0 use "
                 "UniformAngle"
             )
-        d = checked_size(d, "VonMises")
+        d = whole_number(d, "VonMises: d")
         self.d, self.concentration, self.loc = d, concentration, loc
         self.register_buffer("_loc", torch.full((d,), float(loc)), persistent=False)
         self.register_buffer(
@@ -73,7 +73,7 @@ class UniformAngle(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.d = checked_size(d, "UniformAngle")
+        self.d = whole_number(d, "UniformAngle: d")
         self.register_buffer("_zero", torch.zeros(self.d), persistent=False)
 
     _zero: Tensor

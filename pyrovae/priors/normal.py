@@ -16,8 +16,8 @@ from pyrovae.distributions import (
     ImproperUniform,
     UnitNormal,
     check_network,
-    checked_size,
     chunk_parameters,
+    whole_number,
 )
 
 __all__ = ["CentredNormal", "ConditionalNormal", "Flat", "StandardNormal"]
@@ -42,7 +42,7 @@ class StandardNormal(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.d = checked_size(d, "StandardNormal")
+        self.d = whole_number(d, "StandardNormal: d")
         self.register_buffer("loc", torch.zeros(self.d), persistent=False)
         self.register_buffer("scale", torch.ones(self.d), persistent=False)
 
@@ -73,7 +73,7 @@ class CentredNormal(Conditional):
         super().__init__()
         if not sd > 0:
             raise ValueError(f"CentredNormal: sd is {sd}, expected a number above 0")
-        self.d, self.sd = checked_size(d, "CentredNormal"), sd
+        self.d, self.sd = whole_number(d, "CentredNormal: d"), sd
         self.register_buffer("loc", torch.zeros(self.d), persistent=False)
         self.register_buffer("scale", torch.full((self.d,), float(sd)), persistent=False)
 
@@ -101,7 +101,7 @@ class Flat(Conditional):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.d = checked_size(d, "Flat")
+        self.d = whole_number(d, "Flat: d")
 
     def forward(self, *c: Tensor) -> Distribution:
         """Return the improper uniform distribution over R^D, batch shape (), event shape (D,)."""

@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from operator import index
 from typing import Any
 
 import pyro
@@ -119,10 +120,18 @@ def cuda_devices(graph: object) -> list[int]:
 
 @contextmanager
 def random_stream(seed: int | None, devices: list[int]) -> Iterator[None]:
-    """Context with a random stream of its own; None leaves the global one in use."""
+    """Context with a random stream of its own; None leaves the global one in use.
+
+    Raises:
+        ValueError: if the seed is neither a whole number nor None.
+    """
     if seed is None:
         yield
         return
+    try:
+        number = index(seed)
+    except TypeError:
+        raise ValueError(f"seed is {seed!r}, expected a whole number or None") from None
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(number)
         yield

@@ -6,7 +6,7 @@ log p(x) >= ELBO = E_q log p(x | z, l) - KL(q(z) || p(z)) - KL(q(l) || p(l))
 from typing import Any
 
 from pyrovae import evaluation
-from pyrovae.singlecell.expression import check_samples
+from pyrovae.distributions import whole_number
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.state import Model, selected
 
@@ -80,7 +80,7 @@ def get_marginal_ll(
         ValueError: if n_mc_samples is below 1, or the cells do not fit, or are minified.
     """
     graph = counts_of(model, "get_marginal_ll")
-    check_samples("get_marginal_ll", n_mc_samples, "n_mc_samples")
+    whole_number(n_mc_samples, "get_marginal_ll: n_mc_samples")
     data = selected(model, "get_marginal_ll", adata, indices).data
     log_p = evaluation.log_evidence(graph, *data, samples=n_mc_samples, seed=seed).log_p
     return log_p.mean().item() if return_mean else log_p.numpy()
@@ -90,6 +90,6 @@ def _terms(
     model: Model, method: str, adata: Any, indices: Any, samples: int, seed: int | None
 ) -> evaluation.Terms:
     graph = counts_of(model, method)
-    check_samples(method, samples, "n_mc_samples")
+    whole_number(samples, f"{method}: n_mc_samples")
     data = selected(model, method, adata, indices).data
     return evaluation.elbo(graph, *data, samples=samples, seed=seed)

@@ -20,9 +20,9 @@ from torch.distributions import Binomial
 
 from pyrovae import evaluation, programs
 from pyrovae.data import as_sources, batches_in_order
+from pyrovae.distributions import whole_number
 from pyrovae.programs import log_mean_exp
 from pyrovae.singlecell import decoding
-from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.minified import counts_of
 from pyrovae.singlecell.state import Model, selected, split_of
 
@@ -62,7 +62,7 @@ def compare(
     """
     import pandas as pd
 
-    check_samples("compare", n_samples)
+    whole_number(n_samples, "compare: n_samples")
     if not isinstance(models, Mapping):
         raise TypeError(
             f"compare: models is of type {type(models).__name__}, expected models by name, as in "

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Source, as_sources, device_and_dtype, take, to_scipy
+from pyrovae.distributions import whole_number
 from pyrovae.graphs import CountVAE
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.change import Rule, TestMode, compared, estimated_pseudocount
-from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.groups import Pair, pairs_by_column, pairs_by_rows
 from pyrovae.singlecell.minified import StoredPosteriors
 from pyrovae.singlecell.state import Model, selected
@@ -227,7 +227,7 @@ def _check(
             f"mode is {mode!r} and test_mode {test_mode!r}, expected 'change' or 'vanilla', and "
             "'three' or 'two'"
         )
-    check_samples("differential_expression", n_samples)
+    whole_number(n_samples, "differential_expression: n_samples")
     bad_delta = delta is not None and not delta >= 0
     if not 0 < fdr_target < 1 or bad_delta or not (pseudocounts is None or pseudocounts > 0):
         raise ValueError(

@@ -7,18 +7,18 @@ Cells are decoded in minibatches, so that only the result is held for all of the
 
 import reprlib
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from pyrovae.distributions import whole_number
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.decoding import Batch, Parameters
 from pyrovae.singlecell.state import Model, selected
 
 __all__ = [
-    "check_samples",
     "get_likelihood_parameters",
     "get_normalized_expression",
     "normalized_expression_chunks",
@@ -70,7 +70,7 @@ def get_normalized_expression(
         shape (K, N, G).
     """
     method = "get_normalized_expression"
-    check_samples(method, n_samples)
+    whole_number(n_samples, f"{method}: n_samples")
     data, names = selected(model, method, adata, indices)
     genes = model.cells.encoding.gene_columns(gene_list)
     chunks = _chunks(model, data, transform_batch, genes, library_size, n_samples, batch_size, seed)
@@ -129,7 +129,7 @@ def get_likelihood_parameters(
     posterior mean of z and l, with K samples averages over K draws. Arguments as in
     `get_normalized_expression`.
     """
-    check_samples("get_likelihood_parameters", n_samples)
+    whole_number(n_samples, "get_likelihood_parameters: n_samples")
     data = selected(model, "get_likelihood_parameters", adata, indices).data
     graph = model.graph
 
@@ -162,7 +162,7 @@ def posterior_predictive_sample(
     """
     from scipy import sparse
 
-    check_samples("posterior_predictive_sample", n_samples)
+    whole_number(n_samples, "posterior_predictive_sample: n_samples")
     data = selected(model, "posterior_predictive_sample", adata, indices).data
     genes = model.cells.encoding.gene_columns(gene_list)
 
@@ -174,12 +174,6 @@ def posterior_predictive_sample(
     if n_samples > 1:
         return np.concatenate(drawn, 1).transpose(1, 2, 0)
     return sparse.vstack(drawn, format="csr")
-
-
-def check_samples(method: str, n: int, name: str = "n_samples") -> None:
-    """Raise a ValueError unless n is a whole number of at least one draw."""
-    if not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"{method}: {name} is {n}, expected a whole number of at least 1")
 
 
 def _chunks(

@@ -14,10 +14,10 @@ from torch.distributions import Categorical, Distribution, Gamma, MixtureSameFam
 
 from pyrovae import programs, tasks
 from pyrovae.data import as_sources, batches_in_order, spread
+from pyrovae.distributions import whole_number
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.cells import rows_in
 from pyrovae.singlecell.decoding import Batch
-from pyrovae.singlecell.expression import check_samples
 from pyrovae.singlecell.groups import groups_of
 from pyrovae.singlecell.state import Model, selected
 
@@ -111,7 +111,7 @@ def get_feature_correlation_matrix(
     """
     import pandas as pd
 
-    check_samples("get_feature_correlation_matrix", n_samples)
+    whole_number(n_samples, "get_feature_correlation_matrix: n_samples")
     if correlation_type not in ("spearman", "pearson"):
         raise ValueError(
             f"correlation_type is {correlation_type!r}, expected 'spearman' or 'pearson'"

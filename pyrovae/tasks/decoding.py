@@ -89,7 +89,7 @@ def generate(
     with programs.evaluation(graph, seed), inputs.hint("generate"):
         batch = inputs.at(torch.arange(n))
         given = _drawn_by_guide(graph, batch, from_guide)
-        if fixed:
+        if fixed is not None:
             latents = latents_of(graph.model, inputs.first)
             given |= fixed_values(latents, fixed, (n,), "generate").values
         try:

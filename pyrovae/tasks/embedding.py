@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, Sources, as_sources
+from pyrovae.distributions import whole_number
 from pyrovae.evaluation import checked_batches
 from pyrovae.programs import Trace
 
@@ -100,8 +101,7 @@ def _of_sites(
 def _draws_of_rows(
     graph: Any, data: Sources, site: str | None, draws: int, seed: int | None
 ) -> Tensor:
-    if draws < 1:
-        raise ValueError(f"embed: draws is {draws}, expected at least 1, or None for the means")
+    draws = whole_number(draws, "embed: draws")
     pieces = []
     with programs.evaluation(graph, seed):
         for batch in checked_batches(graph, data):

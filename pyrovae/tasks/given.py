@@ -149,8 +149,14 @@ def fixed_values(
         task: what errors call it.
 
     Raises:
+        TypeError: if they do not come by name.
         ValueError: if the model has no such latent, or a value has not its shape.
     """
+    if not isinstance(fixed, Mapping | None):
+        raise TypeError(
+            f"{task}: fixed is a {type(fixed).__name__}, expected values of latents by name, as in "
+            'fixed={"z": 0.0}'
+        )
     given = Given({}, {})
     for name, value in (fixed or {}).items():
         if name not in latents:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae import programs
 from pyrovae.data import Array, inputs_of
+from pyrovae.distributions import whole_number
 from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
 from pyrovae.tasks.given import latent_site, latents_of
@@ -76,8 +77,7 @@ def interpolate(
         ValueError: if `steps` is below 2, a and b do not fit the graph, or a latent that all rows
             share is not given, as in `decode`.
     """
-    if steps < 2:
-        raise ValueError(f"interpolate: steps is {steps}, expected at least the two ends")
+    steps = whole_number(steps, "interpolate: steps", least=2)
     ends = torch.stack(_alike(torch.as_tensor(a), torch.as_tensor(b)))
     try:
         z = embed(graph, ends, *_repeated(c, 2), site=site)

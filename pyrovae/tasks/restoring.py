@@ -6,7 +6,6 @@ p(x | y) = E_p(z | y)[ p(x | z, y) ]
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources, device_and_dtype, slices, take
+from pyrovae.distributions import whole_number
 from pyrovae.evaluation import check_densities, scores
 from pyrovae.tasks.measurements import Measurement
 from pyrovae.tasks.proposals import METHODS, MOST_COMPONENTS, Effort, Weighted, resampled
@@ -103,10 +103,7 @@ class Options(NamedTuple):
             )
         numbers = {**self.effort._asdict(), "batch_size": self.batch_size}
         for name, value in numbers.items():
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(
-                    f"{self.task}: {name} is {value}, expected a whole number of at least 1"
-                )
+            whole_number(value, f"{self.task}: {name}")
         if self.method == "refine" and self.effort.components > MOST_COMPONENTS:
             raise ValueError(
                 f"{self.task}: components is {self.effort.components}, expected at most "

@@ -3,13 +3,13 @@
 S = sum of x over f x f pixels,    p(x | S) = E_p(z | S)[ p(x | z, S) ]
 """
 
-from numbers import Integral
 from typing import Any
 
 import torch
 
 from pyrovae import programs
 from pyrovae.data import Array, as_sources, device_and_dtype, inputs_of
+from pyrovae.distributions import whole_number
 from pyrovae.tasks.measurements import Measurement, Pooled
 from pyrovae.tasks.proposals import Effort
 from pyrovae.tasks.restoring import Options, Restored, restore
@@ -74,10 +74,7 @@ def super_resolve(
         >>> pv.super_resolve(vae, torch.full((5, 2, 2), 0.5)).draws.sum(-1)[0]
         tensor([8., 8., 8., 8., 8.])
     """
-    if not isinstance(factor, Integral) or factor < 1:
-        raise ValueError(
-            f"super_resolve: factor is {factor}, expected a whole number of at least 1"
-        )
+    factor = whole_number(factor, "super_resolve: factor")
     data = as_sources((pooled, *c), "super_resolve")
     image = _image(tuple(data[0].shape[1:]), factor)
     event = _event(graph, c, image, observed)
