@@ -1221,6 +1221,11 @@ def test_the_cells_in_the_place_of_groupby_are_told_their_name(model):
         model.differential_expression(model.adata, "cell_type")
 
 
+def test_no_group_is_none_to_compare(model):
+    with pytest.raises(ValueError, match=r"no group1 to compare: adata\.obs"):
+        model.differential_expression(groupby="cell_type", group1=[])
+
+
 def test_the_second_group_may_be_a_list_of_one(model):
     tables = [
         model.differential_expression("cell_type", "type 1", two, n_samples=20)
@@ -1283,6 +1288,7 @@ def test_scverse_names_of_training_are_translated_or_refused(model):
         ({"early_stopping_monitor": "loss"}, "elbo_validation"),
         ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
         ({"accelerator": "cpu", "devices": 2.5}, "devices is 2.5"),
+        ({"n_epochs_kl_warmup": -1}, "n_epochs_kl_warmup is -1, expected epochs"),
     ):
         with pytest.raises(ValueError, match=words):
             model.train(max_epochs=1, progress=False, **arguments)

@@ -63,6 +63,8 @@ def pairs_by_column(
         )
     two = second[0] if second else None
     first = [g for g in known if g != two] if group1 is None else _named(group1, known)
+    if not first:
+        raise ValueError(f"no group1 to compare: adata.obs[{key!r}] has {listed(known, most=50)}")
     for group in (*first, *second):
         if group not in known:
             raise ValueError(

@@ -269,6 +269,8 @@ def _data(model: Model, rows: Tensor) -> tuple[Any, ...]:
 
 def _warm_up(epochs: int | None, planned: int) -> float | objectives.Schedule:
     """Return the weight of the KL of z as a schedule over the planned steps."""
+    if epochs is not None and epochs < 0:
+        raise ValueError(f"n_epochs_kl_warmup is {epochs}, expected epochs, 0 for none, or None")
     if epochs == 0:
         return 1.0
     return objectives.warm_up(WARM_UP if epochs is None else min(1.0, epochs / planned))
