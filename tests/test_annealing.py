@@ -395,7 +395,7 @@ def test_errors():
             estimate(auto, x)
         with pytest.raises(ValueError, match='site "k" is discrete'):
             estimate(Discrete(), x)
-        with pytest.raises(ValueError, match="samples is 0, expected at least one"):
+        with pytest.raises(ValueError, match="samples is 0, expected a whole number of at least 1"):
             estimate(graph, x, samples=0)
         with pytest.raises(ValueError, match="and leapfrog 0, expected at least"):
             estimate(graph, x, leapfrog=0)
