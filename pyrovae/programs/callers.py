@@ -6,8 +6,8 @@ __all__ = ["level_of_user"]
 
 
 def level_of_user() -> int:
-    """Return the stacklevel for `warnings.warn`, called beside this, of the user's innermost line."""
+    """Return the stacklevel of the user's innermost line, for a `warnings.warn` beside this call."""
     level, frame = 0, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
     return max(1, level)
