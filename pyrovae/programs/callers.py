@@ -6,7 +6,7 @@ __all__ = ["level_of_user"]
 
 
 def level_of_user() -> int:
-    """Return the stacklevel of the user's innermost line, for a `warnings.warn` beside this call."""
+    """Return the stacklevel of the user's innermost line, for `warnings.warn` beside this call."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
