@@ -482,3 +482,10 @@ def test_a_list_of_minibatches_is_told_how_it_was_read():
 def test_a_data_set_is_shown_in_one_line():
     words = "Dataset('digits': 1437 and 360 test rows of (1, 8, 8) of 10 classes, counts)"
     assert repr(pv.datasets.digits()) == words
+
+
+@pytest.mark.parametrize("name", ["guide", "obs_names", "x"])
+def test_a_table_is_an_array_whatever_its_columns_are_called(name):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({name: [1.0, 2.0], "other": [3.0, 4.0]})
+    assert as_source(table).shape == (2, 2)

@@ -13,6 +13,7 @@ from scipy import sparse
 
 import pyrovae as pv
 from pyrovae.singlecell import SingleCellVAE, open_shards, read, simulate
+from pyrovae.singlecell.masks import checked_rows
 
 
 def trained(cells, epochs=1, options=None, **keys):
@@ -326,6 +327,24 @@ def test_a_continuous_column_holds_no_samples():
     with pytest.raises(ValueError, match=r"sample_key: .* 60 different numbers.*astype\(str\)"):
         model.differential_abundance("depth")
     assert list(model.differential_abundance("donor")) == ["0", "1", "2"]
+
+
+def test_a_mask_that_is_numbered_is_read_by_position_whatever_the_names_of_the_cells():
+    cells = anndata.AnnData(np.ones((6, 3), "f4"))[[3, 1, 2, 0, 5, 4]].copy()  # names: "3", "1"...
+    mask = pd.Series([True, False, True, False, False, True])
+    for same in (mask, mask.set_axis(pd.MultiIndex.from_product([["a", "b"], [0, 1, 2]]))):
+        assert checked_rows(cells, same).tolist() == [0, 2, 5]
+    with pytest.raises(ValueError, match="the index of the mask"):
+        checked_rows(cells, mask.set_axis(list("012345")))
+
+
+@pytest.mark.parametrize("dtype", ["boolean", object])
+def test_a_mask_with_missing_values_is_refused_with_what_to_give(dtype):
+    cells = anndata.AnnData(np.ones((3, 3), "f4"))
+    mask = pd.Series([True, None, False], dtype=dtype, index=cells.obs_names)
+    with pytest.raises(ValueError, match=r"is given as mask\.isin\(\[True\]\)"):
+        checked_rows(cells, mask)
+    assert checked_rows(cells, mask.isin([True])).tolist() == [0]
 
 
 def test_a_mask_that_names_the_cells_or_genes_in_another_order_is_refused():

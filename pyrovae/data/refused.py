@@ -40,6 +40,8 @@ def _where_rows_are(x: Any) -> str:
             "np.ma.filled(x, 0), and to leave them out, what is observed as context: "
             "pyrovae.Missing"
         )
+    if hasattr(type(x), "__array__"):  # a table may have columns of the names below
+        return ""
     if isinstance(x, Real) and not hasattr(x, "dtype"):
         return (
             f"the number {x}, expected rows. pyrovae.batches.split(n, fraction) draws which rows "

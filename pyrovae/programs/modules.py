@@ -18,7 +18,8 @@ from pyrovae.programs.layout import Layout
 from pyrovae.programs.networks import buffers_of, networks_called
 from pyrovae.programs.param_store import parameters_used
 from pyrovae.programs.shapes import check_shape
-from pyrovae.programs.traces import Trace, mark_not_mean_field, observed, run
+from pyrovae.programs.terms import log_prob
+from pyrovae.programs.traces import Trace, latent, mark_not_mean_field, observed, run, total
 
 __all__ = ["Graph", "Programs"]
 
@@ -125,18 +126,37 @@ class Programs(nn.Module):
             if id(parameter) not in own:
                 self._stored[name] = parameter
 
-    def untrained_network(self) -> str | None:
+    def untrained_network(self, *batch: Tensor) -> str | None:
         """Return the class of a network whose parameters `trainable` leaves out, None if none is.
 
         Such a network is no part of the graph and in no slot of Pyro's store. It is known after
-        `validate`. One whose parameters need no gradient is meant to be constant.
+        `validate`. One whose parameters need no gradient, or get none on the minibatch (x, *c), as
+        under `torch.no_grad`, is meant to be constant.
         """
         known = {id(tensor) for tensor in (*self.parameters(), *self._stored.values())}
-        for network in self._networks:
-            for parameter in network.parameters():
-                if parameter.requires_grad and id(parameter) not in known:
-                    return type(network).__name__
-        return None
+        outside = [
+            (type(network).__name__, parameter)
+            for network in self._networks
+            for parameter in network.parameters()
+            if parameter.requires_grad and id(parameter) not in known
+        ]
+        moved = self._have_gradients([parameter for _, parameter in outside], batch)
+        names = (name for (name, _), moves in zip(outside, moved, strict=True) if moves)
+        return next(names, None)
+
+    def _have_gradients(self, tensors: list[Tensor], batch: tuple[Tensor, ...]) -> list[bool]:
+        """Return whether the densities of a minibatch have a gradient in each tensor."""
+        if not tensors:
+            return []
+        try:
+            with evaluation(self.graph), torch.enable_grad():
+                traces = run(self.graph.model, self.graph.guide, *batch)
+                sites = [site for trace in traces for site in latent(trace) + observed(trace)]
+                terms = total(log_prob(site).sum() for site in sites)
+                found = torch.autograd.grad(terms, tensors, allow_unused=True)
+        except Exception:  # as of cuDNN's recurrent networks, which have none in eval() mode
+            return [True] * len(tensors)
+        return [gradient is not None for gradient in found]
 
     def trainable(self) -> list[Tensor]:
         """Return the parameters that training moves: the graph's, and those in Pyro's store.

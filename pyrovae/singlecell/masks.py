@@ -14,8 +14,8 @@ __all__ = ["check_order", "checked_rows"]
 def check_order(mask: Any, names: Any, argument: str, remedy: str) -> None:
     """Refuse a mask that is a Series and names the cells or genes in another order, or others.
 
-    A mask is read by position, as AnnData does. A Series whose index has none of the names, as
-    after `reset_index`, says nothing of their order.
+    A mask is read by position, as AnnData does. A Series that is numbered, as after `reset_index`,
+    or whose index has none of the names, says nothing of their order.
 
     Args:
         mask: as it was given, with one value per name.
@@ -28,10 +28,12 @@ def check_order(mask: Any, names: Any, argument: str, remedy: str) -> None:
     """
     import pandas as pd
 
-    if not isinstance(mask, pd.Series):
+    if not isinstance(mask, pd.Series) or mask.index.equals(names):
         return
-    given = mask.index.astype(str)
-    if given.equals(names.astype(str)) or not given.isin(names.astype(str)).any():
+    if mask.index.equals(pd.RangeIndex(len(mask))):
+        return
+    given, names = (pd.Index([str(name) for name in index]) for index in (mask.index, names))
+    if given.equals(names) or not given.isin(names).any():
         return
     raise ValueError(
         f"{argument}: the index of the mask is {listed(given)}, expected {listed(names)}, in this "

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from pyrovae import programs
 
 __all__ = ["import_anndata", "listed", "of_names", "warn_user"]
@@ -30,9 +32,12 @@ def listed(names: Iterable[object], most: int = _NAMED) -> str:
 
 
 def of_names(rows: Any) -> str:
-    """Return what to do with an array of names where rows are expected; nothing for another."""
-    names = rows.dtype.kind in "UO" and rows.ndim == 1
-    return ". Names of cells become numbers by adata.obs_names.get_indexer(names)" if names else ""
+    """Return what to do with names, or a mask of objects, where rows are expected."""
+    if rows.dtype.kind not in "UO" or rows.ndim != 1:
+        return ""
+    if any(isinstance(value, bool | np.bool_) for value in rows):
+        return ". A mask of objects, as with missing values, is given as mask.isin([True])"
+    return ". Names of cells become numbers by adata.obs_names.get_indexer(names)"
 
 
 def warn_user(message: str) -> None:

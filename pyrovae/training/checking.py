@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from pyrovae import programs
 from pyrovae.data import ArrayMinibatches, Minibatches, TransformedRows
@@ -99,9 +99,9 @@ def warn_of_shared_latents(
         )
 
 
-def warn_of_untrained_network(found: programs.Programs) -> None:
+def warn_of_untrained_network(found: programs.Programs, batch: tuple[Tensor, ...]) -> None:
     """Warn of a network of the programs that is no part of the graph and not in Pyro's store."""
-    if network := found.untrained_network():
+    if network := found.untrained_network(*batch):
         warnings.warn(
             f"fit: the programs call a {network} whose parameters are not trained: it is no part "
             f"of the graph, a {type(found.graph).__name__}, and not in Pyro's store. Make it an "
@@ -133,14 +133,20 @@ def check_rows_of_parameters(
             f'fit: the parameter "{name}" belongs to rows by their place in the minibatch, as '
             "those of an autoguide do, and each step has other rows there: the rows would share "
             f"it. Train on all {total} rows at once, by the arrays and batch_size={total} (build "
-            "an autoguide anew for that), or let a network compute the guide from x"
+            "an autoguide anew for that), or let a network compute the guide from x. Where the "
+            "place has a meaning, such as the time in a series, pass an iterable of minibatches"
         )
 
 
 def _is_shuffled(training: Minibatches) -> bool:
-    """Return whether a `DataLoader` gives its rows in an order of its own at each epoch."""
+    """Return whether a `DataLoader` draws minibatches of rows in another order at each epoch.
+
+    Not if its data set makes the minibatches, such as one series each, or gives the rows in turn.
+    """
     loader = getattr(training, "iterable", None)
-    return isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    return loader.batch_sampler is not None and not isinstance(loader.sampler, SequentialSampler)
 
 
 def _numbers_of_rows(training: Minibatches, group: Processes) -> list[int]:

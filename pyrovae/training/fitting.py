@@ -240,7 +240,7 @@ def _fit(
             found = svi.programs.named_trainable()
             check_rows_of_parameters(graph, found, example, training, group)
         claim_parameters(graph, svi.programs.stored_names())
-        warn_of_untrained_network(svi.programs)
+        warn_of_untrained_network(svi.programs, example)
         warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduled(svi.optimizer)
         hooks += [ProgressBar()] if arguments.progress else []

@@ -19,6 +19,8 @@ _ROWS = 4  # whose gradients are compared
 _LEAST = 3  # rows in which an overlap is no chance
 
 Batch = tuple[Tensor, ...]
+Used = dict[str, Tensor]  # which elements of each parameter
+Found = tuple[list[Used], list[Used]]
 
 
 def parameter_of_rows(graph: Any, parameters: dict[str, Tensor], batch: Batch) -> str | None:
@@ -33,24 +35,37 @@ def parameter_of_rows(graph: Any, parameters: dict[str, Tensor], batch: Batch) -
     if rows < _LEAST:
         return None
     some = min(rows, _ROWS)
-    reversed_rows = torch.cat([torch.arange(some).flip(0), torch.arange(some, rows)])
     large = {n: p for n, p in parameters.items() if p.requires_grad and p.numel() >= rows}
-    with programs.evaluation(graph, seed=0), torch.enable_grad():
-        terms = _terms(graph, batch)
-        if not (large and terms.requires_grad):
-            return None
-        first = _used(terms[0], large)
-        left = {name: large[name] for name, used in first.items() if _is_of_one(used, rows)}
-        if not left:
-            return None
-        found = [_used(term, left) for term in terms[:some]]
-        turned = tuple(part[reversed_rows.to(part.device)] for part in batch)
-        again = [_used(term, left) for term in _terms(graph, turned)[:some]]
-    for name in left:
+    try:
+        with programs.evaluation(graph, seed=0), torch.enable_grad():
+            found, again = _found_twice(graph, large, batch, some)
+    except Exception:  # cuDNN's recurrent networks, among others, have no gradients in eval() mode
+        return None
+    for name in found[0] if found else ():
         one, other = ([used[name] for used in each] for each in (found, again))
         if _are_apart(one) and all(map(torch.equal, one, other)):
             return name
     return None
+
+
+def _found_twice(graph: Any, large: dict[str, Tensor], batch: Batch, some: int) -> Found:
+    """Return the elements that each of some rows uses, and with these rows reversed.
+
+    Only parameters are among them of which a row uses so few elements that each could have its own.
+    The draws differ too: by the same noise, rows would look the same up in a table of z.
+    """
+    rows = len(batch[0])
+    terms = _terms(graph, batch)
+    if not (large and terms.requires_grad):
+        return [], []
+    first = _used(terms[0], large)
+    left = {name: large[name] for name, used in first.items() if _is_of_one(used, rows)}
+    if not left:
+        return [], []
+    found = [_used(term, left) for term in terms[:some]]
+    reversed_rows = torch.cat([torch.arange(some).flip(0), torch.arange(some, rows)])
+    turned = tuple(part[reversed_rows.to(part.device)] for part in batch)
+    return found, [_used(term, left) for term in _terms(graph, turned)[:some]]
 
 
 def _terms(graph: Any, batch: Batch) -> Tensor:
@@ -66,12 +81,14 @@ def _terms(graph: Any, batch: Batch) -> Tensor:
     return programs.total([torch.zeros(len(batch[0]), device=batch[0].device), *densities])
 
 
-def _used(term: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def _used(term: Tensor, parameters: dict[str, Tensor]) -> Used:
     """Return which elements of each parameter have a gradient that is not 0."""
     tensors = list(parameters.values())
     gradients = torch.autograd.grad(term, tensors, retain_graph=True, allow_unused=True)
     return {
-        name: torch.zeros_like(tensor, dtype=torch.bool) if gradient is None else gradient != 0
+        name: torch.zeros_like(tensor, dtype=torch.bool)
+        if gradient is None
+        else gradient.to_dense() != 0
         for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True)
     }
 
