@@ -60,6 +60,34 @@ def test_a_logger_names_its_file_where_the_disk_fills_up(name, tmp_path):
         quiet(small_vae(), binary(), epochs=2, batch_size=1, hooks=[logger])
 
 
+def test_csv_has_the_steps_of_a_checkpoint_when_the_process_is_killed(tmp_path):
+    file, lines = tmp_path / "steps.csv", []
+
+    class Killed(pv.hooks.Hook):
+        def on_step(self, step):  # what a kill -9 here would leave
+            lines.append(len(file.read_text().splitlines()) - 1)
+
+    quiet(small_vae(), binary(), epochs=1, batch_size=20, hooks=[pv.hooks.CSV(file), Killed()])
+    assert lines == [1, 2, 3]
+
+
+def test_csv_of_an_earlier_fit_that_is_damaged_is_named_and_half_a_line_left_out(tmp_path):
+    file, state = tmp_path / "steps.csv", tmp_path / "state"
+    settings = {"batch_size": 20, "seed": 0}
+    first = {"epochs": 2, "checkpoint": state, "hooks": [pv.hooks.CSV(file)]}
+    quiet(small_vae(), binary(), **first, **settings)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-30])
+    again = {"epochs": 3, "resume": state, "hooks": [pv.hooks.CSV(file)]}
+    quiet(small_vae(), binary(), **again, **settings)
+    with file.open() as lines:
+        assert [row["step"] for row in csv.DictReader(lines)] == list("12345789")
+    file.write_bytes(whole[:60] + b"\xff" + whole[61:])
+    with pytest.raises(pv.FileError, match=r"steps\.csv: no lines of an earlier fit.*another file"):
+        quiet(small_vae(), binary(), **again, **settings)
+    assert b"\xff" in file.read_bytes()
+
+
 def test_csv_at_a_folder_is_refused_as_one(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder, expected the name of a file"):
         quiet(small_vae(), binary(), epochs=1, hooks=[pv.hooks.CSV(tmp_path)])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from pyrovae.files import check_writable, in_words, write_atomically
+from pyrovae.files import FileError, check_writable, in_words, write_atomically
 from pyrovae.training.events import Epoch, Hook, Start, Step
 
 __all__ = ["CSV", "ProgressBar", "TensorBoard", "on_terminal"]
@@ -27,6 +28,7 @@ _COLUMNS = (
     "learning_rate",
     "gradient_norm",
 )
+_WHOLE = re.compile("[0-9]{1,18}")  # a number of a step
 _VALIDATED = ("validation_elbo", "validation_reconstruction", "validation_kl")
 
 
@@ -111,7 +113,8 @@ class CSV(Hook):
         csv.writer(first).writerows([_COLUMNS, *kept])
         write_atomically(self.path, lambda part: part.write_bytes(first.getvalue().encode()))
         with _named(self.path):
-            self._file = self.path.open("a", newline="", encoding="utf-8")
+            # By lines: a process that is killed leaves every step that a checkpoint may hold.
+            self._file = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
     def on_step(self, step: Step) -> None:
@@ -119,11 +122,6 @@ class CSV(Hook):
         values = {"kl": sum(step.kl.values()), "learning_rate": step.learning_rates[0]}
         with _named(self.path):
             self._writer.writerow(values.get(name, getattr(step, name, None)) for name in _COLUMNS)
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        """Bring the lines to the disk."""
-        with _named(self.path):
-            self._file.flush()
 
     def on_end(self) -> None:
         """Close the file."""
@@ -225,6 +223,12 @@ def _steps_before(path: Path, done: int) -> list[list[str]]:
     """Return the lines of a file of an earlier fit up to step `done`."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1:]
-    return [line for line in lines if line and line[0].isdigit() and int(line[0]) <= done]
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_bytes().decode("ascii"), newline="")))[1:]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(
+            f"{path}: no lines of an earlier fit, which the resumed one would continue ({error}). "
+            "Let hooks.CSV write to another file"
+        ) from error
+    whole = [line for line in lines if len(line) == len(_COLUMNS)]
+    return [line for line in whole if _WHOLE.fullmatch(line[0]) and int(line[0]) <= done]
