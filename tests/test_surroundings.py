@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import call
 from test_training import binary, quiet, small_vae
 
 import pyrovae as pv
@@ -123,6 +124,16 @@ def test_the_command_line_fits_without_a_standard_error(tmp_path):
     done = bash(f'"$0" -m pyrovae fit digits {options} --output "$1" 2>&-', tmp_path / "run")
     assert done.returncode == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_the_earlier_run_stays_where_a_full_disk_takes_no_new_one(tmp_path):
+    run, options = tmp_path / "run", ["--epochs", 1, "--hidden", 4, "--latents", 2, "--samples", 0]
+    fit = "fit", "digits", "--output", run, *options, "--no-report", "--quiet"
+    call(*fit)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with files_up_to(400):
+        assert "run.json cannot be written" in call(*fit, "--overwrite", code=2)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @linux
