@@ -105,7 +105,7 @@ def _write_stream(path: Path, write_to: Callable[[Path], object]) -> None:
 
 def _behind_link(path: Path) -> Path:
     """Return the path that a symbolic link leads to, else the path as it is."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def _begun(path: Path) -> tuple[Path, int]:
