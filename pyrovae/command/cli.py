@@ -89,6 +89,18 @@ def _nothing(text: str) -> None:
     """Print nothing."""
 
 
+def _say(text: str) -> None:
+    """Print a line of the output."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of the same class, by its number
+        raise OSError(
+            error.errno, f"standard output cannot be written ({error.strerror}); free space there"
+        ) from error
+
+
 def _aside(text: str) -> None:
     """Print a line beside the output, which may go into a file."""
     typer.echo(text, err=True)
@@ -126,7 +138,7 @@ def fit(options: Options) -> None:
     """
     from pyrovae.command.fit import fit_and_report
 
-    outcome = fit_and_report(options, say=_nothing if options.quiet else typer.echo)
+    outcome = fit_and_report(options, say=_nothing if options.quiet else _say)
     if outcome.message:
         typer.echo(f"pyrovae: {outcome.message}", err=True)
     if outcome.code:
@@ -169,7 +181,7 @@ def evaluate(
         experiment = experiment_of(type(run.settings)).open(run, data, part, data_dir)
         figures = experiment.measure(samples, test_images)
     for row in experiment.table(figures):
-        typer.echo(row.line())
+        _say(row.line())
     if output:
         write_json(figures, output)
     if "why_not" in figures:
@@ -207,7 +219,7 @@ def encode(
     with notes(say=_aside):
         n, d = kind.open(run, data, part, data_dir).encode(output)
     what = "codes" if run.settings.is_autoencoder else "posterior means"
-    typer.echo(f"{output}: {what} of {n} rows, {d} latents")
+    _say(f"{output}: {what} of {n} rows, {d} latents")
 
 
 @app.command()
@@ -238,7 +250,7 @@ def sample(
     x = fitted.generate(n, label, mean=not draw, seed=seed)
     limits = fitted.preparation.limits
     exports.write_data(x, output, lambda: plots.images(x, "Samples", limits=limits))
-    typer.echo(f"{output}: {n} samples")
+    _say(f"{output}: {n} samples")
 
 
 @app.command()
@@ -271,7 +283,7 @@ def interpolate(
     (walk,) = fitted.interpolate(batch, [(start, end)], steps, spherical=spherical)
     limits = fitted.preparation.limits
     exports.write_data(walk, output, lambda: plots.interpolations(walk[None], limits))
-    typer.echo(f"{output}: {steps} points from row {start} to row {end}")
+    _say(f"{output}: {steps} points from row {start} to row {end}")
 
 
 app.command()(commands.denoise)
@@ -285,4 +297,4 @@ def inspect(model: Model) -> None:
     from pyrovae.command.inspection import describe
 
     for line in describe(model):
-        typer.echo(line)
+        _say(line)

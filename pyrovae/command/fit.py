@@ -1,7 +1,6 @@
 """`pyrovae fit`: options -> experiment -> training -> figures -> report."""
 
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from pyrovae.command.runs import Run, claim, resumed
 from pyrovae.command.settings import Settings
 from pyrovae.command.writing import as_plain, write
 from pyrovae.files import History, in_words
-from pyrovae.training import TrainingError, processes
+from pyrovae.training import TrainingError, hooks, processes
 
 __all__ = ["Outcome", "fit_and_report"]
 
@@ -141,7 +140,7 @@ def progress_lines(settings: Settings, say: Say) -> Callable[[History], None]:
 
     def line(history: History) -> None:
         epoch = len(history.elbo)
-        if sys.stderr.isatty() or (epoch % every and epoch != settings.epochs):
+        if hooks.on_terminal() or (epoch % every and epoch != settings.epochs):
             return
         reconstruction, kl = history.reconstruction[-1], history.kl[-1]
         name, loss = settings.bound_name(history.bound_name), history.loss[-1]

@@ -20,7 +20,7 @@ from pyrovae.command.cells.settings import CellSettings
 from pyrovae.command.images.settings import ImageSettings
 from pyrovae.command.options import DEFAULTS, Options, given
 from pyrovae.command.settings import Settings
-from pyrovae.command.writing import as_plain, write_json
+from pyrovae.command.writing import as_plain, json_text, write_json
 from pyrovae.files import FileError, kinds
 from pyrovae.training import Hook, hooks
 
@@ -78,16 +78,27 @@ class Run(Generic[S]):
         return self.checkpoint if self.settings.resume else None
 
     def begin(self) -> None:
-        """Write run.json, after removing the results of an earlier run in the folder."""
-        if not self.settings.resume:
-            for folder in (self.model, self.folder / "events"):
-                shutil.rmtree(folder, ignore_errors=True)
-            self.checkpoint.unlink(missing_ok=True)
-            self.forget_figures()
+        """Write run.json, after removing the results of an earlier run in the folder.
+
+        They stay where run.json cannot be written, as on a full disk.
+        """
         for folder in (self.folder, self.model):
             files.remove_temporary(folder)
         content = {"settings": self.settings.to_dict(), **self.details, "data": self.data}
-        write_json(files.sealed(FORMATS[0], as_plain(content)), self.folder / "run.json")
+        text = json_text(files.sealed(FORMATS[0], as_plain(content)))
+
+        def replace(part: Path) -> None:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+            if not self.settings.resume:
+                self._forget_results()
+
+        files.write_atomically(self.folder / "run.json", replace)
+
+    def _forget_results(self) -> None:
+        for folder in (self.model, self.folder / "events"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.checkpoint.unlink(missing_ok=True)
+        self.forget_figures()
 
     def forget_figures(self) -> None:
         """Remove metrics.json and report.html, before the folder gets the weights of others."""

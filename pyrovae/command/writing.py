@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.files import write_atomically
 
-__all__ = ["as_plain", "check_new", "write", "write_cells", "write_json"]
+__all__ = ["as_plain", "check_new", "json_text", "write", "write_cells", "write_json"]
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -58,7 +58,12 @@ def write_cells(adata: Any, path: Path) -> None:
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write strict JSON in one step; NaN and infinity become null."""
-    write(path, json.dumps(as_plain(content), indent=1, allow_nan=False) + "\n")
+    write(path, json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return strict JSON as a file holds it."""
+    return json.dumps(as_plain(content), indent=1, allow_nan=False) + "\n"
 
 
 def as_plain(value: Any) -> Any:

@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,9 @@ _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}")  # as `write_atomically` names them
 def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     """Write a file so that `path` holds either its old content or all of the new.
 
+    A symbolic link stays, and the file that it leads to is written. A device or pipe, such as
+    /dev/stdout, is no file to replace: it gets the content once that is whole.
+
     Args:
         path: the file; its folder is made if absent.
         write_to: writes the content to a temporary path in that folder, which then replaces `path`.
@@ -25,6 +30,10 @@ def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     Raises:
         OSError: if it cannot be written, as on a full disk; names the path.
     """
+    if _is_stream(path):
+        _write_stream(path, write_to)
+        return
+    path = _behind_link(path)
     part, mode = _begun(path)
     try:
         write_to(part)
@@ -48,10 +57,55 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: if it cannot; names the path.
     """
-    part, _ = _begun(path)
+    if _is_stream(path):
+        return
+    part, _ = _begun(_behind_link(path))
     part.unlink()
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{path} is a folder, expected the name of a file")
+
+
+def _is_stream(path: Path) -> bool:
+    """Return whether a path is a device, a pipe, or a file that this process has open already."""
+    try:
+        if not path.exists():  # False too for links that lead in a circle
+            return False
+    except OSError:  # too long a name
+        return False
+    return _descriptor(path) is not None or not (path.is_file() or path.is_dir())
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of the open file that an existing path stands for, as /dev/stdout does."""
+    own = Path(f"/proc/{os.getpid()}/fd")
+    while path.parent.resolve() != own:
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return int(path.name)
+
+
+def _write_stream(path: Path, write_to: Callable[[Path], object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / path.name
+        whole.touch()
+        write_to(whole)
+        try:
+            number = _descriptor(path)
+            opened = path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+            with whole.open("rb") as source, opened as stream:
+                shutil.copyfileobj(source, stream)
+        except BrokenPipeError:  # whoever read it has seen enough
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{path} cannot be written ({error.strerror or error})"
+            ) from error
+
+
+def _behind_link(path: Path) -> Path:
+    """Return the path that a symbolic link leads to, else the path as it is."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def _begun(path: Path) -> tuple[Path, int]:

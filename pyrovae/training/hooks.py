@@ -10,6 +10,6 @@ A hook of your own overrides what it needs:
 """
 
 from pyrovae.training.events import Epoch, Hook, Start, Step
-from pyrovae.training.loggers import CSV, ProgressBar, TensorBoard
+from pyrovae.training.loggers import CSV, ProgressBar, TensorBoard, on_terminal
 
-__all__ = ["CSV", "Epoch", "Hook", "ProgressBar", "Start", "Step", "TensorBoard"]
+__all__ = ["CSV", "Epoch", "Hook", "ProgressBar", "Start", "Step", "TensorBoard", "on_terminal"]

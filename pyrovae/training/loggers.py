@@ -1,16 +1,20 @@
 """Loggers: hooks that write a fit to the terminal, to a CSV file, or for TensorBoard."""
 
 import csv
+import io
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from pyrovae.files import in_words
+from pyrovae.files import FileError, check_writable, in_words, write_atomically
 from pyrovae.training.events import Epoch, Hook, Start, Step
 
-__all__ = ["CSV", "ProgressBar", "TensorBoard"]
+__all__ = ["CSV", "ProgressBar", "TensorBoard", "on_terminal"]
 
 _COLUMNS = (
     "step",
@@ -24,6 +28,7 @@ _COLUMNS = (
     "learning_rate",
     "gradient_norm",
 )
+_WHOLE = re.compile("[0-9]{1,18}")  # a number of a step
 _VALIDATED = ("validation_elbo", "validation_reconstruction", "validation_kl")
 
 
@@ -45,7 +50,7 @@ class ProgressBar(Hook):
     def on_start(self, start: Start) -> None:
         """Open the bar."""
         self._name = start.bound_name
-        hidden = False if _with_widgets() or _in_kernel() else None  # None: if not on a terminal
+        hidden = not (_with_widgets() or _in_kernel() or on_terminal())
         self._bar = tqdm(total=start.steps, initial=start.done, unit="step", disable=hidden)
 
     def on_step(self, step: Step) -> None:
@@ -102,25 +107,27 @@ class CSV(Hook):
 
     def on_start(self, start: Start) -> None:
         """Open the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(self.path)
         kept = _steps_before(self.path, start.done) if start.done else []
-        self._file = self.path.open("w", newline="", encoding="utf-8")
+        first = io.StringIO(newline="")
+        csv.writer(first).writerows([_COLUMNS, *kept])
+        write_atomically(self.path, lambda part: part.write_bytes(first.getvalue().encode()))
+        with _named(self.path):
+            # By lines: a process that is killed leaves every step that a checkpoint may hold.
+            self._file = self.path.open("a", buffering=1, newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([_COLUMNS, *kept])
 
     def on_step(self, step: Step) -> None:
         """Write a line."""
         values = {"kl": sum(step.kl.values()), "learning_rate": step.learning_rates[0]}
-        self._writer.writerow(values.get(name, getattr(step, name, None)) for name in _COLUMNS)
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        """Bring the lines to the disk."""
-        self._file.flush()
+        with _named(self.path):
+            self._writer.writerow(values.get(name, getattr(step, name, None)) for name in _COLUMNS)
 
     def on_end(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with _named(self.path):
+                self._file.close()
 
 
 class TensorBoard(Hook):
@@ -151,7 +158,8 @@ class TensorBoard(Hook):
     def on_start(self, start: Start) -> None:
         """Open the event file; steps that are taken again are purged."""
         purged = start.done + 1 if start.done else None
-        self._writer = self._make_writer(str(self.folder), purge_step=purged)
+        with _named(self.folder):
+            self._writer = self._make_writer(str(self.folder), purge_step=purged)
 
     def on_step(self, step: Step) -> None:
         """Write the terms of a step."""
@@ -161,22 +169,43 @@ class TensorBoard(Hook):
         terms |= {f"kl/{site}": value for site, value in step.kl.items()}
         terms |= {f"learning_rate/{i}": rate for i, rate in enumerate(step.learning_rates)}
         terms["gradient_norm"] = step.gradient_norm
-        for name, value in terms.items():
-            self._writer.add_scalar(f"train/{name}", value, step.step)
+        with _named(self.folder):
+            for name, value in terms.items():
+                self._writer.add_scalar(f"train/{name}", value, step.step)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Write the terms on the validation data."""
-        for name in _VALIDATED:
-            values = getattr(epoch.history, name)
-            if values:
-                tag = name.replace("_", "/", 1)
-                self._writer.add_scalar(tag, values[-1], epoch.step)
-        self._writer.flush()
+        with _named(self.folder):
+            for name in _VALIDATED:
+                values = getattr(epoch.history, name)
+                if values:
+                    tag = name.replace("_", "/", 1)
+                    self._writer.add_scalar(tag, values[-1], epoch.step)
+            self._writer.flush()
 
     def on_end(self) -> None:
         """Close the event file."""
         if self._writer is not None:
-            self._writer.close()
+            with _named(self.folder):
+                self._writer.close()
+
+
+def on_terminal() -> bool:
+    """Return whether messages go to a terminal; a process may have no stream for them at all."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Context in which an error of a logger's file names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(  # of the same class, by its number
+            error.errno,
+            f"{path} cannot be written ({error.strerror or error}). Free space there, or let the "
+            "hook write to another folder",
+        ) from error
 
 
 def _with_widgets() -> bool:
@@ -194,6 +223,12 @@ def _steps_before(path: Path, done: int) -> list[list[str]]:
     """Return the lines of a file of an earlier fit up to step `done`."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1:]
-    return [line for line in lines if line and line[0].isdigit() and int(line[0]) <= done]
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_bytes().decode("ascii"), newline="")))[1:]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(
+            f"{path}: no lines of an earlier fit, which the resumed one would continue ({error}). "
+            "Let hooks.CSV write to another file"
+        ) from error
+    whole = [line for line in lines if len(line) == len(_COLUMNS)]
+    return [line for line in whole if _WHOLE.fullmatch(line[0]) and int(line[0]) <= done]

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -77,14 +77,13 @@ class Loop:
         started = Start(self.graph, planned, self.steps_done(), name)
         with self.svi.in_training():
             self.reseed()
-            try:
+            with ExitStack() as ends:  # each is called, whatever another raises
+                for hook in reversed(self.hooks):
+                    ends.callback(hook.on_end)
                 for hook in self.hooks:
                     hook.on_start(started)
                 while not self.history.stopped:
                     self.epoch(interruption)
-            finally:
-                for hook in self.hooks:
-                    hook.on_end()
             self.leave()
 
     def leave(self) -> None:

@@ -9,7 +9,6 @@ report.html           figures and pictures
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from pyrovae.command.images.scoring import table
 from pyrovae.command.report.page import Picture, Report, render
 from pyrovae.command.runs import Run
 from pyrovae.command.writing import write, write_json
+from pyrovae.training import hooks
 
 __all__ = ["Order", "restore_images"]
 
@@ -205,7 +205,7 @@ def _options(order: Order, run: Run[Any], scale: Scale) -> dict[str, Any]:
         "draws": order.draws,
         "seed": order.seed,
         "batch_size": max(1, min(64, batch_size)),
-        "progress": sys.stderr.isatty(),
+        "progress": hooks.on_terminal(),
         **named,
     }
 
