@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.infer import TraceTailAdaptive_ELBO
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, TraceTailAdaptive_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -18,12 +18,16 @@ from pyrovae.programs import Layout, Program, Trace
 
 __all__ = ["PyroELBO", "as_objective"]
 
+_BOUNDS = {RenyiELBO: "L_alpha", ReweightedWakeSleep: "L_K"}  # that are not the ELBO
+
 
 class PyroELBO(Objective):
     """An ELBO of Pyro's, such as `TraceGraph_ELBO` or `RenyiELBO`, as an objective.
 
     It reports its loss only: the terms of the bound are NaN in the history, and validation takes
-    the loss for the negative ELBO.
+    the loss for the negative bound. The loss of Pyro's `ReweightedWakeSleep` is the model's and the
+    guide's, of which the model's alone is a negative bound, L_K; it and `RenyiELBO` weigh draws of
+    whole minibatches, so that their bounds are looser for more rows, unlike those of this library.
 
     Args:
         elbo: an object with Pyro's methods `loss` and `loss_and_grads`.
@@ -44,18 +48,26 @@ class PyroELBO(Objective):
                 "record nor check it. Use pyro.infer.SVI with it, or objectives.Renyi or DReG"
             )
         self.elbo, self._rows = elbo, 0
+        self.bound_name = next(
+            (_BOUNDS[kind] for kind in _BOUNDS if isinstance(elbo, kind)), "ELBO"
+        )
 
     def bound(self, model: Program, guide: Program, *batch: Tensor) -> Bound:
-        """Return the negative loss as the reconstruction, without a KL."""
+        """Return the negative loss as the reconstruction, without a KL; of two, the model's."""
+        elbo = self.elbo
+        if isinstance(elbo, ReweightedWakeSleep):  # without a sleep phase there is a wake phase
+            elbo = copy.copy(elbo)
+            elbo.insomnia = 1.0
         with _without_guesses(), self._factor_found(len(batch[0])):
-            loss = _sum_of_phases(self.elbo.loss(model, guide, *batch))
-        return Bound(torch.tensor(-loss), {})
+            loss = elbo.loss(model, guide, *batch)
+        of_model = loss[0] if isinstance(loss, tuple) else loss
+        return Bound(torch.tensor(-float(of_model), dtype=torch.double), {})
 
     def backward(self, model: Program, guide: Program, *batch: Tensor) -> tuple[Tensor, Bound]:
         """Add the gradient of the mean loss per observation; the bound's terms are NaN."""
         self._check_rows(len(batch[0]))
         with _without_guesses(), self._factor_found(len(batch[0])):
-            loss = _sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
+            loss = self._sum_of_phases(self.elbo.loss_and_grads(model, guide, *batch))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             raise ValueError(
@@ -67,6 +79,17 @@ class PyroELBO(Objective):
             gradient /= rows
         nan = torch.tensor(torch.nan)
         return torch.tensor(loss / rows, dtype=torch.double), Bound(nan, {"remainder": nan})
+
+    def _sum_of_phases(self, loss: Any) -> float:
+        """Return a loss as a number; reweighted wake-sleep's is a pair.
+
+        Where Pyro computes no loss of the model it returns 100 in its place, which is left out.
+        """
+        if not isinstance(loss, tuple):
+            return float(loss)
+        of_model, of_guide = loss
+        has_model = self.elbo.model_has_params or self.elbo.insomnia > 0
+        return float(of_model + of_guide if has_model else of_guide)
 
     @contextmanager
     def _factor_found(self, rows: int) -> Iterator[None]:
@@ -135,8 +158,3 @@ def _without_guesses() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _sum_of_phases(loss: Any) -> float:
-    """Return a loss as a number; reweighted wake-sleep's is a pair."""
-    return float(sum(loss) if isinstance(loss, tuple) else loss)

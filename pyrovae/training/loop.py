@@ -234,8 +234,8 @@ class Loop:
         self.good = self.programs.state()
         self.keep_best(validated or self.good)
         if not self.by_step:
-            bound = (self.history.validation_elbo or self.history.elbo)[-1]
-            step_after_epoch(self.scheduler, -bound, judged=beta == self.objective.target)
+            judged = beta == self.objective.target
+            step_after_epoch(self.scheduler, self.history, judged=judged)
         self.decide()
         save(self)
 

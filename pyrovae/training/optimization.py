@@ -4,6 +4,7 @@ Names are those of the graph's parameters: "likelihood.net.layers.0.weight", or 
 `pyro.param`. A part is named by the beginning of its names: "likelihood", "posterior.net".
 """
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from pyrovae.files import History
 
 __all__ = [
     "LearningRate",
@@ -132,15 +135,17 @@ def scheduled_by_step(scheduler: Scheduler | None, interval: str | None) -> bool
     return interval == "step"
 
 
-def step_after_epoch(scheduler: Scheduler | None, loss: float, judged: bool = True) -> None:
+def step_after_epoch(scheduler: Scheduler | None, history: History, judged: bool = True) -> None:
     """Step a learning-rate scheduler; one that waits for a plateau gets the losses that are judged.
 
     During a warm-up the loss at beta = 1 is not what is trained: that it does not fall is no sign
-    of a plateau, and the rate would be spent before beta has reached its target.
+    of a plateau, and the rate would be spent before beta has reached its target. An objective of
+    Pyro's tells no terms, so its own loss is judged.
     """
     if isinstance(scheduler, ReduceLROnPlateau):
         if judged:
-            scheduler.step(loss)
+            bound = (history.validation_elbo or history.elbo)[-1]
+            scheduler.step(history.loss[-1] if math.isnan(bound) else -bound)
     elif scheduler is not None:
         scheduler.step()
 
