@@ -40,18 +40,18 @@ def _where_rows_are(x: Any) -> str:
             "np.ma.filled(x, 0), and to leave them out, what is observed as context: "
             "pyrovae.Missing"
         )
-    if hasattr(type(x), "__array__"):  # a table may have columns of the names below
-        return ""
     if isinstance(x, Real) and not hasattr(x, "dtype"):
         return (
             f"the number {x}, expected rows. pyrovae.batches.split(n, fraction) draws which rows "
             "to hold out"
         )
-    if hasattr(x, "obs_names"):
+    if hasattr(type(x), "obs_names"):  # not the column of a table
         return (
             f"of type {kind}, expected an array: give its counts, such as adata.X, or all of it to "
             "pyrovae.singlecell.SingleCellVAE"
         )
+    if hasattr(type(x), "__array__"):
+        return ""
     if isinstance(getattr(x, "x", None), np.ndarray):
         return f"a data set, expected an array: give its rows, such as {getattr(x, 'name', 'it')}.x"
     if hasattr(x, "guide"):
