@@ -32,7 +32,6 @@ pytestmark = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__
 @pytest.fixture(autouse=True)
 def _use(module, monkeypatch):
     """The path under test, wherever a path in single precision is taken at all."""
-    monkeypatch.setattr(torch_counts, "_MANY", -1.0)
     monkeypatch.setattr(paths, "_compiled", lambda: None if module is torch_counts else module)
     assert paths._module(torch.zeros(2, 3), torch.zeros(3), torch.ones(2, 3)) is module
 

@@ -39,8 +39,5 @@ def evaluate(
         out += [x - (x + theta) * r, theta * (slope - d + r) - x * (1 - r)]
     if g is not None:
         out += [torch.empty_like(out[0])] if differentiable else []
-        w = small_counts.fill_gate(g.double(), x.expand(out[0].shape), out)
-        if w is not None:
-            out[1].mul_(w)
-            out[2].mul_(w)
+        small_counts.fill_gate(g.double(), x.expand(out[0].shape), out)
     return [each.to(dtype) for each in out]

@@ -38,18 +38,15 @@ def tables(t: Tensor) -> tuple[Tensor, Tensor]:
     return found, of_16
 
 
-def fill(
-    a: Tensor, t: Tensor, g: Tensor | None, x: Tensor, tables: Tensor, out: list[Tensor]
-) -> None:
-    """Fill `out` with log p(x) and its gradients; those of counts above 16 are wrong.
+def fill(a: Tensor, t: Tensor, x: Tensor, tables: Tensor, out: list[Tensor]) -> None:
+    """Fill `out` with log NB and its gradients in a and t; those of counts above 16 are wrong.
 
     Args:
         a: log mu in single precision, with shape (*, G).
         t: log theta below 9 or so, with shape (G,).
-        g: logit of pi, with shape (*, G); None without a gate.
         x: counts, with shape (*, G).
         tables: of the counts 0 to 16, with shape (2, 17, G), as `tables` gives them.
-        out: log p and its gradients in a, t (and g), or log p alone, each with shape (*, G).
+        out: the two gradients come second and third, if there is more than one; with shape (*, G).
     """
     theta, u = t.exp(), out[0]
     gene = torch.arange(len(t), dtype=torch.int32, device=t.device)
@@ -61,37 +58,32 @@ def fill(
     d = F.softplus(ratio)
     by_count = (a - t.clamp(max=0)).sub_(d).clamp_(min=_LEAST)  # 0 times it is 0
     u.addcmul_(x, by_count).addcmul_(theta, d, value=-1)
-    w = fill_gate(g, x, out) if g is not None else None
     if len(out) == 1:
         return
     torch.addcmul(x, x + theta, ratio.sigmoid_(), value=-1, out=out[1])
     out[2].addcmul_(theta, d, value=-1).sub_(out[1])
-    if w is not None:
-        out[1].mul_(w)
-        out[2].mul_(w)
 
 
-def fill_gate(g: Tensor, x: Tensor | None, out: list[Tensor]) -> Tensor | None:
-    """Turn log NB into log ZINB and fill in the gradient in g; return w if gradients are needed.
+def fill_gate(g: Tensor, x: Tensor, out: list[Tensor]) -> None:
+    """Turn log NB and its gradients into those of log ZINB, and fill in the gradient in g.
 
     Args:
         g: logit of pi, with shape (*, G).
-        x: counts, with shape (*, G); None if all are zero.
-        out: see `fill`; out[0] holds log NB.
+        x: counts, with shape (*, G).
+        out: log NB and its gradients in a and t, or log NB alone; as `fill` returns them.
     """
     u, above, below = out[0], g.clamp(min=0), g.clamp(max=0)
     v = u - g
-    u.sub_(above)
-    torch.maximum(u, below, out=below).add_(_log1p_exp(v, above))
-    torch.where(x == 0, below, u, out=u) if x is not None else u.copy_(below)
-    u.sub_(_log1p_exp(g, above))
+    positive = torch.ne(x, 0, out=torch.empty_like(u))  # 0 or 1: `where` takes many times as long
+    for _ in range(2):
+        below.sub_(positive, alpha=torch.finfo(u.dtype).max)  # to -inf
+    torch.maximum(u.sub_(above), below, out=u)
+    of_zero, of_gate = (torch.abs(y, out=o).neg_().exp_() for y, o in ((v, above), (g, below)))
+    of_zero.addcmul_(of_zero, positive, value=-1)
+    u.add_(of_zero.sub_(of_gate).div_(of_gate.add_(1)).log1p_())
     if len(out) == 1:
-        return None
-    w = v.sigmoid_() if x is None else torch.maximum(v.sigmoid_(), x.clamp(max=1))
+        return
+    w = torch.maximum(v.sigmoid_(), positive, out=v)
     torch.sub(torch.neg(g, out=above).sigmoid_(), w, out=out[3])
-    return w
-
-
-def _log1p_exp(v: Tensor, out: Tensor) -> Tensor:
-    """Return log(1 + e^-|v|) in `out`."""
-    return torch.abs(v, out=out).neg_().exp_().log1p_()
+    out[1].mul_(w)
+    out[2].mul_(w)
