@@ -12,6 +12,7 @@ from pyrovae.nets import (
     AnyLeading,
     ConvDecoder,
     ConvEncoder,
+    CoordinateDecoder,
     MapDecoder,
     ResidualMLP,
     WideLinear,
@@ -272,3 +273,23 @@ def test_a_context_needs_a_linear_layer(make):
 def test_a_shape_that_is_no_image_is_refused(make, shape):
     with pytest.raises(ValueError, match=r"Conv(En|De)coder: .*expected \(C, H, W\)"):
         make(shape, 4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: MLP(4, [3], 2, activation=a),
+        lambda a: ResidualMLP(4, 3, 2, activation=a),
+        lambda a: ConvEncoder((1, 8, 8), 2, activation=a),
+        lambda a: ConvDecoder(2, (1, 8, 8), activation=a),
+        lambda a: MapDecoder(2, 7, (1, 28, 28), (4,), a),
+        lambda a: CoordinateDecoder(2, (1, 8, 8), activation=a),
+    ],
+)
+@pytest.mark.parametrize(
+    "activation", ["relu", torch.relu, nn.ReLU(), nn.Threshold, 3], ids=lambda a: str(a)[:20]
+)
+def test_an_activation_is_a_class(make, activation):
+    with pytest.raises(TypeError, match=r"(MLP|coder): activation is .*expected a class of torch"):
+        make(activation)
+    assert make(nn.Tanh).activation is nn.Tanh

@@ -18,6 +18,7 @@ __all__ = [
     "Features",
     "Network",
     "Shape",
+    "checked_activation",
     "concatenated",
     "int_or_tuple",
     "over_leading_axes",
@@ -27,6 +28,24 @@ __all__ = [
 Shape = tuple[int, ...]
 Features = int | Sequence[int]  # a number of features, or the shape of an image
 Activation = type[nn.Module]
+
+
+def checked_activation(activation: Any, network: nn.Module) -> Activation:
+    """Return the class of a network's activations, which is called once for each of them.
+
+    Raises:
+        TypeError: if it makes no module, as a name, a function or a module that is made already.
+    """
+    try:
+        made = activation()
+    except TypeError:
+        made = None
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"{type(network).__name__}: activation is {activation!r}, expected a class of torch.nn "
+            "that is made without arguments, as nn.ReLU"
+        )
+    return activation
 
 
 class Network(nn.Module, ABC):

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nets.batching import Activation, Network, Shape, concatenated, over_leading_axes
+from pyrovae.nets.batching import (
+    Activation,
+    Network,
+    Shape,
+    checked_activation,
+    concatenated,
+    over_leading_axes,
+)
 
 __all__ = ["ConvDecoder", "ConvEncoder", "MapDecoder"]
 
@@ -57,7 +64,8 @@ class ConvEncoder(Network):
     ) -> None:
         super().__init__()
         self.shape_in, self.features_out = _image(self, shape_in), features_out
-        self.channels, self.activation, self.context = tuple(channels), activation, context
+        self.channels, self.context = tuple(channels), context
+        self.activation = checked_activation(activation, self)
         self.code = (channels[-1], *_scales(self.shape_in, len(channels))[-1])
         layers: list[nn.Module] = []
         for before, after in zip((shape_in[0], *channels), channels, strict=False):
@@ -112,7 +120,8 @@ class ConvDecoder(Network):
     ) -> None:
         super().__init__()
         self.features_in, self.shape_out = features_in, _image(self, shape_out)
-        self.channels, self.activation, self.context = tuple(channels), activation, context
+        self.channels, self.context = tuple(channels), context
+        self.activation = checked_activation(activation, self)
         *sizes, smallest = _scales(self.shape_out, len(channels))
         self.code = (channels[-1], *smallest)
         self.shape_in = (features_in or prod(self.code),)
@@ -167,7 +176,8 @@ class MapDecoder(Network):
         super().__init__()
         n, m = (size, size) if isinstance(size, int) else size
         self.maps, self.size, self.shape_out = maps, (n, m), _image(self, shape_out)
-        self.channels, self.activation, self.context = tuple(channels), activation, context
+        self.channels, self.context = tuple(channels), context
+        self.activation = checked_activation(activation, self)
         self.shape_in = (maps * n * m,)
         layers: list[nn.Module] = []
         before = maps + context

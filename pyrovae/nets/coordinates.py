@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nets.batching import Activation, Network, concatenated
+from pyrovae.nets.batching import Activation, Network, checked_activation, concatenated
 
 __all__ = ["CoordinateDecoder"]
 
@@ -49,7 +49,8 @@ class CoordinateDecoder(Network):
     ) -> None:
         super().__init__()
         self.features_in, self.shape_out = features_in, tuple(shape_out)
-        self.hidden, self.activation, self.context = list(hidden), activation, context
+        self.hidden, self.context = list(hidden), context
+        self.activation = checked_activation(activation, self)
         self.frequencies, self.frequency_scale = frequencies, frequency_scale
         self.shape_in = (features_in,)
         self.register_buffer("waves", frequency_scale * torch.randn(2, frequencies))

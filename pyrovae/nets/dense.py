@@ -13,7 +13,14 @@ from numbers import Integral
 
 from torch import Tensor, nn
 
-from pyrovae.nets.batching import Activation, Features, Network, int_or_tuple, shape_of
+from pyrovae.nets.batching import (
+    Activation,
+    Features,
+    Network,
+    checked_activation,
+    int_or_tuple,
+    shape_of,
+)
 
 __all__ = ["MLP", "ResidualMLP"]
 
@@ -51,7 +58,8 @@ class MLP(Network):
                 "widths and a number or a shape, as in MLP(784, [500], 20)"
             )
         self.features_in, self.features_out = int_or_tuple(features_in), int_or_tuple(features_out)
-        self.hidden, self.activation, self.context = shape_of(hidden), activation, context
+        self.hidden, self.context = shape_of(hidden), context
+        self.activation = checked_activation(activation, self)
         self.shape_in, self.shape_out = shape_of(features_in), shape_of(features_out)
         widths = [prod(self.shape_in) + context, *self.hidden, prod(self.shape_out)]
         layers: list[nn.Module] = []
@@ -103,7 +111,7 @@ class ResidualMLP(Network):
         super().__init__()
         self.features_in, self.features_out = int_or_tuple(features_in), int_or_tuple(features_out)
         self.hidden, self.blocks = hidden, blocks
-        self.activation, self.context = activation, context
+        self.activation, self.context = checked_activation(activation, self), context
         self.shape_in, self.shape_out = shape_of(features_in), shape_of(features_out)
         self.first = nn.Linear(prod(self.shape_in) + context, hidden)
         self.residuals = nn.ModuleList(self._residual() for _ in range(blocks))

@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae import programs
+from pyrovae.distributions import whole_number
 from pyrovae.objectives.bounds import Bound
 from pyrovae.objectives.checks import check_resolved, check_trained
 from pyrovae.objectives.schedules import Schedule
@@ -64,8 +65,7 @@ class Objective(ELBO, ABC):
         data_size: int | None = None,
     ) -> None:
         name = type(self).__name__
-        if samples < 1:
-            raise ValueError(f"{name}: samples is {samples}, expected at least one draw of z")
+        samples = whole_number(samples, f"{name}: samples")
         super().__init__(num_particles=samples)
         self.samples, self.beta, self.annealed = samples, beta, annealed
         self.data_size = data_size
