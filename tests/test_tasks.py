@@ -66,6 +66,11 @@ def test_the_manifold_is_ordered_as_a_picture():
     wide = linear_gaussian.vae(latents=3)
     with pytest.raises(ValueError, match=r"expected \(2,\)"):
         pv.manifold(wide)
+    for quantiles in ({"low": 0.0}, {"high": 1}, {"low": "0.1"}):
+        with pytest.raises(ValueError, match=r"low is .* and high .*between 0 and 1"):
+            pv.manifold(graph, steps=3, **quantiles)
+    with pytest.raises(TypeError, match="embed: site is 3, expected the name of a latent site"):
+        pv.embed(graph, torch.zeros(2, 2), site=3)
 
 
 @pytest.mark.parametrize("objective", [pv.objectives.SGVB_A(), pv.objectives.SGVB_B()])

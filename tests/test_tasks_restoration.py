@@ -497,12 +497,15 @@ def test_what_does_not_fit_is_refused():
         ({"hidden": none}, "no value is hidden"),
         ({}, "no value is hidden"),
         ({"hidden": some, "method": "guess"}, 'method is "guess".*refine'),
+        ({"hidden": some, "fill": None}, "fill is None, expected a finite number"),
         ({"hidden": some, "draws": 0}, "draws is 0"),
         ({"hidden": some, "components": 129}, "components is 129, expected at most 128"),
         ({"hidden": some, "observed": "y"}, 'none is "y".*observed='),
     ]:
         with pytest.raises(ValueError, match=words):
             pv.impute(graph, x, **arguments)
+    with pytest.raises(TypeError, match=r"impute: hidden is the path 'mask\.npy'"):
+        pv.impute(graph, x, hidden="mask.npy")
     with pytest.raises(ValueError, match="a mask is given by name, hidden=mask"):
         pv.impute(graph, x, some)
     with pytest.raises(ValueError, match="row 2 that is not finite"):

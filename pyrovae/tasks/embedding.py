@@ -5,7 +5,7 @@ q(z2 | x) = E_q(z1 | x)[ q(z2 | z1) ]     a site that the guide draws given othe
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,8 @@ def embed(
         torch.Size([10, 3, 2])
     """
     data = as_sources((x, *c))
+    if not (site is None or isinstance(site, str | Collection)):
+        raise TypeError(f"embed: site is {site!r}, expected the name of a latent site, or several")
     if site is not None and not isinstance(site, str):
         return _of_sites(graph, data, site, draws)
     if draws is not None:

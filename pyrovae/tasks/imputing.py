@@ -7,8 +7,10 @@ whether one is missing may depend on observed values, not on itself.
 """
 
 import math
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,15 +186,14 @@ class _Holes:
     """Rows of x with their hidden values."""
 
     def __init__(self, task: str, graph: Any, x: Array, hidden: Array | None, fill: float) -> None:
-        if not math.isfinite(fill):
-            raise ValueError(f"{task}: fill is {fill}, expected a finite number")
+        if not (isinstance(fill, Real) and math.isfinite(fill)):
+            raise ValueError(f"{task}: fill is {fill!r}, expected a finite number")
         self.task, self.graph, self.fill, self.inside = task, graph, fill, fill
         self.x = as_source(x, f"{task}: x")
         self.like = device_and_dtype(graph, (self.x,))
-        self.hidden = None if hidden is None else torch.as_tensor(hidden)
+        self.hidden = None if hidden is None else self._mask(hidden)
         self.of_one = False
         if self.hidden is not None:
-            self._check_mask(self.hidden)
             self.of_one = self.hidden.dim() == len(self.x.shape) - 1
 
     def __len__(self) -> int:
@@ -240,7 +241,9 @@ class _Holes:
         hidden = self.hidden.expand(x.shape) if self.of_one else self.hidden[rows]
         return x, hidden.to(x.device)
 
-    def _check_mask(self, hidden: Tensor) -> None:
+    def _mask(self, given: Array) -> Tensor:
+        array = isinstance(given, Tensor | np.ndarray)
+        hidden = torch.as_tensor(given if array else as_source(given, f"{self.task}: hidden")[:])
         shape = tuple(self.x.shape)
         if hidden.dtype != torch.bool:
             raise ValueError(
@@ -252,3 +255,4 @@ class _Holes:
                 f"{self.task}: hidden has shape {tuple(hidden.shape)}, x has {shape}: expected the "
                 f"same, or {shape[1:]} for all rows"
             )
+        return hidden

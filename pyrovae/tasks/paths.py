@@ -5,6 +5,7 @@ z(t) = (sin((1 - t) w) a + sin(t w) b) / sin(w)            an arc, w the angle b
 """
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -144,9 +145,16 @@ def manifold(
         picture, z_2 decreases along the first dimension and z_1 increases along the second.
 
     Raises:
-        ValueError: if the latent space is not two-dimensional, the prior is flat, or a latent that
-            all rows share is not given, as in `decode`.
+        ValueError: if the latent space is not two-dimensional, the prior is flat, a quantile is not
+            between 0 and 1, or a latent that all rows share is not given, as in `decode`.
     """
+    steps = whole_number(steps, "manifold: steps")
+    for quantile in (low, high):
+        if not (isinstance(quantile, Real) and 0 < quantile < 1):
+            raise ValueError(
+                f"manifold: low is {low!r} and high {high!r}, expected quantiles between 0 and 1; 0 "
+                "and 1 themselves lie at infinity"
+            )
     name = _plane(graph, c, site, like)
     side = torch.special.ndtri(torch.linspace(low, high, steps))
     z = torch.cartesian_prod(-side, side).flip(-1)  # (steps^2, 2) of (z_1, z_2)
