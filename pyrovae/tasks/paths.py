@@ -152,8 +152,8 @@ def manifold(
     for quantile in (low, high):
         if not (isinstance(quantile, Real) and 0 < quantile < 1):
             raise ValueError(
-                f"manifold: low is {low!r} and high {high!r}, expected quantiles between 0 and 1; 0 "
-                "and 1 themselves lie at infinity"
+                f"manifold: low is {low!r} and high {high!r}, expected quantiles between 0 and 1; "
+                "these two lie at infinity"
             )
     name = _plane(graph, c, site, like)
     side = torch.special.ndtri(torch.linspace(low, high, steps))
