@@ -50,7 +50,8 @@ def fill(a: Tensor, t: Tensor, x: Tensor, tables: Tensor, out: list[Tensor]) -> 
     """
     theta, u = t.exp(), out[0]
     gene = torch.arange(len(t), dtype=torch.int32, device=t.device)
-    index = x.clamp(max=TABULATED).int().mul_(len(t)).add_(gene).view(-1)
+    known = x.clamp(max=TABULATED).int().clamp_(min=0)  # of NaN an int is any number
+    index = known.mul_(len(t)).add_(gene).view(-1)
     for results, table in zip((out[0], out[2] if len(out) > 1 else None), tables, strict=True):
         if results is not None:
             torch.index_select(table.view(-1), 0, index, out=results.view(-1))
@@ -58,6 +59,8 @@ def fill(a: Tensor, t: Tensor, x: Tensor, tables: Tensor, out: list[Tensor]) -> 
     d = F.softplus(ratio)
     by_count = (a - t.clamp(max=0)).sub_(d).clamp_(min=_LEAST)  # 0 times it is 0
     u.addcmul_(x, by_count).addcmul_(theta, d, value=-1)
+    if x.numel() and x.min() < 0:
+        u.masked_fill_(x < 0, torch.nan)  # no count
     if len(out) == 1:
         return
     torch.addcmul(x, x + theta, ratio.sigmoid_(), value=-1, out=out[1])

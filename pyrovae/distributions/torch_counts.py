@@ -1,32 +1,26 @@
 """The log probability of counts and its gradients by PyTorch's operations.
 
 Where theta is one of a gene and of moderate size, all places are computed in single precision by
-`small_counts.py`, then those of the counts above 16 are overwritten in double precision. Otherwise
-all are computed as zeros, and every other count is overwritten. On a CPU some rows are computed at
-a time, so that their tables stay in its cache.
+`small_counts.py`, then the counts above 16 are overwritten by `large_counts.py`. Otherwise all are
+computed as zeros, and every other count is overwritten in double precision. On a CPU some rows are
+computed at a time, so that their tables stay in its cache.
 """
-
-from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyrovae.distributions import small_counts
+from pyrovae.distributions import large_counts, small_counts
 from pyrovae.distributions.pochhammer import (
     LINEAR,
     TABULATED,
     indices_where,
     log_pochhammer,
-    log_pochhammer_above,
     log_pochhammer_by_gene,
     tables_by_gene,
 )
 
 __all__ = ["evaluate"]
-
-Pochhammer = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _LARGE = 9.0  # log theta above which r - d is computed by its series
 _AT_A_TIME = 300_000  # values, on a CPU
@@ -52,20 +46,20 @@ def evaluate(
     g = None if g is None else g.reshape(rows)
     t = t if by_gene else t.expand(found[0].shape).reshape(rows)
     single = by_gene and _is_single(a, t, x)
-    tables, of_16 = small_counts.tables(t) if single else (None, None)
-    pochhammer = _pochhammer(t, by_gene, of_16)
+    tables = (small_counts.tables(t)[0], large_counts.constants(t)) if single else None
+    pochhammer = tables_by_gene(t.double()) if by_gene and not single else None
     length = max(1, _AT_A_TIME // max(1, genes)) if a.device.type == "cpu" else max(1, len(a))
     for first in range(0, len(a), length):
         one = slice(first, first + length)
         a_i, t_i, x_i = a[one], t if by_gene else t[one], x[one]
         out = [each.view(rows)[one] for each in found]
         if tables is not None:
-            small_counts.fill(a_i, t_i, x_i, tables, out)
-            wrong = x_i.reshape(-1) > TABULATED
+            small_counts.fill(a_i, t, x_i, tables[0], out)
+            above = indices_where(x_i.reshape(-1) > TABULATED)
+            large_counts.fill(a_i, x_i, above, tables[1], out)
         else:
             _fill_zeros(a_i, t_i, out)
-            wrong = x_i.reshape(-1) != 0
-        _overwrite(a_i, t_i, x_i, indices_where(wrong), pochhammer, out)
+            _overwrite(a_i, t_i, x_i, indices_where(x_i.reshape(-1) != 0), pochhammer, out)
         if g is not None:
             small_counts.fill_gate(g[one], x_i, out)
     return found
@@ -75,15 +69,6 @@ def _is_single(a: Tensor, t: Tensor, x: Tensor) -> bool:
     """Return whether counts up to 16 keep their digits in single precision, of one theta a gene."""
     single = a.dtype == t.dtype == x.dtype == torch.float32 and a.device.type == "cpu"
     return single and bool(t.max() < _LARGE)
-
-
-def _pochhammer(t: Tensor, by_gene: bool, of_16: Tensor | None) -> Pochhammer:
-    """Return what gives log C and d log C / d theta of counts, their log theta and their genes."""
-    if of_16 is not None:
-        return lambda x, t, gene: log_pochhammer_above(x, t, *of_16.index_select(1, gene))
-    if by_gene:
-        return partial(log_pochhammer_by_gene, tables=tables_by_gene(t.double()))
-    return lambda x, t, gene: log_pochhammer(x, t)
 
 
 def _fill_zeros(a: Tensor, t: Tensor, out: list[Tensor]) -> None:
@@ -110,7 +95,12 @@ def _difference(r: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 
 def _overwrite(
-    a: Tensor, t: Tensor, x: Tensor, place: Tensor, pochhammer: Pochhammer, out: list[Tensor]
+    a: Tensor,
+    t: Tensor,
+    x: Tensor,
+    place: Tensor,
+    tables: tuple[Tensor, Tensor] | None,
+    out: list[Tensor],
 ) -> None:
     """Overwrite `out`, log NB and its gradients in a and t, at the places of some counts.
 
@@ -119,7 +109,7 @@ def _overwrite(
         t: log theta, with shape (G,) or (R, G).
         x: counts, with shape (R, G).
         place: indices of counts that are not zero in x as a vector, with shape (N,).
-        pochhammer: what `_pochhammer` gives.
+        tables: what `tables_by_gene` gives, if theta is one of a gene.
         out: log NB and its gradients, each with shape (R, G).
     """
     if not len(place):
@@ -127,7 +117,7 @@ def _overwrite(
     x, a = (v.reshape(-1).index_select(0, place).double() for v in (x, a))
     gene = place % t.shape[-1]
     t = t.reshape(-1).index_select(0, gene if t.dim() == 1 else place).double()
-    log_c, slope = pochhammer(x, t, gene)
+    log_c, slope = log_pochhammer_by_gene(x, t, gene, tables) if tables else log_pochhammer(x, t)
     theta, ratio = t.exp(), a - t
     d = F.softplus(ratio, threshold=LINEAR)
     r = torch.sigmoid(ratio)
