@@ -182,11 +182,15 @@ def _mean(log_p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return value, torch.where(torch.isfinite(error), error, math.inf)
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 class _Holes:
     """Rows of x with their hidden values."""
 
     def __init__(self, task: str, graph: Any, x: Array, hidden: Array | None, fill: float) -> None:
-        if not (isinstance(fill, Real) and math.isfinite(fill)):
+        if not _is_finite(fill):
             raise ValueError(f"{task}: fill is {fill!r}, expected a finite number")
         self.task, self.graph, self.fill, self.inside = task, graph, fill, fill
         self.x = as_source(x, f"{task}: x")

@@ -149,12 +149,11 @@ def manifold(
             between 0 and 1, or a latent that all rows share is not given, as in `decode`.
     """
     steps = whole_number(steps, "manifold: steps")
-    for quantile in (low, high):
-        if not (isinstance(quantile, Real) and 0 < quantile < 1):
-            raise ValueError(
-                f"manifold: low is {low!r} and high {high!r}, expected quantiles between 0 and 1; "
-                "these two lie at infinity"
-            )
+    if not all(_is_quantile(value) for value in (low, high)):
+        raise ValueError(
+            f"manifold: low is {low!r} and high {high!r}, expected quantiles between 0 and 1; "
+            "these two lie at infinity"
+        )
     name = _plane(graph, c, site, like)
     side = torch.special.ndtri(torch.linspace(low, high, steps))
     z = torch.cartesian_prod(-side, side).flip(-1)  # (steps^2, 2) of (z_1, z_2)
@@ -172,6 +171,10 @@ def manifold(
     if isinstance(x, dict):
         return {name: value.unflatten(0, (steps, steps)) for name, value in x.items()}
     return x.unflatten(0, (steps, steps))
+
+
+def _is_quantile(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < 1
 
 
 def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | None) -> str:
