@@ -5,6 +5,11 @@ log NB(x) = T(x) + x (a - t - d) - theta d      T(x) = log C(x, theta)          
 
 with a, t and d of `negative_binomial_log_prob.py`; T(x) is looked up. The large terms of log C and
 x t cancel in the table, in double precision, so that the rest keeps its digits in single precision.
+
+log ZINB(0) = max(log NB(0), g) - max(0, g) + log m(1 - pi) - log m(w)      m(p) = max(p, 1 - p)
+
+with g = logit of pi and w of `negative_binomial_log_prob.py`, because log(e^y + e^v) is
+max(y, v) - log m(sigmoid(y - v)).
 """
 
 import torch
@@ -75,18 +80,21 @@ def fill_gate(g: Tensor, x: Tensor, out: list[Tensor]) -> None:
         x: counts, with shape (*, G).
         out: log NB and its gradients in a and t, or log NB alone; as `fill` returns them.
     """
-    u, above, below = out[0], g.clamp(min=0), g.clamp(max=0)
-    v = u - g
-    positive = torch.ne(x, 0, out=torch.empty_like(u))  # 0 or 1: `where` takes many times as long
+    u, largest = out[0], g.clamp(max=0)
+    v, positive = u - g, torch.ne(x, 0, out=torch.empty_like(u))  # `where` takes many times as long
     for _ in range(2):
-        below.sub_(positive, alpha=torch.finfo(u.dtype).max)  # to -inf
-    torch.maximum(u.sub_(above), below, out=u)
-    of_zero, of_gate = (torch.abs(y, out=o).neg_().exp_() for y, o in ((v, above), (g, below)))
-    of_zero.addcmul_(of_zero, positive, value=-1)
-    u.add_(of_zero.sub_(of_gate).div_(of_gate.add_(1)).log1p_())
-    if len(out) == 1:
-        return
+        largest.sub_(positive, alpha=torch.finfo(u.dtype).max)  # to -inf where x > 0
+    torch.maximum(u.sub_(g.clamp(min=0)), largest, out=u)
     w = torch.maximum(v.sigmoid_(), positive, out=v)
-    torch.sub(torch.neg(g, out=above).sigmoid_(), w, out=out[3])
-    out[1].mul_(w)
-    out[2].mul_(w)
+    open_gate = torch.neg(g, out=largest).sigmoid_()
+    u.add_(_at_least_half(open_gate).div_(_at_least_half(w)).log_())
+    if len(out) > 1:
+        torch.sub(open_gate, w, out=out[3])
+        out[1].mul_(w)
+        out[2].mul_(w)
+
+
+def _at_least_half(share: Tensor) -> Tensor:
+    """Return the larger of p and 1 - p, which is 1 / (1 + e^-|y|) where p is the sigmoid of y."""
+    other = 1 - share
+    return torch.maximum(share, other, out=other)

@@ -23,7 +23,7 @@ from pyrovae.distributions.pochhammer import (
 __all__ = ["evaluate"]
 
 _LARGE = 9.0  # log theta above which r - d is computed by its series
-_AT_A_TIME = 300_000  # values, on a CPU
+_AT_A_TIME = 150_000  # values, on a CPU; four times as many where few of them are computed
 
 
 def evaluate(
@@ -48,21 +48,30 @@ def evaluate(
     single = by_gene and _is_single(a, t, x)
     tables = (small_counts.tables(t)[0], large_counts.constants(t)) if single else None
     pochhammer = tables_by_gene(t.double()) if by_gene and not single else None
-    length = max(1, _AT_A_TIME // max(1, genes)) if a.device.type == "cpu" else max(1, len(a))
-    for first in range(0, len(a), length):
-        one = slice(first, first + length)
-        a_i, t_i, x_i = a[one], t if by_gene else t[one], x[one]
-        out = [each.view(rows)[one] for each in found]
+    for some in _parts(a, 4 * _AT_A_TIME):
+        a_i, t_i, x_i = a[some], t if by_gene else t[some], x[some]
+        out = [each.view(rows)[some] for each in found]
+        parts = _parts(a_i, _AT_A_TIME)
         if tables is not None:
-            small_counts.fill(a_i, t, x_i, tables[0], out)
+            for one in parts:
+                small_counts.fill(a_i[one], t, x_i[one], tables[0], [each[one] for each in out])
             above = indices_where(x_i.reshape(-1) > TABULATED)
             large_counts.fill(a_i, x_i, above, tables[1], out)
         else:
             _fill_zeros(a_i, t_i, out)
             _overwrite(a_i, t_i, x_i, indices_where(x_i.reshape(-1) != 0), pochhammer, out)
         if g is not None:
-            small_counts.fill_gate(g[one], x_i, out)
+            for one in parts:
+                small_counts.fill_gate(g[some][one], x_i[one], [each[one] for each in out])
     return found
+
+
+def _parts(a: Tensor, values: int) -> list[slice]:
+    """Return rows in parts of about so many values; all of them on a device."""
+    if a.device.type != "cpu":
+        return [slice(None)]
+    length = max(1, values // max(1, a.shape[1]))
+    return [slice(first, first + length) for first in range(0, len(a), length)]
 
 
 def _is_single(a: Tensor, t: Tensor, x: Tensor) -> bool:
