@@ -260,11 +260,15 @@ def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs
         The programs, with their parameters found.
 
     Raises:
-        ValueError: if there is nothing to train, or the programs do not fit each other (see
-            `programs.check_sites`).
+        ValueError: if there is nothing to train, or the programs do not fit (`check_sites`).
         TypeError: if the graph lacks a program.
     """
     programs = Programs(graph)
+    if any(part.is_inference() for part in programs.parameters()):
+        raise ValueError(
+            f"fit: parameters of the {type(graph).__name__} were made in torch.inference_mode() "
+            "and can get no gradient. Build or load the graph outside of it"
+        )
     programs.validate(lambda p, q: objective.check(p, q, objective.needs_rsample), *batch)
     if not programs.trainable():
         held = isinstance(graph, torch.nn.Module) and any(True for _ in graph.parameters())
