@@ -6,6 +6,8 @@ from itertools import count
 
 import pytest
 import torch
+from pyro.poutine import runtime
+from pyro.poutine.messenger import Messenger
 from test_training import binary, quiet, small_vae
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -146,3 +148,37 @@ def test_parameters_of_inference_mode_are_named():
 def test_a_path_of_another_type_is_named(name):
     with pytest.raises(TypeError, match=f"fit: {name} is a bool, expected the path of a file"):
         quiet(small_vae(), binary(), **{name: True})
+
+
+def test_a_gradient_that_a_caller_left_is_no_part_of_the_first_step():
+    clean, used = small_vae(), small_vae()
+    for parameter in used.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for vae in (clean, used):
+        quiet(vae, binary(), epochs=1, seed=0)
+    assert equal(clean, used)
+
+
+@pytest.mark.parametrize("run", [quiet, pv.log_evidence])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(type(runtime._DIM_ALLOCATOR), "free"), (Messenger, "__exit__"), (torch.no_grad, "__exit__")],
+)
+def test_an_interrupt_within_a_handler_leaves_the_process_usable(monkeypatch, run, owner, name):
+    """A second Ctrl-C may strike anywhere, as one during an evaluation does."""
+    vae, calls = small_vae(), count(1)
+    left = getattr(owner, name)
+
+    def interrupted(*given):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return left(*given)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(vae, binary())
+    monkeypatch.undo()
+    assert (runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack) == ([], [])
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    quiet(vae, binary(), epochs=1, seed=0)

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyrovae.programs.interrupted import handlers_restored
+
 __all__ = ["one_evaluation", "one_fit"]
 
 _WAIT = 0.05  # seconds, between two looks at whether a fit has begun
@@ -48,7 +50,8 @@ def one_evaluation() -> Iterator[None]:
                 'start method "spawn"'
             )
     try:
-        yield
+        with handlers_restored():
+            yield
     finally:
         _lock.release()
 
