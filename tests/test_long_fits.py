@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -182,3 +185,42 @@ def test_an_interrupt_within_a_handler_leaves_the_process_usable(monkeypatch, ru
     assert torch.is_grad_enabled()
     assert all(parameter.grad is None for parameter in vae.parameters())
     quiet(vae, binary(), epochs=1, seed=0)
+
+
+def test_other_parameters_to_train_are_named_in_a_resumed_fit(tmp_path):
+    file, other = tmp_path / "state", small_vae()
+    quiet(small_vae(), binary(), epochs=1, checkpoint=file)
+    other.likelihood.requires_grad_(False)
+    words = (
+        "another set of trained parameters: it also holds likelihood.net.layers.0.bias and 3 more"
+    )
+    with pytest.raises(pv.FileError, match=words):
+        quiet(other, binary(), epochs=2, resume=file)
+
+
+IN_A_FORK = """
+import multiprocessing, torch
+from test_training import binary, quiet, small_vae
+torch.set_num_threads(2)
+torch.ones(3000, 300) @ torch.ones(300, 300)  # by two threads, which a fork does not have
+child = multiprocessing.get_context("fork").Process(
+    target=quiet, args=(small_vae(), binary(20_000)), kwargs={"epochs": 1, "batch_size": 10_000}
+)
+child.start()
+child.join(60)
+print("ended by", child.exitcode)
+child.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fit_in_a_forked_process_waits_for_no_thread_of_its_parent():
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IN_A_FORK],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert told.stdout.split("\n")[0] == "ended by 0", told.stderr
