@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
+from pyrovae.command.fit import Trained, outcome
+from pyrovae.files import History
 from pyrovae.training import loop
 
 
@@ -224,3 +227,10 @@ def test_a_fit_in_a_forked_process_waits_for_no_thread_of_its_parent():
         timeout=200,
     )
     assert told.stdout.split("\n")[0] == "ended by 0", told.stderr
+
+
+def test_the_command_that_continues_a_run_quotes_its_paths():
+    settings = SimpleNamespace(data=Path("my data.npy"))
+    run = SimpleNamespace(settings=settings, folder=Path("runs/a b"))
+    told = outcome(run, Trained(History(stopped="interrupted")))
+    assert told.message.endswith("pyrovae fit 'my data.npy' --output 'runs/a b' --resume")
