@@ -349,7 +349,7 @@ def test_a_signal_in_mid_epoch_leaves_a_usable_graph_and_resumes_exactly(tmp_pat
     assert len(history.loss) == 2
     assert torch.isfinite(pv.elbo(cut, binary()).elbo).all()
     resumed = small_vae(seed=4)
-    history = quiet(resumed, binary(), resume=file, **SETTINGS)
+    history = quiet(resumed, binary(), transform=lambda x: x, resume=file, **SETTINGS)
     assert history.stopped == "all epochs ran"
     assert equal(whole, resumed)
 
@@ -505,7 +505,7 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_training(
     Path("file").write_text("old")
     graph, epochs = small_vae(), []
     before = everything(graph)
-    with pytest.raises(OSError, match=f"fit: checkpoint is '{name}': .* (folder|cannot)"):
+    with pytest.raises(OSError, match=f"fit: checkpoint is '/.*{name}': .* (folder|cannot)"):
         quiet(graph, binary(), checkpoint=name, callback=epochs.append, **SETTINGS)
     assert epochs == []
     assert all(torch.equal(a, b) for a, b in zip(before, everything(graph), strict=True))

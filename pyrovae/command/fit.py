@@ -1,6 +1,7 @@
 """`pyrovae fit`: options -> experiment -> training -> figures -> report."""
 
 import platform
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -230,7 +231,8 @@ def outcome(run: Run[Any], trained: Trained) -> Outcome:
         return Outcome(1, trained.failure)
     stopped = trained.history.stopped
     if stopped in _STATUS:
-        again = f"pyrovae fit {run.settings.data} --output {run.folder} --resume"
+        data, folder = (shlex.quote(str(path)) for path in (run.settings.data, run.folder))
+        again = f"pyrovae fit {data} --output {folder} --resume"
         message = f"{stopped}; the model so far is saved. Continue with: {again}"
         return Outcome(_STATUS[stopped], message)
     return Outcome()

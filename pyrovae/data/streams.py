@@ -171,7 +171,11 @@ class IterableMinibatches(Minibatches):
             self._skip(epochs * len(self))
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
-        """Yield an epoch; a loader that shuffles by torch's random stream follows `seed`."""
+        """Yield an epoch; a loader that shuffles by torch's random stream follows `seed`.
+
+        Some of the last step's minibatches may be missing, so that `start` may be past the end.
+        """
+        start = min(start, len(self))
         if not self.repeatable:
             self._skip(start)
         contents = islice(self._contents(seed, start), len(self) - start)

@@ -87,7 +87,8 @@ def modes_restored(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part, mode in modes:
-            part.training = mode
+            if part.training != mode:  # to set an attribute of a module takes microseconds
+                part.training = mode
 
 
 @contextmanager

@@ -9,11 +9,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
+from pyrovae.programs.interrupted import handlers_restored
+
 __all__ = ["one_evaluation", "one_fit"]
 
 _WAIT = 0.05  # seconds, between two looks at whether a fit has begun
 
 _lock = threading.RLock()
+_forked = False  # whether this process is the fork of another one
 _fitting: list[int] = []  # the thread of the fit that runs, once for each fit inside another
 
 
@@ -48,14 +53,33 @@ def one_evaluation() -> Iterator[None]:
                 'start method "spawn"'
             )
     try:
-        yield
+        with handlers_restored(), _threads_that_exist():
+            yield
     finally:
         _lock.release()
 
 
+@contextmanager
+def _threads_that_exist() -> Iterator[None]:
+    """Context in which a forked process computes in one thread.
+
+    A fork has none of the threads of OpenMP that its parent had, and an operation that is divided
+    among several waits for them forever.
+    """
+    before = torch.get_num_threads()
+    if _forked:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if _forked:
+            torch.set_num_threads(before)
+
+
 def _after_fork() -> None:
     """Take a new lock where a thread that is not in the child held the parent's."""
-    global _lock
+    global _lock, _forked
+    _forked = True
     if _lock.acquire(blocking=False):
         _lock.release()
     else:

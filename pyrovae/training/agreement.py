@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _COMPARED = ("epochs", "batch_size", "drop_last", "accumulate", "scheduler_interval", "patience")
+_PARAMETERS = "parameters of the optimizer's groups"
 _TIMES = [i / 200 for i in range(201)]  # at which two schedules of the KL's weight are compared
 # Of an objective, what is compared otherwise, or found out by a run.
 _NOT_SET = frozenset({"beta", "current_beta", "annealed", "parameters", "max_plate_nesting"})
@@ -94,6 +95,7 @@ def _settings(loop: "Loop") -> dict[str, Any]:
         "optimizer's options": {
             name: matching.plain(value) for name, value in options if name not in matching.HOW
         },
+        "frozen": sorted(loop.svi.frozen_names),
         **_first_options(loop),
         "scheduler": type(loop.scheduler).__name__,
         "scheduler_interval": loop.scheduler and ("step" if loop.by_step else "epoch"),
@@ -108,10 +110,11 @@ def _settings(loop: "Loop") -> dict[str, Any]:
         "clip_norm": loop.svi.clipping.clip_norm,
         "accumulate": loop.arguments.accumulate,
         "ema": None if loop.average is None else loop.average.decay,
-        "frozen": sorted(loop.svi.frozen_names),
+        "transform": _given(loop.arguments.transform),
+        "batch_transform": _given(loop.arguments.batch_transform),
         "number of minibatches": max(one.planned for one in loop.readings),
         "number of validation rows": max(known, default=None),
-        "validation": "None" if loop.held_out is None else "given",
+        "validation": _given(loop.held_out),
     }
 
 
@@ -128,7 +131,7 @@ def _first_options(loop: "Loop") -> dict[str, Any]:
     return {
         "learning_rate": _rates(optimizer),
         "optimizer's groups": _groups(optimizer),
-        "parameters of the optimizer's groups": parts,
+        _PARAMETERS: parts,
     }
 
 
@@ -143,6 +146,11 @@ def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
         {name: matching.plain(value) for name, value in group.items() if name not in _IN_GROUPS}
         for group in optimizer.param_groups
     ]
+
+
+def _given(value: Any) -> str:
+    """Return whether there is a value; of code no more can be told."""
+    return "None" if value is None else "given"
 
 
 def schedule(objective: Objective, start: float = 0.0) -> list[float]:
@@ -168,7 +176,7 @@ def check_arguments(
         return
     told = {name: getattr(arguments, name) for name in _COMPARED}
     given = {"scheduler": arguments.scheduler, "resume": arguments.resume, "validation": validation}
-    told |= {name: "None" if value is None else "given" for name, value in given.items()}
+    told |= {name: _given(value) for name, value in given.items()}
     told |= {
         "learning_rate": matching.plain(how.learning_rate),
         "freeze": sorted(map(str, how.freeze)),
@@ -196,8 +204,9 @@ def check_loops(loop: "Loop") -> None:
         "optimizer's groups": sorted(_groups(optimizer), key=repr),
         "scheduler's options": matching.plain(scheduler.state_dict() if scheduler else None),
     }
-    for name in ("learning_rate", "parameters of the optimizer's groups"):
-        told.pop(name, None)  # in the order of a dictionary's parts, which may differ
+    # The first two are in the order of a dictionary's parts, which may differ.
+    for name in ("learning_rate", _PARAMETERS, "transform", "batch_transform"):
+        told.pop(name, None)
     _check_alike(loop.processes, told)
 
 

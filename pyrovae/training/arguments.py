@@ -1,5 +1,6 @@
 """The arguments of `pyrovae.fit` that its loop follows, and their checks."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -68,6 +69,13 @@ class Arguments:
                 f"fit: scheduler is a {type(self.scheduler).__name__}, expected a function of the "
                 "optimizer that makes one, such as lambda adam: ExponentialLR(adam, 0.99)"
             )
+        for name in ("checkpoint", "resume"):
+            given = getattr(self, name)
+            if not isinstance(given, str | os.PathLike | None):
+                kind = type(given).__name__
+                raise TypeError(f"fit: {name} is a {kind}, expected the path of a file or None")
+        if self.checkpoint is not None:  # the same file if a hook or data change the current folder
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint).absolute())
         for name, given in _FUNCTIONS.items():
             function = getattr(self, name)
             if function is not None and not callable(function):

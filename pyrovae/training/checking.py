@@ -19,6 +19,7 @@ from pyrovae.training.row_parameters import parameter_of_rows
 __all__ = [
     "check_data",
     "check_data_size",
+    "check_programs",
     "check_rows_of_parameters",
     "first_minibatch_named",
     "warn_of_shared_latents",
@@ -42,6 +43,34 @@ def first_minibatch_named(training: Minibatches, example: tuple[Tensor, ...]) ->
         place = f"in the first minibatch, whose x has shape {tuple(example[0].shape)}{context}: "
         error.args = (place + str(error.args[0]), *error.args[1:])
         raise
+
+
+def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> programs.Programs:
+    """Check that an objective can train a graph, on one minibatch and under Pyro's validation.
+
+    Returns:
+        The programs, with their parameters found.
+
+    Raises:
+        ValueError: if there is nothing to train, or the programs do not fit (`check_sites`).
+        TypeError: if the graph lacks a program.
+    """
+    found = programs.Programs(graph)
+    if any(part.is_inference() for part in found.parameters()):
+        raise ValueError(
+            f"fit: parameters of the {type(graph).__name__} were made in torch.inference_mode() "
+            "and can get no gradient. Build or load the graph outside of it"
+        )
+    found.validate(lambda p, q: objective.check(p, q, objective.needs_rsample), *batch)
+    if not found.trainable():
+        held = isinstance(graph, torch.nn.Module) and any(True for _ in graph.parameters())
+        remedy = (
+            "all have requires_grad=False. Set it by graph.requires_grad_(True)"
+            if held
+            else "make the graph an nn.Module that holds its networks"
+        )
+        raise ValueError(f"{type(graph).__name__} has no parameters to train: {remedy}")
+    return found
 
 
 def check_data_size(

@@ -5,6 +5,7 @@ not: a transform, a function that a scheduler calls, an objective or a schedule 
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrovae.files import difference, kinds
@@ -39,6 +40,9 @@ def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
     """Compare the settings that both tell: earlier versions wrote fewer."""
     for name, now in loop.description.settings.items():
         if name in was:
+            if name == "parameters of the optimizer's groups":  # lists that are long
+                one, other = (dict.fromkeys(chain.from_iterable(all_)) for all_ in (was[name], now))
+                matching.check_names("set of trained parameters", one, other)
             matching.check_same(name, was[name], now)
 
 

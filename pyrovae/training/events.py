@@ -1,11 +1,16 @@
 """What hooks of a fit are called with, and their base class."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from pyrovae.files import History
+from pyrovae.files import History, checkpoint
+from pyrovae.programs import Programs, modes_restored
+from pyrovae.training.distributed import Processes
 from pyrovae.training.results import Result
+from pyrovae.training.synchronized import alone
 
-__all__ = ["Epoch", "Hook", "Start", "Step"]
+__all__ = ["Epoch", "Hook", "Start", "Step", "isolated"]
 
 
 class Start(NamedTuple):
@@ -86,8 +91,9 @@ class Epoch(NamedTuple):
 class Hook:
     """Base class of hooks; each method does nothing unless it is overridden.
 
-    A hook may look at the graph, and change it at its own risk. An exception that it raises ends
-    the fit.
+    A hook may look at the graph, and change it at its own risk. Random numbers that it draws leave
+    the fit as it is, and so does `graph.eval()`: afterwards all modules are in their modes again.
+    An exception that it raises ends the fit.
     """
 
     def on_start(self, start: Start) -> None:
@@ -103,3 +109,26 @@ class Hook:
 
     def on_end(self) -> None:
         """Called once when the fit ends, however it ends: files are closed here."""
+
+
+@contextmanager
+def isolated(
+    programs: Programs, processes: Processes, devices: list[int], hooks: Sequence[Hook] = ()
+) -> Iterator[None]:
+    """Context of calls of hooks and callbacks, which leave random streams and modes as they were.
+
+    Args:
+        programs: of the graph.
+        processes: of the fit; what is called looks at the rows of its own process.
+        devices: indices of the CUDA devices whose random streams the fit uses.
+        hooks: what is called, if known: those of the library leave both alone by themselves.
+    """
+    if hooks and all(type(hook).__module__.startswith("pyrovae.") for hook in hooks):
+        yield
+        return
+    stream = checkpoint.random_state(devices)
+    try:
+        with modes_restored(programs), alone(programs, processes):
+            yield
+    finally:
+        checkpoint.set_random_state(stream, devices)

@@ -127,7 +127,8 @@ def fit(
             or iterable has its own.
         accumulate: minibatches per optimizer step; the gradient is the mean over all their rows.
         transform: applied to x of each training minibatch, with new random numbers each time, such
-            as `pyrovae.batches.binarize`.
+            as `pyrovae.batches.binarize`. Draw them by torch: the random streams of NumPy and of
+            `random` are not the fit's, and no checkpoint keeps them.
         batch_transform: the same for x and context together: (x, *c) -> x or (x, *c).
         clip_norm: bound on the norm of the gradient of the mean loss; "auto" is four times the
             geometric mean of the norms of about the last hundred steps.
@@ -152,11 +153,11 @@ def fit(
             epochs, so that a process that is killed loses few steps.
         resume: file written by `checkpoint=` in a fit of the same graph and data, with the same
             arguments. `epochs` may differ where the weight of the KL does not jump, and so may
-            `patience`, `compile`, files, hooks and callback. Code cannot be compared, such as a
+            `patience`, `compile`, files, hooks and callback. Code cannot be compared, such as of a
             transform or the function of a `LambdaLR`. To go on with another learning rate, start a
             new fit of the graph. Another number of processes may continue, of files after an epoch
             only, and not of a `DataLoader` or iterable of which each process has its share. On the
-            CPU, in as many processes, the fit then continues bit for bit as if it had never
+            CPU, in as many processes and threads, the fit continues bit for bit as if it had never
             stopped; with a `DataLoader` too, if it has no generator of its own, and if no items are
             drawn at random by `persistent_workers`, whose random streams a new process does not
             have. Pass an iterable as for the first fit, and a generator made anew, at its

@@ -17,14 +17,13 @@ from pyrovae.training.agreement import Description, Reading
 from pyrovae.training.arguments import Arguments
 from pyrovae.training.batchnorm import recompute_batchnorm
 from pyrovae.training.divergence import diagnose_step, diverged
-from pyrovae.training.events import Epoch, Hook, Start, Step
+from pyrovae.training.events import Epoch, Hook, Start, Step, isolated
 from pyrovae.training.interrupts import Interruption
 from pyrovae.training.optimization import Scheduler, scheduled_by_step, step_after_epoch
 from pyrovae.training.results import Result, Taken
 from pyrovae.training.resuming import save
 from pyrovae.training.state import Totals
 from pyrovae.training.svi import FusedSVI
-from pyrovae.training.synchronized import alone
 from pyrovae.training.validation import reason_to_end, validate
 
 __all__ = ["Loop"]
@@ -80,8 +79,9 @@ class Loop:
             with ExitStack() as ends:  # each is called, whatever another raises
                 for hook in reversed(self.hooks):
                     ends.callback(hook.on_end)
-                for hook in self.hooks:
-                    hook.on_start(started)
+                with isolated(self.programs, self.processes, self.devices):
+                    for hook in self.hooks:
+                        hook.on_start(started)
                 while not self.history.stopped:
                     self.epoch(interruption)
             self.leave()
@@ -122,7 +122,7 @@ class Loop:
                 save(self)
         self.read()
         if self.position:
-            self.close_epoch(started)
+            self.close_epoch(started, interruption)
         else:
             self.history.stopped = "the data ended"
 
@@ -210,13 +210,13 @@ class Loop:
             beta=self.objective.current_beta,
             learning_rates=[float(group["lr"]) for group in self.svi.optimizer.param_groups],
         )
-        with alone(self.programs, self.processes):
+        with isolated(self.programs, self.processes, self.devices, self.hooks):
             ended = [hook for hook in self.hooks if hook.on_step(step)]
         for hook in ended:
             self.history.stopped = f"the hook {type(hook).__name__} ended it"
 
     # ------------------------------------------------------------------------------ after an epoch
-    def close_epoch(self, started: float) -> None:
+    def close_epoch(self, started: float, interruption: Interruption) -> None:
         """Add the epoch to the history, keep the best weights, and decide whether to go on."""
         beta = self.objective.at(self.fraction(self.steps_done() - 1))
         # A gradient may have overflowed in the last step, and no loss have shown it yet.
@@ -236,7 +236,7 @@ class Loop:
         if not self.by_step:
             judged = beta == self.objective.target
             step_after_epoch(self.scheduler, self.history, judged=judged)
-        self.decide()
+        self.decide(interruption)
         save(self)
 
     def validated(self) -> tuple[dict[str, float], dict[str, Tensor] | None]:
@@ -268,19 +268,19 @@ class Loop:
         if best is None or now > history.validation_elbo[best - 1]:
             history.best_epoch, self.best = len(history.loss), weights
 
-    def decide(self) -> None:
+    def decide(self, interruption: Interruption) -> None:
         """Write into the history why the fit ends here, if it does."""
         self.history.stopped = self.ended()
         callback = self.arguments.callback if self.processes.is_writer else None
         epoch = Epoch(self.graph, self.history, self.steps_done())
-        with alone(self.programs, self.processes):
+        with isolated(self.programs, self.processes, self.devices):
             ended = [hook for hook in self.hooks if hook.on_epoch(epoch)]
             called_off = callback is not None and callback(self.history)
         if called_off:
             self.history.stopped = "the callback ended it"
         elif ended:
             self.history.stopped = f"the hook {type(ended[0]).__name__} ended it"
-        self.history.stopped = self.processes.first(self.history.stopped)
+        self.history.stopped = self.processes.first(interruption.word or self.history.stopped)
 
     def ended(self) -> str:
         """Return why the fit ends after this epoch, empty if it goes on."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives import Objective
-from pyrovae.programs import Programs, modes_restored, parameters_held
+from pyrovae.programs import modes_restored, parameters_held
 from pyrovae.training.averaging import WeightAverage
 from pyrovae.training.batchnorm import one_row_explained
+from pyrovae.training.checking import check_programs
 from pyrovae.training.clipping import ClipNorm, Clipping
 from pyrovae.training.compiled import CompiledBackward, check_compilable
 from pyrovae.training.distributed import Processes
@@ -35,7 +36,7 @@ from pyrovae.training.results import Result, Unread, can_read_late
 from pyrovae.training.synchronized import synchronized
 from pyrovae.training.threads import Products, threads_for
 
-__all__ = ["FusedSVI", "Optimization", "check_programs"]
+__all__ = ["FusedSVI", "Optimization"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -122,16 +123,19 @@ class FusedSVI:
     def in_training(self) -> Iterator[None]:
         """Context of all steps; afterwards modes, threads and what needs a gradient are as before.
 
+        Gradients that a caller's backward pass left, or a step that was interrupted, are dropped.
         The parameters that are held constant get no gradient, batch normalization looks at the rows
         of all processes, and torch takes as many threads as a step is worth.
         """
         constant = frozen(self._named, self.frozen_names)
         together = synchronized(self.programs, self.processes)
         with modes_restored(self.programs), constant, together, threads_for(self.products):
+            self._drop_gradients()
             try:
                 yield
             finally:
                 self._stop_at(None)
+                self._drop_gradients()
 
     def step(self, *batches: Tensors) -> Result:
         """Take one step on one or more minibatches; the gradient is the mean over all their rows.
@@ -251,30 +255,6 @@ class FusedSVI:
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return total
-
-
-def check_programs(graph: Any, objective: Objective, *batch: Tensor) -> Programs:
-    """Check that an objective can train a graph, on one minibatch and under Pyro's validation.
-
-    Returns:
-        The programs, with their parameters found.
-
-    Raises:
-        ValueError: if there is nothing to train, or the programs do not fit each other (see
-            `programs.check_sites`).
-        TypeError: if the graph lacks a program.
-    """
-    programs = Programs(graph)
-    programs.validate(lambda p, q: objective.check(p, q, objective.needs_rsample), *batch)
-    if not programs.trainable():
-        held = isinstance(graph, torch.nn.Module) and any(True for _ in graph.parameters())
-        remedy = (
-            "all have requires_grad=False. Set it by graph.requires_grad_(True)"
-            if held
-            else "make the graph an nn.Module that holds its networks"
-        )
-        raise ValueError(f"{type(graph).__name__} has no parameters to train: {remedy}")
-    return programs
 
 
 def _products(precision: str | None, graph: object) -> AbstractContextManager:
