@@ -340,6 +340,18 @@ def test_the_report_of_a_run_shows_what_it_restores(tmp_path):
     assert page.count("bilinear upsampling") == 1
 
 
+def test_the_report_of_a_costly_network_restores_fewer_images_and_hides_their_halves(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(restoration, "ROWS", 24)
+    monkeypatch.setattr(restoration, "_affordable", lambda _: 3)
+    settings = ["--epochs", 1, "--latents", 4, "--hidden", 32, "--samples", 0]
+    call("fit", "digits", "--output", tmp_path / "run", *settings)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'alt="Restored: the lower half hidden"' in page
+    assert page.count("of 3 test images, so few since each takes long") == 3
+
+
 # ------------------------------------------------------------------------------------------ errors
 @pytest.mark.parametrize(
     ("arguments", "message"),

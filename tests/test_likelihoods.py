@@ -276,3 +276,9 @@ def test_a_model_saved_before_there_were_floors_has_none():
         for added in ("floor", "separate"):
             described["arguments"].pop(added, None)
         assert construction.build(described, numbers=100).floor == 0
+
+
+def test_a_network_for_other_levels_than_those_of_categorical_is_told_of_both_remedies():
+    net = nets.MLP(4, [8], (3, 8, 8))
+    with pytest.raises(ValueError, match=r"Change its last layer, or levels=256$"):
+        likelihoods.Categorical(net)

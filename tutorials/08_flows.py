@@ -163,13 +163,13 @@ assert found["ring", "mixture of 8"] > 1
 # The numbers above the panels are gaps; the thin line is where the exact density is a fifth of its
 # maximum. Two steps are enough for the banana. The mixture could fit the ring with eight pieces,
 # but its components fell on a part: $\mathrm{KL}(q\Vert p)$ does not force $q$ to cover $p$. The
-# ring needs *depth*: two steps fill less than half of its directions, eight more than two thirds.
-# What topology forbids is less than it seems. A flow is continuous with a continuous inverse, and
-# no such map makes a closed ring of a plane; but a ring with a narrow cut costs next to nothing.
-# The cut that eight steps leave is wider than that, and it depends on the seed: in full mode, with
-# four times as many steps of training, a quarter of the ring is missing, with a gap of 0.4. Like
-# the gap of 1.4 of two steps, which fill two fifths, this is not due to topology: it is a local
-# optimum of training, or too few steps.
+# ring needs *depth*, and luck. From six seeds of the quick fit, the first of which is shown, two
+# steps have gaps of 0.7 to 1.4 and fill 39 to 72 % of its directions, four 0.4 to 1.5, eight 0.3 to
+# 0.7 and 78 to 97 %. What topology forbids is less than it seems. A flow is continuous with a
+# continuous inverse, and no such map makes a closed ring of a plane, but a ring with a narrow cut
+# costs next to nothing. The cut that eight steps leave is wider than that: in full mode, with four
+# times as many steps of training, a quarter of the ring is missing, with a gap of 0.4. Like the gap
+# of 1.4 of two steps, which fill two fifths, this is a local optimum of training, or too few steps.
 
 # %%
 gaps = {steps: found["ring", f"IAF, T = {steps}"] for steps in (2, 4, 8)}
@@ -235,7 +235,7 @@ assert gain.mean() > 0.05 + 3 * error
 for d in (2, 10, 100, 1_000):
     radius = torch.randn(10_000, d).norm(dim=1)
     print(f"D = {d}: |z| {radius.mean():.2f} +- {radius.std():.2f}, sqrt(D) {d**0.5:.2f}")
-    assert abs(radius.mean() / d**0.5 - 1) < 1 / (3 * d)
+    assert abs(radius.mean() - d**0.5) < 1 / (3 * d**0.5) + 0.03  # four standard errors
     assert 0.6 < radius.std() < 0.8
 assert radius.min() > 0.8 * d**0.5  # of 10,000 draws with D = 1,000, the nearest to zero
 

@@ -49,7 +49,9 @@ class Likelihood(Conditional):
         shape = getattr(self.net, "shape_out", None)
         return None if shape is None else (shape[0] // self.parameters_per_value, *shape[1:])
 
-    def set_parameters_per_value(self, parameters: int) -> None:
+    def set_parameters_per_value(
+        self, parameters: int, remedy: str = "Change its last layer"
+    ) -> None:
         """Declare how many parameters the network outputs for each value of x.
 
         Raises:
@@ -60,7 +62,7 @@ class Likelihood(Conditional):
             raise ValueError(
                 f"likelihoods.{type(self).__name__}: net has outputs of shape {tuple(shape)}, "
                 f"expected a multiple of {parameters} along the first dimension, {parameters} "
-                "parameters for each value of x. Change its last layer"
+                f"parameters for each value of x. {remedy}"
             )
         self.parameters_per_value = parameters
 

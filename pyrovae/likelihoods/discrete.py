@@ -210,7 +210,7 @@ class Categorical(Likelihood):
 
     def __init__(self, net: nn.Module, levels: int = 256, *, event_dim: int | None = None) -> None:
         super().__init__(net, event_dim=event_dim)
-        self.set_parameters_per_value(levels)
+        self.set_parameters_per_value(levels, f"Change its last layer, or levels={levels}")
         self.levels, self.support = levels, supports.levels(levels - 1)
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:

@@ -66,6 +66,7 @@ def draw(model: ImageModel, rows: Rows, train: Tensor, seed: int) -> list[Pictur
             continue
         x, *c = rows.some(most)
         clean = scale.from_model(x)
+        degradation = _degradations(clean, levels)[title]  # whose mask has as many rows
         with programs.random_stream(seed, []):
             given = degradation.degrade(clean)
         options = {"draws": DRAWS, "seed": seed, **EFFORT}
