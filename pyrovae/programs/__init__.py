@@ -6,6 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
+from pyrovae.programs.angles import direction, moment, on_circle
 from pyrovae.programs.callers import level_of_user
 from pyrovae.programs.checks import (
     PART_OF_ROW,
@@ -102,6 +103,7 @@ __all__ = [
     "data_plate",
     "densities",
     "depends_on_other_latents",
+    "direction",
     "draws_given_latents",
     "evaluation",
     "factor_of_rows",
@@ -126,11 +128,13 @@ __all__ = [
     "mean",
     "means",
     "modes_restored",
+    "moment",
     "name_rows",
     "named_error",
     "not_finite",
     "not_resolved",
     "observed",
+    "on_circle",
     "one_fit",
     "parameters_held",
     "plain_pyro",
