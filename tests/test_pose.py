@@ -547,29 +547,31 @@ def test_the_mean_of_an_angle_over_turns_is_its_direction():
     torch.testing.assert_close(apart.cos(), torch.ones(5, 1), atol=0.01, rtol=0)
 
 
-def test_angles_around_a_half_turn_that_hardly_vary_are_no_active_unit():
-    """Their numbers are near -pi and pi, their variance as numbers pi^2."""
+def around_a_half_turn(spread):
+    """Return a graph and images, whose angles are around pi with that standard deviation."""
     torch.manual_seed(0)
     graph, x = pose_vae(translation=False), torch.rand(40, *SHAPE).round()
+    net = graph.rotation_posterior.net
     with torch.no_grad():
-        graph.rotation_posterior.net.weight.mul_(0.1)
-        graph.rotation_posterior.net.bias.copy_(torch.tensor([math.pi, -3.0]))
+        net.weight.mul_(spread / net(graph.encoder(x))[:, 0].std())
+        net.bias += torch.tensor([math.pi, -3.0]) - net(graph.encoder(x)).mean(0)
+    return graph, x
+
+
+def test_angles_around_a_half_turn_that_hardly_vary_are_no_active_unit():
+    """Their numbers are near -pi and pi, their variance as numbers pi^2."""
+    graph, x = around_a_half_turn(spread=0.03)
     theta = pv.embed(graph, x, site="theta")
     assert theta.min() < -3 < 3 < theta.max()
     assert not pv.evaluation.active_units(graph, x, site="theta").any()
     turned = even_turns(read=math.pi / 8)
     assert not pv.evaluation.active_units(turned, x, site="theta").any()
-    with torch.no_grad():
-        graph.rotation_posterior.net.weight.mul_(30)
+    graph, x = around_a_half_turn(spread=0.3)
     assert pv.evaluation.active_units(graph, x, site="theta").all()
 
 
 def test_a_walk_between_angles_turns_the_shorter_way():
-    torch.manual_seed(0)
-    graph, x = pose_vae(translation=False), torch.rand(40, *SHAPE).round()
-    with torch.no_grad():
-        graph.rotation_posterior.net.weight.mul_(0.1)
-        graph.rotation_posterior.net.bias.copy_(torch.tensor([math.pi, -3.0]))
+    graph, x = around_a_half_turn(spread=0.3)
     theta, z = pv.embed(graph, x, site="theta"), torch.ones(2)
     a, b = theta.argmax(), theta.argmin()
     found = pv.interpolate(graph, x[a], x[b], site="theta", steps=3, fixed={"z": z})
