@@ -619,3 +619,14 @@ def test_rows_of_one_effective_draw_are_told():
     assert w[0].filename == __file__
     many = pv.hidden_log_prob(graph, x, **{**options, "samples": 1000})  # no warning
     assert few.log_p.mean() < many.log_p.mean()
+
+
+def test_a_batch_shape_that_holds_pixels_is_told_what_to_declare():
+    net = nn.Sequential(nn.Linear(2, 16), nn.Unflatten(-1, (1, 4, 4)))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    likelihood = pv.likelihoods.Gaussian(net, sigma=0.5)
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(encoder), likelihood)
+    x = torch.zeros(5, 1, 4, 4)
+    x[:, :, 2:] = NAN
+    with pytest.raises(ValueError, match="event_dim=3"):
+        pv.impute(vae, x, draws=2, samples=4, steps=2)

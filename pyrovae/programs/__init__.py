@@ -20,6 +20,7 @@ from pyrovae.programs.checks import (
     is_delta,
 )
 from pyrovae.programs.draws import find_layout, name_rows
+from pyrovae.programs.explained import explained
 from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -106,6 +107,7 @@ __all__ = [
     "direction",
     "draws_given_latents",
     "evaluation",
+    "explained",
     "factor_of_rows",
     "find_layout",
     "hmc",

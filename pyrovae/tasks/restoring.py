@@ -182,7 +182,8 @@ def posteriors_of_rows(
             if layout is None:
                 programs.check_shapes(graph, *batch)
                 both = graph.model, graph.guide
-                layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
+                with programs.explained(batch):  # what Pyro says of the model's shapes
+                    layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
             with Products() as counted:
                 target = Target(graph, batch, measurement, layout, options.observed, options.task)
             if part.start == 0:
