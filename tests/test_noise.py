@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
-from torch.distributions import Multinomial
+from torch.distributions import Beta, Multinomial, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
@@ -494,3 +496,26 @@ def test_a_uniform_on_the_unit_interval_is_no_normal():
     normal = torch.distributions.Normal(0.0, 1.0)
     inside = normal.cdf(y / sigma) - normal.cdf((y - 1) / sigma)
     torch.testing.assert_close(GaussianNoise(sigma).log_prob(y, p), inside.log())
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.05, 0.05), (0.1, 2.0), (2.0, 5.0), (1000.0, 1000.0), (5e4, 3e4), (2e5, 1.0)]
+)
+@pytest.mark.parametrize("sigma", [0.05, 0.2])
+def test_noise_on_a_steep_or_narrow_density_of_the_unit_interval(a, b, sigma):
+    """Nodes of one rule for all miss what is narrower than their distance, and the ends."""
+    shapes = [torch.tensor([v], dtype=torch.double, requires_grad=True) for v in (a, b)]
+    p = Beta(*shapes)
+    y, noise = torch.tensor([0.45], dtype=torch.double), GaussianNoise(sigma)
+    x = torch.from_numpy(scipy.stats.beta(a, b).ppf((np.arange(100_000) + 0.5) / 100_000))
+    log_p = Normal(x, sigma).log_prob(y)
+    found = noise.log_prob(y, p)
+    expected = log_p.logsumexp(0, keepdim=True) - math.log(len(x))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    expected = (log_p.softmax(0) * x).sum(0, keepdim=True)
+    torch.testing.assert_close(noise.mean(y, p), expected, atol=1e-3, rtol=0)
+    draws = noise.draw(y.expand(4000), p.expand((4000,)))
+    error = draws.std() / len(draws) ** 0.5
+    assert (draws.mean() - expected).abs() < 5 * error + 1e-3
+    gradients = torch.autograd.grad(found.sum(), shapes)
+    assert all(g.isfinite().all() for g in gradients)

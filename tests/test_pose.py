@@ -510,3 +510,102 @@ def test_a_saved_graph_has_the_same_poses(tmp_path):
     assert (again.centre, again.pixels, again.shape) == (True, 10, SHAPE)
     for site in ("theta", "dx", "z"):
         torch.testing.assert_close(pv.embed(again, x, site=site), pv.embed(graph, x, site=site))
+
+
+def even_turns(read, spread=0.1):
+    """Return a graph of 8 turns, of which the fourth and the fifth, a half turn, are as probable.
+
+    Args:
+        read: angle that its guide reads off each copy.
+        spread: sigma of that angle.
+    """
+    graph = turned_vae(turns=8)
+    with torch.no_grad():
+        graph.rotation_posterior.net.weight.zero_()
+        graph.rotation_posterior.net.bias.copy_(torch.tensor([read, math.log(spread)]))
+    logits = torch.full((8,), -50.0).scatter(0, torch.tensor([3, 4]), 0.0)
+    graph.turn = Constant(logits)
+    return graph
+
+
+class Constant(nn.Module):
+    """The same number for each copy, whatever the image."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def forward(self, h):
+        return self.values.reshape(-1, *[1] * (h.dim() - 1)).expand(*h.shape[:-1], 1)
+
+
+def test_the_mean_of_an_angle_over_turns_is_its_direction():
+    """Half at 3 pi / 4, half at pi: the mean of the numbers 3 pi / 4 and -pi is on neither side."""
+    torch.manual_seed(0)
+    graph, x = even_turns(read=math.pi / 8), torch.rand(5, *SHAPE).round()
+    apart = pv.embed(graph, x, site="theta") - math.pi  # 7 pi / 8 and 9 pi / 8
+    torch.testing.assert_close(apart.cos(), torch.ones(5, 1), atol=0.01, rtol=0)
+
+
+def around_a_half_turn(spread):
+    """Return a graph and images, whose angles are around pi with that standard deviation."""
+    torch.manual_seed(0)
+    graph, x = pose_vae(translation=False), torch.rand(40, *SHAPE).round()
+    net = graph.rotation_posterior.net
+    with torch.no_grad():
+        net.weight.mul_(spread / net(graph.encoder(x))[:, 0].std())
+        net.bias += torch.tensor([math.pi, -3.0]) - net(graph.encoder(x)).mean(0)
+    return graph, x
+
+
+def test_angles_around_a_half_turn_that_hardly_vary_are_no_active_unit():
+    """Their numbers are near -pi and pi, their variance as numbers pi^2."""
+    graph, x = around_a_half_turn(spread=0.03)
+    theta = pv.embed(graph, x, site="theta")
+    assert theta.min() < -3 < 3 < theta.max()
+    assert not pv.evaluation.active_units(graph, x, site="theta").any()
+    turned = even_turns(read=math.pi / 8)
+    assert not pv.evaluation.active_units(turned, x, site="theta").any()
+    graph, x = around_a_half_turn(spread=0.3)
+    assert pv.evaluation.active_units(graph, x, site="theta").all()
+
+
+def test_a_walk_between_angles_turns_the_shorter_way():
+    graph, x = around_a_half_turn(spread=0.3)
+    theta, z = pv.embed(graph, x, site="theta"), torch.ones(2)
+    a, b = theta.argmax(), theta.argmin()
+    found = pv.interpolate(graph, x[a], x[b], site="theta", steps=3, fixed={"z": z})
+    middle = (theta[a] + theta[b] + 2 * math.pi) / 2
+    at = torch.stack([theta[a], middle, theta[b]])
+    expected = content_at(graph, z.expand(3, 2), theta=at).detach()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_half_a_turn_in_double_precision_is_inside_the_circle():
+    torch.manual_seed(0)
+    graph = turned_vae()
+    graph.rotation_prior = priors.VonMises(1, 2.0)
+    graph.double()
+    x = torch.rand(3, *SHAPE, dtype=torch.double).round()
+    assert pv.log_evidence(graph, x, samples=50).log_p.isfinite().all()
+
+
+def test_a_full_rank_shift_is_moved_and_a_point_is_named():
+    torch.manual_seed(0)
+    graph, x = pose_vae(), torch.rand(4, *SHAPE).round()
+    graph.translation_posterior = posteriors.FullRankNormal(nn.Linear(12, 5))
+    q = trace(graph.guide).get_trace(x).nodes
+    t = graph.translation_posterior(graph.encoder(x))
+    torch.testing.assert_close(q["dx"]["fn"].scale_tril, t.scale_tril)
+    angle = q["theta"]["value"]
+    expected = -torch.stack(
+        [
+            angle[:, 0].cos() * t.mean[:, 0] - angle[:, 0].sin() * t.mean[:, 1],
+            angle[:, 0].sin() * t.mean[:, 0] + angle[:, 0].cos() * t.mean[:, 1],
+        ],
+        -1,
+    )
+    torch.testing.assert_close(q["dx"]["fn"].mean, expected)
+    graph.translation_posterior = posteriors.Point(nn.Linear(12, 2))
+    with pytest.raises(ValueError, match=r'posterior of "dx" is a Delta.*DiagonalNormal'):
+        graph.guide(x)

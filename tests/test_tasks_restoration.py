@@ -6,6 +6,7 @@ x ~ N(m, C), y = A x + noise, x | y ~ N(m + G (y - A m), C - G A C).
 
 import copy
 import math
+import warnings
 
 import linear_gaussian
 import pyro
@@ -301,7 +302,8 @@ def test_hidden_genes_of_a_cell(latent_size):
     assert off < 0.35 * of_zeros
     assert (refined.draws[:, :, hidden] % 1 == 0).all()
     score = pv.hidden_log_prob(graph, test, hidden=hidden, samples=300)
-    of_zeros = pv.hidden_log_prob(graph, test, hidden=hidden, samples=300, method="encoder")
+    with pytest.warns(pv.RestorationWarning, match="fewer than 2 of samples=300"):
+        of_zeros = pv.hidden_log_prob(graph, test, hidden=hidden, samples=300, method="encoder")
     assert score.log_p.mean() > of_zeros.log_p.mean() + 10
 
 
@@ -617,5 +619,35 @@ def test_rows_of_one_effective_draw_are_told():
     with pytest.warns(pv.RestorationWarning, match="hidden_log_prob: .* log_p is likely") as w:
         few = pv.hidden_log_prob(graph, x, method="importance", **options)
     assert w[0].filename == __file__
-    many = pv.hidden_log_prob(graph, x, **{**options, "samples": 1000})  # no warning
+    with warnings.catch_warnings(action="ignore"):  # what is hidden is seen as sharply
+        many = pv.hidden_log_prob(graph, x, **{**options, "samples": 1000})
     assert few.log_p.mean() < many.log_p.mean()
+
+
+def test_a_batch_shape_that_holds_pixels_is_told_what_to_declare():
+    net = nn.Sequential(nn.Linear(2, 16), nn.Unflatten(-1, (1, 4, 4)))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    likelihood = pv.likelihoods.Gaussian(net, sigma=0.5)
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(encoder), likelihood)
+    x = torch.zeros(5, 1, 4, 4)
+    x[:, :, 2:] = NAN
+    with pytest.raises(ValueError, match="event_dim=3"):
+        pv.impute(vae, x, draws=2, samples=4, steps=2)
+
+
+def test_hidden_values_that_say_much_more_than_the_others_are_told():
+    """With everything hidden no weight is uneven, and one draw explains a row best."""
+    graph, *_ = linear(20)
+    nn.init.zeros_(graph.posterior.net.weight)
+    nn.init.zeros_(graph.posterior.net.bias)  # the guide is the prior
+    with torch.no_grad():
+        graph.likelihood.net.weight.mul_(30)
+    x = pv.generate(graph, 20, mean=False, seed=1)
+    hidden = torch.ones(FEATURES, dtype=torch.bool)
+    with pytest.warns(pv.RestorationWarning, match="hidden_log_prob: .* log_p is likely too low"):
+        score = pv.hidden_log_prob(
+            graph, x, hidden=hidden, samples=200, method="importance", seed=0
+        )
+    off = linear_gaussian.evidence(graph, x) - score.log_p
+    assert off.max() > 10
+    assert score.effective_sample_size.min() > 199  # the weights are even: they tell nothing

@@ -28,7 +28,9 @@ _WAVES = 3  # of the series: the fourth is at most 2 e^(-16 pi^2 / 2) = 1e-34
 
 def is_circle(support: Any) -> bool:
     """Return whether a support is the circle, or that of independent or mixed angles."""
-    return getattr(support, "base_constraint", support) is CIRCLE
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is CIRCLE
 
 
 def wrap(theta: Tensor) -> Tensor:
@@ -65,6 +67,11 @@ class WrappedNormal(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """The mean direction, mu in [-pi, pi)."""
         return wrap(self.loc)
+
+    @property
+    def variance(self) -> Tensor:
+        """The circular variance, 1 - |E exp(i theta)| = 1 - e^(-sigma^2 / 2)."""
+        return -torch.expm1(-self.scale.square() / 2)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Return draws with shape (*sample_shape, *), differentiable in mu and sigma."""
@@ -125,6 +132,11 @@ class CircularUniform(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """0, the middle of the interval of draws; on the circle there is no mean direction."""
         return self.zero
+
+    @property
+    def variance(self) -> Tensor:
+        """The circular variance, 1."""
+        return self.zero + 1
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return -log(2 pi), with the shape of the value."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributions import Binomial, Categorical
+from torch.distributions import Beta, Binomial, Categorical
 
 from pyrovae.data import torch_threads
 from pyrovae.distributions.bernoulli import ContinuousBernoulli
@@ -44,6 +44,9 @@ def family(p: Any) -> tuple[tuple[Tensor, ...], LogMass]:
         return (p.loc, p.log_scale), _log_mass_of_bins(p.levels)
     if type(p) is ContinuousBernoulli:
         return (p.logits,), lambda x, logits: ContinuousBernoulli(logits, False).log_prob(x)
+    if type(p) in (Beta, dist.Beta):
+        a, b = p.concentration1, p.concentration0
+        return (a - 1, b - 1, a.lgamma() + b.lgamma() - (a + b).lgamma()), _log_density_of_beta
     return (), lambda x: p.log_prob(x.expand(len(x), *p.batch_shape))
 
 
@@ -66,6 +69,10 @@ def _log_mass_of_bins(levels: int) -> LogMass:
         return p.log_masses()
 
     return log_mass
+
+
+def _log_density_of_beta(x: Tensor, a: Tensor, b: Tensor, log_norm: Tensor) -> Tensor:
+    return a * x.log() + b * (-x).log1p() - log_norm
 
 
 def in_blocks(f: Callable[..., Tensor], parts: Sequence[Tensor], width: int) -> Tensor:
@@ -99,7 +106,10 @@ class _InBlocks(torch.autograd.Function):
                 leaves = [b.detach().requires_grad_(n) for b, n in zip(block, needed, strict=True)]
                 value = f(*leaves)
                 wanted = [leaf for leaf in leaves if leaf.requires_grad]
-                return value.detach(), *torch.autograd.grad(value.sum(), wanted)
+                found = torch.autograd.grad(
+                    value.sum(), wanted, allow_unused=True, materialize_grads=True
+                )
+                return value.detach(), *found
 
         pieces = (with_gradients(block) for block in _blocks(parts, size))
         found, *gradients = _joined(len(parts[0]), pieces)

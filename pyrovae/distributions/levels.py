@@ -2,6 +2,9 @@
 
 E[f(x)] = sum_k w_k f(x_k),   w_k = p(x_k)           a discrete distribution with bounds
 E[f(x)] ~ sum_k w_k f(x_k),   w_k = g_k p(x_k)       a density on [0, 1], Gauss-Legendre weights g_k
+
+Where sum_k w_k is not 1, a density is too narrow for the x_k, and three points of its mean and its
+variance stand for it, or it is infinite at 0 or 1, and so much as is missing lies there.
 """
 
 from collections.abc import Callable
@@ -23,6 +26,9 @@ LogF = Callable[..., Tensor]
 _MOST = 1024  # levels
 _DRAWS = 256  # for a mean without a formula
 _NODES = 64  # of the quadrature: exact for polynomials up to degree 127
+_OFF = 0.005  # of the sum of the weights from 1, from where on they are corrected
+_NARROW = 0.015  # standard deviation, below which three points stand for a density
+_TINY = 1e-30  # of a weight, which stands for 0 and has a logarithm
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Points:
         def drawn(x: Tensor, log_w: Tensor, *some: Tensor) -> Tensor:
             log_joint = log_w + log_f(x, *some)
             gumbel = -torch.empty_like(log_joint).exponential_().log()
-            return x.flatten()[(log_joint + gumbel).argmax(0)]
+            chosen = (log_joint + gumbel).argmax(0, keepdim=True)
+            return x.expand_as(log_joint).gather(0, chosen).squeeze(0)
 
         return self._summed(drawn, given)
 
@@ -88,24 +95,65 @@ class Points:
     def _summed(self, f: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Tensor:
         """Return f(x, log w, *given), which takes (K, *) to (*), some values at a time."""
         parameters, log_mass = family(self.p)
-        batch = self.p.batch_shape
+        batch, of_all = self.p.batch_shape, self._mean_and_variance()
         if not parameters:
-            return f(self._along(self.values), self.log_mass, *given)
+            x, log_w = self._along(self.values), self.log_mass
+            return f(*(_corrected(x, log_w, *of_all) if of_all else (x, log_w)), *given)
         shape = np.broadcast_shapes(batch, *(part.shape for part in given))
         x, log_weight = self.values[:, None], self.log_weight[:, None]
 
         def of_some(*parts: Tensor) -> Tensor:
-            some, known = parts[: len(given)], parts[len(given) :]
-            return f(x, log_mass(x, *known) + log_weight, *some)
+            some, known = parts[: len(given)], parts[len(given) + len(of_all) :]
+            log_w = log_mass(x, *known) + log_weight
+            if not of_all:
+                return f(x, log_w, *some)
+            return f(*_corrected(x, log_w, *parts[len(given) :][: len(of_all)]), *some)
 
-        parts = [part.expand(shape).reshape(-1) for part in given]
+        parts = [part.expand(shape).reshape(-1) for part in (*given, *of_all)]
         for part in parameters:
             event = part.shape[len(batch) :]
             parts.append(part.expand(*shape, *event).reshape(-1, *event))
         return in_blocks(of_some, parts, len(x)).reshape(shape)
 
+    def _mean_and_variance(self) -> tuple[Tensor, ...]:
+        """Return both of a density, if they have formulas; nothing for levels."""
+        if not self.log_weight.any():
+            return ()
+        try:
+            return self.p.mean, self.p.variance
+        except (NotImplementedError, AttributeError):
+            return ()
+
     def _along(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *[1] * len(self.p.batch_shape))
+
+
+def _corrected(x: Tensor, log_w: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points and log weights whose sum is 1, with five more points.
+
+    Args:
+        x: nodes in [0, 1], with shape (K, 1, ..., 1).
+        log_w: with shape (K, *).
+        mean: of the density, with shape (*).
+        variance: of the density, with shape (*).
+    """
+    w = log_w.clamp(max=80).exp()
+    missing = 1 - w.sum(0)
+    off = ~(missing.abs() < _OFF)
+    if x.device.type == "cpu" and not off.any():  # an accelerator would have to wait for the answer
+        return x, log_w
+    narrow = off & (variance < _NARROW**2)
+    at_one = (mean - (w * x).sum(0)).clamp(min=0).minimum(missing.clamp(min=0))
+    ends = torch.stack([missing.clamp(min=0) - at_one, at_one]).clamp(min=_TINY).log()
+    ends = torch.where(off & ~narrow, ends, -torch.inf)
+    three = log_w.new_tensor([1 / 6, 2 / 3, 1 / 6]).log()  # of a normal, right up to x^5
+    three = three.reshape(-1, *[1] * mean.dim()).expand(3, *mean.shape)
+    three = torch.where(narrow, three, -torch.inf)
+    apart = (3 * variance).clamp(min=_TINY).sqrt()
+    near = torch.stack([mean - apart, mean, mean + apart]).clamp(0, 1)
+    zero = torch.zeros_like(mean)
+    points = torch.cat([x.expand_as(log_w), torch.stack([zero, zero + 1]), near])
+    return points, torch.cat([torch.where(narrow, -torch.inf, log_w), ends, three])
 
 
 def levels(p: Any) -> Points | None:

@@ -105,7 +105,8 @@ def active_units(
 
     Where the mean is estimated by draws, the variance is estimated without their noise: by the
     covariances over x of independent estimates. Of a categorical site the units are the
-    probabilities of the classes. Source: Burda et al. 2016, section 5.1.2.
+    probabilities of the classes; of angles, that of (cos z_d, sin z_d). Source: Burda et al. 2016,
+    section 5.1.2.
 
     Raises:
         ValueError: if x is outside the support of the likelihood, or there is no such site.

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from pyrovae.graphs.parts import check_part, refuse_call
 from pyrovae.graphs.places import aligned, centre_of_mass, pixel_grid, posed_places, turned
-from pyrovae.graphs.pose_checks import check_pose_parts
+from pyrovae.graphs.pose_checks import check_pose_parts, location, moved
 from pyrovae.programs import PART_OF_ROW, data_plate, register
 
 __all__ = ["PoseVAE"]
@@ -74,7 +74,7 @@ class PoseVAE(nn.Module):
             or a normal, `priors.CentredNormal(1, sd)` as in the paper.
         rotation_posterior: q(theta | h), such as `posteriors.WrappedNormal`.
         translation_prior: p(dx), over two numbers.
-        translation_posterior: q(t | h), a normal.
+        translation_posterior: q(t | h), a normal, full-rank or not.
         scale_prior: p(s), over one number.
         scale_posterior: q(s | h).
         turn: maps each h_k of an encoder of turned copies to one number; None for an encoder of
@@ -168,14 +168,14 @@ class PoseVAE(nn.Module):
             means: dict[str, Tensor] = {}
             for each in self._pose():
                 q = each.posterior(h)
-                mean = q.base_dist.loc
+                mean = location(q, each.site)
                 if each.site == "theta" and phi is not None:
                     mean = mean + phi[..., None]
                 if each.site == "dx":
                     read, mean = mean, self._shift(m, mean, phi, means)
-                    q = _at(q, self._shift(m, read, phi, pose))
+                    q = moved(q, self._shift(m, read, phi, pose))
                 elif phi is not None:
-                    q = _at(q, mean)
+                    q = moved(q, mean)
                 means[each.site], pose[each.site] = mean, pyro.sample(each.site, q)
                 if each.site == "theta" and self.free_mean and self.training:
                     self._add_mean_term(q)
@@ -253,7 +253,8 @@ class PoseVAE(nn.Module):
         """Draw k, and return h_k and phi_k."""
         assert self.turn is not None
         assert self.rotation_prior is not None
-        log_p = self.rotation_prior().log_prob(self.phi[:, None])
+        phi = self.phi.clamp(-math.pi, math.pi)  # -pi in single precision is less than -pi
+        log_p = self.rotation_prior().log_prob(phi[:, None])
         q = dist.Categorical(logits=self.turn(h).squeeze(-1).movedim(0, -1) + log_p)
         k = pyro.sample("turn", q, infer={"enumerate": "parallel"})
         return h[k, torch.arange(h.shape[1], device=h.device)], self.phi[k]
@@ -293,8 +294,3 @@ class PoseVAE(nn.Module):
             )
             if prior is not None and posterior is not None
         ]
-
-
-def _at(q: Any, loc: Tensor) -> Any:
-    """Return a distribution of a location and a scale at another location."""
-    return type(q.base_dist)(loc, q.base_dist.scale).to_event(1)

@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import pyro.distributions as dist
+from torch import Tensor
 
 from pyrovae.graphs.parts import check_networks, check_parts
 
-__all__ = ["check_pose_parts"]
+__all__ = ["check_pose_parts", "location", "moved"]
 
 _POSE = {  # the shape of one draw, and what it is
     "rotation": ((1,), "one angle"),
@@ -75,3 +76,29 @@ def _check_shape(name: str, p: Any) -> None:
             f"PoseVAE: one draw of {name}_prior has shape {shape}, expected {expected}, {what}: "
             f"such as priors.CentredNormal({expected[0]}, sd)"
         )
+
+
+def location(q: Any, site: str) -> Tensor:
+    """Return the location of a posterior of the pose, which the guide moves.
+
+    Raises:
+        ValueError: If the posterior is not given by a location and a scale.
+    """
+    if isinstance(q, dist.MultivariateNormal):
+        return q.loc
+    base: Any = getattr(q, "base_dist", q)
+    if base is q or set(base.arg_constraints) != {"loc", "scale"}:
+        kind = type(base).__name__
+        raise ValueError(
+            f'PoseVAE: the posterior of "{site}" is a {kind}, expected a distribution of a '
+            "location and a scale, which the guide moves. Use posteriors.DiagonalNormal, or "
+            "posteriors.WrappedNormal for an angle"
+        )
+    return base.loc
+
+
+def moved(q: Any, loc: Tensor) -> Any:
+    """Return a posterior of the pose, its spread unchanged, at another location."""
+    if isinstance(q, dist.MultivariateNormal):
+        return dist.MultivariateNormal(loc, scale_tril=q.scale_tril)
+    return type(q.base_dist)(loc, q.base_dist.scale).to_event(1)

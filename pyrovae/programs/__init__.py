@@ -6,6 +6,7 @@ Private parts of Pyro and torch are used in this room, behind the switch `plain_
 """
 
 from pyrovae.programs import hmc
+from pyrovae.programs.angles import direction, moment, on_circle
 from pyrovae.programs.callers import level_of_user
 from pyrovae.programs.checks import (
     PART_OF_ROW,
@@ -19,6 +20,7 @@ from pyrovae.programs.checks import (
     is_delta,
 )
 from pyrovae.programs.draws import find_layout, name_rows
+from pyrovae.programs.explained import explained
 from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
 from pyrovae.programs.layout import Layout
@@ -102,8 +104,10 @@ __all__ = [
     "data_plate",
     "densities",
     "depends_on_other_latents",
+    "direction",
     "draws_given_latents",
     "evaluation",
+    "explained",
     "factor_of_rows",
     "find_layout",
     "hmc",
@@ -126,11 +130,13 @@ __all__ = [
     "mean",
     "means",
     "modes_restored",
+    "moment",
     "name_rows",
     "named_error",
     "not_finite",
     "not_resolved",
     "observed",
+    "on_circle",
     "one_fit",
     "parameters_held",
     "plain_pyro",

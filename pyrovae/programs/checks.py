@@ -1,11 +1,9 @@
 """Refuse pairs of programs for which no bound is right: errors name the site and the remedy."""
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 
-from pyrovae.distributions import is_circle
+from pyrovae.programs.angles import on_circle
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, observed, support_of
 
 __all__ = [
@@ -219,14 +217,10 @@ def check_auxiliary(p: Trace, q: Trace, marked: bool = True) -> None:
 
 
 def _check_circle(q: Site, p: Site | None) -> None:
-    if p is not None and _on_circle(p["fn"]) and not _on_circle(q["fn"]):
+    if p is not None and on_circle(p["fn"]) and not on_circle(q["fn"]):
         raise ValueError(
             f'site "{q["name"]}": the prior is on the circle and the guide\'s '
             f"{type(leaf(q['fn'])).__name__} on {support_of(q['fn'])}, over which the prior's mass "
             "is infinite: there is no bound. Use posteriors.WrappedNormal, or a prior on the real "
             "line"
         )
-
-
-def _on_circle(fn: Any) -> bool:
-    return is_circle(support_of(fn))

@@ -2,6 +2,8 @@
 
 E_q[z | x]            where the site depends on x alone
 E_q[ E_q[z | y, x] ]  where its distribution depends on other latents y, drawn from q(y | x)
+
+Angles have the means of `pyrovae.programs.angles`.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical
 
+from pyrovae.programs.angles import direction, moment, on_circle
 from pyrovae.programs.checks import OTHER_ROWS, check_all_rows
 from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.isolation import cuda_devices, random_stream
@@ -43,7 +46,8 @@ def mean(fn: TorchDistribution, draws: int = _DRAWS) -> Tensor:
     Where no formula is known (a flow's) it is the mean of draws; where the mean does not exist (a
     Cauchy's) it is that of medians of 16 draws.
     """
-    return _means_of(fn, draws).mean(0)
+    found = _means_of(fn, draws).mean(0)
+    return direction(found) if on_circle(fn) else found
 
 
 def posterior(graph: Any, batch: Batch, site: str) -> TorchDistribution:
@@ -118,7 +122,7 @@ def means(graph: Any, batch: Batch, site: str) -> Tensor:
     G is 1 where the mean has a formula, and else 16: then the average over G has the least noise,
     and the spread over G tells how much. A categorical site has the probabilities of its classes
     for a mean. Noise is that of a stream of its own, and common to all rows where the
-    distribution's draws allow it.
+    distribution's draws allow it. Of angles it is the complex E_q[exp(i theta) | x, c].
 
     Raises:
         ValueError: if the guide has no such latent site.
@@ -210,7 +214,7 @@ def _exact_mean(fn: Any) -> Tensor:
 
 def _formula(fn: Any) -> Tensor | None:
     try:
-        return fn.mean
+        return moment(fn) if on_circle(fn) else fn.mean
     except (NotImplementedError, AttributeError):
         return None
 

@@ -2,6 +2,7 @@
 
 z = E_q[z | x, c]
 q(z2 | x) = E_q(z1 | x)[ q(z2 | z1) ]     a site that the guide draws given others
+theta = arg E_q[exp(i theta) | x, c]      of angles, the mean direction
 """
 
 import warnings
@@ -187,10 +188,14 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
         runs, of_fn = 1, _mean_of_draws if value is None else _median_of_draws
     else:
         runs, of_fn = _DRAWS, _draw if value is None else _formula
+    round_ = programs.on_circle(trace[name]["fn"])
+    if round_:
+        of_fn = programs.moment
 
     def mean(*rows: Tensor) -> Tensor:
         posteriors = (programs.posterior(graph, rows, name) for _ in range(runs))
-        return programs.total(map(of_fn, posteriors)) / runs
+        found = programs.total(map(of_fn, posteriors)) / runs
+        return programs.direction(found) if round_ else found
 
     return _with_common_noise(mean, batch)
 
@@ -198,9 +203,13 @@ def _embedding(graph: Any, batch: Batch, site: str | None) -> Tensor:
 def _formula(fn: Any) -> Any:
     """Return the mean by its formula, None if there is no formula."""
     try:
-        return programs.leaf(fn).probs if programs.is_class_number(fn) else fn.mean
+        return programs.leaf(fn).probs if programs.is_class_number(fn) else _mean_of(fn)
     except (NotImplementedError, AttributeError):
         return None
+
+
+def _mean_of(fn: Any) -> Tensor:
+    return programs.direction(programs.moment(fn)) if programs.on_circle(fn) else fn.mean
 
 
 def _is_root(graph: Any, batch: Batch, trace: Trace, name: str, value: Tensor | None) -> bool:

@@ -32,6 +32,7 @@ __all__ = ["hidden_log_prob", "impute"]
 _BY_NAME = ". What follows x is context; a mask is given by name, hidden=mask"
 _ROWS = 4096  # that are checked at once
 _LEAST_SIZE = 10  # effective draws, below which an error estimated from them means little
+_LEAST_TERMS = 2  # effective terms of a mean over draws, below which one of them is most of it
 
 
 def impute(
@@ -153,8 +154,9 @@ def hidden_log_prob(
         ValueError: as `impute`, and if x is NaN anywhere.
 
     Warns:
-        RestorationWarning: if more than a tenth of the rows have an effective sample size below 10
-            (one in eight with fewer than 80 samples).
+        RestorationWarning: if more than a tenth of the rows have an effective sample size of the
+            weights below 10 (one in eight with fewer than 80 samples), or one of the terms
+            w_k p(x_h | z_k) below 2.
     """
     data = _Holes("hidden_log_prob", graph, x, hidden, fill)
     data.check(c, whole=True)
@@ -168,18 +170,24 @@ def hidden_log_prob(
         for part, posterior in zip(slices(len(data), batch_size), found, strict=True):
             log_p = posterior.target.log_measured(posterior.z, data.measurement(part, others=True))
             pieces.append((*_mean(log_p, posterior.weights), posterior.effective_sample_size))
-    evidence = Evidence(*(torch.cat(part) for part in zip(*pieces, strict=True)))
+    log_p, error, terms, weights = (torch.cat(part) for part in zip(*pieces, strict=True))
     so = "log_p is likely too low there, and its standard_error too small"
-    warn_if_few(evidence.effective_sample_size, options, _LEAST_SIZE, so)
-    return evidence
+    if not warn_if_few(weights, options, _LEAST_SIZE, so):
+        warn_if_few(terms, options, _LEAST_TERMS, so)
+    return Evidence(log_p, error, weights)
 
 
-def _mean(log_p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log sum_k w_k p_k and its standard error, by the delta method for a ratio."""
+def _mean(log_p: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log sum_k w_k p_k, its standard error, and the terms' effective sample size.
+
+    The error is by the delta method for a ratio.
+    """
     log_p, w = log_p.double(), w.double()
     value = (log_p + w.log()).logsumexp(0)
     error = (w.square() * ((log_p - value).exp() - 1).square()).sum(0).sqrt()
-    return value, torch.where(torch.isfinite(error), error, math.inf)
+    size = 1 / (log_p + w.log()).softmax(0).square().sum(0)
+    size = size.nan_to_num(nan=1.0)  # of terms that are all 0
+    return value, torch.where(torch.isfinite(error), error, math.inf), size
 
 
 def _is_finite(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 z(t) = (1 - t) a + t b                                     a line
 z(t) = (sin((1 - t) w) a + sin(t w) b) / sin(w)            an arc, w the angle between a and b
+
+Between angles b is that of b + 2 pi k which is nearest to a, so that a path turns the shorter way.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, inputs_of
-from pyrovae.distributions import whole_number
+from pyrovae.data import Array, as_sources, device_and_dtype, inputs_of, take
+from pyrovae.distributions import whole_number, wrap
 from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
 from pyrovae.tasks.given import latent_site, latents_of
@@ -58,6 +60,7 @@ def interpolate(
 
     Latents of other sites are drawn from the model once for the whole path: the same value at each
     point; or, where it depends on the site that moves, as z1 given z2, the same random numbers.
+    Angles turn the shorter way.
 
     Args:
         graph: a fitted graph.
@@ -82,7 +85,8 @@ def interpolate(
     ends = torch.stack(_alike(torch.as_tensor(a), torch.as_tensor(b)))
     try:
         z = embed(graph, ends, *_repeated(c, 2), site=site)
-        points = path(z[0], z[1], torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype))
+        t = torch.linspace(0, 1, steps, device=z.device, dtype=z.dtype)
+        points = _points(path, z, t, round_=_are_angles(graph, ends, _repeated(c, 2), site))
         return decoded(
             graph,
             points,
@@ -110,6 +114,23 @@ def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             "observations of one shape, without the axis of rows, such as x[0] and x[1]"
         )
     return a, b
+
+
+def _are_angles(graph: Any, x: Tensor, c: list[Tensor], site: str | None) -> bool:
+    """Return whether the guide draws angles at a site."""
+    batch = take(as_sources((x, *c)), slice(None), *device_and_dtype(graph, (x, *c)))
+    with programs.evaluation(graph):
+        trace = programs.record(graph.guide, *batch)
+        programs.name_rows(graph, batch, trace)
+        name = programs.latent_of_rows(trace, site, "interpolate")
+        return programs.on_circle(trace[name]["fn"])
+
+
+def _points(path: Curve, z: Tensor, t: Tensor, round_: bool) -> Tensor:
+    """Return the points of a path between two values z, angles or not."""
+    if not round_:
+        return path(z[0], z[1], t)
+    return wrap(path(z[0], z[0] + wrap(z[1] - z[0]), t))
 
 
 def manifold(

@@ -138,23 +138,27 @@ def restore(graph: Any, measure: OfRows, n: int, c: Sequence[Array], options: Op
     means, draws, sizes = zip(*pieces, strict=True)
     restored = Restored(torch.cat(means), torch.cat(draws, 1), torch.cat(sizes))
     so = "the mean, the draws and their intervals come from one draw there"
-    warn_if_few(restored.effective_sample_size, options, _LEAST_SIZE, so)
+    if options.method != "hmc":  # whose draws have equal weights
+        warn_if_few(restored.effective_sample_size, options, _LEAST_SIZE, so)
     return restored
 
 
-def warn_if_few(sizes: Tensor, options: Options, least: float, so: str) -> None:
+def warn_if_few(sizes: Tensor, options: Options, least: float, so: str) -> bool:
     """Warn with a `RestorationWarning` if more than a tenth of the rows have few effective draws.
 
     Args:
         sizes: effective sample size of each row.
-        options: how they were found. The draws of "hmc" have equal weights: it does not warn.
+        options: how they were found.
         least: effective draws that a row needs; of fewer than eight times as many, one in eight.
         so: what follows, for the message.
+
+    Returns:
+        Whether it warned.
     """
     least = min(least, options.effort.samples / 8)
     bad = int((sizes < least).sum())
-    if options.method == "hmc" or bad <= _MANY * len(sizes):
-        return
+    if bad <= _MANY * len(sizes):
+        return False
     warnings.warn(
         f"{options.task}: in {bad} of {len(sizes)} rows fewer than {least:g} of samples="
         f"{options.effort.samples} weighted draws of the latents are effective, so {so}: take more "
@@ -162,6 +166,7 @@ def warn_if_few(sizes: Tensor, options: Options, least: float, so: str) -> None:
         RestorationWarning,
         stacklevel=programs.level_of_user(),
     )
+    return True
 
 
 def posteriors_of_rows(
@@ -182,7 +187,8 @@ def posteriors_of_rows(
             if layout is None:
                 programs.check_shapes(graph, *batch)
                 both = graph.model, graph.guide
-                layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
+                with programs.explained(batch):  # what Pyro says of the model's shapes
+                    layout = programs.find_layout(*both, *batch, draws=2, scaled=False)
             with Products() as counted:
                 target = Target(graph, batch, measurement, layout, options.observed, options.task)
             if part.start == 0:
