@@ -82,7 +82,7 @@ def location(q: Any, site: str) -> Tensor:
     """Return the location of a posterior of the pose, which the guide moves.
 
     Raises:
-        ValueError: If the posterior is not given by a location and a scale.
+        ValueError: if the posterior is not given by a location and a scale.
     """
     if isinstance(q, dist.MultivariateNormal):
         return q.loc
