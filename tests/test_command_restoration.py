@@ -255,6 +255,7 @@ def test_images_of_which_nothing_is_hidden_leave_the_scores_of_the_others(run, t
     assert "50 % intervals hold" in printed
 
 
+@pytest.mark.filterwarnings("ignore:hidden_log_prob. in . of 5 rows:pyrovae.RestorationWarning")
 def test_the_hidden_pixels_have_the_log_probability_that_the_task_finds(run, tmp_path):
     x = datasets.digits().x_test[:5]
     np.save(tmp_path / "clean.npy", x)
