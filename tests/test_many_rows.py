@@ -9,6 +9,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import programs
 from pyrovae.data import rows_at_once
+from pyrovae.evaluation import information
 
 D, N = 3, 2500
 _ONE = torch.Size()
@@ -111,3 +112,30 @@ def test_the_value_that_nothing_follows_is_named():
     batch = torch.zeros(3, 4)
     assert list(programs.look(_Graph().model, batch).unread) == ["x"]
     assert list(programs.look(_Graph(after=True).model, batch).unread) == ["y"]
+
+
+def test_information_of_many_rows_is_that_of_all_pairs(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    fn = dist.Normal(torch.randn(3000, 2, generator=generator), 0.2).to_event(1)
+    torch.manual_seed(0)
+    every = information.from_densities(fn)
+    monkeypatch.setattr(information, "_PAIRS", 3000 * 1000)
+    monkeypatch.setattr(information, "_LEAST_ROWS", 1000)
+    sizes = []
+    log_prob = type(fn).log_prob
+    monkeypatch.setattr(
+        type(fn), "log_prob", lambda self, z: sizes.append(z.shape) or log_prob(self, z)
+    )
+    torch.manual_seed(0)
+    assert abs(information.from_densities(fn) - every) < 0.1  # 4 standard errors are 0.15
+    assert sum(len(shape) == 3 and shape[0] for shape in sizes) == 1000
+
+
+def test_draws_of_many_rows_look_at_the_programs_on_few():
+    seen = []
+    graph = _Graph()
+    graph.net.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    with torch.no_grad():
+        z = programs.draws_given_latents(graph, (torch.zeros(500, 4),), "z", 20)
+    assert z.shape[1:] == (500, D)
+    assert max(seen) < 100
