@@ -205,6 +205,18 @@ def test_pca_projects_as_the_singular_vectors_do():
     torch.testing.assert_close(found.flatten(1), expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_components_of_many_rows_are_those_of_scikit_learn():
+    from sklearn.decomposition import PCA
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5000, 6, generator=generator) * torch.tensor([3.0, 2, 1, 0.5, 0.2, 0.1]) + 4
+    fitted, found = PCA(3, svd_solver="full").fit(x.double().numpy()), baselines.PCA(x, 3)
+    signs = (found.axes.numpy() * fitted.components_).sum(1, keepdims=True)
+    assert np.abs(found.axes.numpy() * signs - fitted.components_).max() < 1e-7
+    assert np.allclose(found.mean, fitted.mean_)
+    assert np.isclose(found.variance, fitted.noise_variance_, rtol=1e-9)
+
+
 def test_truncated_pca_is_that_of_fewer_components():
     x = torch.randn(40, 6) @ torch.randn(6, 6)
     one, other = baselines.PCA(x, 5).truncated(2), baselines.PCA(x, 2)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "binarize",
     "device_and_dtype",
     "fingerprint",
+    "rows_at_once",
     "shuffled_batches",
     "split",
     "spread",
@@ -39,6 +41,10 @@ Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
+_VALUES = (
+    1 << 20
+)  # of x in a minibatch: hidden maps of a network of images are several times larger
+_LEAST_ROWS = 32
 _OF_LIST = ". A list is read as the tuple (x, *c) is: pass minibatches as iter(batches)"
 _ROUNDING = 1e-6  # beyond [0, 1], as grey levels that were averaged or resized may lie
 _INDICES = (torch.int32, torch.int64)  # the types that torch's Embedding takes
@@ -179,8 +185,13 @@ def take(
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:
     """Yield the data in order as minibatches of the device and type of the graph's parameters."""
-    for rows in slices(len(data[0]), _ROWS):
+    for rows in slices(len(data[0]), rows_at_once(data[0].shape[1:])):
         yield take(data, rows, *device_and_dtype(graph, data))
+
+
+def rows_at_once(event: Sequence[int]) -> int:
+    """Return how many rows of x, each of shape `event`, an evaluation runs together."""
+    return max(_LEAST_ROWS, min(_ROWS, _VALUES // max(1, prod(event))))
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

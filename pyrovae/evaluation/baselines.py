@@ -31,6 +31,8 @@ __all__ = [
     "median_filter",
 ]
 
+_ROWS = 4096  # of a block in double precision
+_ROWS_PER_VALUE = 4  # from which the covariance takes less time and memory than singular values
 _TENT = (0.25, 0.5, 0.25)  # bilinear interpolation half a pixel to both sides
 
 
@@ -84,7 +86,7 @@ class Conditional(NamedTuple):
 
 
 class PCA:
-    """Principal components of training rows, fitted by scikit-learn, as a density and a projection.
+    """Principal components of training rows as a density and a projection.
 
     Args:
         train: rows with shape (N, *event).
@@ -101,13 +103,11 @@ class PCA:
     """
 
     def __init__(self, train: Array, components: int) -> None:
-        from sklearn.decomposition import PCA as Fitted  # noqa: N811
-
         rows = torch.as_tensor(train)
-        self.event = rows.shape[1:]
-        flat = rows.flatten(1).double().numpy()
-        _check_components(components, flat.shape)
-        self._fitted = Fitted(svd_solver="full").fit(flat)
+        self.event, flat = rows.shape[1:], rows.flatten(1)
+        _check_components(components, tuple(flat.shape))
+        self._rows_fitted = len(flat)
+        self.mean, self._variances, self._every_axis = _principal(flat)
         self._keep(components)
 
     def truncated(self, components: int) -> "PCA":
@@ -116,17 +116,16 @@ class PCA:
         Raises:
             ValueError: as for a fit.
         """
-        _check_components(components, (self._fitted.n_samples_, len(self.mean)))
+        _check_components(components, (self._rows_fitted, len(self.mean)))
         other = copy(self)
         other._keep(components)
         return other
 
     def _keep(self, components: int) -> None:
-        values, axes = self._fitted.explained_variance_, self._fitted.components_
-        self.mean = torch.from_numpy(self._fitted.mean_)
-        self.axes = torch.from_numpy(axes[:components])
+        values = self._variances
+        self.axes = self._every_axis[:components]
         self.variance = float(values[components:].mean())  # s^2
-        above = torch.from_numpy(values[:components]) - self.variance
+        above = values[:components] - self.variance
         self.weights = self.axes.T * above.clamp(min=0).sqrt()  # W, (D, L)
 
     def denoise(self, y: Array) -> Tensor:
@@ -206,6 +205,29 @@ class PCA:
 
     def _as_given(self, rows: Tensor, like: Array) -> Tensor:
         return rows.reshape(-1, *self.event).to(_floating(torch.as_tensor(like)))
+
+
+def _principal(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (D,), variances, greatest first, and axes of rows (N, D), in double precision.
+
+    Many rows are read in blocks for their covariance; of few the singular values are those of PCA.
+    """
+    n, d = rows.shape
+    if n < _ROWS_PER_VALUE * d:
+        from sklearn.decomposition import PCA as Fitted  # noqa: N811
+
+        fitted = Fitted(svd_solver="full").fit(rows.double().numpy())
+        found = fitted.mean_, fitted.explained_variance_, fitted.components_
+        mean, variances, axes = map(torch.from_numpy, found)
+        return mean, variances, axes
+    blocks = rows.split(_ROWS)
+    mean = sum((block.double().sum(0) for block in blocks), torch.zeros(d).double()) / n
+    products = torch.zeros(d, d).double()
+    for block in blocks:
+        centred = block.double() - mean
+        products.addmm_(centred.T, centred)
+    variances, axes = torch.linalg.eigh(products / (n - 1))
+    return mean, variances.flip(0).clamp(min=0), axes.T.flip(0)
 
 
 def _check_components(components: int, shape: tuple[int, ...]) -> None:

@@ -136,7 +136,8 @@ def mutual_information(
     """Estimate I_q(x; z) = E log q(z | x) - log q(z) in nats, by one draw per row.
 
     With N rows the aggregate posterior q(z) is a mixture of N components, so the result cannot
-    exceed log N. The cost grows as N^2; two thousand rows are enough for most latents.
+    exceed log N. The cost grows as N^2 up to 10,000 rows; of more, the expectation is over the
+    draws of a random sample of rows. Two thousand rows are enough for most latents.
 
     The density of an inverse autoregressive flow takes D passes for each of the N^2 pairs. It is
     therefore estimated on 256 rows, a random sample; the result cannot exceed log 256 = 5.5 nats.

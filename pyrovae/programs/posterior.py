@@ -17,7 +17,7 @@ from torch.distributions import Categorical
 from pyrovae.programs.angles import direction, moment, on_circle
 from pyrovae.programs.checks import OTHER_ROWS, check_all_rows
 from pyrovae.programs.draws import find_layout, name_rows
-from pyrovae.programs.isolation import cuda_devices, random_stream
+from pyrovae.programs.isolation import cuda_devices, looking, random_stream
 from pyrovae.programs.terms import log_prob, unscaled
 from pyrovae.programs.traces import Site, Trace, latent, latent_by_name, leaf, record
 
@@ -196,7 +196,9 @@ def _site(trace: Trace, site: str) -> Site:
 
 def _runs(graph: Any, batch: Batch, site: str, draws: int) -> Iterator[tuple[Trace, Site]]:
     """Yield runs of the guide that together make K draws for each row."""
-    layout = find_layout(graph.model, graph.guide, *batch, draws=_GROUPS, scaled=False)
+    with looking(graph.model, graph.guide, batch):
+        few = _few_rows(graph, batch) if len(batch[0]) > _FEW else batch
+    layout = find_layout(graph.model, graph.guide, *few, draws=_GROUPS, scaled=False)
     at_once = 1 if layout.separate else _GROUPS
     layout = layout._replace(draws=at_once, rows=len(batch[0]))
     for _ in range(-(-draws // at_once)):

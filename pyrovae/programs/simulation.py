@@ -28,18 +28,25 @@ class Simulated(NamedTuple):
     Attributes:
         observed: the observed sites that were drawn.
         latent: the latent sites, drawn or given.
+        unread: an example of the value of the observed site that no other site follows, by name.
     """
 
     observed: dict[str, Site]
     latent: dict[str, Site]
+    unread: dict[str, Tensor]
 
 
 class _Uncondition(Messenger):
     """Draw observed sites instead of observing them, as `poutine.uncondition` does for all."""
 
-    def __init__(self, names: Collection[str] | None, batch: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self,
+        names: Collection[str] | None,
+        batch: tuple[Tensor, ...],
+        unread: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.names, self.batch = names, batch
+        self.names, self.batch, self.unread = names, batch, unread or {}
 
     def _pyro_sample(self, msg: Site) -> None:
         check_subsample(msg)
@@ -48,6 +55,9 @@ class _Uncondition(Messenger):
         if msg["is_observed"] and not is_deterministic(msg) and self._drawn(msg):
             msg["infer"]["was_observed"] = True
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            if msg["name"] in self.unread:
+                shape = msg["fn"].batch_shape + msg["fn"].event_shape
+                msg["value"], msg["done"] = self.unread[msg["name"]].new_zeros(shape), True
 
     def _drawn(self, msg: Site) -> bool:
         if self.names is not None:
@@ -77,6 +87,7 @@ def simulated(
     *batch: Tensor,
     given: Mapping[str, Tensor] | None = None,
     observed: str | None = None,
+    unread: Mapping[str, Tensor] | None = None,
 ) -> Simulated:
     """Run the model with its observed sites drawn, and return what they are drawn from.
 
@@ -86,13 +97,17 @@ def simulated(
         given: values of latents by name; the others are drawn.
         observed: the only observed site to draw. By default all are, but a site that observes a
             context itself, such as the label of a semi-supervised model, which stays as given.
+        unread: examples of values by name, as found in another run: of observed sites that are
+            zero instead of drawn, if no site follows them. Their distributions are what is wanted.
 
     Raises:
         ValueError: if the model has no latent, or observes no site, of a given name, or draws some
             of the rows by itself.
     """
     values = Trace({name: {"value": value} for name, value in (given or {}).items()})
-    trace = _run_forwards(model, batch, values, observed)
+    trace = _run_forwards(model, batch, values, observed, unread)
+    if unread and not _is_last(trace, unread):  # another site may depend on its value
+        trace = _run_forwards(model, batch, values, observed)
     check_all_rows(trace)
     sites = {site["name"]: site for site in latent(trace) if not is_deterministic(site)}
     drawn = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
@@ -109,7 +124,14 @@ def simulated(
             f'the model observes no site "{observed}", it observes {others}: name one of them by '
             "observed="
         )
-    return Simulated(drawn, latents)
+    last = {name: site["value"] for name, site in drawn.items() if _is_last(trace, (name,))}
+    return Simulated(drawn, latents, last)
+
+
+def _is_last(trace: Trace, names: Collection[str]) -> bool:
+    """Return whether no site follows those of these names."""
+    places = [place for place, name in enumerate(trace) if name in names]
+    return not places or places == [len(trace) - 1]
 
 
 def look(model: Program, *batch: Tensor) -> Simulated:
@@ -150,7 +172,7 @@ def simulate(model: Program, *batch: Tensor) -> tuple[Site, list[Site]]:
     Raises:
         ValueError: if the model observes no site, or more than one.
     """
-    drawn, latents = simulated(model, *batch)
+    drawn, latents, _ = simulated(model, *batch)
     if len(drawn) != 1:
         raise ValueError(
             f"the model observes {list(drawn)}, expected one site, the guide's first argument, "
@@ -200,10 +222,14 @@ def check_forwards(
 
 
 def _run_forwards(
-    model: Program, batch: tuple[Tensor, ...], values: Trace, observed: str | None = None
+    model: Program,
+    batch: tuple[Tensor, ...],
+    values: Trace,
+    observed: str | None = None,
+    unread: Mapping[str, Tensor] | None = None,
 ) -> Trace:
     names = None if observed is None else {observed}
-    return record(_Uncondition(names, batch)(model), *batch, given=values)
+    return record(_Uncondition(names, batch, unread)(model), *batch, given=values)
 
 
 def _weighs(site: Site, batch: tuple[Tensor, ...], factors: bool) -> bool:

@@ -6,9 +6,10 @@ site (else a dict of all is returned), and `like` gives rows of x to a model tha
 """
 
 from pyrovae.tasks.anomaly import anomaly_score
-from pyrovae.tasks.decoding import decode, generate, reconstruct
+from pyrovae.tasks.decoding import decode, reconstruct
 from pyrovae.tasks.denoising import denoise
 from pyrovae.tasks.embedding import embed
+from pyrovae.tasks.generating import generate
 from pyrovae.tasks.imputing import hidden_log_prob, impute
 from pyrovae.tasks.paths import interpolate, linear, manifold, spherical
 from pyrovae.tasks.restoring import RestorationWarning, Restored
