@@ -41,9 +41,7 @@ Sources = Sequence[Source | Tensor]  # (x, *c), read by row numbers
 Transform = Callable[[Tensor], Tensor]
 
 _ROWS = 1024
-_VALUES = (
-    1 << 20
-)  # of x in a minibatch: hidden maps of a network of images are several times larger
+_VALUES = 1 << 20  # of x in a minibatch; hidden maps of networks of images are several times larger
 _LEAST_ROWS = 32
 _OF_LIST = ". A list is read as the tuple (x, *c) is: pass minibatches as iter(batches)"
 _ROUNDING = 1e-6  # beyond [0, 1], as grey levels that were averaged or resized may lie
