@@ -11,7 +11,7 @@ from pyrovae import programs
 from pyrovae.data import rows_at_once
 from pyrovae.evaluation import information
 
-D, N = 3, 2500
+D, N = 3, 10_000
 _ONE = torch.Size()
 
 

@@ -187,9 +187,9 @@ def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...
         yield take(data, rows, *device_and_dtype(graph, data))
 
 
-def rows_at_once(event: Sequence[int]) -> int:
+def rows_at_once(event: Sequence[int], most: int = _ROWS) -> int:
     """Return how many rows of x, each of shape `event`, an evaluation runs together."""
-    return max(_LEAST_ROWS, min(_ROWS, _VALUES // max(1, prod(event))))
+    return max(_LEAST_ROWS, min(most, _VALUES // max(1, prod(event))))
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

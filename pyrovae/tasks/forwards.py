@@ -13,6 +13,8 @@ from pyrovae.tasks.embedding import expectation
 
 __all__ = ["Looked", "Values", "alone", "expected", "joined", "look_at"]
 
+_ROWS = 4096  # at once, of a model that runs forwards
+
 Values = dict[str, Tensor]
 
 
@@ -42,7 +44,7 @@ def look_at(model: programs.Program, rows: Callable[[int], tuple[Tensor, ...]]) 
     latents = Trace(found.latent)
     latents.layout = layout
     sizes = [site["value"].numel() // layout.rows for site in found.observed.values()]
-    return Looked(latents, found.unread, rows_at_once((max(sizes, default=0),)))
+    return Looked(latents, found.unread, rows_at_once((max(sizes, default=0),), most=_ROWS))
 
 
 def expected(sites: Mapping[str, programs.Site], layout: programs.Layout) -> Values:
