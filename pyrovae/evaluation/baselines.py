@@ -226,8 +226,10 @@ def _principal(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for block in blocks:
         centred = block.double() - mean
         products.addmm_(centred.T, centred)
-    variances, axes = torch.linalg.eigh(products / (n - 1))
-    return mean, variances.flip(0).clamp(min=0), axes.T.flip(0)
+    variances, columns = torch.linalg.eigh(products / (n - 1))
+    axes = columns.T.flip(0)
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))  # positive, as scikit-learn's are
+    return mean, variances.flip(0).clamp(min=0), axes * largest.sign()
 
 
 def _check_components(components: int, shape: tuple[int, ...]) -> None:
