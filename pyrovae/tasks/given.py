@@ -4,7 +4,7 @@ x ~ p(x | z, y),   z given,   y ~ p(y | z)
 """
 
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae import programs
 from pyrovae.data import Array, as_sources
 from pyrovae.programs import Trace
 
@@ -24,7 +23,6 @@ __all__ = [
     "fixed_values",
     "given_values",
     "latent_site",
-    "latents_of",
 ]
 
 Values = dict[str, Tensor]
@@ -59,19 +57,6 @@ class SameNoise(Messenger):
         torch.manual_seed(zlib.crc32(msg["name"].encode()))
 
 
-def latents_of(model: programs.Program, rows: Callable[[int], tuple[Tensor, ...]]) -> Trace:
-    """Return the latent sites of a model that is looked at, and where its rows are.
-
-    Args:
-        model: a program of (x, *c).
-        rows: returns (x, *c) of so many rows.
-    """
-    found, layout = programs.look_for_rows(model, rows)
-    latents = Trace(found.latent)
-    latents.layout = layout
-    return latents
-
-
 def latent_site(latents: Trace, site: str | None) -> str:
     """Return the latent site that is meant: the one named, the only one, or "z" among several.
 
@@ -94,7 +79,7 @@ def check_shared(latents: Trace, given: Collection[str], task: str) -> None:
     """Refuse to draw latents that all rows share, such as the weights of a network.
 
     Args:
-        latents: of the model, from `latents_of`.
+        latents: of the model, from `look_at`.
         given: names of those that have a value.
         task: what errors call it.
 
@@ -118,7 +103,7 @@ def check_inferred(latents: Trace, given: Collection[str], site: str | None, tas
     Their value would come from the prior, and say nothing of x.
 
     Args:
-        latents: of the model, from `latents_of`.
+        latents: of the model, from `look_at`.
         given: names of those that have a value.
         site: the only latent that is asked for, beside which others are drawn from the model.
         task: what errors call it.
@@ -142,7 +127,7 @@ def fixed_values(
     """Return the values of latents that are fixed, for every row.
 
     Args:
-        latents: of the model, from `latents_of`.
+        latents: of the model, from `look_at`.
         fixed: values by name, which broadcast to (*lead, *event), or to (*event) if all rows share
             the latent. Plates inside a row belong to its event.
         lead: batch dimensions (*, B) of the rows.
@@ -189,7 +174,7 @@ def given_values(
     """Return values of latent sites for every row, and the batch dimensions (*, B) of the rows.
 
     Args:
-        latents: of the model, from `latents_of`.
+        latents: of the model, from `look_at`.
         z: values by name, with shape (*, B, *event). Plates inside a row belong to its event.
         rows: number of rows that is expected; None for any.
         task: what errors call it.

@@ -18,7 +18,8 @@ from pyrovae.data import Array, as_sources, device_and_dtype, inputs_of, take
 from pyrovae.distributions import whole_number, wrap
 from pyrovae.tasks.decoding import decoded
 from pyrovae.tasks.embedding import embed
-from pyrovae.tasks.given import latent_site, latents_of
+from pyrovae.tasks.forwards import look_at
+from pyrovae.tasks.given import latent_site
 
 __all__ = ["interpolate", "linear", "manifold", "spherical"]
 
@@ -213,7 +214,7 @@ def _plane(graph: Any, c: tuple[Array, ...], site: str | None, like: Array | Non
                 "manifold: the prior is flat (improper) and has no quantiles, or cannot be sampled "
                 f"({error}). Use a VAE, or decode a grid of your own"
             ) from error
-        latents = latents_of(graph.model, inputs.first)
+        latents = look_at(graph.model, inputs.first).latents
     name = latent_site(latents, site)
     shape = tuple(latents[name]["value"].shape[1:]) if name in latents else "no value"
     if shape != (2,):
