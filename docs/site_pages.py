@@ -31,8 +31,8 @@ TEXTS = {"README.md": "readme", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": 
 LINKS = {
     "docs/coming_from_scvi_tools.md": "coming_from_scvi_tools.md",
     "docs/limits.md": "limits.md",
+    "docs/measured.md": "measured.md",
     "docs/mnist.png": "mnist.png",
-    "docs/estimators.png": "estimators.png",
     "tutorials/README.md": "course/index.md",
     **{name: f"{page}.md" for name, page in TEXTS.items()},
 }
