@@ -45,7 +45,8 @@ def generate(
         c: context, n rows each. A site that observes a context itself, such as the label of a
             semi-supervised model, keeps it and is not returned. Factors of the model are ignored.
         mean: return E[x | z, c], as papers show, instead of a draw. For a site of class numbers
-            (`Categorical`) these are the probabilities of the K classes, with shape (n, K).
+            (`Categorical`) these are the probabilities of the K classes, with shape (n, K). A site
+            that depends on another observed site has its expectation given that site's draw.
         seed: seed of the random draws; None continues the global random stream.
         observed: name of the observed site to return; by default the only one, or all of them.
         like: rows of data with shape (B, *event), for a model that reads x: row i for observation
