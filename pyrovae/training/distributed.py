@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyrovae.data import Minibatches, Share, fingerprint
+from pyrovae.programs import seed_streams
 
 __all__ = ["Processes", "processes"]
 
@@ -183,7 +184,7 @@ class Processes:
                 parameter.grad = piece.view_as(parameter)
 
     # --------------------------------------------------------------------------------------- noise
-    def reseed(self, seed: int, step: int) -> None:
+    def reseed(self, seed: int, step: int, devices: list[int]) -> None:
         """Begin the random stream of a step in this process; one process alone keeps its stream.
 
         It is a function of seed, step and process, so that a checkpoint need not hold the streams
@@ -191,7 +192,7 @@ class Processes:
         """
         if self.size > 1:
             place = step * self.size + self.number
-            torch.manual_seed((seed + 1 + place * _SPREAD) % 2**64)
+            seed_streams((seed + 1 + place * _SPREAD) % 2**64, devices)
 
     def _told(self, tell: Callable[..., object], *content: Any, **more: Any) -> None:
         try:
