@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae import programs
 from pyrovae.data import Array, as_sources
 from pyrovae.programs import Trace
 

@@ -163,9 +163,8 @@ class Loop:
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""
         batches = [self.transformed(minibatch) for minibatch in group]
-        if not self.training.scanned or self.arguments.batch_transform is not None:
-            for batch in filter(None, batches):
-                self.arguments.check(*batch)
+        for minibatch, batch in zip(group, batches, strict=True):
+            self.arguments.check_values(minibatch, batch, self.training.scanned)
         self.objective.at(self.fraction(self.steps_done()))
         before = checkpoint.random_state(self.devices)
         self.position += 1
