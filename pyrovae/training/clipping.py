@@ -44,7 +44,8 @@ class Clipping:
                 'norm, "auto" or None'
             )
         self.clip_norm = clip_norm
-        self.steps, self.mean_log = _number(0), _number(0)
+        self.steps: Tensor | float = 0
+        self.mean_log: Tensor | float = 0.0
 
     def clip(self, parameters: Sequence[Tensor]) -> Tensor:
         """Clip the gradients of the parameters; return their norm before, with shape ()."""
@@ -66,11 +67,11 @@ class Clipping:
         A gradient of zeros tells nothing, and after one that is not finite the fit ends.
         """
         norm = norm.to(torch.promote_types(norm.dtype, torch.float32))
-        steps, mean_log = self.steps.to(norm), self.mean_log.to(norm)
+        steps, mean_log = (_like(number, norm) for number in (self.steps, self.mean_log))
         bound = torch.where(steps < _FIRST_STEPS, math.inf, _FACTOR * mean_log.exp())
         told = (norm > 0) & (norm < math.inf)
-        self.steps = steps + told
-        rate = self.steps.clamp(min=1).reciprocal().clamp(min=_RATE)
+        self.steps = steps = steps + told
+        rate = steps.clamp(min=1).reciprocal().clamp(min=_RATE)
         next_mean = mean_log + rate * (torch.minimum(norm, bound).log() - mean_log)
         self.mean_log = torch.where(told, next_mean, mean_log)
         return norm / bound
@@ -81,8 +82,9 @@ class Clipping:
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from what `state_dict` returned."""
-        self.steps, self.mean_log = _number(state["steps"]), _number(state["mean_log"])
+        self.steps, self.mean_log = state["steps"], state["mean_log"]
 
 
-def _number(value: float) -> Tensor:
-    return torch.tensor(float(value), dtype=torch.double)
+def _like(number: Tensor | float, norm: Tensor) -> Tensor:
+    """Return a number as a tensor beside the norm; it is made there, not copied."""
+    return number if isinstance(number, Tensor) else norm.new_full((), number)
