@@ -274,7 +274,9 @@ JOBS: dict[str, Callable[..., Any]] = {
     "log_evidence": lambda g, x: pv.log_evidence(g, x, samples=20),
     "naive": lambda g, x: pv.naive_log_evidence(g, x, samples=20),
     "elbo": lambda g, x: pv.elbo(g, x, samples=3),
-    "annealed": lambda g, x: pv.annealed_log_evidence(g, x[:4], samples=2, temperatures=4),
+    "annealed": lambda g, x: pv.annealed_log_evidence(
+        g, x[:4], samples=2, temperatures=3, leapfrog=2
+    ),
     "reciprocal": lambda g, x: pv.reciprocal_log_evidence(g, x[:4], samples=4, moves=2, leapfrog=2),
     "kl": pv.kl_per_dimension,
     "active": pv.active_units,

@@ -122,7 +122,7 @@ class StudentT(Factorized):
 
     def distribution(self, mu: Tensor, log_sigma: Tensor) -> TorchDistribution:
         """Return StudentT(nu, mu, sigma)."""
-        return dist.StudentT(mu.new_full((), self.df), mu, log_sigma.exp())
+        return dist.StudentT(self.df, mu, log_sigma.exp())
 
 
 class Logistic(Factorized):

@@ -4,7 +4,8 @@ A GPU works through a queue of operations. To read a loss is to wait until the q
 then the GPU waits, until Python has queued the first operation of the next step. So the numbers are
 sent to the host as soon as a step is queued, and read when the next one is queued, too. That one
 cannot be taken back. A number on the GPU tells the optimizer to leave all weights as they are, from
-the first loss on that is not finite; optimizers that are fused into one kernel read such a number.
+the first loss or measured gradient on that is not finite; optimizers that are fused into one kernel
+read such a number.
 """
 
 import functools
