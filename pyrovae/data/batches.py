@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from pyrovae.data.binarizing import binarize
 from pyrovae.data.dense import TensorRows, array_rows
 from pyrovae.data.placement import sent
 from pyrovae.data.refused import check_is_array, read_as_array
@@ -27,6 +28,8 @@ __all__ = [
     "binarize",
     "device_and_dtype",
     "fingerprint",
+    "placed",
+    "read",
     "rows_at_once",
     "shuffled_batches",
     "split",
@@ -44,7 +47,6 @@ _ROWS = 1024
 _VALUES = 1 << 20  # of x in a minibatch; hidden maps of networks of images are several times larger
 _LEAST_ROWS = 32
 _OF_LIST = ". A list is read as the tuple (x, *c) is: pass minibatches as iter(batches)"
-_ROUNDING = 1e-6  # beyond [0, 1], as grey levels that were averaged or resized may lie
 _INDICES = (torch.int32, torch.int64)  # the types that torch's Embedding takes
 
 
@@ -171,12 +173,24 @@ def take(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """Return those rows of each member as dense tensors on one device.
+    """Return those rows of each member as dense tensors on one device, see `placed`."""
+    return placed(read(data, rows), device, dtype)
+
+
+def read(data: Sources, rows: Tensor | slice) -> tuple[Tensor, ...]:
+    """Return those rows of each member as dense tensors, as they are stored."""
+    return tuple(member[rows].detach() for member in data)
+
+
+def placed(
+    batch: tuple[Tensor, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Return a minibatch (x, *c) on a device.
 
     x gets the floating-point type, and so does context, but for integers of 32 or 64 bits: labels
     and positions, with which a network may look rows of a table up.
     """
-    x, *c = (member[rows].detach() for member in data)
+    x, *c = batch
     kept = (part if part.dtype in _INDICES else part.to(dtype) for part in c)
     return sent(x, device).to(dtype), *(sent(part, device) for part in kept)
 
@@ -239,41 +253,3 @@ def spread(n: int, k: int) -> Tensor:
     """
     k = min(n, k)
     return torch.arange(k) * (n - 1) // max(1, k - 1)
-
-
-def binarize(x: Tensor) -> Tensor:
-    """Return x~ in {0, 1} with P(x~ = 1) = x: grey levels in [0, 1] as Bernoulli probabilities.
-
-    Resampled each time a row is used, it is the dynamic binarization of Salakhutdinov & Murray
-    (2008).
-
-    Args:
-        x: grey levels with any shape.
-
-    Returns:
-        A tensor with the shape and type of x.
-
-    Raises:
-        ValueError: if a value is outside [0, 1], such as a grey level from 0 to 255, or NaN.
-
-    Example:
-        >>> binarize(torch.tensor([0.0, 1.0]))
-        tensor([0., 1.])
-    """
-    if x.numel():
-        _check_probabilities(x)
-    if not x.is_floating_point():
-        return x.clone()  # of 0 and 1 only
-    return (torch.rand_like(x) < x).to(x.dtype)  # on a CPU faster than torch.bernoulli(x)
-
-
-def _check_probabilities(x: Tensor) -> None:
-    low, high = torch.stack(x.detach().aminmax()).tolist()  # waits for a GPU once
-    beyond = max(_ROUNDING, torch.finfo(x.dtype).eps) if x.is_floating_point() else 0
-    if low != low:  # NaN
-        raise ValueError("binarize: x holds NaN, expected grey levels in [0, 1]: leave NaN out")
-    if not (low >= -beyond and high <= 1 + beyond):
-        raise ValueError(
-            f"binarize: x has values from {low:g} to {high:g}, expected grey levels in [0, 1], the "
-            "probabilities of a 1. Divide x by its largest grey level, which is 255 for bytes"
-        )

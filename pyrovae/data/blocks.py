@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.data.batches import device_and_dtype, take
+from pyrovae.data.batches import device_and_dtype, read, take
 from pyrovae.data.minibatches import WHOLE, Minibatch, Minibatches, Share
 from pyrovae.data.source import Source, loaded, slices
 
@@ -102,7 +102,8 @@ class BlockMinibatches(Minibatches):
         start, end = (share * self.rows // parts for share in (number, number + 1))
         for part in slices(end - start, _IN_ORDER):
             rows = torch.arange(start + part.start, start + part.stop)
-            yield Minibatch(take(self._loaded(rows), slice(None), *self.placement), rows)
+            given = read(self._loaded(rows), slice(None))
+            yield Minibatch.unchecked(given, self.placement, rows=rows)
 
     def epoch(self, seed: int, start: int = 0) -> Iterator[Minibatch]:
         """Yield shuffled minibatches of this share; those before `start` are not read."""
@@ -120,8 +121,8 @@ class BlockMinibatches(Minibatches):
                     size, pieces = next(wanted, 0), []
 
     def _piece(self, buffer: "_Buffer", some: slice) -> Minibatch:
-        batch = take(buffer.sources, buffer.places[some], *self.placement)
-        return Minibatch(batch, buffer.rows[some])
+        given = read(buffer.sources, buffer.places[some])
+        return Minibatch.unchecked(given, self.placement, rows=buffer.rows[some])
 
     def _read_ahead(self, seed: int, skipped: int) -> Iterator["_Buffer"]:
         """Yield the buffers of an epoch; while one is used, another thread reads the next."""
@@ -222,6 +223,9 @@ def _joined(pieces: list[Minibatch]) -> Minibatch:
     """Return one minibatch of the pieces of it that lie in different buffers."""
     if len(pieces) == 1:
         return pieces[0]
-    members = zip(*(piece.batch for piece in pieces), strict=True)
+    batch, on_host = (
+        tuple(torch.cat(members) for members in zip(*parts, strict=True))
+        for parts in ([piece.batch for piece in pieces], [piece.on_host for piece in pieces])
+    )
     rows = [piece.rows for piece in pieces if piece.rows is not None]
-    return Minibatch(tuple(map(torch.cat, map(list, members))), torch.cat(rows))
+    return Minibatch(batch, torch.cat(rows), on_host)

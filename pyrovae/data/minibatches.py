@@ -5,12 +5,18 @@ They are shuffled as a function of seed and epoch, so that a fit that is resumed
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyrovae.data.batches import device_and_dtype, fingerprint, shuffled_batches, take
+from pyrovae.data.batches import (
+    device_and_dtype,
+    fingerprint,
+    placed,
+    shuffled_batches,
+    take,
+)
 from pyrovae.data.source import Rows, Source
 
 __all__ = [
@@ -61,10 +67,26 @@ class Minibatch(NamedTuple):
     Attributes:
         batch: (x, *c), M rows each, on the device of the graph; empty if the share has no rows.
         rows: the numbers of these rows in the data; None where they are not known.
+        on_host: the same rows as they were read, where their values are not checked yet and looking
+            at `batch` would be to wait for its device; otherwise empty.
     """
 
     batch: tuple[Tensor, ...]
     rows: Tensor | None = None
+    on_host: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def unchecked(
+        cls, given: tuple[Tensor, ...], placement: tuple[torch.device, torch.dtype], **rows: Any
+    ) -> "Minibatch":
+        """Return a minibatch of rows as they were read, on the device and with the type given."""
+        on_host = () if placement[0].type == "cpu" else given
+        return cls(placed(given, *placement), on_host=on_host, **rows)
+
+    @property
+    def to_check(self) -> tuple[Tensor, ...]:
+        """The rows where their values are best looked at."""
+        return self.on_host or self.batch
 
 
 class Minibatches(ABC):

@@ -129,5 +129,5 @@ def _range(values: Tensor) -> tuple[float, float]:
     """Return the least and the greatest value; both are NaN where a value is."""
     if not len(values):
         return inf, -inf
-    low, high = values.aminmax()
+    low, high = torch.stack(values.aminmax()).tolist()  # waits for a device once
     return float(low), float(high)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from pyrovae.data.batches import as_sources, device_and_dtype, take
+from pyrovae.data.batches import as_sources, device_and_dtype, read
 from pyrovae.data.minibatches import (
     WHOLE,
     Minibatch,
@@ -86,12 +86,13 @@ class DatasetMinibatches(Minibatches):
         some = [rows for rows in order if len(rows)]
         contents = iter(DataLoader(self.dataset, batch_sampler=some, generator=own))
         for i, rows in enumerate(order, 1):
-            batch: tuple[Tensor, ...] = ()
-            if len(rows):
-                with self._explained():
-                    content = next(contents)
-                batch = _placed(content, self.graph, f"{self.name}: minibatch {i}")
-            yield Minibatch(batch, torch.tensor(list(rows), dtype=torch.int64))
+            numbers = torch.tensor(list(rows), dtype=torch.int64)
+            if not len(rows):
+                yield Minibatch((), numbers)
+                continue
+            with self._explained():
+                content = next(contents)
+            yield _placed(content, self.graph, f"{self.name}: minibatch {i}", rows=numbers)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -163,7 +164,7 @@ class IterableMinibatches(Minibatches):
             raise ValueError(f"{self.name}: the {type(self.iterable).__name__} yields no minibatch")
         if not self.repeatable:
             self._rest = chain([content], iterator)
-        return _placed(content, self.graph, f"{self.name}: minibatch 1")
+        return _placed(content, self.graph, f"{self.name}: minibatch 1").batch
 
     def skip_epochs(self, epochs: int) -> None:
         """Read the minibatches of whole epochs, if that can be done once only, and drop them."""
@@ -180,7 +181,7 @@ class IterableMinibatches(Minibatches):
             self._skip(start)
         contents = islice(self._contents(seed, start), len(self) - start)
         for i, content in enumerate(contents, start + 1):
-            yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
+            yield _placed(content, self.graph, f"{self.name}: minibatch {i}")
 
     def in_order(self) -> Iterator[Minibatch]:
         """Yield what one pass over the iterable yields.
@@ -194,7 +195,7 @@ class IterableMinibatches(Minibatches):
                 "data are read after every epoch: pass a list of arrays, a Dataset or a DataLoader"
             )
         for i, content in enumerate(islice(iter(self.iterable), len(self)), 1):
-            yield Minibatch(_placed(content, self.graph, f"{self.name}: minibatch {i}"))
+            yield _placed(content, self.graph, f"{self.name}: minibatch {i}")
 
     def _contents(self, seed: int, start: int) -> Iterator[Any]:
         if not self.repeatable:
@@ -261,12 +262,13 @@ def _rows_of(iterable: Any) -> int | None:
     return _length(batches.sampler) if type(batches) is BatchSampler else None
 
 
-def _placed(content: Any, graph: object, name: str) -> tuple[Tensor, ...]:
-    """Return a minibatch as tensors on the graph's device, checked for values not finite."""
+def _placed(content: Any, graph: object, name: str, rows: Tensor | None = None) -> Minibatch:
+    """Return what was read as a minibatch on the graph's device, its values found finite."""
     if isinstance(content, Mapping):
         raise TypeError(
             f"{name} is a dictionary with the keys {sorted(map(str, content))}, expected x or a "
             "tuple (x, *c): choose its members in the data set or by collate_fn="
         )
     sources = as_sources(content, name)
-    return take(sources, slice(None), *device_and_dtype(graph, sources))
+    given = read(sources, slice(None))
+    return Minibatch.unchecked(given, device_and_dtype(graph, sources), rows=rows)

@@ -118,7 +118,8 @@ class BayesianVAE(nn.Module):
 
     def p_w(self) -> TorchDistribution:
         """Return p(w), event shape (P,)."""
-        return dist.Normal(torch.zeros_like(self.log_sigma), self.scale).to_event(1)
+        zeros = torch.zeros_like(self.log_sigma)
+        return dist.Normal(zeros, zeros.new_full((), self.scale)).to_event(1)
 
     def q_w(self) -> TorchDistribution:
         """Return q(w), event shape (P,)."""

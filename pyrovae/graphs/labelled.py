@@ -73,7 +73,7 @@ class LabelledCountVAE(nn.Module):
         with data_plate(x):
             label = pyro.sample("y", dist.Categorical(logits=x.new_zeros(len(x), self.labels)))
             zeros = x.new_zeros(len(x), self.latents)
-            u = pyro.sample("u", dist.Normal(zeros, 1.0).to_event(1))
+            u = pyro.sample("u", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
             mean, log_sd = self._joined(self.lower, u, label).chunk(2, -1)
             z = pyro.sample("z", dist.Normal(mean, log_sd.exp()).to_event(1))
             if self.training:

@@ -129,7 +129,10 @@ class Gaussian(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return dist.Normal(self._outputs(z, *c), self.scale).to_event(self.event_ndim)
+        mean, scale = self._outputs(z, *c), self.scale
+        if not isinstance(scale, Tensor):  # made on the device: a copy there would be waited for
+            scale = mean.new_full((), scale)
+        return dist.Normal(mean, scale).to_event(self.event_ndim)
 
     def _floors(self) -> Tensor:
         """Return the floor with the shape of sigma."""

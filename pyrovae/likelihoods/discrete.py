@@ -75,9 +75,9 @@ class Binomial(Likelihood):
 
     def forward(self, z: Tensor, *c: Tensor) -> Distribution:
         """Return p(x | z, c), batch shape (*)."""
-        return dist.Binomial(self.total_count, logits=self._outputs(z, *c)).to_event(
-            self.event_ndim
-        )
+        logits = self._outputs(z, *c)
+        n = logits.new_full((), self.total_count)  # no copy to a device, which is waited for
+        return dist.Binomial(n, logits=logits).to_event(self.event_ndim)
 
 
 class Poisson(Likelihood):

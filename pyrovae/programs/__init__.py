@@ -22,7 +22,13 @@ from pyrovae.programs.checks import (
 from pyrovae.programs.draws import find_layout, name_rows
 from pyrovae.programs.explained import explained
 from pyrovae.programs.first_use import prepare_process
-from pyrovae.programs.isolation import cuda_devices, evaluation, modes_restored, random_stream
+from pyrovae.programs.isolation import (
+    cuda_devices,
+    evaluation,
+    modes_restored,
+    random_stream,
+    seed_streams,
+)
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modules import Graph, Programs, check_data
 from pyrovae.programs.one_thread import one_fit
@@ -147,6 +153,7 @@ __all__ = [
     "register",
     "run",
     "sampled_kl",
+    "seed_streams",
     "simulate",
     "simulated",
     "support_of",

@@ -114,8 +114,8 @@ def name_rows(graph: Any, batch: Batch, *traces: Trace) -> None:
 
 
 def _some_rows(batch: Batch, n: int) -> Batch:
-    rows = torch.arange(n) % len(batch[0])
-    return tuple(part[rows.to(part.device)] for part in batch)
+    total = len(batch[0])
+    return tuple(part[torch.arange(n, device=part.device) % total] for part in batch)
 
 
 def _takes(model: Program, guide: Program, rows: Batch) -> bool:

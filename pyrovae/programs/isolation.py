@@ -16,7 +16,14 @@ from pyrovae.programs.first_use import prepare_process
 from pyrovae.programs.one_thread import one_evaluation
 from pyrovae.programs.param_store import parameters_held
 
-__all__ = ["cuda_devices", "evaluation", "looking", "modes_restored", "random_stream"]
+__all__ = [
+    "cuda_devices",
+    "evaluation",
+    "looking",
+    "modes_restored",
+    "random_stream",
+    "seed_streams",
+]
 
 
 @contextmanager
@@ -114,9 +121,26 @@ def _called_modules_in_eval_mode() -> Iterator[None]:
 
 
 def cuda_devices(graph: object) -> list[int]:
-    """Return the indices of the CUDA devices on which the graph's parameters lie."""
-    tensors = graph.parameters() if isinstance(graph, nn.Module) else ()
-    return sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    """Return the indices of the CUDA devices on which a graph may draw.
+
+    They are those of its parameters; of a graph that shows none, all, if the process uses any.
+    """
+    devices = {t.device for t in graph.parameters()} if isinstance(graph, nn.Module) else set()
+    if not devices and torch.cuda.is_initialized():
+        return list(range(torch.cuda.device_count()))
+    return sorted(device.index for device in devices if device.type == "cuda")
+
+
+def seed_streams(seed: int, devices: list[int]) -> None:
+    """Begin torch's random streams anew on the CPU and on these CUDA devices.
+
+    `torch.manual_seed` begins those of all other GPUs too, which nobody would put back.
+    """
+    torch.default_generator.manual_seed(seed)
+    for device in devices:
+        torch.cuda.default_generators[device].manual_seed(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager
@@ -134,5 +158,5 @@ def random_stream(seed: int | None, devices: list[int]) -> Iterator[None]:
     except TypeError:
         raise ValueError(f"seed is {seed!r}, expected a whole number or None") from None
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(number)
+        seed_streams(number, devices)
         yield

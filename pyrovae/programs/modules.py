@@ -207,8 +207,12 @@ class Programs(nn.Module):
     def broken_parameter(self) -> str | None:
         """Return the name of the first tensor that is not finite, None if there is none."""
         tensors = self.named_tensors().items()
-        floating = ((name, tensor) for name, tensor in tensors if tensor.is_floating_point())
-        return next((name for name, t in floating if not torch.isfinite(t).all()), None)
+        floating = {name: t.detach() for name, t in tensors if t.is_floating_point()}
+        finite = [t.isfinite().all() for t in floating.values()]
+        places = {flag.device for flag in finite}
+        if all(torch.stack([f for f in finite if f.device == at]).all() for at in places):
+            return None  # found out by one wait for each device
+        return next(name for name, good in zip(floating, finite, strict=True) if not good)
 
 
 def _check_arguments(graph: Any, batch: tuple[Tensor, ...]) -> None:

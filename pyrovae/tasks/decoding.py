@@ -106,7 +106,7 @@ def decoded(
         given = Given(given.values | kept.values, given.axes | kept.axes)
         check_shared(latents, given.values, task)
         if drawn_once and set(latents) - set(given.values):
-            with SameNoise():
+            with SameNoise(graph):
                 pieces = _decoded(graph, given, lead, inputs, observed, looked._replace(rows=1))
                 x = joined(pieces, prod(lead))
         else:

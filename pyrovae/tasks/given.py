@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae import programs
 from pyrovae.data import Array, as_sources
 from pyrovae.programs import Trace
 
@@ -51,10 +52,17 @@ class SameNoise(Messenger):
 
     A latent that does not depend on what is given thus has the same value in all runs, and the
     others the same noise. To be used inside `programs.evaluation`, which keeps the global stream.
+
+    Args:
+        graph: whose model runs.
     """
 
+    def __init__(self, graph: object) -> None:
+        super().__init__()
+        self.devices = programs.cuda_devices(graph)
+
     def _pyro_sample(self, msg: Any) -> None:
-        torch.manual_seed(zlib.crc32(msg["name"].encode()))
+        programs.seed_streams(zlib.crc32(msg["name"].encode()), self.devices)
 
 
 def latent_site(latents: Trace, site: str | None) -> str:

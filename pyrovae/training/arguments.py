@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.data import Transform
+from pyrovae.data import Minibatch, Transform
 from pyrovae.files import History, check_writable
 from pyrovae.training.events import Hook
 from pyrovae.training.optimization import MakeScheduler, Scheduler
@@ -127,6 +127,19 @@ class Arguments:
                 f"fit: scheduler cannot be called with the optimizer alone ({error}). Give its "
                 "other arguments first, as by functools.partial(StepLR, step_size=10)"
             ) from error
+
+    def check_values(self, minibatch: Minibatch, batch: tuple[Tensor, ...], scanned: bool) -> None:
+        """Check the values of a minibatch, unless it is empty or they were checked before.
+
+        Args:
+            minibatch: as it was read.
+            batch: the same, transformed.
+            scanned: whether the data were checked whole, under `transform`.
+        """
+        if not batch or (scanned and self.batch_transform is None):
+            return
+        same = self.transform is None and self.batch_transform is None
+        self.check(*(minibatch.to_check if same else batch))
 
     def transformed(self, x: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
         """Return a minibatch of training data, transformed."""

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyrovae.data import Minibatches, Share, fingerprint
+from pyrovae.programs import seed_streams
 
 __all__ = ["Processes", "processes"]
 
@@ -146,10 +147,11 @@ class Processes:
         """Copy the first process's tensors into those of all others.
 
         Raises:
-            ValueError: if the processes have different ones.
+            ValueError: if the processes have different ones, or two of them have theirs on one GPU.
         """
         if self.size == 1:
             return
+        self._check_gpus(tensors)
         kinds = [(str(tensor.dtype), tuple(tensor.shape)) for tensor in tensors]
         for number, others in enumerate(self.gathered(kinds)):
             if others != kinds:
@@ -162,6 +164,19 @@ class Processes:
             sent = tensor.detach().clone(memory_format=torch.contiguous_format)
             self._told(dist.broadcast, sent, group=self.group, group_src=0)
             tensor.copy_(sent)
+
+    def _check_gpus(self, tensors: Sequence[Tensor]) -> None:
+        """Check that no other process has tensors on a GPU of this one: NCCL refuses that."""
+        gpus = self.gathered(sorted(_gpus(tensors)))
+        for number, others in enumerate(gpus):
+            for first in range(number):
+                if set(others) & set(gpus[first]):
+                    raise ValueError(
+                        f"fit: the graphs of processes {first} and {number} are on the same GPU, "
+                        "expected one of its own for each. Start as many processes as there are "
+                        "GPUs, and move each graph to its own by "
+                        "graph.to(f\"cuda:{os.environ['LOCAL_RANK']}\")"
+                    )
 
     @torch.no_grad()
     def average_gradients(
@@ -183,7 +198,7 @@ class Processes:
                 parameter.grad = piece.view_as(parameter)
 
     # --------------------------------------------------------------------------------------- noise
-    def reseed(self, seed: int, step: int) -> None:
+    def reseed(self, seed: int, step: int, devices: list[int]) -> None:
         """Begin the random stream of a step in this process; one process alone keeps its stream.
 
         It is a function of seed, step and process, so that a checkpoint need not hold the streams
@@ -191,7 +206,7 @@ class Processes:
         """
         if self.size > 1:
             place = step * self.size + self.number
-            torch.manual_seed((seed + 1 + place * _SPREAD) % 2**64)
+            seed_streams((seed + 1 + place * _SPREAD) % 2**64, devices)
 
     def _told(self, tell: Callable[..., object], *content: Any, **more: Any) -> None:
         try:
@@ -243,6 +258,12 @@ def _use_own_device() -> None:
     """Make the CUDA device of this process's number on the machine the current one."""
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+def _gpus(tensors: Sequence[Tensor]) -> set[str]:
+    """Return what identifies the GPUs on which tensors lie, wherever a process counts from."""
+    indices = {tensor.get_device() for tensor in tensors if tensor.device.type == "cuda"}
+    return {str(torch.cuda.get_device_properties(index).uuid) for index in indices}
 
 
 def _leave_job() -> None:

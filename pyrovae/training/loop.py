@@ -163,14 +163,13 @@ class Loop:
     def step(self, group: list[Minibatch]) -> None:
         """Take one optimizer step."""
         batches = [self.transformed(minibatch) for minibatch in group]
-        if not self.training.scanned or self.arguments.batch_transform is not None:
-            for batch in filter(None, batches):
-                self.arguments.check(*batch)
+        for minibatch, batch in zip(group, batches, strict=True):
+            self.arguments.check_values(minibatch, batch, self.training.scanned)
         self.objective.at(self.fraction(self.steps_done()))
         before = checkpoint.random_state(self.devices)
         self.position += 1
-        late = self.svi.reads_late and not self.hooks and len(batches) == 1
-        found = self.svi.step_unread(batches[0]) if late else self.svi.step(*batches)
+        late = self.svi.reads_late and not self.hooks
+        found = self.svi.step_unread(*batches) if late else self.svi.step(*batches)
         self.taken.append(Taken(self.position, group, batches, before, found))
         self.read(all_but=1 if late else 0)
         if self.by_step and self.scheduler is not None:
@@ -198,7 +197,7 @@ class Loop:
 
     def reseed(self) -> None:
         """Begin the random stream of the next step, if there are several processes."""
-        self.processes.reseed(self.history.seed or 0, self.steps_done())
+        self.processes.reseed(self.history.seed or 0, self.steps_done(), self.devices)
 
     def call_hooks(self, result: Result) -> None:
         """Call the hooks after a step; the first that returns true ends the fit."""

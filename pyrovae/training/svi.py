@@ -32,7 +32,7 @@ from pyrovae.training.optimization import (
     named_by,
 )
 from pyrovae.training.precision import BFloat16Products, TF32Products
-from pyrovae.training.results import Result, Unread, can_read_late
+from pyrovae.training.results import Result, Several, Unread, can_read_late
 from pyrovae.training.synchronized import synchronized
 from pyrovae.training.threads import Products, threads_for
 
@@ -109,7 +109,7 @@ class FusedSVI:
         self.measures = measure or optimization.clip_norm is not None
         ema = optimization.ema
         self.average = None if ema is None else WeightAverage(self.parameters, ema)
-        alone = self.processes.size == 1 and not self.measures
+        alone = self.processes.size == 1
         self.reads_late = alone and can_read_late(self.optimizer, self.parameters)
         self._lost: Tensor | None = None
         self._products = _products(optimization.precision, graph)
@@ -145,23 +145,24 @@ class FusedSVI:
         A loss or a measured gradient that is not finite is returned before any weight changes.
         """
         with self._held, self._products, one_row_explained():
-            result = self._accumulated(batches) if len(batches) > 1 else self._one(batches[0])
-            result = self._of_all_processes(result)
+            result = self._of_all_processes(self._found(batches).read())
         norm = math.nan
         if math.isfinite(result.loss):
-            norm = self.clipping.clip(self.parameters) if self.measures else norm
+            norm = self.clipping.clip(self.parameters).item() if self.measures else norm
             if math.isfinite(norm) or not self.measures:
                 self._move()
         self._drop_gradients()
         return result._replace(gradient_norm=norm)
 
-    def step_unread(self, batch: Tensors) -> Unread:
-        """Take one step and do not wait for its device.
+    def step_unread(self, *batches: Tensors) -> Several:
+        """Take one step as `step` does, and do not wait for its device.
 
-        From the first loss on that is not finite, no step changes a weight.
+        From the first loss or measured gradient on that is not finite, no step changes a weight.
         """
         with self._held, self._products, one_row_explained():
-            found = self._computed(batch)
+            found = self._found(batches)
+        if self.measures:
+            found = found.measured(self.clipping.clip(self.parameters))
         self._stop_at(found.lost(self._lost))
         self._move()
         self._drop_gradients()
@@ -191,12 +192,17 @@ class FusedSVI:
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             torch.clear_autocast_cache()
 
-    def _one(self, batch: Tensors) -> Result:
+    def _found(self, batches: Sequence[Tensors]) -> Several:
+        """Return what the objective finds in a step's minibatches, and leave their gradients."""
+        return Several([self._one(batches[0])] if len(batches) == 1 else self._summed(batches))
+
+    def _one(self, batch: Tensors) -> Unread:
         found = self._computed(batch)
         if batch:
-            return found.read()
+            return found
         self._drop_gradients()
-        return Result(0, 0.0, 0.0, dict.fromkeys(found.sites, 0.0))
+        nothing = torch.zeros(2 + len(found.sites))
+        return Unread(0, found.sites, nothing, nothing, None)
 
     def _computed(self, batch: Tensors) -> Unread:
         """Return what the objective finds in a minibatch, and leave the gradients."""
@@ -238,23 +244,20 @@ class FusedSVI:
             means = zip(learned.items(), self.processes.sums(values), strict=True)
             self.objective.load_state_dict({name: _like(old, new) for (name, old), new in means})
 
-    def _accumulated(self, batches: Sequence[Tensors]) -> Result:
+    def _summed(self, batches: Sequence[Tensors]) -> list[Unread]:
         """Leave the gradients of the mean over all rows; they need one more copy of the weights."""
         rows = sum(len(batch[0]) for batch in batches if batch)
         sums: list[Tensor | None] = [None] * len(self.parameters)
-        total = Result(rows, 0.0, 0.0, {})
+        parts = list[Unread]()
         for batch in batches:
-            result = self._one(batch)
-            fraction = result.rows / max(1, rows)
+            parts.append(self._one(batch))
+            fraction = parts[-1].rows / max(1, rows)
             for i, parameter in enumerate(self.parameters):
                 sums[i] = _plus(sums[i], parameter.grad, fraction)
                 parameter.grad = None
-            kl = {site: total.kl.get(site, 0.0) + value for site, value in result.kl.items()}
-            reconstruction = total.reconstruction + result.reconstruction
-            total = Result(rows, total.loss + fraction * result.loss, reconstruction, kl)
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
-        return total
+        return parts
 
 
 def _products(precision: str | None, graph: object) -> AbstractContextManager:

@@ -68,29 +68,32 @@ def _forward(processes: Processes, layer: _BatchNorm, x: Tensor) -> Tensor:
     return normalized * layer.weight.view(channels) + layer.bias.view(channels)
 
 
-def _statistics(processes: Processes, x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return mean and variance of each channel in double precision, and the number of values."""
+def _statistics(processes: Processes, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance of each channel in double precision, and the number of values.
+
+    The number stays on its device, so that nothing waits for it.
+    """
     others = [dim for dim in range(x.dim()) if dim != 1]
     variance, mean = torch.var_mean(x, others, correction=0)
     mean, variance = mean.double(), variance.double()
     n = x.numel() // x.shape[1] if processes.rows else 0
-    count = mean.new_tensor([n])
+    count = mean.new_full((1,), n)
     first, second = (mean, variance + mean.square()) if n else (mean * 0, variance * 0)
     summed = _Total.apply(torch.cat([first * n, second * n, count]), processes)
-    n = summed[-1].item()
-    mean, second = (summed[:-1] / n).chunk(2)
-    return mean, (second - mean.square()).clamp(min=0), n
+    total = summed[-1].detach()
+    mean, second = (summed[:-1] / total).chunk(2)
+    return mean, (second - mean.square()).clamp(min=0), total
 
 
-def _follow(layer: _BatchNorm, mean: Tensor, variance: Tensor, n: float) -> None:
+def _follow(layer: _BatchNorm, mean: Tensor, variance: Tensor, n: Tensor) -> None:
     """Take the statistics of a minibatch into the running ones, as torch does."""
     seen, means, variances = layer.num_batches_tracked, layer.running_mean, layer.running_var
     if seen is None or means is None or variances is None:
         return
     seen.add_(1)
-    rate = 1 / seen.item() if layer.momentum is None else layer.momentum
+    rate = seen.to(means).reciprocal() if layer.momentum is None else layer.momentum
     means.lerp_(mean.to(means.dtype), rate)
-    variances.lerp_((variance * (n / max(1.0, n - 1))).to(variances.dtype), rate)
+    variances.lerp_((variance * (n / (n - 1).clamp(min=1))).to(variances.dtype), rate)
 
 
 class _Total(torch.autograd.Function):

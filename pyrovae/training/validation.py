@@ -53,7 +53,7 @@ def validate(
     with programs.evaluation(graph, seed=processes.number):
         for minibatch in data.in_order():
             if not data.scanned:
-                programs.check_data(graph, *minibatch.batch)
+                programs.check_data(graph, *minibatch.to_check)
             before = checkpoint.random_state(devices)
             terms = objective.bound_of_rows(graph.model, graph.guide, *minibatch.batch).numbers()
             if not all(map(math.isfinite, terms)):
