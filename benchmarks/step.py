@@ -6,7 +6,8 @@ steps of each, in rotating order. The results are medians over rounds, and media
 within a round, so that the machine's noise affects all alike. `PyTorch, same density` is the
 hand-written step with this library's Bernoulli in place of torch's cross entropy: the difference
 from it to `fit` is the cost of Pyro's handlers. The compiled rows compile the loss, before the
-timing: by `torch.compile` of the hand-written one, and by `fit(compile=True)`.
+timing: by `torch.compile` of the hand-written one, and by `fit(compile=True)`. `both` is that in
+bfloat16.
 
     python benchmarks/step.py [--quick] [--json FILE]
 """
@@ -18,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -34,6 +36,12 @@ SETTINGS = [
     {"hidden": 500, "batch": 100, "bound": 1.10},
     {"hidden": 400, "batch": 1024, "bound": 1.03},
 ]
+FITS: dict[str, dict[str, Any]] = {
+    "pyrovae.fit": {},
+    "fit(compile=True)": {"compile": True},
+    'fit(precision="bf16")': {"precision": "bf16"},
+    "both": {"precision": "bf16", "compile": True},
+}
 LATENTS, PIXELS, ROWS = 20, 784, 20_000
 
 
@@ -145,12 +153,12 @@ def library(hidden: int) -> pv.VAE:
     return vae
 
 
-def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int, compiled: bool = False) -> float:
+def time_fit(vae: pv.VAE, data: Tensor, size: int, steps: int, **options: Any) -> float:
     """Return seconds per step of the second epoch of `fit`, by its own clock.
 
     The first epoch creates the optimizer's state, and compiles.
     """
-    settings = {"epochs": 2, "batch_size": size, "progress": False, "compile": compiled}
+    settings = {"epochs": 2, "batch_size": size, "progress": False, **options}
     history = pv.fit(vae, data[: steps * size], **settings)
     return history.seconds[-1] / steps
 
@@ -174,10 +182,10 @@ def compare(hidden: int, size: int, rounds: int) -> dict[str, list[float]]:
         "plain PyTorch": lambda: time_step(hand, steps),
         "PyTorch, same density": lambda: time_step(same, steps),
         "plain Pyro SVI": lambda: time_step(svi, steps),
-        "pyrovae.fit": lambda: time_fit(vae, data, size, steps),
         "PyTorch, compiled": lambda: time_step(by_torch, steps),
-        "fit(compile=True)": lambda: time_fit(vae, data, size, steps, compiled=True),
     }
+    for name, options in FITS.items():
+        contestants[name] = functools.partial(time_fit, vae, data, size, steps, **options)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(rounds + 1):
         names = list(contestants)
