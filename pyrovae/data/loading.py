@@ -51,7 +51,7 @@ def as_minibatches(
     if isinstance(data, Mapping):
         raise TypeError(
             f"{name} is a dictionary with the keys {sorted(map(str, data))}, expected x or a tuple "
-            "(x, *c)"
+            "(x, *c): choose its members, as in data['x']"
         )
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size, drop_last=drop_last)
