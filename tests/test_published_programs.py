@@ -5,6 +5,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -110,3 +112,135 @@ def test_a_traced_loss_counts_each_row_as_the_programs_do():
         expected = loss(*rows)
         torch.manual_seed(2)
         assert torch.allclose(traced(parameters, *rows), expected)
+
+
+# ---------------------------------------------------------------------- decoders that read x itself
+class Autoregressive(nn.Module):
+    """p(x | z) = prod_j N(x_j; W z + a_j x_<j, 1/4) in one site, by a masked layer as MADE's."""
+
+    def __init__(self, strength=1.0):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(2, 4)
+        self.before = nn.Parameter(strength * torch.randn(4, 4).tril(-1))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", unit_normal(2))
+            loc = self.decoder(z) + x @ self.before.T
+            pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(self.encoder(x)))
+
+
+@pytest.mark.parametrize("method", ["refine", "importance", "hmc", "encoder"])
+def test_an_autoregressive_decoder_is_not_imputed_as_if_it_were_independent(method):
+    """Its imputed mean was four standard deviations from that of the exact conditional."""
+    torch.manual_seed(0)
+    x, hidden = torch.randn(3, 4), torch.tensor([False, True, False, False])
+    with pytest.raises(ValueError, match=r"autoregressive decoder.*given as context"):
+        pv.impute(Autoregressive(), x, hidden=hidden, method=method, samples=8, steps=2, draws=2)
+    with pytest.raises(ValueError, match=r'hidden_log_prob: .* site "x" depends on values of x'):
+        pv.hidden_log_prob(Autoregressive(), x, hidden=hidden, method=method, samples=8, steps=2)
+    without = Autoregressive(strength=0.0)
+    found = pv.impute(without, x, hidden=hidden, method=method, samples=8, steps=2, draws=2)
+    assert found.mean.isfinite().all()
+
+
+class Predicted(Autoregressive):
+    """Pyro's CVAE: what is not to be predicted is masked where x holds -1."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", unit_normal(2))
+            p = dist.Bernoulli(logits=self.decoder(z)).mask(x != -1).to_event(1)
+            pyro.sample("x", p, obs=x.clamp(min=0))
+
+
+def test_a_mask_made_from_x_is_told_to_need_rows_as_an_example():
+    x = torch.randint(-1, 2, (5, 4)).float()
+    with pytest.raises(ValueError, match=r"shape mismatch.*without values.*like=x"):
+        pv.generate(Predicted(), 5)
+    assert pv.generate(Predicted(), 5, like=x).shape == (5, 4)
+
+
+def test_a_recurrent_model_generates_from_what_it_drew():
+    """x_t = w z + a x_{t-1} + noise, whose variances are those of the exact linear model."""
+
+    class Recurrent(nn.Module):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = before = pyro.sample("z", dist.Normal(0.0, 1.0))
+                for t in range(3):
+                    p = dist.Normal(0.5 * z + 0.9 * before, 0.1)
+                    before = pyro.sample(f"x{t}", p, obs=x[:, t])
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    drawn = pv.generate(Recurrent(), 20_000, like=torch.full((1, 3), 7.0), mean=False, seed=0)
+    a, noise, variances = 1.4, 0.01, []
+    for _ in range(3):
+        variances.append(a**2 + noise)
+        a, noise = 0.5 + 0.9 * a, 0.01 + 0.81 * noise
+    found = torch.stack([value.var() for value in drawn.values()])
+    assert torch.allclose(found, torch.tensor(variances), rtol=0.05)
+
+
+# ------------------------------------------------------------------------- weights with a prior
+class Weighted(PyroModule):
+    """x = W z: the weights are a latent that all rows share."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = PyroModule[nn.Linear](2, 3, bias=False)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+
+    def forward(self, x):
+        weight = self.linear.weight
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", unit_normal(2))
+            pyro.sample("x", dist.Normal(z @ weight.mT, 0.5).to_event(1), obs=x)
+
+
+class Method(Weighted):
+    """The same program in a method that is named model, as of other graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(3, 4)
+
+    def model(self, x):
+        return self.forward(x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(self.encoder(x)))
+
+
+class Called(nn.Module):
+    """The same program as a module that is called, with an autoguide of the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.encoder = Weighted(), nn.Linear(3, 4)
+        self.of_weights = AutoNormal(poutine.block(self.model, hide=["z", "x"]))
+
+    def guide(self, x):
+        self.of_weights(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(self.encoder(x)))
+
+
+def test_a_prior_of_weights_that_is_no_site_is_warned_of():
+    """Pyro draws the weights at each run, so that the fit trained a guide to noise."""
+    x = torch.randn(16, 3)
+    settings = dict(epochs=1, batch_size=16, progress=False)
+    with pytest.warns(UserWarning, match=r'"linear.weight" has a prior.*self.model = Decoder'):
+        pv.fit(Method(), x, **settings)
+    graph = Called()
+    pv.fit(graph, x, **settings)  # without a warning
+    sites = poutine.trace(graph.guide).get_trace(x).nodes
+    assert {"linear.weight", "z"} <= set(sites)
