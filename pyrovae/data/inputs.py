@@ -20,6 +20,7 @@ _NO_VALUES = (
     "{task}: {what} when it was given an x without values. If the model reads x, as by x.shape[1] "
     "or x[:, t], pass rows of data as an example: like=x"
 )
+_MISMATCH = "shape mismatch"  # how Pyro begins a ValueError about shapes
 
 
 class Inputs(NamedTuple):
@@ -58,8 +59,9 @@ class Inputs(NamedTuple):
             yield
         except NotImplementedError:
             raise
-        except (IndexError, RuntimeError, ZeroDivisionError) as error:
-            if self.like is not None:
+        except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+            ours = isinstance(error, ValueError) and not str(error).lower().startswith(_MISMATCH)
+            if self.like is not None or ours:
                 raise
             what = f"the model raised {type(error).__name__}: {error},"
             raise ValueError(_NO_VALUES.format(task=task, what=what)) from error

@@ -48,6 +48,7 @@ from pyrovae.distributions.masked_networks import AutoregressiveNetworks, step_o
 from pyrovae.distributions.matrix_normal import MatrixMaps, MatrixNormal
 from pyrovae.distributions.mixture import SameFamilyMixture
 from pyrovae.distributions.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.distributions.negative_binomial_log_prob import is_traced
 from pyrovae.distributions.neural_spline import NeuralSplines
 from pyrovae.distributions.noise import GaussianNoise, MaskingNoise, Noise, SaltAndPepperNoise
 from pyrovae.distributions.normal import ImproperUniform, UnitNormal
@@ -98,6 +99,7 @@ __all__ = [
     "expected",
     "from_torch",
     "is_circle",
+    "is_traced",
     "kl_divergence",
     "numbers_per_value",
     "split_parameters",

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
@@ -143,6 +144,18 @@ class Programs(nn.Module):
         moved = self._have_gradients([parameter for _, parameter in outside], batch)
         names = (name for (name, _), moves in zip(outside, moved, strict=True) if moves)
         return next(names, None)
+
+    def unsampled_prior(self) -> str | None:
+        """Return the name of a `PyroSample` of a `PyroModule` that was never called, if any.
+
+        Where a program reads it outside a call, Pyro draws a value and makes no site of it. It is
+        known after `validate`.
+        """
+        for name, module in self.graph.named_modules() if isinstance(self.graph, nn.Module) else ():
+            priors = module._pyro_samples if isinstance(module, PyroModule) else ()
+            if priors and not module._pyro_context.used:
+                return ".".join(filter(None, (name, next(iter(priors)))))
+        return None
 
     def _have_gradients(self, tensors: list[Tensor], batch: tuple[Tensor, ...]) -> list[bool]:
         """Return whether the densities of a minibatch have a gradient in each tensor."""

@@ -8,7 +8,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.distributions import kl_divergence, summed, widened
+from pyrovae.distributions import is_traced, kl_divergence, summed, widened
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.param_store import parameters_held
 from pyrovae.programs.traces import Site, Trace, latent, observed, run
@@ -118,15 +118,48 @@ def sampled_kl(q: Site, p: Site | None) -> Tensor:
 def analytic_kl(q: Site, p: Site | None) -> Tensor:
     """Return KL(q || p) in closed form where one is known and holds, else by the draw.
 
+    It does not hold where scale or mask of the two programs differ: one of the densities counts
+    more than the other, as where the model alone masks a latent.
+
     Source: AEVB, eq. 7 and appendix B.
     """
     if p is None or q.get("not_mean_field"):
         return sampled_kl(q, p)
     try:
         kl = widened(kl_divergence(q["fn"], p["fn"]))
-        return scale_and_mask(kl, q["scale"], q["mask"])
     except NotImplementedError:
         return sampled_kl(q, p)
+    alike = _counted_alike(q, p)
+    if alike is False:
+        return sampled_kl(q, p)
+    kl = scale_and_mask(kl, q["scale"], q["mask"])
+    if alike is True or _all_are(alike):
+        return kl
+    return torch.where(alike, kl, sampled_kl(q, p))
+
+
+def _counted_alike(q: Site, p: Site) -> bool | Tensor:
+    """Return whether both sites have one scale and one mask; of tensors, where they have."""
+    scale, mask = _same(q["scale"], p["scale"]), _same(*(_kept(each["mask"]) for each in (q, p)))
+    return mask if scale is True else scale if mask is True else mask & scale
+
+
+def _all_are(alike: Tensor) -> bool:
+    """Return whether all elements are true; of a program that is traced nobody knows."""
+    return not is_traced(alike) and bool(alike.all())
+
+
+def _kept(mask: bool | Tensor | None) -> bool | Tensor:
+    return True if mask is None else mask
+
+
+def _same(a: Any, b: Any) -> bool | Tensor:
+    """Return whether two numbers, or the elements of tensors, are equal."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.as_tensor(a == b)
+    return math.isclose(a, b)
 
 
 def kl_of_dimensions(q: Site, p: Site | None) -> Tensor:

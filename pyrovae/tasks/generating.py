@@ -50,7 +50,10 @@ def generate(
         seed: seed of the random draws; None continues the global random stream.
         observed: name of the observed site to return; by default the only one, or all of them.
         like: rows of data with shape (B, *event), for a model that reads x: row i for observation
-            i, and again from the first where B < n.
+            i, and again from the first where B < n. Values that the model computes with, as an
+            autoregressive decoder does, stay those of `like`: then x is predicted from them, and is
+            no draw from p(x). Where each value is a site, let the next one read what `pyro.sample`
+            returned, in place of x: that is what is generated here.
         from_guide: names of latents to draw from the guide, which is given `like` as x.
         fixed: values of latents by name, that are not drawn: a number, or an array that broadcasts
             to (n, *event), such as `{"theta": 0.5}` for images at one angle.

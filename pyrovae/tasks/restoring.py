@@ -16,6 +16,7 @@ from pyrovae import programs
 from pyrovae.data import Array, as_sources, device_and_dtype, slices, take
 from pyrovae.distributions import whole_number
 from pyrovae.evaluation import check_densities, scores
+from pyrovae.tasks.autoregressive import check_not_autoregressive
 from pyrovae.tasks.measurements import Measurement
 from pyrovae.tasks.proposals import METHODS, MOST_COMPONENTS, Effort, Weighted, resampled
 from pyrovae.tasks.targets import Target
@@ -202,6 +203,7 @@ def posteriors_of_rows(
 
 def _check(target: Target, options: Options) -> None:
     """Refuse a graph that the method does not serve."""
+    check_not_autoregressive(target, options.task)
     if options.method == "encoder":
         return
     p, q = programs.run(target.graph.model, target.graph.guide, *target.batch)

@@ -17,7 +17,7 @@ from pyrovae import programs
 from pyrovae.programs import Layout, Program, Trace, hmc, total
 from pyrovae.tasks.measurements import Measurement, Place
 
-__all__ = ["Latents", "Target"]
+__all__ = ["Latents", "Target", "values_of"]
 
 Latents = dict[str, Tensor]  # of the model by name, with shape (K, B, *)
 OfValues = Callable[[Any, Place], Tensor]
@@ -56,7 +56,7 @@ class Target:
         self.site = _site_of(p, batch[0], observed, task)
         self._latents: dict[int, dict[str, programs.Site]] = {}
         site = p[self.site]
-        numbers = measurement.numbers_per_value(_values_of(site["fn"]), _Place(p.layout, site))
+        numbers = measurement.numbers_per_value(values_of(site["fn"]), _Place(p.layout, site))
         width = max(batch[0][0].numel() * numbers, 256)
         self.at_once = 1 if layout.separate else max(1, _AT_ONCE // (self.rows * width))
 
@@ -180,7 +180,7 @@ class Target:
     def _by_row(self, trace: Trace, measurement: Measurement, of_values: OfValues) -> Tensor:
         site, layout = trace[self.site], trace.layout
         try:
-            values = of_values(_values_of(site["fn"]), _Place(layout, site))
+            values = of_values(values_of(site["fn"]), _Place(layout, site))
         except NotImplementedError as error:
             raise programs.named_error(error) from error
         return values if measurement.rows_first else layout.by_row(values, site)
@@ -229,7 +229,7 @@ def _site_of(trace: Trace, x: Tensor, name: str | None, task: str) -> str:
             "observed="
         )
     site = sites[name or next(iter(sites))]
-    base, event = _values_of(site["fn"]), _event_of(site, trace.layout)
+    base, event = values_of(site["fn"]), _event_of(site, trace.layout)
     if base.event_shape:
         raise ValueError(
             f'{task}: the distribution {type(base).__name__} of site "{site["name"]}" is not '
@@ -253,7 +253,7 @@ def _is_same(value: Any, x: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == x.shape and value.data_ptr() == x.data_ptr()
 
 
-def _values_of(fn: Any) -> Any:
+def values_of(fn: Any) -> Any:
     """Return the distribution of single values inside `Independent` and masks."""
     while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist

@@ -23,6 +23,7 @@ __all__ = [
     "check_rows_of_parameters",
     "first_minibatch_named",
     "warn_of_shared_latents",
+    "warn_of_unsampled_prior",
     "warn_of_untrained_network",
 ]
 
@@ -137,6 +138,18 @@ def warn_of_untrained_network(found: programs.Programs, batch: tuple[Tensor, ...
             "attribute of the graph, an nn.Module (of several, an nn.ModuleList); or call "
             'pyro.module("a name of its own", network) in the program. One that is meant to be '
             "constant gets requires_grad_(False)",
+            stacklevel=4,
+        )
+
+
+def warn_of_unsampled_prior(found: programs.Programs) -> None:
+    """Warn of a weight that a `PyroModule` draws from its prior and that is no sample site."""
+    if prior := found.unsampled_prior():
+        warnings.warn(
+            f'fit: "{prior}" has a prior, by PyroSample, and is no sample site: outside a call of '
+            "its PyroModule, as in a method named model, Pyro draws it each time it is read, and "
+            "nothing infers it. Make the program the forward of a PyroModule, `self.model = "
+            "Decoder()`, and read the weight there, outside the plate over the rows",
             stacklevel=4,
         )
 

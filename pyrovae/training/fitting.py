@@ -31,6 +31,7 @@ from pyrovae.training.checking import (
     check_rows_of_parameters,
     first_minibatch_named,
     warn_of_shared_latents,
+    warn_of_unsampled_prior,
     warn_of_untrained_network,
 )
 from pyrovae.training.clipping import ClipNorm
@@ -242,6 +243,7 @@ def _fit(
             check_rows_of_parameters(graph, found, example, training, group)
         claim_parameters(graph, svi.programs.stored_names())
         warn_of_untrained_network(svi.programs, example)
+        warn_of_unsampled_prior(svi.programs)
         warn_of_shared_latents(graph, example, training, group)
         schedule = arguments.scheduled(svi.optimizer)
         hooks += [ProgressBar()] if arguments.progress else []
