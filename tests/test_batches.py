@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrovae.data import batches
+from pyrovae.data.minibatches import epoch_order, number_of_batches
 
 
 @given(n=st.integers(1, 60), size=st.integers(1, 70), seed=st.integers(0, 5))
@@ -18,6 +19,12 @@ def test_every_row_is_seen_once_and_no_batch_but_a_lone_one_has_one_row(n, size,
     assert all(len(part) <= size + 1 for part in parts)
     if size > 1 and n > 1:
         assert min(len(part) for part in parts) > 1
+
+
+@given(n=st.integers(1, 60), size=st.integers(1, 70), drop_last=st.booleans())
+def test_the_number_of_minibatches_is_that_of_an_epoch(n, size, drop_last):
+    expected = len(epoch_order(n, size, drop_last, seed=0))
+    assert number_of_batches(n, size, drop_last) == expected
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,6 @@ def main() -> None:
         app(prog_name="pyrovae")
 
 
-def _nothing(text: str) -> None:
-    """Print nothing."""
-
-
 def _say(text: str) -> None:
     """Print a line of the output."""
     try:
@@ -138,7 +134,7 @@ def fit(options: Options) -> None:
     """
     from pyrovae.command.fit import fit_and_report
 
-    outcome = fit_and_report(options, say=_nothing if options.quiet else _say)
+    outcome = fit_and_report(options, say=_say)
     if outcome.message:
         typer.echo(f"pyrovae: {outcome.message}", err=True)
     if outcome.code:

@@ -25,21 +25,19 @@ class Experiment(ABC):
         folder  -> open -> measure, encode
 
     Attributes:
-        TITLE: What the report calls such a model.
         PACKAGES: Packages whose versions the report names, beside those always in use.
         EMBEDDINGS: Endings of the files that `encode` writes.
         run: Settings and folder.
     """
 
-    TITLE: ClassVar[str]
     PACKAGES: ClassVar[tuple[str, ...]]
     EMBEDDINGS: ClassVar[tuple[str, ...]]
     run: Run[Any]
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """What the report calls this model."""
-        return self.TITLE
 
     @staticmethod
     @abstractmethod

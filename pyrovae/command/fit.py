@@ -58,7 +58,7 @@ def fit_and_report(options: Options, say: Say) -> Outcome:
 
     Args:
         options: As the user gave them.
-        say: Called with each line to print.
+        say: Called with each line to print; not with --quiet.
 
     Raises:
         ImportError, OSError, ValueError: Options, data and output folder do not fit each other;
@@ -75,7 +75,7 @@ def _fit_and_report(options: Options, say: Say, held: ExitStack) -> Outcome:
     kind = experiment_of(settings_of(options.data))
     with processes() as job:
         folder, options = job.from_writer(lambda: place(options, held))
-    say = say if job.is_writer else _nothing
+    say = say if job.is_writer and not options.quiet else _nothing
     with notes(say) as warned:
         data = kind.load(options)
         settings = kind.resolve(options, data)

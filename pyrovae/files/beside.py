@@ -88,7 +88,6 @@ def opened_beside(path: Path, formats: tuple[str, str], remedy: str) -> dict[str
     if before is None:
         return content
     try:
-        check({"before": before}, {"before": _BEFORE["content"]})
         check(before, _BEFORE, "before")
     except ValueError as error:
         raise FileError(f"{path}: not of this version ({error}). {remedy}") from error

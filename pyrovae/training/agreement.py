@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
 
 __all__ = [
+    "PARAMETERS",
     "Description",
     "Reading",
     "check_arguments",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _COMPARED = ("epochs", "batch_size", "drop_last", "accumulate", "scheduler_interval", "patience")
-_PARAMETERS = "parameters of the optimizer's groups"
+PARAMETERS = "parameters of the optimizer's groups"
 _TIMES = [i / 200 for i in range(201)]  # at which two schedules of the KL's weight are compared
 # Of an objective, what is compared otherwise, or found out by a run.
 _NOT_SET = frozenset({"beta", "current_beta", "annealed", "parameters", "max_plate_nesting"})
@@ -131,7 +132,7 @@ def _first_options(loop: "Loop") -> dict[str, Any]:
     return {
         "learning_rate": _rates(optimizer),
         "optimizer's groups": _groups(optimizer),
-        _PARAMETERS: parts,
+        PARAMETERS: parts,
     }
 
 
@@ -205,7 +206,7 @@ def check_loops(loop: "Loop") -> None:
         "scheduler's options": matching.plain(scheduler.state_dict() if scheduler else None),
     }
     # The first two are in the order of a dictionary's parts, which may differ.
-    for name in ("learning_rate", _PARAMETERS, "transform", "batch_transform"):
+    for name in ("learning_rate", PARAMETERS, "transform", "batch_transform"):
         told.pop(name, None)
     _check_alike(loop.processes, told)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrovae.files import difference, kinds
 from pyrovae.training import matching
-from pyrovae.training.agreement import described, schedule
+from pyrovae.training.agreement import PARAMETERS, described, schedule
 
 if TYPE_CHECKING:
     from pyrovae.training.loop import Loop
@@ -24,15 +24,15 @@ class Part(NamedTuple):
     Attributes:
         kind: what its value must be, whatever is fitted.
         of: a fit -> the value that a checkpoint keeps.
-        put: lets a fit continue from a value.
         check: raises a ValueError if a value does not belong to a fit.
+        put: lets a fit continue from a value; nothing is to do for one that is only compared.
         later: whether earlier versions wrote none; such a checkpoint leaves the fit as it is.
     """
 
     kind: kinds.Kind
     of: Callable[[Any], Any]
-    put: Callable[[Any, Any], None]
     check: Callable[[Any, Any], None] = lambda loop, value: None
+    put: Callable[[Any, Any], None] = lambda loop, value: None
     later: bool = False
 
 
@@ -40,7 +40,7 @@ def _check_settings(loop: "Loop", was: dict[str, Any]) -> None:
     """Compare the settings that both tell: earlier versions wrote fewer."""
     for name, now in loop.description.settings.items():
         if name in was:
-            if name == "parameters of the optimizer's groups":  # lists that are long
+            if name == PARAMETERS:  # lists that are long
                 one, other = (dict.fromkeys(chain.from_iterable(all_)) for all_ in (was[name], now))
                 matching.check_names("set of trained parameters", one, other)
             matching.check_same(name, was[name], now)
@@ -95,58 +95,41 @@ def _validation(loop: "Loop") -> str | None:
     return None if loop.held_out is None else loop.held_out.fingerprint
 
 
-def _put_nothing(loop: "Loop", value: Any) -> None:
-    """Leave the fit as it is: the value is only compared."""
-
-
 COMPARED: dict[str, Part] = {
-    "epochs": Part(kinds.whole(1), lambda loop: loop.arguments.epochs, _put_nothing, later=True),
+    "epochs": Part(kinds.whole(1), lambda loop: loop.arguments.epochs, later=True),
     "batch_size": Part(
         kinds.whole(1),
         lambda loop: loop.arguments.batch_size,
-        _put_nothing,
         lambda loop, value: matching.check_same("batch_size", value, loop.arguments.batch_size),
     ),
     "kind of optimizer": Part(
         kinds.text,
         lambda loop: type(loop.svi.optimizer).__name__,
-        _put_nothing,
         lambda loop, value: matching.check_same(
             "optimizer", value, type(loop.svi.optimizer).__name__
         ),
     ),
     "settings": Part(
-        kinds.obj,
-        lambda loop: loop.description.settings,
-        _put_nothing,
-        _check_settings,
-        later=True,
+        kinds.obj, lambda loop: loop.description.settings, _check_settings, later=True
     ),
-    "graph": Part(kinds.optional(kinds.obj), _graph, _put_graph, _check_graph, later=True),
+    "graph": Part(kinds.optional(kinds.obj), _graph, _check_graph, _put_graph, later=True),
     "validation": Part(
         kinds.optional(kinds.text),
         _validation,
-        _put_nothing,
         lambda loop, value: matching.check_data("validation data", value, _validation(loop)),
         later=True,
     ),
     "loaders": Part(
-        kinds.list_of(kinds.optional(kinds.text)),
-        _loaders,
-        _put_nothing,
-        _check_loaders,
-        later=True,
+        kinds.list_of(kinds.optional(kinds.text)), _loaders, _check_loaders, later=True
     ),
     "schedule": Part(  # compared with the whole of a checkpoint, see `resuming`
         kinds.list_of(kinds.number),
         lambda loop: schedule(loop.objective, loop.fraction(loop.steps_done())),
-        _put_nothing,
         later=True,
     ),
     "lengths": Part(
         kinds.list_of(kinds.list_of(kinds.optional(kinds.whole(0)), 2)),
         _lengths,
-        _put_nothing,
         _check_lengths,
         later=True,
     ),

@@ -42,13 +42,17 @@ class CellExperiment(Experiment):
         part: Which cells to measure on; None for the test cells.
     """
 
-    TITLE: ClassVar[str] = "a variational autoencoder of single cells"
     PACKAGES: ClassVar[tuple[str, ...]] = ("anndata", "scipy", "scikit-learn")
     EMBEDDINGS: ClassVar[tuple[str, ...]] = (*exports.EMBEDDINGS, ".h5ad")
 
     run: Run[CellSettings]
     model: SingleCellVAE
     part: Part | None = None
+
+    @property
+    def title(self) -> str:
+        """What the report calls this model."""
+        return "a variational autoencoder of single cells"
 
     @staticmethod
     def load(options: Options) -> Any:

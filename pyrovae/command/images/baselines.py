@@ -118,11 +118,11 @@ def _choose(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # its log p decides all the same
         fitted = list(candidates(train))
-    if len(fitted) == 1:
-        what, log_p = fitted[0]
-        return Baseline(_log_p(log_p, test, draws if whole else 0, rng), what)
-    scores = [_log_p(log_p, validation, 1 if whole else 0, rng).mean() for _, log_p in fitted]
-    what, log_p = fitted[int(np.argmax(scores))]
+    best = 0
+    if len(fitted) > 1:
+        scores = [_log_p(log_p, validation, 1 if whole else 0, rng).mean() for _, log_p in fitted]
+        best = int(np.argmax(scores))
+    what, log_p = fitted[best]
     return Baseline(_log_p(log_p, test, draws if whole else 0, rng), what)
 
 

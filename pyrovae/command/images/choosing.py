@@ -92,7 +92,7 @@ def _log_continuous_bernoulli(x: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def _rates(x: np.ndarray, means: np.ndarray) -> Tensor:
-    """Return the means of counts: those of principal components, made positive."""
+    """Return the means of counts, made positive."""
     return torch.from_numpy(np.maximum(means, 0.1 * x.mean(0) + 0.5 / len(x)))
 
 

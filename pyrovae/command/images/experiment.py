@@ -70,7 +70,6 @@ class ImageExperiment(Experiment):
         training: Rows to train on; None for a model that was read from a run.
     """
 
-    TITLE: ClassVar[str] = "a variational autoencoder"
     PACKAGES: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     EMBEDDINGS: ClassVar[tuple[str, ...]] = exports.EMBEDDINGS
 

@@ -63,15 +63,12 @@ def curves(history: History, library: bool) -> Figure:
         history: of the fit.
         library: whether the library size is a latent.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure = plots.curves(history)
     given, cost = ("z, l", "KL of z and of l") if library else ("z", "KL of z")
     figure.axes[1].set_title(f"Reconstruction E[log p(x | {given})]")
     figure.axes[2].set_title(cost)
     for axis in figure.axes[:3]:
         axis.set_ylabel("nats per cell")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in figure.axes[3:]:
         axis.set_ylabel("weight of the KL of z (dashed)")
         if legend := axis.get_legend():

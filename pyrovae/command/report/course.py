@@ -34,14 +34,9 @@ def curves(history: History) -> Figure:
         "kl": "KL(q(z | x) || p(z))" if is_elbo else f"Reconstruction - {history.bound_name}",
     }
     for axis, (name, title) in zip(axes, panels.items(), strict=True):
-        _draw_term(axis, history, name)
-        _leave_out_start(axis)
-        axis.set(title=title, xlabel="epoch", ylabel="nats per observation")
-    if history.best_epoch is not None:
-        axes[0].axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
+        _draw_term(axis, history, name, title)
+    _mark_best(axes[0], history)
     _draw_weight(axes[2], history)
-    if axes[0].get_lines():
-        axes[0].legend(frameon=False)
     return figure
 
 
@@ -54,17 +49,12 @@ def curve(history: History, title: str) -> Figure:
     """
     figure = new_figure(7, 3.6)
     axis = figure.subplots()
-    _draw_term(axis, history, "elbo")
-    _leave_out_start(axis)
-    axis.set(title=title, xlabel="epoch", ylabel="nats per observation")
-    if history.best_epoch is not None:
-        axis.axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
-    if axis.get_lines():
-        axis.legend(frameon=False)
+    _draw_term(axis, history, "elbo", title)
+    _mark_best(axis, history)
     return figure
 
 
-def _draw_term(axis: Axes, history: History, name: str) -> None:
+def _draw_term(axis: Axes, history: History, name: str, title: str) -> None:
     """Draw a term on training and validation data."""
     from matplotlib.ticker import MaxNLocator
 
@@ -76,6 +66,16 @@ def _draw_term(axis: Axes, history: History, name: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     hide_frame(axis)
+    _leave_out_start(axis)
+    axis.set(title=title, xlabel="epoch", ylabel="nats per observation")
+
+
+def _mark_best(axis: Axes, history: History) -> None:
+    """Mark the epoch whose weights were kept, and name the lines."""
+    if history.best_epoch is not None:
+        axis.axvline(history.best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
+    if axis.get_lines():
+        axis.legend(frameon=False)
 
 
 def _leave_out_start(axis: Axes) -> None:
