@@ -145,8 +145,8 @@ def _counted_alike(q: Site, p: Site) -> bool | Tensor:
 
 
 def _all_are(alike: Tensor) -> bool:
-    """Return whether all elements are true; of a program that is traced nobody knows."""
-    return not is_traced(alike) and bool(alike.all())
+    """Return whether all elements are seen to be true, which is to wait on a GPU: there, False."""
+    return alike.device.type == "cpu" and not is_traced(alike) and bool(alike.all())
 
 
 def _kept(mask: bool | Tensor | None) -> bool | Tensor:

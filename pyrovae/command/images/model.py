@@ -16,7 +16,7 @@ from pyrovae.graphs import PoseVAE
 __all__ = ["ImageModel"]
 
 Batch = tuple[Tensor, ...]  # (x, *c), prepared
-Path = Callable[[Tensor, Tensor, Tensor], Tensor]  # from (a, b, t) to points, one for each t
+Curve = Callable[[Tensor, Tensor, Tensor], Tensor]  # from (a, b, t) to points, one for each t
 
 
 @final
@@ -119,7 +119,7 @@ class ImageModel:
         return self.preparation.undo(torch.stack(walks))
 
     def _between_contents(
-        self, first: Tensor, last: Tensor, context: list[Tensor], path: Path, steps: int
+        self, first: Tensor, last: Tensor, context: list[Tensor], path: Curve, steps: int
     ) -> np.ndarray:
         """Return paths between contents, at zero pose; one embedding finds all ends."""
         both = (torch.cat([part, part]) for part in context)

@@ -52,9 +52,14 @@ class Preparation:
         """Whether rows are divided by anything."""
         return set(self.scale) != {1.0}
 
+    @property
+    def keeps_unit(self) -> bool:
+        """Whether rows as modelled have the values of rows as stored, before they are binarized."""
+        return not self.is_scaled and not any(self.shift)
+
     def in_words(self) -> list[str]:
         """Return in a sentence how rows are scaled, if they are."""
-        if not self.is_scaled and not any(self.shift):
+        if self.keeps_unit:
             return []
         if len(self.scale) > 1:
             return [
@@ -70,7 +75,7 @@ class Preparation:
                 f"the data's rows have shape {x.shape[1:]}, the model was fitted on {self.shape}; "
                 "give data of that shape"
             )
-        if not any(self.shift) and not self.is_scaled:
+        if self.keeps_unit:
             return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
         rows = np.empty(x.shape, np.float32)
         with np.errstate(over="ignore"):  # the check of the data refuses infinite values by name
@@ -89,7 +94,7 @@ class Preparation:
     def undo(self, x: Tensor) -> np.ndarray:
         """Return modelled rows in the unit of the stored ones, shifted in double precision."""
         rows = x.cpu().numpy()
-        if not any(self.shift) and not self.is_scaled:
+        if self.keeps_unit:
             return rows
         stored = rows * np.array(self.scale) + np.array(self.shift)
         return stored if any(self.shift) else stored.astype(np.float32)
