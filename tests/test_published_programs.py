@@ -148,6 +148,23 @@ def test_an_autoregressive_decoder_is_not_imputed_as_if_it_were_independent(meth
     assert found.mean.isfinite().all()
 
 
+class Partly(Autoregressive):
+    """A model with a latent that its guide leaves out."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", unit_normal(2))
+            h = pyro.sample("h", dist.Normal(self.decoder(z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(h, 0.5).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("method", ["refine", "encoder"])
+def test_a_latent_that_the_guide_leaves_out_is_named(method):
+    x, hidden = torch.randn(3, 4), torch.tensor([False, True, False, False])
+    with pytest.raises(ValueError, match='"h": latent in the model but absent from the guide'):
+        pv.impute(Partly(), x, hidden=hidden, method=method)
+
+
 class Predicted(Autoregressive):
     """Pyro's CVAE: what is not to be predicted is masked where x holds -1."""
 

@@ -203,10 +203,11 @@ def posteriors_of_rows(
 
 def _check(target: Target, options: Options) -> None:
     """Refuse a graph that the method does not serve."""
+    p, q = programs.run(target.graph.model, target.graph.guide, *target.batch)
+    programs.check_sites(p, q, needs_rsample=False)
     check_not_autoregressive(target, options.task)
     if options.method == "encoder":
         return
-    p, q = programs.run(target.graph.model, target.graph.guide, *target.batch)
     check_densities(p, q)
     name = target.discrete()
     if name is not None and options.method != "importance":
