@@ -17,6 +17,7 @@ from pyrovae.data import as_sources, batches_in_order, spread
 from pyrovae.distributions import whole_number
 from pyrovae.singlecell import decoding
 from pyrovae.singlecell.cells import rows_in
+from pyrovae.singlecell.correlation import pearson, spearman
 from pyrovae.singlecell.decoding import Batch
 from pyrovae.singlecell.groups import groups_of
 from pyrovae.singlecell.state import Model, selected
@@ -97,6 +98,10 @@ def get_feature_correlation_matrix(
     A draw is Gamma with mean mu = rho times `rna_size_factor` and shape theta, what the negative
     binomial counts: the correlation is that of expression without Poisson noise.
 
+    "pearson" holds no more than the result. "spearman" holds all draws, 4 bytes for each draw, cell
+    and gene: above 1 GB in a temporary file, in the folder that the environment variable TMPDIR
+    names.
+
     Args:
         model: the model.
         adata: see `SingleCellVAE`.
@@ -108,6 +113,9 @@ def get_feature_correlation_matrix(
         correlation_type: "spearman" of ranks or "pearson".
         gene_list: genes to compare; None for all.
         seed: of the draws.
+
+    Raises:
+        OSError: if that file has no space.
     """
     import pandas as pd
 
@@ -131,10 +139,13 @@ def get_feature_correlation_matrix(
         shape = theta.expand(*mu.shape[:-1], -1)[..., genes]
         return Gamma(shape, shape / mu).sample().flatten(0, 1).cpu().numpy()
 
-    drawn = [x for _, x in decoding.mapped(model.graph, data, batch_size, seed, draw)]
+    drawn = (x for _, x in decoding.mapped(model.graph, data, batch_size, seed, draw))
+    if correlation_type == "spearman":
+        table = spearman(drawn, n_samples * len(data[0]), len(genes))
+    else:
+        table = pearson(drawn)
     names = [model.cells.encoding.genes[i] for i in genes.tolist()]
-    frame = pd.DataFrame(np.concatenate(drawn), columns=names)
-    return frame.rank().corr() if correlation_type == "spearman" else frame.corr()
+    return pd.DataFrame(table, index=names, columns=names)
 
 
 def _mixture(model: Model, data: tuple[Any, ...]) -> Distribution:
