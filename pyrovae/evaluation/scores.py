@@ -9,13 +9,14 @@ structural similarity".
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import Array
+from pyrovae.data import Array, rows_at_once
 
 __all__ = ["Score", "circular_correlation", "coverage", "interval", "knn_accuracy", "psnr", "ssim"]
 
@@ -73,7 +74,8 @@ def psnr(y: Array, x: Array, value_range: float = 1.0, where: Array | None = Non
     """
     restored, true = _pair("psnr", y, x)
     _check_range("psnr", value_range)
-    error = _mean_where((restored - true).square(), _mask("psnr", where, true))
+    mask = _mask("psnr", where, true)
+    error = _mean_where(mask, lambda y, x: (y - x).square(), restored, true)
     return Score(10 * torch.log10(value_range**2 / error))
 
 
@@ -107,8 +109,10 @@ def ssim(y: Array, x: Array, value_range: float = 1.0) -> Score:
         "data_range": value_range,
         "channel_axis": 0 if true.ndim == 4 else None,
     }
-    pairs = zip(restored.numpy(), true.numpy(), strict=True)
-    values = [structural_similarity(a, b, **options) for a, b in pairs]
+    pairs = zip(restored, true, strict=True)
+    values = [
+        structural_similarity(a.double().numpy(), b.double().numpy(), **options) for a, b in pairs
+    ]
     return Score(torch.tensor(values, dtype=torch.double))
 
 
@@ -163,8 +167,11 @@ def coverage(x: Array, low: Array, high: Array, where: Array | None = None) -> S
     """
     true, least = _pair("coverage", x, low)
     _, greatest = _pair("coverage", x, high)
-    within = (least <= true) & (true <= greatest)
-    return Score(_mean_where(within.double(), _mask("coverage", where, true)))
+
+    def within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return ((low <= x) & (x <= high)).double()
+
+    return Score(_mean_where(_mask("coverage", where, true), within, true, least, greatest))
 
 
 def knn_accuracy(
@@ -220,7 +227,7 @@ def circular_correlation(found: Array, true: Array) -> float:
         >>> round(circular_correlation(a + 3.0, a), 6)
         1.0
     """
-    a, b = (angles.flatten() for angles in _pair("circular_correlation", found, true))
+    a, b = (angles.flatten().double() for angles in _pair("circular_correlation", found, true))
     products = (a.cos() * b.cos()).sum() * (a.sin() * b.sin()).sum()
     crossed = (a.cos() * b.sin()).sum() * (a.sin() * b.cos()).sum()
     spread = [
@@ -236,14 +243,20 @@ def _numpy(values: Array) -> np.ndarray:
 
 
 def _pair(name: str, a: Array, b: Array) -> tuple[Tensor, Tensor]:
-    """Return two arrays of rows in double precision on the CPU, checked."""
-    one, other = (torch.as_tensor(part).detach().cpu().double() for part in (a, b))
+    """Return two arrays of rows on the CPU, checked."""
+    one, other = (torch.as_tensor(part).detach().cpu() for part in (a, b))
     if one.shape != other.shape or one.ndim < 1:
         shapes = f"{tuple(one.shape)} and {tuple(other.shape)}"
         raise ValueError(f"{name}: the shapes are {shapes}, expected the same, rows first")
-    if one.isnan().any() or other.isnan().any():
+    if any(part.isnan().any() for both in _blocks(one, other) for part in both):
         raise ValueError(f"{name}: a value is NaN; restore or remove it first")
     return one, other
+
+
+def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield so many rows of each part that copies of them in double precision are small."""
+    size = rows_at_once(parts[0].shape[1:])
+    return zip(*(part.split(size) for part in parts), strict=True)
 
 
 def _check_range(name: str, value_range: float) -> None:
@@ -254,7 +267,7 @@ def _check_range(name: str, value_range: float) -> None:
 def _mask(name: str, where: Array | None, like: Tensor) -> Tensor:
     """Return which values count, with shape (N, *event)."""
     if where is None:
-        return torch.ones_like(like, dtype=torch.bool)
+        return torch.ones((), dtype=torch.bool).expand_as(like)
     mask = torch.as_tensor(where).cpu()
     if mask.dtype != torch.bool or mask.shape not in (like.shape, like.shape[1:]):
         raise ValueError(
@@ -264,10 +277,17 @@ def _mask(name: str, where: Array | None, like: Tensor) -> Tensor:
     return mask.expand_as(like)
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of those values of each row that count, with shape (N,)."""
-    rows, counted = (part.unsqueeze(-1).flatten(1) for part in (values, mask))
-    return torch.where(counted, rows, 0.0).sum(1) / counted.sum(1)
+def _mean_where(mask: Tensor, f: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """Return the mean of those values of f(*rows) of each row that count, with shape (N,).
+
+    In double precision, a block of rows at a time.
+    """
+    means = []
+    for counted, *parts in _blocks(mask, *rows):
+        values = f(*(part.double() for part in parts)).unsqueeze(-1).flatten(1)
+        counted = counted.unsqueeze(-1).flatten(1)
+        means.append(torch.where(counted, values, 0.0).sum(1) / counted.sum(1))
+    return torch.cat(means)
 
 
 def _of_rank(ordered: Tensor, p: float) -> Tensor:
