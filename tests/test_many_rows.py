@@ -118,7 +118,7 @@ def test_information_of_many_rows_is_that_of_all_pairs(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     fn = dist.Normal(torch.randn(3000, 2, generator=generator), 0.2).to_event(1)
     torch.manual_seed(0)
-    every = information.from_densities(fn)
+    every = information.from_densities([fn])
     monkeypatch.setattr(information, "_PAIRS", 3000 * 1000)
     monkeypatch.setattr(information, "_LEAST_ROWS", 1000)
     sizes = []
@@ -127,8 +127,28 @@ def test_information_of_many_rows_is_that_of_all_pairs(monkeypatch):
         type(fn), "log_prob", lambda self, z: sizes.append(z.shape) or log_prob(self, z)
     )
     torch.manual_seed(0)
-    assert abs(information.from_densities(fn) - every) < 0.1  # 4 standard errors are 0.15
+    assert abs(information.from_densities([fn]) - every) < 0.1  # 4 standard errors are 0.15
     assert sum(len(shape) == 3 and shape[0] for shape in sizes) == 1000
+
+
+def test_information_of_minibatches_is_that_of_all_rows():
+    mean, sd = torch.randn(3000, 2), torch.rand(3000, 2) + 0.1
+    found = []
+    for sizes in ([3000], [1024, 1024, 952]):
+        parts = zip(mean.split(sizes), sd.split(sizes), strict=True)
+        torch.manual_seed(0)
+        found.append(information.from_densities([dist.Normal(*p).to_event(1) for p in parts]))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_no_network_of_the_information_gets_all_rows():
+    torch.manual_seed(0)
+    net, seen = nn.Linear(64, 4), []
+    q = pv.posteriors.DiagonalNormal(net)
+    vae = pv.VAE(pv.priors.StandardNormal(2), q, pv.likelihoods.Gaussian(nn.Linear(2, 64)))
+    net.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    assert pv.mutual_information(vae, torch.randn(5000, 64)) > 0
+    assert max(seen) <= rows_at_once((64,)) < 5000
 
 
 def test_draws_of_many_rows_look_at_the_programs_on_few():

@@ -9,6 +9,7 @@ draws         psi(N L) - psi(L) + psi(k) - E psi(m), where a ball around a draw 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,20 +29,28 @@ def takes_passes(fn: TorchDistribution) -> bool:
     return any(getattr(step, "autoregressive", False) for step in getattr(fn, "transforms", ()))
 
 
-def from_densities(fn: TorchDistribution) -> float:
+def from_densities(fns: Sequence[TorchDistribution]) -> float:
     """Return E log q(z | x) - log q(z) at one draw for each of N rows; at most log N.
 
     Of many rows the expectation is over a random sample of them; q(z) is that of all.
+
+    Args:
+        fns: q(z | x) of minibatches that together are the N rows.
     """
-    z = fn(torch.Size())  # (N, D)
-    n = len(z)
-    own, block = fn.log_prob(z), _PAIRS_OF_A_FLOW if takes_passes(fn) else _PAIRS_AT_ONCE
-    block, at_most = max(1, block // z.numel()), max(_LEAST_ROWS, _PAIRS // n)
+    draws = [fn(torch.Size()) for fn in fns]  # of one minibatch (B, D)
+    own = torch.cat([fn.log_prob(part) for fn, part in zip(fns, draws, strict=True)])
+    z = torch.cat(draws)
+    n, values = len(z), max(len(z), *(part.numel() for part in draws))
+    pairs = _PAIRS_OF_A_FLOW if takes_passes(fns[0]) else _PAIRS_AT_ONCE
+    block, at_most = max(1, pairs // values), max(_LEAST_ROWS, _PAIRS // n)
     if n > at_most:
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         chosen = order[:at_most].sort().values.to(z.device)
         z, own = z[chosen], own[chosen]
-    log_sums = [fn.log_prob(part.unsqueeze(1)).logsumexp(1) for part in z.split(block)]
+    log_sums = [
+        torch.cat([fn.log_prob(part.unsqueeze(1)) for fn in fns], 1).logsumexp(1)
+        for part in z.split(block)
+    ]
     log_q = torch.cat(log_sums) - math.log(n)  # of the aggregate posterior
     return (own - log_q).mean().item()
 

@@ -7,13 +7,14 @@ is the integral of q(z | y, x) q(y | x), which draws of y stand for. `site=` nam
 default it is the only one that the guide has for each row, or "z" among several.
 """
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Array, Sources, as_source, device_and_dtype, take
+from pyrovae.data import Array, Sources, as_source
 from pyrovae.evaluation.checking import checked_batches, checked_sources
 from pyrovae.evaluation.information import (
     from_densities,
@@ -152,17 +153,22 @@ def mutual_information(
     data = checked_sources(graph, x, *c)
     site = _named(graph, data, site, "mutual_information")
     with programs.evaluation(graph, seed):
-        batch = _whole(graph, data)
-        fn = programs.posterior(graph, batch, site)
+        batches = checked_batches(graph, data)
+        first = next(batches)
+        fn = programs.posterior(graph, first, site)
         if programs.is_categorical(fn):
-            return from_probabilities(programs.means(graph, batch, site).mean(0))
-        if programs.depends_on_other_latents(graph, batch, site):
+            every = chain([first], batches)
+            means = [programs.means(graph, batch, site) for batch in every]
+            return from_probabilities(torch.cat(means, 1).mean(0))
+        if programs.depends_on_other_latents(graph, first, site):
             _check_continuous(fn, site)
             return _information_by_draws(graph, data, site)
+        fns = [fn]
         if takes_passes(fn) and len(data[0]) > _ROWS_OF_A_FLOW:
-            fn = programs.posterior(graph, _whole(graph, _sample(data, _ROWS_OF_A_FLOW)), site)
+            fns, batches = [], checked_batches(graph, _sample(data, _ROWS_OF_A_FLOW))
+        fns += [programs.posterior(graph, batch, site) for batch in batches]
         try:
-            return from_densities(fn)
+            return from_densities(fns)
         except KeyError as error:
             if not programs.without_inverse(error):
                 raise
@@ -197,10 +203,6 @@ def _named(graph: Any, data: Sources, site: str | None, task: str) -> str:
         q = programs.record(graph.guide, *batch)
         programs.name_rows(graph, batch, q)
         return programs.latent_of_rows(q, None, task)
-
-
-def _whole(graph: Any, data: Sources) -> tuple[Tensor, ...]:
-    return take(data, slice(None), *device_and_dtype(graph, data))
 
 
 def _sample(data: Sources, rows: int) -> Sources:
