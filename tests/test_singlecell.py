@@ -1543,6 +1543,10 @@ def test_a_sample_is_abundant_where_its_cells_are(model):
     first = (model.adata.obs["cell_type"] == "type 0").to_numpy()
     difference = (table["type 0"] - table["type 1"]).to_numpy()
     assert difference[first].mean() > difference[~first].mean()
+    z = torch.from_numpy(model.get_latent_representation())
+    mixture = model.get_aggregated_posterior(indices=first.nonzero()[0])
+    expected = mixture.log_prob(z)
+    np.testing.assert_allclose(table["type 0"], expected, rtol=1e-5, atol=1e-4)
     with pytest.raises(ValueError, match="sample_key 'donor'"):
         model.differential_abundance("donor")
 

@@ -35,7 +35,7 @@ def pearson(blocks: Iterable[np.ndarray]) -> np.ndarray:
                [1., 1.]])
     """
     rows, mean, products = 0, np.zeros(1), np.zeros((1, 1))
-    for block in blocks:
+    for block in _gathered(blocks):
         x = block.astype(np.float64)  # the mean of equal single-precision numbers is exact
         own = x.mean(0)
         x -= own
@@ -80,6 +80,18 @@ def spearman(blocks: Iterable[np.ndarray], rows: int, genes: int) -> np.ndarray:
             column[:] = rankdata(column) - (rows + 1) / 2
         step = max(1, _AT_ONCE // genes)
         return pearson(table[:, start : start + step].T for start in range(0, rows, step))
+
+
+def _gathered(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the rows of the blocks in larger blocks, for which a product of matrices is fast."""
+    held: list[np.ndarray] = []
+    for block in blocks:
+        held.append(block)
+        if sum(part.size for part in held) >= _AT_ONCE:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 @contextmanager

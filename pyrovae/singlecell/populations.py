@@ -6,10 +6,12 @@ differential abundance     log q_A(z) at every cell, for every sample A: where a
 feature correlation        of the expression of pairs of genes over cells, without counting noise
 """
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma, MixtureSameFamily
 
 from pyrovae import programs, tasks
@@ -28,7 +30,7 @@ __all__ = [
     "get_feature_correlation_matrix",
 ]
 
-_AT_ONCE = 1 << 22  # values of a block of the N x M x D table behind a mixture
+_AT_ONCE = 1 << 21  # values of a block of the N x M table behind a mixture
 
 
 def get_aggregated_posterior(model: Model, adata: Any = None, indices: Any = None) -> Distribution:
@@ -76,8 +78,7 @@ def differential_abundance(
         rows = torch.from_numpy((samples == name).to_numpy().nonzero()[0])
         rows = rows if max_cells is None else rows[spread(len(rows), max_cells)]
         mixture = _mixture(model, tuple(rows_in(part, rows) for part in selection.data))
-        block = max(1, _AT_ONCE // (len(rows) * z.shape[1]))
-        columns[name] = torch.cat([mixture.log_prob(part) for part in z.split(block)]).numpy()
+        columns[name] = _log_density(mixture, z).numpy()
     return pd.DataFrame(columns, index=selection.names)
 
 
@@ -148,7 +149,7 @@ def get_feature_correlation_matrix(
     return pd.DataFrame(table, index=names, columns=names)
 
 
-def _mixture(model: Model, data: tuple[Any, ...]) -> Distribution:
+def _mixture(model: Model, data: tuple[Any, ...]) -> MixtureSameFamily:
     means, sds = [], []
     with programs.evaluation(model.graph):
         for batch in batches_in_order(model.graph, as_sources(data)):
@@ -164,6 +165,24 @@ def _mixture(model: Model, data: tuple[Any, ...]) -> Distribution:
     normal = torch.distributions.Normal(torch.cat(means), torch.cat(sds))
     weights = Categorical(logits=torch.zeros(len(normal.loc)))
     return MixtureSameFamily(weights, torch.distributions.Independent(normal, 1))
+
+
+def _log_density(mixture: MixtureSameFamily, z: Tensor) -> Tensor:
+    """Return log q_A(z_n) of many points, where the exponents are one product of matrices.
+
+    sum_d (z_d - m_kd)^2 / s_kd^2 = (z^2, z) . (1 / s_k^2, -2 m_k / s_k^2) + sum_d m_kd^2 / s_kd^2
+    """
+    cells: Any = mixture.component_distribution
+    mean, precision = cells.mean.double(), 1 / cells.variance.double()
+    constant = 0.5 * ((precision / (2 * math.pi)).log() - mean.square() * precision).sum(1)
+    constant = constant - math.log(len(mean))
+    factors = torch.cat([-0.5 * precision, mean * precision], 1).T  # (2 D, K)
+    block = max(1, _AT_ONCE // len(mean))
+    parts = [
+        torch.addmm(constant, torch.cat([part.square(), part], 1), factors).logsumexp(1)
+        for part in z.double().split(block)
+    ]
+    return torch.cat(parts).to(z.dtype)
 
 
 def _is_flow(q: Any) -> bool:
