@@ -27,7 +27,7 @@ from pyrovae.data.scan import Off, Scan
 from pyrovae.data.source import Rows, Selected, Source, row_numbers, rows_within, slices
 from pyrovae.data.sparse import SparseRows, is_sparse, to_scipy
 from pyrovae.data.supports import COUNTS, Kind, Suggestion, Support, kind_of, suggest_likelihoods
-from pyrovae.data.threads import torch_threads
+from pyrovae.data.threads import ThreadWatch, torch_threads
 
 __all__ = [
     "COUNTS",
@@ -51,6 +51,7 @@ __all__ = [
     "Suggestion",
     "Support",
     "TensorRows",
+    "ThreadWatch",
     "Transform",
     "TransformedRows",
     "as_minibatches",

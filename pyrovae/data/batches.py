@@ -16,6 +16,7 @@ from pyrovae.data.placement import sent
 from pyrovae.data.refused import check_is_array, read_as_array
 from pyrovae.data.source import Source, slices
 from pyrovae.data.sparse import SparseRows, is_sparse
+from pyrovae.data.threads import ThreadWatch
 
 __all__ = [
     "Array",
@@ -197,8 +198,10 @@ def placed(
 
 def batches_in_order(graph: object, data: Sources) -> Iterator[tuple[Tensor, ...]]:
     """Yield the data in order as minibatches of the device and type of the graph's parameters."""
-    for rows in slices(len(data[0]), rows_at_once(data[0].shape[1:])):
-        yield take(data, rows, *device_and_dtype(graph, data))
+    with ThreadWatch() as watch:
+        for rows in slices(len(data[0]), rows_at_once(data[0].shape[1:])):
+            yield take(data, rows, *device_and_dtype(graph, data))
+            watch.look()
 
 
 def rows_at_once(event: Sequence[int], most: int = _ROWS) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Sources, device_and_dtype, take
+from pyrovae.data import Sources, ThreadWatch, device_and_dtype, take
 from pyrovae.distributions import whole_number
 from pyrovae.evaluation.checking import Check
 from pyrovae.programs import Layout
@@ -48,13 +48,15 @@ def chunks_of(
     draws = max(1, _AT_ONCE // (width * rows))
     sizes = [min(draws, samples - done) for done in range(0, samples, draws)]
     layout = None
-    for start in range(0, len(data[0]), rows):
-        batch = take(data, slice(start, start + rows), *placement)
-        if layout is None:
-            both = graph.model, graph.guide
-            layout = programs.find_layout(*both, *batch, draws=max(2, *sizes), scaled=False)
-            sizes = [1] * samples if layout.separate else sizes
-        yield batch, [layout._replace(rows=len(batch[0]), draws=size) for size in sizes]
+    with ThreadWatch() as watch:
+        for start in range(0, len(data[0]), rows):
+            batch = take(data, slice(start, start + rows), *placement)
+            if layout is None:
+                both = graph.model, graph.guide
+                layout = programs.find_layout(*both, *batch, draws=max(2, *sizes), scaled=False)
+                sizes = [1] * samples if layout.separate else sizes
+            yield batch, [layout._replace(rows=len(batch[0]), draws=size) for size in sizes]
+            watch.look()
 
 
 def _width(graph: Any, one: Tensors) -> int:

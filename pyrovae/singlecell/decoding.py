@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyrovae import programs
-from pyrovae.data import as_sources, batches_in_order, device_and_dtype, take
+from pyrovae.data import ThreadWatch, as_sources, batches_in_order, device_and_dtype, take
 from pyrovae.graphs import CountVAE, observed_library
 
 __all__ = [
@@ -74,11 +74,13 @@ def mapped(
     if not isinstance(rows, int | np.integer) or rows < 1:
         raise ValueError(f"batch_size is {rows!r}, expected a whole number of at least 1")
     tensors = as_sources(data)
-    for start in range(0, len(tensors[0]), rows):
-        span = slice(start, min(start + rows, len(tensors[0])))
-        with programs.evaluation(graph, None if seed is None else seed + start):
-            result = f(take(tensors, span, *device_and_dtype(graph, tensors)))
-        yield span, result
+    with ThreadWatch() as watch:
+        for start in range(0, len(tensors[0]), rows):
+            span = slice(start, min(start + rows, len(tensors[0])))
+            with programs.evaluation(graph, None if seed is None else seed + start):
+                result = f(take(tensors, span, *device_and_dtype(graph, tensors)))
+            yield span, result
+            watch.look()
 
 
 # ------------------------------------------------------------------------------------------ latents

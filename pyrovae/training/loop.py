@@ -11,7 +11,7 @@ from itertools import islice
 from torch import Tensor
 
 from pyrovae import programs
-from pyrovae.data import Minibatch, Minibatches
+from pyrovae.data import Minibatch, Minibatches, ThreadWatch
 from pyrovae.files import History, checkpoint
 from pyrovae.training.agreement import Description, Reading
 from pyrovae.training.arguments import Arguments
@@ -74,7 +74,7 @@ class Loop:
         self.history.stopped = self.ended() if self.history.loss and not self.position else ""
         planned, name = self.arguments.epochs * self.steps_per_epoch, self.history.bound_name
         started = Start(self.graph, planned, self.steps_done(), name)
-        with self.svi.in_training():
+        with self.svi.in_training(), ThreadWatch() as watch:
             self.reseed()
             with ExitStack() as ends:  # each is called, whatever another raises
                 for hook in reversed(self.hooks):
@@ -83,7 +83,7 @@ class Loop:
                     for hook in self.hooks:
                         hook.on_start(started)
                 while not self.history.stopped:
-                    self.epoch(interruption)
+                    self.epoch(interruption, watch)
             self.leave()
 
     def leave(self) -> None:
@@ -105,7 +105,7 @@ class Loop:
         last = (epochs or self.arguments.epochs) * self.steps_per_epoch - 1
         return min(1.0, step / last) if last else 1.0
 
-    def epoch(self, interruption: Interruption) -> None:
+    def epoch(self, interruption: Interruption, watch: ThreadWatch) -> None:
         """Run the remaining steps of one epoch."""
         started = time.perf_counter()
         self.programs.train()
@@ -113,6 +113,7 @@ class Loop:
             module.eval()
         for group in self.groups():
             self.step(group)
+            watch.look()
             self.history.stopped = self.processes.first(interruption.word or self.history.stopped)
             if self.history.stopped:
                 self.totals.seconds += time.perf_counter() - started

@@ -2,7 +2,8 @@
 
 On a machine that others use too, threads that wait for each other at every operation can make a
 small step tens of times slower. So a step gets a thread for every 20 million multiplications of
-its forward pass, which take one thread about 2 ms with the backward pass.
+its forward pass, which take one thread about 2 ms with the backward pass. Where they are found
+waiting all the same, there are fewer (`pyrovae/data/threads.py`).
 """
 
 from collections.abc import Iterator
